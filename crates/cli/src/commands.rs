@@ -1,0 +1,17 @@
+//! The commands, one file per noun.
+
+pub(crate) mod bench;
+pub(crate) mod certs;
+pub(crate) mod cluster;
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod copy;
+pub(crate) mod database;
+pub(crate) mod decision;
+pub(crate) mod event;
+pub(crate) mod kv;
+pub(crate) mod log;
+pub(crate) mod member;
+pub(crate) mod operation;
+pub(crate) mod server;
+pub(crate) mod switchover;

@@ -1,0 +1,145 @@
+//! `keelson cluster`: make a cluster, look at it.
+
+use clap::Subcommand;
+use keelson_wire::v1::ClusterStatusResponse;
+use serde_json::{Value, json};
+
+use crate::context::Global;
+use crate::failure::Outcome;
+use crate::output::{self, column, wide};
+use crate::text;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Make a cluster of one out of the first endpoint of the client configuration
+    Init,
+    /// Show members, leader and problems
+    Status,
+}
+
+impl Command {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
+        match self {
+            Self::Init => init(global).await,
+            Self::Status => status(global).await,
+        }
+    }
+}
+
+async fn init(global: &Global) -> Outcome {
+    if global.only_shows("make a cluster of one out of the first endpoint") {
+        return Ok(());
+    }
+    let cluster = text::id(&global.client()?.admin().init_cluster().await?.cluster);
+    let sentence = format!("made cluster {cluster}; add members with keelson member add");
+    output::print_done(global.output, &sentence, &json!({ "cluster": cluster }));
+    Ok(())
+}
+
+async fn status(global: &Global) -> Outcome {
+    let status = global.client()?.admin().cluster_status().await?;
+    if !global.output.is_data() {
+        let leader = if status.leader.is_empty() { "none" } else { &status.leader };
+        output::emit(&format!(
+            "cluster {}   leader {leader}   term {}   applied {}   databases {}\n\n",
+            text::id(&status.cluster),
+            status.term,
+            status.applied_index,
+            status.databases,
+        ));
+    }
+    output::print_list(global.output, COLUMNS, rows(&status), &data(&status));
+    if !global.output.is_data() && !status.problems.is_empty() {
+        output::emit(&format!("\nproblems:\n  {}\n", status.problems.join("\n  ")));
+    }
+    Ok(())
+}
+
+/// Columns of a list of members; `member list` shows the same.
+pub(crate) const COLUMNS: &[output::Column] = &[
+    column("member"),
+    column("site"),
+    column("role"),
+    column("reachable"),
+    column("data process"),
+    column("copies"),
+    column("actives"),
+    column("lease left"),
+    column("memory"),
+    wide("cpu"),
+    wide("control address"),
+    wide("data address"),
+    wide("control pid"),
+    wide("data pid"),
+    wide("id"),
+];
+
+/// Rows of a list of members.
+pub(crate) fn rows(status: &ClusterStatusResponse) -> Vec<Vec<String>> {
+    let row = |member: &keelson_wire::v1::MemberStatus| {
+        let role = match (member.leader, member.voter) {
+            (true, _) => "leader",
+            (false, true) => "voter",
+            (false, false) => "learner",
+        };
+        vec![
+            member.name.clone(),
+            member.site.clone(),
+            role.into(),
+            yes(member.reachable),
+            if member.data_process_up { "up".into() } else { "down".into() },
+            member.copies.to_string(),
+            member.actives.to_string(),
+            format!("{} ms", member.lease_left_millis),
+            text::size(member.resident_bytes),
+            format!("{} ms", member.cpu_millis),
+            member.control_address.clone(),
+            member.data_address.clone(),
+            member.control_pid.to_string(),
+            member.data_pid.to_string(),
+            text::id(&member.member),
+        ]
+    };
+    status.members.iter().map(row).collect()
+}
+
+fn yes(value: bool) -> String {
+    if value { "yes".into() } else { "no".into() }
+}
+
+/// Members as JSON.
+pub(crate) fn members(status: &ClusterStatusResponse) -> Value {
+    let member = |member: &keelson_wire::v1::MemberStatus| {
+        json!({
+            "member": member.name,
+            "id": text::id(&member.member),
+            "site": member.site,
+            "control_address": member.control_address,
+            "data_address": member.data_address,
+            "voter": member.voter,
+            "leader": member.leader,
+            "reachable": member.reachable,
+            "data_process_up": member.data_process_up,
+            "lease_left_millis": member.lease_left_millis,
+            "copies": member.copies,
+            "actives": member.actives,
+            "resident_bytes": member.resident_bytes,
+            "cpu_millis": member.cpu_millis,
+            "control_pid": member.control_pid,
+            "data_pid": member.data_pid,
+        })
+    };
+    status.members.iter().map(member).collect()
+}
+
+fn data(status: &ClusterStatusResponse) -> Value {
+    json!({
+        "cluster": text::id(&status.cluster),
+        "leader": status.leader,
+        "term": status.term,
+        "applied_index": status.applied_index,
+        "databases": status.databases,
+        "problems": status.problems,
+        "members": members(status),
+    })
+}

@@ -1,0 +1,305 @@
+//! `keelson copy`: copies of databases on members, and how far each of them is.
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use keelson_wire::v1::{CopyFacts, CopyStatusRow, Watermarks};
+use serde_json::{Value, json};
+
+use crate::context::Global;
+use crate::failure::{Failure, Outcome};
+use crate::output::{self, Column, column, wide};
+use crate::text;
+
+/// How often `copy status --watch` looks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The content index comes in a later part.
+const CONTENT_INDEX_STATE: &str = "disabled";
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Add a copy; it fetches the log of the database
+    Add(Add),
+    /// Take a copy out of the cluster; its files stay
+    Remove {
+        /// Name of the database
+        database: String,
+        /// Member of the copy
+        #[arg(long = "on", value_name = "MEMBER")]
+        member: String,
+    },
+    /// List the copies, without asking their members
+    List {
+        /// Only this database
+        database: Option<String>,
+    },
+    /// Show state and queues of copies, asked from all members now
+    Status(Status),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Add {
+    /// Name of the database
+    database: String,
+    /// Member that gets the copy
+    #[arg(long = "on", value_name = "MEMBER")]
+    member: String,
+    /// Activation preference, 1 is the first choice; default: the last
+    #[arg(long)]
+    preference: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Status {
+    /// Only this database
+    #[arg(default_value = "")]
+    database: String,
+    /// Only copies on this member
+    #[arg(long, default_value = "")]
+    member: String,
+    /// Show again every second until interrupted
+    #[arg(long)]
+    watch: bool,
+}
+
+impl Command {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
+        match self {
+            Self::Add(add) => add.run(global).await,
+            Self::Remove { database, member } => remove(global, &database, &member).await,
+            Self::List { database } => list(global, database.as_deref()).await,
+            Self::Status(status) => status.run(global).await,
+        }
+    }
+}
+
+impl Add {
+    async fn run(self, global: &Global) -> Outcome {
+        let copy = format!("{}@{}", self.database, self.member);
+        if global.only_shows(&format!("add copy {copy}")) {
+            return Ok(());
+        }
+        let admin = global.connect().await?.admin();
+        let id = admin.add_copy(&self.database, &self.member, self.preference).await?.copy;
+        let data = json!({
+            "database": self.database,
+            "member": self.member,
+            "copy": text::id(&id),
+        });
+        output::print_done(global.output, &format!("added copy {copy}"), &data);
+        Ok(())
+    }
+}
+
+async fn remove(global: &Global, database: &str, member: &str) -> Outcome {
+    let copy = format!("{database}@{member}");
+    let plan = format!("remove copy {copy}");
+    if global.only_shows(&format!("{plan}; its files would stay")) {
+        return Ok(());
+    }
+    global.confirm(&plan)?;
+    let files = global.connect().await?.admin().remove_copy(database, member).await?.files;
+    let data = json!({ "database": database, "member": member, "files": files });
+    let sentence = format!("removed copy {copy}; its files stay: {files}");
+    output::print_done(global.output, &sentence, &data);
+    Ok(())
+}
+
+async fn list(global: &Global, only: Option<&str>) -> Outcome {
+    let topology = global.connect().await?.topology();
+    if let Some(name) = only.filter(|name| !topology.databases.contains_key(*name)) {
+        let reason = keelson_types::RefusalReason::UnknownDatabase;
+        return Err(Failure::new(reason, format!("there is no database {name}")));
+    }
+    let chosen =
+        topology.databases.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
+    let copies: Vec<_> = chosen
+        .flat_map(|(name, route)| {
+            route.copies.iter().zip(1..).map(move |(member, preference)| {
+                (name, member, preference, route.active.as_ref() == Some(member))
+            })
+        })
+        .collect();
+    let columns = [column("copy"), column("role"), column("preference")];
+    let rows = copies.iter().map(|(database, member, preference, active)| {
+        let role = if *active { "active" } else { "passive" };
+        vec![format!("{database}@{member}"), role.into(), preference.to_string()]
+    });
+    let data = copies.iter().map(|(database, member, preference, active)| {
+        json!({
+            "database": database,
+            "member": member,
+            "active": active,
+            "activation_preference": preference,
+        })
+    });
+    output::print_list(global.output, &columns, rows.collect(), &data.collect());
+    Ok(())
+}
+
+const STATUS_COLUMNS: &[Column] = &[
+    column("copy"),
+    column("status"),
+    column("copy queue"),
+    column("replay queue"),
+    column("last inspected log time"),
+    column("content index state"),
+    wide("role"),
+    wide("preference"),
+    wide("epoch"),
+    wide("generated"),
+    wide("inspected"),
+    wide("replayed"),
+    wide("committed"),
+    wide("log"),
+    wide("store"),
+    wide("commit rule"),
+    wide("fault"),
+];
+
+impl Status {
+    async fn run(self, global: &Global) -> Outcome {
+        let admin = global.client()?.admin();
+        loop {
+            let rows = admin.copy_status(&self.database, &self.member).await?;
+            if self.watch && io::stdout().is_terminal() && !global.output.is_data() {
+                // Clear the screen, so that the table stays in place.
+                output::emit("\x1b[2J\x1b[H");
+            }
+            let table = rows.iter().map(status_row).collect();
+            let data = rows.iter().map(status_data).collect();
+            output::print_list(global.output, STATUS_COLUMNS, table, &data);
+            if !self.watch {
+                return Ok(());
+            }
+            tokio::time::sleep(WATCH_INTERVAL).await;
+        }
+    }
+}
+
+fn status_row(row: &CopyStatusRow) -> Vec<String> {
+    let facts = row.facts.clone().unwrap_or_default();
+    let marks = facts.watermarks.unwrap_or_default();
+    vec![
+        format!("{}@{}", row.database, row.member),
+        status_name(row, &facts),
+        text::logs(facts.copy_queue_bytes).to_string(),
+        text::logs(facts.replay_queue_bytes).to_string(),
+        text::time(facts.last_inspected_unix_millis),
+        CONTENT_INDEX_STATE.into(),
+        if row.active { "active".into() } else { "passive".into() },
+        row.preference.to_string(),
+        text::epoch(facts.epoch.as_ref()),
+        text::position(marks.generated.as_ref()),
+        text::position(marks.inspected.as_ref()),
+        text::position(marks.replayed.as_ref()),
+        text::position(marks.committed.as_ref()),
+        text::size(facts.log_bytes),
+        text::size(facts.store_bytes),
+        facts.commit_rule,
+        facts.fault,
+    ]
+}
+
+/// The status as the member gave it; a member that did not answer gives none.
+fn status_name(row: &CopyStatusRow, facts: &CopyFacts) -> String {
+    if row.reachable && !facts.status.is_empty() {
+        facts.status.clone()
+    } else {
+        "ServiceDown".into()
+    }
+}
+
+fn status_data(row: &CopyStatusRow) -> Value {
+    let facts = row.facts.clone().unwrap_or_default();
+    let Watermarks { truncated, checkpointed, replayed, inspected, generated, committed } =
+        facts.watermarks.unwrap_or_default();
+    json!({
+        "database": row.database,
+        "member": row.member,
+        "copy": text::id(&facts.copy),
+        "active": row.active,
+        "status": status_name(row, &facts),
+        "reachable": row.reachable,
+        "activation_preference": row.preference,
+        "participant": row.participant,
+        "serving": facts.serving,
+        "degraded": facts.degraded,
+        "commit_rule": facts.commit_rule,
+        "fault": facts.fault,
+        "epoch": text::epoch(facts.epoch.as_ref()),
+        "sealed": text::epoch(facts.sealed.as_ref()),
+        "copy_queue_logs": text::logs(facts.copy_queue_bytes),
+        "copy_queue_bytes": facts.copy_queue_bytes,
+        "replay_queue_logs": text::logs(facts.replay_queue_bytes),
+        "replay_queue_bytes": facts.replay_queue_bytes,
+        "last_inspected_log_time": text::time(facts.last_inspected_unix_millis),
+        "last_replayed_log_time": text::time(facts.last_replayed_unix_millis),
+        "content_index_state": CONTENT_INDEX_STATE,
+        "truncated": text::position(truncated.as_ref()),
+        "checkpointed": text::position(checkpointed.as_ref()),
+        "replayed": text::position(replayed.as_ref()),
+        "inspected": text::position(inspected.as_ref()),
+        "generated": text::position(generated.as_ref()),
+        "committed": text::position(committed.as_ref()),
+        "log_bytes": facts.log_bytes,
+        "store_bytes": facts.store_bytes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_wire::v1::Position;
+
+    fn row(reachable: bool) -> CopyStatusRow {
+        let end = Position { generation: 3, offset: 700 };
+        let facts = CopyFacts {
+            status: "Healthy".into(),
+            copy_queue_bytes: 1,
+            watermarks: Some(Watermarks { generated: Some(end), ..Watermarks::default() }),
+            ..CopyFacts::default()
+        };
+        CopyStatusRow {
+            database: "DB1".into(),
+            member: "m2".into(),
+            reachable,
+            facts: reachable.then_some(facts),
+            ..CopyStatusRow::default()
+        }
+    }
+
+    #[test]
+    fn the_promised_fields_are_there() {
+        let data = status_data(&row(true));
+        for field in [
+            "database",
+            "member",
+            "active",
+            "status",
+            "copy_queue_logs",
+            "replay_queue_logs",
+            "content_index_state",
+            "generated",
+            "inspected",
+            "replayed",
+        ] {
+            assert!(data.get(field).is_some(), "{field} is missing");
+        }
+        assert_eq!(data["generated"], "3:700");
+        assert_eq!(data["copy_queue_logs"], 1, "a begun log counts");
+    }
+
+    #[test]
+    fn a_silent_member_is_shown_as_down() {
+        assert_eq!(status_row(&row(false))[1], "ServiceDown");
+        assert_eq!(status_data(&row(false))["status"], "ServiceDown");
+    }
+
+    #[test]
+    fn rows_have_one_cell_per_column() {
+        assert_eq!(status_row(&row(true)).len(), STATUS_COLUMNS.len());
+    }
+}

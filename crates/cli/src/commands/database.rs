@@ -1,0 +1,378 @@
+//! `keelson database`: make, remove, look at, open and close databases; compare their copies.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use keelson_client::succeeded;
+use keelson_types::{CommitConstraint, RefusalReason};
+use keelson_wire::v1::{DatabaseInfo, DatabaseSettings, LogEnd};
+use serde_json::{Value, json};
+
+use crate::commands::operation;
+use crate::context::Global;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::{self, column, wide};
+use crate::text;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Create a database with copies on members
+    Create(Create),
+    /// Take a database out of the cluster; the files of its copies stay
+    Remove {
+        /// Name of the database
+        database: String,
+    },
+    /// List the databases
+    List,
+    /// Show everything the cluster knows of a database
+    Show {
+        /// Name of the database
+        database: String,
+    },
+    /// Change settings of a database
+    Set(Set),
+    /// Open a database
+    Mount {
+        /// Name of the database
+        database: String,
+    },
+    /// Close a database until it is mounted again
+    Dismount {
+        /// Name of the database
+        database: String,
+    },
+    /// Compare the content of all copies at one position of the log
+    Digest {
+        /// Name of the database
+        database: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Create {
+    /// Name of the new database
+    database: String,
+    /// Members that get a copy, in order of activation preference
+    #[arg(long = "on", value_name = "MEMBER", value_delimiter = ',', required = true)]
+    members: Vec<String>,
+    /// Do not wait until it is mounted
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Set {
+    /// Name of the database
+    database: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Settings {
+    /// What a write must reach: auto, none, second_copy, second_datacenter, all_datacenters,
+    /// all_copies or majority
+    #[arg(long)]
+    commit_constraint: Option<String>,
+    /// A connected but slow participant is dropped after this time; "never" blocks instead
+    #[arg(long, value_parser = duration_or_never, value_name = "TIME")]
+    degrade_after: Option<u64>,
+    /// An active without a lease closes after this time
+    #[arg(long, value_parser = duration_or_never, value_name = "TIME")]
+    dismount_after: Option<u64>,
+    /// Size of one log file, 1MiB to 1GiB
+    #[arg(long, value_name = "SIZE")]
+    generation_size: Option<bytesize::ByteSize>,
+    /// Compress the log with lz4
+    #[arg(long, value_name = "BOOL")]
+    lz4: Option<bool>,
+}
+
+fn duration_or_never(text: &str) -> Result<u64, String> {
+    if text == "never" {
+        return Ok(0);
+    }
+    let duration: Duration =
+        text.parse::<humantime::Duration>().map_err(|error| error.to_string())?.into();
+    match u64::try_from(duration.as_millis()) {
+        Ok(0) => Err("use \"never\" for no bound; otherwise at least 1ms".into()),
+        Ok(millis) => Ok(millis),
+        Err(_) => Err("too long".into()),
+    }
+}
+
+impl Settings {
+    fn message(&self) -> Outcome<DatabaseSettings> {
+        let commit_constraint = match self.commit_constraint.as_deref() {
+            None => None,
+            Some("auto") => Some(String::new()),
+            Some(name) => match name.parse::<CommitConstraint>() {
+                Ok(constraint) => Some(constraint.to_string()),
+                Err(_) => {
+                    return Err(Failure::new(
+                        RefusalReason::BadArgument,
+                        format!("there is no commit constraint {name:?}"),
+                    ));
+                }
+            },
+        };
+        Ok(DatabaseSettings {
+            commit_constraint,
+            degrade_after_millis: self.degrade_after,
+            dismount_after_millis: self.dismount_after,
+            generation_bytes: self.generation_size.map(|size| size.as_u64()),
+            lz4: self.lz4,
+        })
+    }
+}
+
+impl Command {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
+        match self {
+            Self::Create(create) => create.run(global).await,
+            Self::Remove { database } => remove(global, &database).await,
+            Self::List => list(global).await,
+            Self::Show { database } => {
+                let info = global.client()?.admin().show_database(&database).await?;
+                show(global, &info);
+                Ok(())
+            }
+            Self::Set(set) => set.run(global).await,
+            Self::Mount { database } => mount(global, &database).await,
+            Self::Dismount { database } => dismount(global, &database).await,
+            Self::Digest { database } => digest(global, &database).await,
+        }
+    }
+}
+
+impl Create {
+    async fn run(self, global: &Global) -> Outcome {
+        let settings = self.settings.message()?;
+        let client = global.connect().await?;
+        let (name, members) = (self.database, self.members);
+        let list = members.join(", ");
+        if global.what_if {
+            let topology = client.topology();
+            if let Some(unknown) = members.iter().find(|m| !topology.members.contains_key(*m)) {
+                let message = format!("there is no member {unknown}");
+                return Err(Failure::new(RefusalReason::UnknownMember, message));
+            }
+            if topology.databases.contains_key(&name) {
+                let message = format!("there is a database {name} already");
+                return Err(Failure::new(RefusalReason::AlreadyExists, message));
+            }
+        }
+        if global.only_shows(&format!("create database {name} with copies on {list}")) {
+            return Ok(());
+        }
+        let made = client.admin().create_database(&name, members.clone(), settings).await?;
+        if !self.no_wait {
+            wait_until_mounted(&client, &name).await?;
+        }
+        let data = json!({ "database": name, "id": text::id(&made.database), "members": members });
+        output::print_done(global.output, &format!("created database {name} on {list}"), &data);
+        Ok(())
+    }
+}
+
+/// Waits until the database answers a read.
+async fn wait_until_mounted(client: &keelson_client::Client, name: &str) -> Outcome {
+    // Any key will do; the read is answered once the active serves.
+    client.database(name).get("keelson").await.map_err(|error| {
+        Failure::from(error).during(&format!("{name} was created, but does not answer yet"))
+    })?;
+    Ok(())
+}
+
+async fn remove(global: &Global, name: &str) -> Outcome {
+    let client = global.connect().await?;
+    let info = client.admin().show_database(name).await?;
+    let members: Vec<_> = info.copies.iter().map(|copy| copy.member.as_str()).collect();
+    let plan = format!("remove database {name} with its copies on {}", members.join(", "));
+    if global.only_shows(&format!("{plan}; the files would stay")) {
+        return Ok(());
+    }
+    global.confirm(&plan)?;
+    let files = client.admin().remove_database(name).await?.files;
+    let sentence = format!("removed database {name}; the files stay:\n  {}", files.join("\n  "));
+    output::print_done(global.output, &sentence, &json!({ "database": name, "files": files }));
+    Ok(())
+}
+
+async fn list(global: &Global) -> Outcome {
+    let client = global.connect().await?;
+    let topology = client.topology();
+    let columns = [column("database"), column("active"), column("copies"), wide("epoch")];
+    let rows = topology.databases.iter().map(|(name, route)| {
+        vec![
+            name.clone(),
+            route.active.clone().unwrap_or_else(|| "-".into()),
+            route.copies.join(", "),
+            route.epoch.to_string(),
+        ]
+    });
+    let data = topology.databases.iter().map(|(name, route)| {
+        json!({
+            "database": name,
+            "active_member": route.active,
+            "copy_members": route.copies,
+            "epoch": route.epoch.to_string(),
+        })
+    });
+    output::print_list(global.output, &columns, rows.collect(), &data.collect());
+    Ok(())
+}
+
+impl Set {
+    async fn run(self, global: &Global) -> Outcome {
+        let settings = self.settings.message()?;
+        if settings == DatabaseSettings::default() {
+            return Err(Failure::usage("nothing to set", "name at least one option; see --help"));
+        }
+        if global.only_shows(&format!("change settings of database {}", self.database)) {
+            return Ok(());
+        }
+        global.connect().await?.admin().set_database(&self.database, settings).await?;
+        let data = json!({ "database": self.database });
+        output::print_done(global.output, &format!("changed database {}", self.database), &data);
+        Ok(())
+    }
+}
+
+async fn mount(global: &Global, name: &str) -> Outcome {
+    if global.only_shows(&format!("mount database {name}")) {
+        return Ok(());
+    }
+    let client = global.connect().await?;
+    let started = client.admin().mount_database(name).await?;
+    let ended = succeeded(operation::follow(&client, started).await?)?;
+    output::print_done(global.output, &format!("mounted {name}"), &operation::data(&ended));
+    Ok(())
+}
+
+async fn dismount(global: &Global, name: &str) -> Outcome {
+    let plan = format!("dismount database {name}; clients get errors until it is mounted again");
+    if global.only_shows(&plan) {
+        return Ok(());
+    }
+    global.confirm(&plan)?;
+    let client = global.connect().await?;
+    let started = client.admin().dismount_database(name).await?;
+    let ended = succeeded(operation::follow(&client, started).await?)?;
+    output::print_done(global.output, &format!("dismounted {name}"), &operation::data(&ended));
+    Ok(())
+}
+
+async fn digest(global: &Global, name: &str) -> Outcome {
+    let answer = global.client()?.admin().compare_digests(name).await?;
+    let columns = [column("copy"), column("at"), column("digest"), column("problem")];
+    let at = |end: &Option<LogEnd>| {
+        end.map(|end| keelson_types::LogEnd::from(end).to_string()).unwrap_or_default()
+    };
+    let rows = answer.rows.iter().map(|row| {
+        vec![
+            format!("{name}@{}", row.member),
+            at(&row.at),
+            text::hex(&row.digest),
+            row.problem.clone(),
+        ]
+    });
+    let copies = answer.rows.iter().map(|row| {
+        json!({
+            "member": row.member,
+            "answered": row.answered,
+            "at": at(&row.at),
+            "digest": text::hex(&row.digest),
+            "problem": row.problem,
+        })
+    });
+    let copies: Value = copies.collect();
+    let data = json!({ "database": name, "equal": answer.equal, "copies": copies });
+    output::print_list(global.output, &columns, rows.collect(), &data);
+    if answer.equal {
+        return Ok(());
+    }
+    Err(Failure {
+        code: "digests_differ".into(),
+        message: format!("the copies of {name} were not all found equal"),
+        hint: "see the problem column; repeat when all members are reachable".into(),
+        exit: Exit::Failed,
+    })
+}
+
+fn show(global: &Global, info: &DatabaseInfo) {
+    let never = |millis: u64| match millis {
+        0 => "never".into(),
+        millis => text::duration(Duration::from_millis(millis)),
+    };
+    let copies = info.copies.iter().map(|copy| {
+        let role = if copy.active { "active" } else { "passive" };
+        let participant = if copy.participant { ", participant" } else { "" };
+        format!("{} ({role}, preference {}{participant})", copy.member, copy.preference)
+    });
+    let epochs = info.epochs.iter().map(|epoch| {
+        let established = if epoch.established { "" } else { ", not established" };
+        let number = text::epoch(epoch.epoch.as_ref());
+        format!("{number} on {} ({}{established})", epoch.member, epoch.reason)
+    });
+    let rows = [
+        ("database", info.name.clone()),
+        ("id", text::id(&info.database)),
+        ("state", info.state.clone()),
+        ("blocked", info.blocked.clone()),
+        ("mount intent", info.mount_intent.clone()),
+        ("active member", info.active_member.clone()),
+        ("epoch", text::epoch(info.epoch.as_ref())),
+        ("commit constraint", info.commit_constraint.clone()),
+        ("rule version", info.rule_version.to_string()),
+        ("degraded", info.degraded.to_string()),
+        ("generation size", text::size(info.generation_bytes)),
+        ("degrade after", never(info.degrade_after_millis)),
+        ("dismount after", never(info.dismount_after_millis)),
+        ("lz4", info.lz4.to_string()),
+        ("copies", copies.collect::<Vec<_>>().join("; ")),
+        ("epochs", epochs.collect::<Vec<_>>().join("; ")),
+    ];
+    output::print_one(global.output, &rows, &data(info));
+}
+
+fn data(info: &DatabaseInfo) -> Value {
+    let copies = info.copies.iter().map(|copy| {
+        json!({
+            "copy": text::id(&copy.copy),
+            "member": copy.member,
+            "active": copy.active,
+            "activation_preference": copy.preference,
+            "participant": copy.participant,
+        })
+    });
+    let epochs = info.epochs.iter().map(|epoch| {
+        json!({
+            "epoch": text::epoch(epoch.epoch.as_ref()),
+            "member": epoch.member,
+            "reason": epoch.reason,
+            "established": epoch.established,
+        })
+    });
+    json!({
+        "database": info.name,
+        "id": text::id(&info.database),
+        "state": info.state,
+        "blocked": info.blocked,
+        "mount_intent": info.mount_intent,
+        "active_member": info.active_member,
+        "epoch": text::epoch(info.epoch.as_ref()),
+        "commit_constraint": info.commit_constraint,
+        "rule_version": info.rule_version,
+        "degraded": info.degraded,
+        "generation_bytes": info.generation_bytes,
+        "degrade_after_millis": info.degrade_after_millis,
+        "dismount_after_millis": info.dismount_after_millis,
+        "lz4": info.lz4,
+        "copies": copies.collect::<Value>(),
+        "epochs": epochs.collect::<Value>(),
+    })
+}

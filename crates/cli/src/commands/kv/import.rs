@@ -1,0 +1,110 @@
+//! `keelson kv import`: reads records from files and writes them in batches, several under way at
+//! once.
+//!
+//! Every batch carries, in the same atomic write, a record of how far its lane has come. So an
+//! import that was killed at any moment continues, with the same command, behind exactly what was
+//! committed. The progress records lie below the tools' own prefix and are removed when the import
+//! ends. They belong to this source as it is: if the file, its time of change, or an option that
+//! shapes the records differs, the import starts from the beginning (and overwrites the same keys).
+//!
+//! A malformed line or a record over a limit is reported with its place; everything else is
+//! imported, and the exit code is 5.
+
+mod batch;
+mod deb822;
+mod json_lines;
+mod lines;
+mod mbox;
+mod pipeline;
+mod report;
+mod source;
+mod table;
+mod tree;
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::commands::kv::open;
+use crate::context::Global;
+use crate::failure::{Failure, Outcome};
+use report::Report;
+use source::Source;
+
+/// What the records look like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Format {
+    /// One JSON object per line
+    JsonLines,
+    /// Comma-separated values with a header line; a record is the row as a JSON object
+    Csv,
+    /// Mail folder in one file; a record is a message
+    Mbox,
+    /// Mail folder with one file per message
+    Maildir,
+    /// A record per file; the key is its path below the directory
+    Tree,
+    /// Debian package index (dpkg status, apt lists); a record is a stanza, the key package/version
+    Deb822,
+}
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Self::JsonLines => "json-lines",
+            Self::Csv => "csv",
+            Self::Mbox => "mbox",
+            Self::Maildir => "maildir",
+            Self::Tree => "tree",
+            Self::Deb822 => "deb822",
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Import {
+    /// Name of the database
+    database: String,
+    /// File or directory to read; files ending in .lz4 are decompressed
+    path: PathBuf,
+    /// What the records look like; default: found out from the name and the first bytes
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Field, column or header that holds the key. Default: "key" of JSON objects that have one,
+    /// package/version of package stanzas, otherwise the number of the record
+    #[arg(long, value_name = "NAME")]
+    key_field: Option<String>,
+    /// Put this before every key
+    #[arg(long, default_value = "", value_name = "PREFIX")]
+    key_prefix: String,
+    /// Start from the beginning, even if an earlier run did not end
+    #[arg(long)]
+    restart: bool,
+}
+
+/// Options that shape the records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Shape {
+    key_field: Option<String>,
+    key_prefix: String,
+}
+
+impl Import {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
+        let shape = Shape { key_field: self.key_field, key_prefix: self.key_prefix };
+        let source = Source::open(&self.path, self.format, shape)?;
+        let report = Report::new(global, &self.database, &self.path, &source);
+        let report = if global.what_if {
+            pipeline::count(source, report).await?
+        } else {
+            let database = open(global, &self.database).await?;
+            pipeline::run(&database, source, self.restart, report).await?
+        };
+        report.print(global);
+        match report.bad_count() {
+            0 => Ok(()),
+            1 => Err(Failure::partly("1 record was not imported, see above")),
+            bad => Err(Failure::partly(format!("{bad} records were not imported, see above"))),
+        }
+    }
+}

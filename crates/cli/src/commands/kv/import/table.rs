@@ -1,0 +1,108 @@
+//! Comma-separated values: the first row names the columns, a record is a row as a JSON object.
+
+use std::io::{self, BufRead};
+use std::sync::Arc;
+
+use csv::{ErrorKind, Reader, ReaderBuilder, StringRecord};
+use serde_json::{Map, Value};
+
+use super::Shape;
+use super::batch::{Found, Place};
+use super::json_lines::record_number;
+
+pub(super) struct Table {
+    reader: Reader<Box<dyn BufRead + Send>>,
+    header: Vec<String>,
+    key_column: Option<usize>,
+    file: Option<Arc<str>>,
+    rows: u64,
+}
+
+impl Table {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// The header is malformed, or lacks the key column.
+    pub(super) fn new(
+        input: Box<dyn BufRead + Send>,
+        tabs: bool,
+        file: Option<Arc<str>>,
+        shape: &Shape,
+    ) -> Result<Self, String> {
+        let delimiter = if tabs { b'\t' } else { b',' };
+        let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(input);
+        let header = reader.headers().map_err(|error| format!("the header line: {error}"))?;
+        let header: Vec<String> = header.iter().map(str::to_owned).collect();
+        let key_column = match &shape.key_field {
+            None => None,
+            Some(name) => {
+                Some(header.iter().position(|column| column == name).ok_or_else(|| {
+                    format!("there is no column {name:?}; the columns are {}", header.join(", "))
+                })?)
+            }
+        };
+        Ok(Self { reader, header, key_column, file, rows: 0 })
+    }
+
+    pub(super) fn next(&mut self) -> io::Result<Option<Found>> {
+        let mut row = StringRecord::new();
+        let line = self.reader.position().line();
+        let place = |line| Place { file: self.file.clone(), line };
+        let read = match self.reader.read_record(&mut row) {
+            Ok(false) => return Ok(None),
+            Ok(true) => Ok(()),
+            Err(error) => match error.kind() {
+                ErrorKind::Io(_) => return Err(io::Error::other(error)),
+                ErrorKind::UnequalLengths { expected_len, len, .. } => {
+                    Err(format!("the row has {len} fields, the header {expected_len}"))
+                }
+                ErrorKind::Utf8 { .. } => Err("the row is not UTF-8".to_owned()),
+                _ => Err(error.to_string()),
+            },
+        };
+        self.rows += 1;
+        let line = row.position().map_or(line, csv::Position::line);
+        if let Err(reason) = read {
+            return Ok(Some(Found::Bad { place: place(line), reason }));
+        }
+        let key = match self.key_column {
+            Some(column) => row.get(column).unwrap_or_default().to_owned().into(),
+            None => record_number(self.rows),
+        };
+        let cells = self.header.iter().zip(row.iter());
+        let object: Map<String, Value> =
+            cells.map(|(name, cell)| (name.clone(), Value::from(cell))).collect();
+        let value = Value::Object(object).to_string().into();
+        Ok(Some(Found::Record { place: place(line), key, value }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(text: &'static str, key: Option<&str>) -> Result<Vec<Found>, String> {
+        let shape = Shape { key_field: key.map(Into::into), ..Shape::default() };
+        let mut table = Table::new(Box::new(text.as_bytes()), false, None, &shape)?;
+        Ok(std::iter::from_fn(|| table.next().unwrap()).collect())
+    }
+
+    #[test]
+    fn rows_become_objects_under_their_key_column() {
+        let found = table("id,name\n7,\"a, b\"\n", Some("id")).unwrap();
+        let Found::Record { key, value, place } = &found[0] else { panic!("{found:?}") };
+        assert_eq!((key.as_ref(), place.line), (&b"7"[..], 2));
+        assert_eq!(value, r#"{"id":"7","name":"a, b"}"#);
+        let Found::Record { key, .. } = &table("id\nx\n", None).unwrap()[0] else { panic!() };
+        assert_eq!(key, "000000000001");
+    }
+
+    #[test]
+    fn a_short_row_is_named_and_the_rest_goes_on() {
+        let found = table("a,b\n1,2\n3\n4,5\n", None).unwrap();
+        let Found::Bad { place, reason } = &found[1] else { panic!("{found:?}") };
+        assert_eq!((place.line, reason.as_str()), (3, "the row has 1 fields, the header 2"));
+        assert!(matches!(found[2], Found::Record { .. }));
+        assert!(table("a,b\n", Some("c")).is_err());
+    }
+}

@@ -1,0 +1,148 @@
+//! `keelson log`: look into the log files of a copy, offline. Nothing is changed.
+
+use std::error::Error;
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use keelson_log::{DumpOptions, VerifyReport};
+use serde_json::{Value, json};
+
+use crate::context::Global;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::{self, column};
+use crate::text;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// List generations, frames or records
+    Dump(Dump),
+    /// Check every byte of the log
+    Verify {
+        /// Directory log-<id> of a copy
+        directory: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Dump {
+    /// Directory log-<id> of a copy
+    directory: PathBuf,
+    /// List the frames
+    #[arg(long)]
+    frames: bool,
+    /// List the records (keys and lengths, not values) below their frames
+    #[arg(long)]
+    records: bool,
+}
+
+impl Command {
+    pub(crate) fn run(self, global: &Global) -> Outcome {
+        match self {
+            Self::Dump(dump) => dump.run(global),
+            Self::Verify { directory } => verify(global, &directory),
+        }
+    }
+}
+
+impl Dump {
+    fn run(self, global: &Global) -> Outcome {
+        check_directory(&self.directory)?;
+        let options = DumpOptions {
+            json: global.output.is_data(),
+            frames: self.frames,
+            records: self.records,
+        };
+        let mut out = BufWriter::new(io::stdout().lock());
+        let report = keelson_log::dump_dir(&self.directory, options, &mut out)
+            .map_err(|error| failed(&self.directory, &error))?;
+        drop(out);
+        verdict(&self.directory, &report)
+    }
+}
+
+fn verify(global: &Global, directory: &Path) -> Outcome {
+    check_directory(directory)?;
+    let report = keelson_log::verify_dir(directory).map_err(|error| failed(directory, &error))?;
+    let columns = [
+        column("generation"),
+        column("frames"),
+        column("records"),
+        column("ends at"),
+        column("file"),
+    ];
+    let rows = report.generations.iter().map(|generation| {
+        vec![
+            generation.generation.to_string(),
+            generation.frames.to_string(),
+            generation.records.to_string(),
+            generation.end.to_string(),
+            text::size(generation.file_bytes),
+        ]
+    });
+    output::print_list(global.output, &columns, rows.collect(), &data(directory, &report));
+    if !global.output.is_data() {
+        output::emit(&format!("log end {}\n", report.end));
+        if let Some(position) = report.torn_from {
+            output::emit(&format!("torn tail from {position}: a start of the copy cuts it\n"));
+        }
+    }
+    verdict(directory, &report)
+}
+
+fn data(directory: &Path, report: &VerifyReport) -> Value {
+    let generations = report.generations.iter().map(|generation| {
+        json!({
+            "generation": generation.generation.to_string(),
+            "header_intact": generation.header.is_some(),
+            "frames": generation.frames,
+            "records": generation.records,
+            "end": generation.end.to_string(),
+            "file_bytes": generation.file_bytes,
+        })
+    });
+    json!({
+        "directory": directory,
+        "intact": report.is_intact(),
+        "end": report.end.to_string(),
+        "torn_from": report.torn_from.map(|position| position.to_string()),
+        "damages": report.damages.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "generations": generations.collect::<Value>(),
+    })
+}
+
+/// Damage is a failure of the command, with a code of its own.
+fn verdict(directory: &Path, report: &VerifyReport) -> Outcome {
+    if report.is_intact() {
+        return Ok(());
+    }
+    let damages: Vec<_> = report.damages.iter().map(ToString::to_string).collect();
+    Err(Failure {
+        code: "log_damaged".into(),
+        message: format!("{} is damaged: {}", directory.display(), damages.join("; ")),
+        hint:
+            "keep the files; the copy can be made anew from another one (keelson copy remove, then \
+               keelson copy add)"
+                .into(),
+        exit: Exit::Failed,
+    })
+}
+
+fn check_directory(directory: &Path) -> Outcome {
+    std::fs::read_dir(directory).map(|_| ()).map_err(|error| Failure::file(directory, &error))
+}
+
+fn failed(directory: &Path, error: &dyn Error) -> Failure {
+    let mut message = format!("{}: {error}", directory.display());
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message += &format!(": {error}");
+        cause = error.source();
+    }
+    Failure {
+        code: "log_unreadable".into(),
+        message,
+        hint: "name a directory log-<id> of a copy; the member should be stopped".into(),
+        exit: Exit::Failed,
+    }
+}

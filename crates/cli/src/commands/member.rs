@@ -1,0 +1,118 @@
+//! `keelson member`: servers of the cluster.
+
+use clap::{Args, Subcommand};
+use keelson_wire::v1::SetMemberRequest;
+use serde_json::json;
+
+use crate::commands::cluster;
+use crate::context::Global;
+use crate::failure::{Failure, Outcome};
+use crate::output;
+use crate::text;
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Add a running server that is in no cluster yet
+    Add(Add),
+    /// Remove a member that holds no copies
+    Remove {
+        /// Name of the member
+        member: String,
+    },
+    /// List the members
+    List,
+    /// Change site or addresses of a member
+    Set(Set),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Add {
+    /// Name of the server, as in its configuration and its certificate
+    member: String,
+    /// Control address of the server, host:port
+    address: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Set {
+    /// Name of the member
+    member: String,
+    /// Site (datacenter) of the member
+    #[arg(long)]
+    site: Option<String>,
+    /// Where Admin and Operations are, host:port
+    #[arg(long)]
+    control_address: Option<String>,
+    /// Where Kv is, host:port
+    #[arg(long)]
+    data_address: Option<String>,
+}
+
+impl Command {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
+        match self {
+            Self::Add(add) => add.run(global).await,
+            Self::Remove { member } => remove(global, &member).await,
+            Self::List => list(global).await,
+            Self::Set(set) => set.run(global).await,
+        }
+    }
+}
+
+impl Add {
+    async fn run(self, global: &Global) -> Outcome {
+        let Self { member, address } = self;
+        if global.only_shows(&format!("add the server {member} at {address}")) {
+            return Ok(());
+        }
+        let admin = global.connect().await?.admin();
+        let id = text::id(&admin.add_member(&address, &member).await?.member);
+        let data = json!({ "member": member, "id": id, "control_address": address });
+        output::print_done(global.output, &format!("added member {member}"), &data);
+        Ok(())
+    }
+}
+
+async fn remove(global: &Global, member: &str) -> Outcome {
+    let client = global.connect().await?;
+    if global.only_shows(&format!("remove member {member} from the cluster")) {
+        return Ok(());
+    }
+    global.confirm(&format!("remove member {member} from the cluster"))?;
+    client.admin().remove_member(member).await?;
+    output::print_done(
+        global.output,
+        &format!("removed member {member}"),
+        &json!({ "member": member }),
+    );
+    Ok(())
+}
+
+async fn list(global: &Global) -> Outcome {
+    let status = global.client()?.admin().cluster_status().await?;
+    let rows = cluster::rows(&status);
+    output::print_list(global.output, cluster::COLUMNS, rows, &cluster::members(&status));
+    Ok(())
+}
+
+impl Set {
+    async fn run(self, global: &Global) -> Outcome {
+        let changes = [&self.site, &self.control_address, &self.data_address];
+        if changes.iter().all(|change| change.is_none()) {
+            return Err(Failure::usage("nothing to set", "name at least one option; see --help"));
+        }
+        if global.only_shows(&format!("change member {}", self.member)) {
+            return Ok(());
+        }
+        let request = SetMemberRequest {
+            name: self.member.clone(),
+            site: self.site,
+            control_address: self.control_address,
+            data_address: self.data_address,
+        };
+        global.connect().await?.admin().set_member(request).await?;
+        let data = json!({ "member": self.member });
+        output::print_done(global.output, &format!("changed member {}", self.member), &data);
+        Ok(())
+    }
+}

@@ -1,0 +1,38 @@
+//! `keelson`: the one program of the cluster, for servers and for people.
+//!
+//! Parses the command line, runs one command, prints its failure with code and hint. Commands live
+//! in one file per noun; exit codes are those of `failure`.
+
+mod cli;
+mod commands;
+mod context;
+mod failure;
+mod output;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::Cli;
+use crate::failure::{Exit, Failure};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Runs an asynchronous command to its end.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure {
+        exit: Exit::Failed,
+        ..Failure::local(format!("cannot start threads: {error}"))
+    })?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}

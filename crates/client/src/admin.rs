@@ -1,0 +1,422 @@
+//! What operators ask for, sent to whoever may answer it.
+//!
+//! Changes go to the leader: a follower refuses them and names the leader, which is followed at
+//! once. A member that cannot be reached is passed over. A change that may have taken effect is
+//! sent again only because the server recognises the ids chosen here (databases, operations) or
+//! refuses it as already done.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use keelson_types::{DatabaseId, OperationId, RefusalReason};
+use keelson_wire::{ids, v1};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tonic::{Response, Status};
+use uuid::Uuid;
+
+use crate::ClientError;
+use crate::backoff::Backoff;
+use crate::client::Shared;
+use crate::database::timed;
+use crate::error::Failure;
+
+/// How many times a named leader is followed without waiting.
+const REDIRECTS_AT_ONCE: u32 = 3;
+
+/// How long one member has to answer a question. Status pages collect from all members within 1 s.
+const READ_LIMIT: Duration = Duration::from_secs(4);
+
+/// The Admin service of the cluster; cheap to clone.
+#[derive(Clone)]
+pub struct Admin {
+    shared: Arc<Shared>,
+    leader: Arc<Mutex<Option<String>>>,
+}
+
+/// Calls one method of the service at whichever member may answer.
+macro_rules! ask {
+    ($self:ident, $kind:expr, $method:ident, $message:expr) => {{
+        let message = $message;
+        $self
+            .call($kind, |address, limit| {
+                let mut client = $self.shared.pool.admin(&address);
+                let message = message.clone();
+                async move { client.$method(timed(message, limit)).await }
+            })
+            .await
+    }};
+}
+
+/// Whether a call may be sent to several members in turn while it is unanswered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Any member answers.
+    Question,
+    /// Only the leader answers.
+    Change,
+}
+
+impl Admin {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, leader: Arc::default() }
+    }
+
+    /// Makes a cluster of one out of the first endpoint.
+    ///
+    /// # Errors
+    /// `already_exists` or `precondition` if it is in a cluster already.
+    pub async fn init_cluster(&self) -> Result<v1::InitClusterResponse, ClientError> {
+        ask!(self, Kind::Change, init_cluster, v1::InitClusterRequest {})
+    }
+
+    /// Members, leader, and what is wrong.
+    ///
+    /// # Errors
+    /// No member answers.
+    pub async fn cluster_status(&self) -> Result<v1::ClusterStatusResponse, ClientError> {
+        ask!(self, Kind::Question, cluster_status, v1::ClusterStatusRequest {})
+    }
+
+    /// Adds the running server `name` at `control_address`.
+    ///
+    /// # Errors
+    /// `foreign_cluster` if it is in another one, `second_holder` or `already_exists` for a name in
+    /// use.
+    pub async fn add_member(
+        &self,
+        control_address: &str,
+        name: &str,
+    ) -> Result<v1::AddMemberResponse, ClientError> {
+        let message =
+            v1::AddMemberRequest { control_address: control_address.into(), name: name.into() };
+        ask!(self, Kind::Change, add_member, message)
+    }
+
+    /// Removes a member without copies.
+    ///
+    /// # Errors
+    /// `unknown_member`, or `in_use` while it holds copies.
+    pub async fn remove_member(&self, name: &str) -> Result<(), ClientError> {
+        ask!(self, Kind::Change, remove_member, v1::RemoveMemberRequest { name: name.into() })?;
+        Ok(())
+    }
+
+    /// Changes what is known of a member.
+    ///
+    /// # Errors
+    /// `unknown_member`, `bad_argument`.
+    pub async fn set_member(&self, request: v1::SetMemberRequest) -> Result<(), ClientError> {
+        ask!(self, Kind::Change, set_member, request)?;
+        Ok(())
+    }
+
+    /// Creates a database with a copy on each of `members`, in order of activation preference.
+    ///
+    /// # Errors
+    /// `already_exists`, `unknown_member`, `bad_name`.
+    pub async fn create_database(
+        &self,
+        name: &str,
+        members: Vec<String>,
+        settings: v1::DatabaseSettings,
+    ) -> Result<v1::CreateDatabaseResponse, ClientError> {
+        let message = v1::CreateDatabaseRequest {
+            name: name.into(),
+            database: ids::bytes(DatabaseId::new(Uuid::new_v4())),
+            members,
+            settings: Some(settings),
+        };
+        ask!(self, Kind::Change, create_database, message)
+    }
+
+    /// Takes a database out of the cluster; the files of its copies stay, and the answer names
+    /// them.
+    ///
+    /// # Errors
+    /// `unknown_database`.
+    pub async fn remove_database(
+        &self,
+        name: &str,
+    ) -> Result<v1::RemoveDatabaseResponse, ClientError> {
+        ask!(self, Kind::Change, remove_database, v1::RemoveDatabaseRequest { name: name.into() })
+    }
+
+    /// Changes settings of a database.
+    ///
+    /// # Errors
+    /// `unknown_database`, `bad_argument`.
+    pub async fn set_database(
+        &self,
+        name: &str,
+        settings: v1::DatabaseSettings,
+    ) -> Result<(), ClientError> {
+        let message = v1::SetDatabaseRequest { name: name.into(), settings: Some(settings) };
+        ask!(self, Kind::Change, set_database, message)?;
+        Ok(())
+    }
+
+    /// Everything the cluster knows of a database.
+    ///
+    /// # Errors
+    /// `unknown_database`.
+    pub async fn show_database(&self, name: &str) -> Result<v1::DatabaseInfo, ClientError> {
+        let message = v1::ShowDatabaseRequest { name: name.into() };
+        let answer = ask!(self, Kind::Question, show_database, message)?;
+        answer.database.ok_or_else(|| {
+            ClientError::new(RefusalReason::Internal, "the answer names no database")
+        })
+    }
+
+    /// Starts mounting a database.
+    ///
+    /// # Errors
+    /// `unknown_database`, `no_lossless_copy`.
+    pub async fn mount_database(&self, name: &str) -> Result<OperationId, ClientError> {
+        let operation = ids::bytes(new_operation());
+        let message = v1::MountDatabaseRequest { name: name.into(), operation };
+        started(ask!(self, Kind::Change, mount_database, message)?)
+    }
+
+    /// Starts dismounting a database: it serves nothing until it is mounted again.
+    ///
+    /// # Errors
+    /// `unknown_database`.
+    pub async fn dismount_database(&self, name: &str) -> Result<OperationId, ClientError> {
+        let operation = ids::bytes(new_operation());
+        let message = v1::DismountDatabaseRequest { name: name.into(), operation };
+        started(ask!(self, Kind::Change, dismount_database, message)?)
+    }
+
+    /// Adds a copy; it fetches the whole log.
+    ///
+    /// # Errors
+    /// `unknown_database`, `unknown_member`, `already_exists`.
+    pub async fn add_copy(
+        &self,
+        database: &str,
+        member: &str,
+        preference: Option<u32>,
+    ) -> Result<v1::AddCopyResponse, ClientError> {
+        let message =
+            v1::AddCopyRequest { database: database.into(), member: member.into(), preference };
+        ask!(self, Kind::Change, add_copy, message)
+    }
+
+    /// Takes a copy out of the cluster; its files stay, and the answer names them.
+    ///
+    /// # Errors
+    /// `unknown_copy`; `precondition` for the active or the last copy.
+    pub async fn remove_copy(
+        &self,
+        database: &str,
+        member: &str,
+    ) -> Result<v1::RemoveCopyResponse, ClientError> {
+        let message = v1::RemoveCopyRequest { database: database.into(), member: member.into() };
+        ask!(self, Kind::Change, remove_copy, message)
+    }
+
+    /// State of copies, collected from all members now; empty names mean all.
+    ///
+    /// # Errors
+    /// `unknown_database`, `unknown_member`, or no member answers.
+    pub async fn copy_status(
+        &self,
+        database: &str,
+        member: &str,
+    ) -> Result<Vec<v1::CopyStatusRow>, ClientError> {
+        let message = v1::CopyStatusRequest { database: database.into(), member: member.into() };
+        Ok(ask!(self, Kind::Question, copy_status, message)?.rows)
+    }
+
+    /// Starts moving the active role of a database to the copy on member `to`.
+    ///
+    /// # Errors
+    /// `target_unfit`, `unknown_copy`, `unknown_database`, `unknown_member`.
+    pub async fn switchover(
+        &self,
+        database: &str,
+        to: &str,
+        comment: &str,
+    ) -> Result<OperationId, ClientError> {
+        let message = v1::SwitchoverRequest {
+            database: database.into(),
+            to: to.into(),
+            operation: ids::bytes(new_operation()),
+            comment: comment.into(),
+        };
+        started(ask!(self, Kind::Change, switchover, message)?)
+    }
+
+    /// Compares the content of all reachable copies at one position of the log.
+    ///
+    /// # Errors
+    /// `unknown_database`, or a refusal of the active copy.
+    pub async fn compare_digests(
+        &self,
+        database: &str,
+    ) -> Result<v1::CompareDigestsResponse, ClientError> {
+        let message = v1::CompareDigestsRequest { database: database.into() };
+        ask!(self, Kind::Change, compare_digests, message)
+    }
+
+    /// The newest events, oldest of them first.
+    ///
+    /// # Errors
+    /// No member answers.
+    pub async fn list_events(&self, limit: u32) -> Result<Vec<v1::EventInfo>, ClientError> {
+        Ok(ask!(self, Kind::Question, list_events, v1::ListEventsRequest { limit })?.events)
+    }
+
+    /// The newest decision records as JSON, oldest of them first; an empty name means all
+    /// databases.
+    ///
+    /// # Errors
+    /// No member answers.
+    pub async fn list_decisions(
+        &self,
+        database: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, ClientError> {
+        let message = v1::ListDecisionsRequest { database: database.into(), limit };
+        Ok(ask!(self, Kind::Question, list_decisions, message)?.decisions)
+    }
+
+    /// The loop of all control calls; see the module's first lines.
+    pub(crate) async fn call<T, F, Fut>(&self, kind: Kind, attempt: F) -> Result<T, ClientError>
+    where
+        F: Fn(String, Duration) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let deadline = Instant::now() + self.shared.options.deadline;
+        let mut backoff = Backoff::new();
+        let mut round = Round::new(self, kind);
+        loop {
+            let Some(address) = round.next() else {
+                let until = Instant::now() + backoff.next_wait().max(Duration::from_millis(20));
+                if until >= deadline || round.is_hopeless() {
+                    return Err(round.verdict());
+                }
+                sleep_until(until).await;
+                round.again(self);
+                continue;
+            };
+            let limit = match kind {
+                Kind::Question => deadline.min(Instant::now() + READ_LIMIT),
+                Kind::Change => deadline,
+            };
+            let left = limit.saturating_duration_since(Instant::now());
+            let failure = match timeout_at(limit, attempt(address.clone(), left)).await {
+                Ok(Ok(answer)) => {
+                    self.note_leader(kind, Some(address));
+                    return Ok(answer.into_inner());
+                }
+                Ok(Err(status)) => Failure::of(&status, &address),
+                Err(_) => Failure::given_up(format!("{address} did not answer in time")),
+            };
+            if !failure.transport && !failure.error.is_retryable() {
+                return Err(failure.error);
+            }
+            self.note_leader(kind, None);
+            round.failed(failure);
+        }
+    }
+
+    fn note_leader(&self, kind: Kind, address: Option<String>) {
+        if kind == Kind::Change {
+            *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = address;
+        }
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+/// The addresses still to be asked before waiting, and what the others said.
+struct Round {
+    waiting: Vec<String>,
+    redirects: u32,
+    failures: Vec<ClientError>,
+    answered: bool,
+    rounds: u32,
+}
+
+/// Rounds after which a cluster in which nothing at all answers is given up.
+const SILENT_ROUNDS_MAX: u32 = 8;
+
+impl Round {
+    fn new(admin: &Admin, kind: Kind) -> Self {
+        let mut round = Self {
+            waiting: Vec::new(),
+            redirects: 0,
+            failures: Vec::new(),
+            answered: false,
+            rounds: 0,
+        };
+        round.fill(admin);
+        let leader = admin.leader.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let (Kind::Change, Some(leader)) = (kind, leader) {
+            round.first(leader);
+        }
+        round
+    }
+
+    fn fill(&mut self, admin: &Admin) {
+        self.waiting = admin.shared.topology.control_addresses();
+        self.waiting.reverse();
+    }
+
+    fn first(&mut self, address: String) {
+        self.waiting.retain(|other| *other != address);
+        self.waiting.push(address);
+    }
+
+    fn next(&mut self) -> Option<String> {
+        self.waiting.pop()
+    }
+
+    fn again(&mut self, admin: &Admin) {
+        self.rounds += 1;
+        self.failures.clear();
+        self.redirects = 0;
+        self.fill(admin);
+    }
+
+    fn failed(&mut self, failure: Failure) {
+        self.answered |= !failure.transport;
+        if let Some(address) = failure.address
+            && self.redirects < REDIRECTS_AT_ONCE
+        {
+            self.redirects += 1;
+            self.first(address);
+        }
+        self.failures.push(failure.error);
+    }
+
+    /// Nothing ever answered, several times: the addresses or the certificates are wrong, or all is
+    /// down. A wrong certificate does not mend itself.
+    fn is_hopeless(&self) -> bool {
+        let certificate = |error: &ClientError| error.reason == RefusalReason::BadCertificate;
+        !self.answered
+            && (self.rounds >= SILENT_ROUNDS_MAX || self.failures.iter().any(certificate))
+    }
+
+    fn verdict(self) -> ClientError {
+        crate::topology::worst_of(self.failures)
+    }
+}
+
+fn new_operation() -> OperationId {
+    OperationId::new(Uuid::new_v4())
+}
+
+fn started(answer: v1::OperationStarted) -> Result<OperationId, ClientError> {
+    ids::operation(&answer.operation).map_err(|invalid| {
+        ClientError::new(RefusalReason::Internal, format!("malformed answer: {invalid}"))
+    })
+}

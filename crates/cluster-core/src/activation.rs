@@ -1,0 +1,315 @@
+//! One activation: its waiting points, and the decision that ends its seals.
+//!
+//! Decides from the answers to a seal whether a target can be bound now, later, or not at all. A
+//! target is bound only if three things hold: the lossless proof passes; every copy that was bound
+//! since the last established epoch is fenced (R9); an eligible copy can be brought to the highest
+//! reached end (R6).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keelson_types::{CopyId, Epoch, MemberId, OperationId, Tick, Weakness};
+
+use crate::command::ActivateItem;
+use crate::decision::{
+    ActivationReason, ActivationStep, AgedReply, DECISION_FORMAT, DecisionRecord, StepTiming,
+};
+use crate::manager::ManagerConfig;
+use crate::order::SealReply;
+use crate::proof::{Verdict, lossless};
+use crate::select::{Exclusion, Selection, SelectionInput, first_rule, select};
+use crate::state::{ClusterState, Database, RuleRecord};
+
+/// Timings kept per activation.
+const STEPS_MAX: usize = 32;
+
+/// Who has lease-capable contact with the leader, and who certainly holds no lease.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Contacts {
+    pub(crate) alive: BTreeSet<MemberId>,
+    pub(crate) over: BTreeSet<MemberId>,
+}
+
+/// What a decision depends on, besides the answers.
+#[derive(Clone, Copy)]
+pub(crate) struct Situation<'a> {
+    pub(crate) now: Tick,
+    pub(crate) state: &'a ClusterState,
+    pub(crate) database: &'a Database,
+    pub(crate) contacts: &'a Contacts,
+    pub(crate) config: &'a ManagerConfig,
+    pub(crate) weakness: Weakness,
+}
+
+/// The seals of one epoch.
+#[derive(Clone, Debug)]
+pub(crate) struct Sealing {
+    pub(crate) epoch: Epoch,
+    pub(crate) deadline: Tick,
+    pub(crate) asked: BTreeSet<MemberId>,
+    pub(crate) replies: BTreeMap<MemberId, (Tick, SealReply)>,
+    /// Members that refused or could not be reached.
+    pub(crate) silent: BTreeSet<MemberId>,
+}
+
+/// Where an activation waits.
+#[derive(Clone, Debug)]
+pub(crate) enum Phase {
+    /// For its epoch to be recorded.
+    Allocating { expected: Epoch },
+    /// For its turn.
+    Queued { epoch: Epoch },
+    /// For seals.
+    Sealing(Sealing),
+    /// For its target to be recorded.
+    Binding { epoch: Epoch, target: CopyId },
+    /// For the target to mount.
+    Mounting { epoch: Epoch, target: CopyId, deadline: Tick },
+    /// For the opening frame to be committed; no deadline, since it ends with the target's lease.
+    Opening { epoch: Epoch, target: CopyId },
+    /// For the next attempt, which gets its own epoch.
+    BackingOff { until: Tick },
+    /// For a member to come back; no copy could be bound to the epoch, which is sealed again then.
+    Waiting { epoch: Epoch, until: Tick },
+}
+
+impl Phase {
+    pub(crate) const fn step(&self) -> ActivationStep {
+        match self {
+            Self::Allocating { .. } => ActivationStep::Allocating,
+            Self::Queued { .. } => ActivationStep::Queued,
+            Self::Sealing(_) => ActivationStep::Sealing,
+            Self::Binding { .. } => ActivationStep::Binding,
+            Self::Mounting { .. } => ActivationStep::Mounting,
+            Self::Opening { .. } => ActivationStep::Opening,
+            Self::BackingOff { .. } => ActivationStep::BackingOff,
+            Self::Waiting { .. } => ActivationStep::Waiting,
+        }
+    }
+}
+
+/// What speaks against every copy, compared so that an unchanged picture is recorded once.
+pub(crate) type StuckPicture = (Verdict, Vec<(CopyId, Vec<Exclusion>)>);
+
+/// An activation of one database, over all its attempts.
+#[derive(Clone, Debug)]
+pub(crate) struct Activation {
+    pub(crate) reason: ActivationReason,
+    pub(crate) operation: Option<OperationId>,
+    /// The only copy allowed in this attempt.
+    pub(crate) requested: Option<CopyId>,
+    /// Targets of failed attempts.
+    pub(crate) avoid: BTreeSet<CopyId>,
+    /// From 1.
+    pub(crate) attempt: u32,
+    /// Rounds of seals without a candidate.
+    pub(crate) rounds: u32,
+    pub(crate) began: Tick,
+    pub(crate) steps: Vec<StepTiming>,
+    /// From then on every grant from before the newest allocation has run out.
+    pub(crate) fenced_at: Option<(Epoch, Tick)>,
+    pub(crate) stuck: Option<StuckPicture>,
+    /// The proposal that this activation waits for.
+    pub(crate) tag: Option<u64>,
+    pub(crate) phase: Phase,
+}
+
+impl Activation {
+    pub(crate) fn new(now: Tick, reason: ActivationReason, phase: Phase) -> Self {
+        let steps = vec![StepTiming { step: phase.step(), at_ms: 0 }];
+        Self {
+            reason,
+            operation: None,
+            requested: None,
+            avoid: BTreeSet::new(),
+            attempt: 1,
+            rounds: 0,
+            began: now,
+            steps,
+            fenced_at: None,
+            stuck: None,
+            tag: None,
+            phase,
+        }
+    }
+
+    /// Goes to the next waiting point.
+    pub(crate) fn enter(&mut self, now: Tick, phase: Phase) {
+        let at_ms = u64::try_from(now.since(self.began).as_millis()).unwrap_or(u64::MAX);
+        if self.steps.len() == STEPS_MAX {
+            self.steps.remove(0);
+        }
+        self.steps.push(StepTiming { step: phase.step(), at_ms });
+        self.tag = None;
+        self.phase = phase;
+    }
+
+    /// When grants from before the allocation of `epoch` have run out, counted from when this
+    /// leader first saw the epoch in its applied state.
+    pub(crate) fn fence_clock(&mut self, now: Tick, epoch: Epoch, config: &ManagerConfig) {
+        if self.fenced_at.is_none_or(|(seen, _)| seen != epoch) {
+            self.fenced_at = Some((epoch, now.after(config.lease_wait)));
+        }
+    }
+
+    /// When the manager must look again by itself.
+    pub(crate) fn wake(&self, now: Tick) -> Option<Tick> {
+        match &self.phase {
+            Phase::Sealing(sealing) => {
+                let fence = self.fenced_at.map(|(_, at)| at);
+                [Some(sealing.deadline), fence].into_iter().flatten().filter(|at| *at > now).min()
+            }
+            Phase::Mounting { deadline, .. } => Some(*deadline),
+            Phase::BackingOff { until } | Phase::Waiting { until, .. } => Some(*until),
+            Phase::Allocating { .. }
+            | Phase::Queued { .. }
+            | Phase::Binding { .. }
+            | Phase::Opening { .. } => None,
+        }
+    }
+}
+
+/// What the answers allow.
+#[derive(Clone, Debug)]
+pub(crate) enum Evaluation {
+    /// More answers, or a fence, are waited for.
+    Pending,
+    /// This target can be bound.
+    Bind(Box<ActivateItem>),
+    /// No copy can be bound, and nothing more is expected.
+    Stuck(Box<DecisionRecord>, StuckPicture),
+}
+
+/// Decides what to do with the answers so far.
+pub(crate) fn evaluate(
+    situation: &Situation<'_>,
+    activation: &Activation,
+    sealing: &Sealing,
+) -> Evaluation {
+    let replies: Vec<_> = sealing.replies.values().map(|(_, reply)| reply.clone()).collect();
+    let input = SelectionInput {
+        database: situation.database,
+        members: &situation.state.members,
+        epoch: sealing.epoch,
+        replies: &replies,
+        alive: &situation.contacts.alive,
+        requested: activation.requested,
+        avoid: &activation.avoid,
+        weakness: situation.weakness,
+    };
+    let selection = select(&input);
+    let rules = &situation.database.unestablished;
+    let verdict = lossless(rules, &selection.reached, situation.weakness);
+    let over_time = situation.now >= sealing.deadline;
+    let best = selection.best().map(|best| (best.copy, best.member));
+    if let (true, Some((target, member))) = (verdict.is_lossless(), best) {
+        let life = situation.state.members.get(&member).and_then(|member| member.incarnation);
+        if !over_time && !live_answered(situation, sealing) {
+            return Evaluation::Pending;
+        }
+        let (Some(incarnation), true) = (life, all_fenced(situation, activation, sealing)) else {
+            return Evaluation::Pending;
+        };
+        let rule = first_rule(&input, target);
+        let (required_end, mut sources) = (selection.required_end, selection.sources.clone());
+        sources.retain(|source| source.copy != target);
+        let decision = record(situation, activation, sealing, (selection, verdict), Some(target));
+        return Evaluation::Bind(Box::new(ActivateItem {
+            database: situation.database.id,
+            epoch: sealing.epoch,
+            target,
+            incarnation,
+            rule,
+            required_end,
+            sources,
+            decision,
+        }));
+    }
+    if !over_time && !nothing_expected(situation, sealing) {
+        return Evaluation::Pending;
+    }
+    let reasons = selection.candidates.iter().map(|c| (c.copy, c.excluded.clone())).collect();
+    let picture = (verdict.clone(), reasons);
+    let decision = record(situation, activation, sealing, (selection, verdict), None);
+    Evaluation::Stuck(Box::new(decision), picture)
+}
+
+/// Whether every copy on a member that may hold a lease has answered, one way or the other.
+fn live_answered(situation: &Situation<'_>, sealing: &Sealing) -> bool {
+    let members = situation.database.copies.values().map(|copy| copy.member);
+    let mut live = members.filter(|member| !situation.contacts.over.contains(member));
+    live.all(|member| sealing.replies.contains_key(&member) || sealing.silent.contains(&member))
+}
+
+/// Whether neither an answer nor a contact can still come before the deadline.
+fn nothing_expected(situation: &Situation<'_>, sealing: &Sealing) -> bool {
+    let members = &situation.state.members;
+    let lives = |id| members.get(id).is_some_and(|member| member.incarnation.is_some());
+    let answered = sealing
+        .asked
+        .iter()
+        .all(|id| sealing.replies.contains_key(id) || sealing.silent.contains(id) || !lives(id));
+    let contacts = situation.contacts;
+    let mut members = situation.database.copies.values().map(|copy| copy.member);
+    answered && members.all(|m| contacts.alive.contains(&m) || contacts.over.contains(&m))
+}
+
+/// Whether no copy bound since the last established epoch can serve any more (R9).
+fn all_fenced(situation: &Situation<'_>, activation: &Activation, sealing: &Sealing) -> bool {
+    let waited = activation
+        .fenced_at
+        .is_some_and(|(epoch, at)| epoch == sealing.epoch && situation.now >= at);
+    let mut bound = situation.database.unestablished.iter();
+    waited || bound.all(|record| is_fenced(situation, sealing, record))
+}
+
+/// Whether the copy bound in `record`'s epoch cannot serve any more: its member's lease is over, or
+/// its life is; or that very life has sealed it. A seal of a later life proves nothing about an
+/// earlier one that may go on in a cloned directory (S9.3).
+fn is_fenced(situation: &Situation<'_>, sealing: &Sealing, record: &RuleRecord) -> bool {
+    let active = record.rule.active;
+    let holder = record.rule.participants.iter().find(|p| p.copy == active).map(|p| p.member);
+    let Some(member) = holder.and_then(|id| situation.state.members.get(&id)) else {
+        return false;
+    };
+    let id = member.config.id;
+    let life_over = member.is_over(record.incarnation);
+    let reply = sealing.replies.get(&id).map(|(_, reply)| reply);
+    let sealed = reply.is_some_and(|r| r.copy == active && r.sealed >= sealing.epoch)
+        && member.incarnation == Some(record.incarnation);
+    situation.contacts.over.contains(&id) || life_over || sealed
+}
+
+fn record(
+    situation: &Situation<'_>,
+    activation: &Activation,
+    sealing: &Sealing,
+    (selection, verdict): (Selection, Verdict),
+    chosen: Option<CopyId>,
+) -> DecisionRecord {
+    let aged = |(at, reply): &(Tick, SealReply)| AgedReply {
+        age_ms: u64::try_from(situation.now.since(*at).as_millis()).unwrap_or(u64::MAX),
+        reply: reply.clone(),
+    };
+    let copies = &situation.database.copies;
+    let holds = |member: &&MemberId| copies.values().any(|copy| copy.member == **member);
+    DecisionRecord {
+        format: DECISION_FORMAT,
+        code_version: situation.config.code_version.clone(),
+        database: situation.database.id,
+        epoch: sealing.epoch,
+        attempt: activation.attempt,
+        reason: activation.reason.clone(),
+        operation: activation.operation,
+        rules: situation.database.unestablished.clone(),
+        replies: sealing.replies.values().map(aged).collect(),
+        alive: situation.contacts.alive.iter().filter(holds).copied().collect(),
+        reached: selection.reached.into_iter().collect(),
+        verdict,
+        candidates: selection.candidates,
+        chosen,
+        required_end: selection.required_end,
+        steps: activation.steps.clone(),
+        omitted: 0,
+    }
+    .bounded()
+}

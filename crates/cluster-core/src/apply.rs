@@ -1,0 +1,111 @@
+//! Applying commands to the replicated state.
+//!
+//! Deterministic: the result depends on the state, the index and the command alone, so every member
+//! that applies the same log has the same state. A refused command changes nothing but the recorded
+//! clock. No command can fail half way: all checks of an item come before its first change.
+
+mod databases;
+mod epochs;
+mod members;
+mod records;
+
+use keelson_types::{DatabaseId, MemberId, RefusalReason, Weakness};
+
+use crate::command::{Answer, Command, Outcome, Refusal};
+use crate::event::{Event, EventKind};
+use crate::state::{ClusterState, Database, Member};
+
+/// Result of one command inside this module.
+type Applied = Result<Answer, Refusal>;
+
+/// Shorthand for a refusal.
+fn refuse<T>(reason: RefusalReason, message: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::new(reason, message))
+}
+
+impl ClusterState {
+    /// Applies one command of the log. `index` is the command's log index and rises from call to
+    /// call.
+    pub fn apply(&mut self, index: u64, command: &Command) -> Outcome {
+        self.apply_with(index, command, Weakness::None)
+    }
+
+    /// [`Self::apply`] with one rule switched off, for the simulator only.
+    pub fn apply_with(&mut self, index: u64, command: &Command, weakness: Weakness) -> Outcome {
+        let applied = match command {
+            Command::Batch(commands) => {
+                let outcomes = commands.iter().map(|c| self.apply_with(index, c, weakness));
+                Ok(Answer::Batch(outcomes.collect()))
+            }
+            Command::Stamped { unix_ms, command } => {
+                self.clock_unix_ms = self.clock_unix_ms.max(*unix_ms);
+                return self.apply_with(index, command, weakness);
+            }
+            Command::AllocateEpochs(items) => Ok(self.allocate_epochs(index, items)),
+            Command::Activate(items) => Ok(self.activate(index, items, weakness)),
+            other => self.apply_single(index, other),
+        };
+        applied.map_or_else(Outcome::Refused, Outcome::Ok)
+    }
+
+    fn apply_single(&mut self, index: u64, command: &Command) -> Applied {
+        match command {
+            Command::InitCluster { .. }
+            | Command::AddMember { .. }
+            | Command::SetMember { .. }
+            | Command::RemoveMember { .. }
+            | Command::StartIncarnation { .. }
+            | Command::ConfirmIncarnation { .. }
+            | Command::NoteSilence { .. }
+            | Command::CertifyDeath { .. }
+            | Command::ReleaseIncarnation { .. }
+            | Command::RaiseRecoveryGeneration { .. } => self.apply_member(index, command),
+            Command::Established { database, epoch } => self.established(index, *database, *epoch),
+            Command::ChangeRule { database, epoch, expected_version, rule } => {
+                self.change_rule(index, *database, *epoch, *expected_version, rule)
+            }
+            Command::AppendEvent { .. }
+            | Command::RecordDecision(_)
+            | Command::PutOperation { .. }
+            | Command::UpdateOperation { .. } => self.apply_record(index, command),
+            _ => self.apply_database(index, command),
+        }
+    }
+
+    fn event(
+        &mut self,
+        index: u64,
+        member: Option<MemberId>,
+        database: Option<DatabaseId>,
+        kind: EventKind,
+    ) {
+        let unix_ms = self.clock_unix_ms;
+        self.events.push(Event { index, unix_ms, member, database, kind });
+    }
+
+    fn member_mut(&mut self, id: MemberId) -> Result<&mut Member, Refusal> {
+        let unknown = || Refusal::new(RefusalReason::UnknownMember, format!("no member {id}"));
+        self.members.get_mut(&id).ok_or_else(unknown)
+    }
+
+    fn database(&self, id: DatabaseId) -> Result<&Database, Refusal> {
+        let unknown = || Refusal::new(RefusalReason::UnknownDatabase, format!("no database {id}"));
+        self.databases.get(&id).ok_or_else(unknown)
+    }
+
+    fn database_mut(&mut self, id: DatabaseId) -> Result<&mut Database, Refusal> {
+        let unknown = || Refusal::new(RefusalReason::UnknownDatabase, format!("no database {id}"));
+        self.databases.get_mut(&id).ok_or_else(unknown)
+    }
+
+    /// Notes that the pairs which the target's member serves change with this command (R9).
+    fn touch_assignments(&mut self, index: u64, database: DatabaseId) {
+        let member = self.databases.get(&database).and_then(Database::target_member);
+        if let Some(member) = member.and_then(|member| self.members.get_mut(&member)) {
+            member.assignment_revision = index;
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,262 @@
+//! Commands about databases and copies.
+
+use std::collections::BTreeMap;
+
+use keelson_types::{
+    CommitConstraint, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch, MountIntent,
+    RefusalReason, StreamId,
+};
+
+use super::{Applied, refuse};
+use crate::command::{Answer, Command, Refusal};
+use crate::decision::ActivationReason;
+use crate::event::EventKind;
+use crate::ring::Ring;
+use crate::state::{
+    ClusterState, ConstraintSetting, CopyConfig, Database, DatabaseSettings, NewCopy,
+};
+
+const MIB: u64 = 1024 * 1024;
+
+impl ClusterState {
+    pub(super) fn apply_database(&mut self, index: u64, command: &Command) -> Applied {
+        match command {
+            Command::CreateDatabase { id, name, stream, settings, copies } => {
+                self.create_database(index, (*id, name, *stream), settings, copies)
+            }
+            Command::RemoveDatabase { database, force } => {
+                self.remove_database(index, *database, *force)
+            }
+            Command::AddCopy { database, copy } => self.add_copy(index, *database, copy),
+            Command::SetCopy { database, copy, preference, leaving } => {
+                self.set_copy(*database, *copy, *preference, *leaving)
+            }
+            Command::ReplaceCopy { database, old, new } => {
+                self.replace_copy(index, *database, *old, *new)
+            }
+            Command::RemoveCopy { database, copy } => self.remove_copy(index, *database, *copy),
+            Command::SetMountIntent { database, intent } => {
+                self.set_mount_intent(index, *database, *intent)
+            }
+            Command::SetDatabase { database, settings } => {
+                check_settings(settings, self.database(*database)?.ha_copy_count())?;
+                self.database_mut(*database)?.settings = settings.clone();
+                Ok(Answer::Done)
+            }
+            _ => refuse(RefusalReason::Internal, "not a command about databases"),
+        }
+    }
+
+    fn create_database(
+        &mut self,
+        index: u64,
+        (id, name, stream): (DatabaseId, &DatabaseName, StreamId),
+        settings: &DatabaseSettings,
+        copies: &[NewCopy],
+    ) -> Applied {
+        if let Some(known) = self.databases.get(&id) {
+            if known.name == *name && known.stream == stream {
+                return Ok(Answer::Done);
+            }
+            return refuse(RefusalReason::AlreadyExists, format!("database {id} exists"));
+        }
+        if self.database_named(name.as_str()).is_some() {
+            return refuse(RefusalReason::AlreadyExists, format!("database {name} exists"));
+        }
+        let mut database = Database {
+            id,
+            name: name.clone(),
+            created_at_index: index,
+            settings: settings.clone(),
+            intent: MountIntent::Mounted,
+            copies: BTreeMap::new(),
+            stream,
+            epoch: Epoch::ZERO,
+            assigned_at: index,
+            state: DatabaseState::New,
+            target: None,
+            binding: None,
+            rule: None,
+            unestablished: Vec::new(),
+            history: Ring::default(),
+        };
+        for copy in copies {
+            self.check_new_copy(&database, copy)?;
+            database.copies.insert(copy.copy, new_copy(index, copy));
+        }
+        if copies.is_empty() {
+            return refuse(RefusalReason::BadArgument, "a database needs at least one copy");
+        }
+        if database.ha_copy_count() == 0 {
+            return refuse(RefusalReason::BadArgument, "a database needs at least one HA copy");
+        }
+        check_settings(settings, database.ha_copy_count())?;
+        self.databases.insert(id, database);
+        self.event(index, None, Some(id), EventKind::DatabaseCreated);
+        Ok(Answer::Done)
+    }
+
+    fn check_new_copy(&self, database: &Database, copy: &NewCopy) -> Result<(), Refusal> {
+        let Some(member) = self.members.get(&copy.member) else {
+            return refuse(RefusalReason::UnknownMember, format!("no member {}", copy.member));
+        };
+        if member.config.data_address.is_empty() {
+            let message = format!("{} is a witness and holds no copies", member.config.name);
+            return refuse(RefusalReason::Precondition, message);
+        }
+        if database.copies.contains_key(&copy.copy) {
+            return refuse(RefusalReason::AlreadyExists, format!("copy {} exists", copy.copy));
+        }
+        if database.copy_on(copy.member).is_some() {
+            let message = format!("{} already holds a copy", member.config.name);
+            return refuse(RefusalReason::AlreadyExists, message);
+        }
+        Ok(())
+    }
+
+    fn remove_database(&mut self, index: u64, id: DatabaseId, force: bool) -> Applied {
+        let database = self.database(id)?;
+        if database.intent == MountIntent::Mounted && !force {
+            let message = format!("{} is wanted open; dismount it first", database.name);
+            return refuse(RefusalReason::Precondition, message);
+        }
+        self.touch_assignments(index, id);
+        self.databases.remove(&id);
+        self.event(index, None, Some(id), EventKind::DatabaseRemoved);
+        Ok(Answer::Done)
+    }
+
+    fn add_copy(&mut self, index: u64, id: DatabaseId, copy: &NewCopy) -> Applied {
+        let database = self.database(id)?;
+        if database.copies.get(&copy.copy).is_some_and(|known| known.member == copy.member) {
+            return Ok(Answer::Done);
+        }
+        self.check_new_copy(database, copy)?;
+        self.database_mut(id)?.copies.insert(copy.copy, new_copy(index, copy));
+        self.event(index, Some(copy.member), Some(id), EventKind::CopyAdded(copy.copy));
+        Ok(Answer::Done)
+    }
+
+    fn set_copy(
+        &mut self,
+        id: DatabaseId,
+        copy: CopyId,
+        preference: Option<u32>,
+        leaving: Option<bool>,
+    ) -> Applied {
+        let database = self.database(id)?;
+        if leaving == Some(true) {
+            check_enough_without(database, copy)?;
+            if database.target == Some(copy) {
+                let message = "the copy is the active one; move the database first";
+                return refuse(RefusalReason::Precondition, message);
+            }
+        }
+        let copy = known_copy(self.database_mut(id)?, copy)?;
+        copy.preference = preference.unwrap_or(copy.preference);
+        copy.leaving = leaving.unwrap_or(copy.leaving);
+        Ok(Answer::Done)
+    }
+
+    fn replace_copy(&mut self, index: u64, id: DatabaseId, old: CopyId, new: CopyId) -> Applied {
+        let database = self.database_mut(id)?;
+        if !database.copies.contains_key(&old) && database.copies.contains_key(&new) {
+            return Ok(Answer::Done);
+        }
+        if database.copies.contains_key(&new) {
+            return refuse(RefusalReason::AlreadyExists, format!("copy {new} exists"));
+        }
+        known_copy(database, old)?;
+        if database.target == Some(old) {
+            return refuse(RefusalReason::Precondition, "the copy is the active one");
+        }
+        if let Some(copy) = database.copies.remove(&old) {
+            let member = copy.member;
+            database.copies.insert(new, CopyConfig { added_at_index: index, ..copy });
+            self.event(index, Some(member), Some(id), EventKind::CopyRemoved(old));
+            self.event(index, Some(member), Some(id), EventKind::CopyAdded(new));
+        }
+        Ok(Answer::Done)
+    }
+
+    fn remove_copy(&mut self, index: u64, id: DatabaseId, copy: CopyId) -> Applied {
+        let database = self.database_mut(id)?;
+        let member = known_copy(database, copy)?.member;
+        if database.target == Some(copy) {
+            let message = "the copy is the active one; move the database first";
+            return refuse(RefusalReason::Precondition, message);
+        }
+        if database.copies.len() == 1 {
+            return refuse(RefusalReason::Precondition, "the last copy goes with its database");
+        }
+        let counts = database.rule.as_ref().is_some_and(|rule| rule.has(copy));
+        if counts && database.intent == MountIntent::Mounted {
+            let message = "the copy counts in the commit rule; mark it as leaving and retry \
+                           when the active has dropped it";
+            return refuse(RefusalReason::Precondition, message);
+        }
+        check_enough_without(database, copy)?;
+        database.copies.remove(&copy);
+        self.event(index, Some(member), Some(id), EventKind::CopyRemoved(copy));
+        Ok(Answer::Done)
+    }
+
+    fn set_mount_intent(&mut self, index: u64, id: DatabaseId, intent: MountIntent) -> Applied {
+        if self.database(id)?.intent == intent {
+            return Ok(Answer::Done);
+        }
+        self.touch_assignments(index, id);
+        let database = self.database_mut(id)?;
+        database.intent = intent;
+        let used = database.epoch != Epoch::ZERO;
+        self.event(index, None, Some(id), EventKind::IntentChanged(intent));
+        if intent == MountIntent::Mounted && used {
+            self.allocate(index, id, &ActivationReason::Mount)?;
+        }
+        Ok(Answer::Done)
+    }
+}
+
+fn new_copy(index: u64, copy: &NewCopy) -> CopyConfig {
+    CopyConfig {
+        member: copy.member,
+        preference: copy.preference,
+        kind: copy.kind,
+        leaving: false,
+        added_at_index: index,
+    }
+}
+
+fn known_copy(database: &mut Database, copy: CopyId) -> Result<&mut CopyConfig, Refusal> {
+    let message = format!("{} has no copy {copy}", database.name);
+    let unknown = || Refusal::new(RefusalReason::UnknownCopy, message);
+    database.copies.get_mut(&copy).ok_or_else(unknown)
+}
+
+/// An explicit constraint needs somebody who can meet it (review C10).
+fn check_settings(settings: &DatabaseSettings, ha_copies: usize) -> Result<(), Refusal> {
+    if !(MIB..=1024 * MIB).contains(&settings.generation_bytes) {
+        let message =
+            format!("generation_bytes {} is not 1 MiB to 1 GiB", settings.generation_bytes);
+        return refuse(RefusalReason::BadArgument, message);
+    }
+    match settings.constraint {
+        ConstraintSetting::Explicit(constraint)
+            if constraint != CommitConstraint::None && ha_copies < 2 =>
+        {
+            let message = format!("{constraint} needs at least two HA copies");
+            refuse(RefusalReason::Precondition, message)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the settings can still be met when the copy is gone.
+fn check_enough_without(database: &Database, copy: CopyId) -> Result<(), Refusal> {
+    let mut rest = database.clone();
+    rest.copies.remove(&copy);
+    if rest.ha_copy_count() == 0 {
+        return refuse(RefusalReason::Precondition, "the last HA copy cannot be removed");
+    }
+    check_settings(&rest.settings, rest.ha_copy_count())
+}

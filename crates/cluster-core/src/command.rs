@@ -1,0 +1,336 @@
+//! The commands of the replicated state and their outcomes.
+//!
+//! A refusal is a value: applying a command never fails, and a refused command changes nothing. A
+//! client that does not know the outcome may send the same command again: commands with ids or
+//! expected values answer a repetition as they answered the first time.
+
+use keelson_types::{
+    ClusterId, CommitRule, CopyId, DatabaseId, DatabaseName, Epoch, IncarnationId, LogEnd,
+    MemberId, MountIntent, OperationId, RefusalReason, SiteName, StreamId,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::decision::{ActivationReason, DecisionRecord};
+use crate::event::EventKind;
+use crate::operation::{Operation, OperationKind, OperationState};
+use crate::order::Source;
+use crate::state::{DatabaseSettings, MemberConfig, NewCopy};
+
+/// One database in an `AllocateEpochs`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AllocateItem {
+    /// The database.
+    pub database: DatabaseId,
+    /// The item is refused if this is not the database's highest epoch.
+    pub expected: Epoch,
+    /// Why.
+    pub reason: ActivationReason,
+}
+
+/// One database in an `Activate`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ActivateItem {
+    /// The database.
+    pub database: DatabaseId,
+    /// The item is refused if the epoch moved on or has a target.
+    pub epoch: Epoch,
+    /// The copy that becomes the active of the epoch; its member must have a recorded incarnation.
+    pub target: CopyId,
+    /// Life of the target's member that was sealed; refused if it is another one by now (R5).
+    pub incarnation: IncarnationId,
+    /// The first rule of the epoch.
+    pub rule: CommitRule,
+    /// Log end that the target must hold before it opens the epoch.
+    pub required_end: LogEnd,
+    /// Who has the log, highest end first.
+    pub sources: Vec<Source>,
+    /// Why this copy.
+    pub decision: DecisionRecord,
+}
+
+/// A change of the replicated state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// Names the cluster; once.
+    InitCluster {
+        /// Its identity.
+        cluster: ClusterId,
+    },
+    /// Adds a member.
+    AddMember {
+        /// Identity, name, addresses.
+        member: MemberConfig,
+    },
+    /// Changes a member. Rules keep the site with which they were recorded until the active changes
+    /// them.
+    SetMember {
+        /// The member.
+        member: MemberId,
+        /// New address of the control process.
+        control_address: Option<String>,
+        /// New address of the data process.
+        data_address: Option<String>,
+        /// New site.
+        site: Option<SiteName>,
+        /// Whether it votes.
+        voter: Option<bool>,
+    },
+    /// Removes a member that holds no copies.
+    RemoveMember {
+        /// The member.
+        member: MemberId,
+    },
+    /// Records a new life of a member's data process. It gets no lease before its predecessor's is
+    /// over.
+    StartIncarnation {
+        /// The member.
+        member: MemberId,
+        /// Drawn by the control process.
+        incarnation: IncarnationId,
+    },
+    /// The predecessor's lease has run out: the recorded incarnation may hold leases. The
+    /// predecessor is not the recorded life, so it can never be renewed again and the fact stays
+    /// true.
+    ConfirmIncarnation {
+        /// The member.
+        member: MemberId,
+        /// The predecessor that is over; refused if the state waits for another one.
+        previous: IncarnationId,
+    },
+    /// The lease of the recorded incarnation ran out, or was granted again.
+    NoteSilence {
+        /// The member.
+        member: MemberId,
+        /// Refused if another one is recorded by now.
+        incarnation: IncarnationId,
+        /// Whether it ran out.
+        silent: bool,
+    },
+    /// The control process reaped its child: this incarnation is dead and never comes back.
+    CertifyDeath {
+        /// The member.
+        member: MemberId,
+        /// The dead life.
+        incarnation: IncarnationId,
+    },
+    /// The incarnation stopped serving and gives its lease back.
+    ReleaseIncarnation {
+        /// The member.
+        member: MemberId,
+        /// The life that ends.
+        incarnation: IncarnationId,
+    },
+    /// Creates a database, wanted open.
+    CreateDatabase {
+        /// Chosen by the client; the same id again is the same request.
+        id: DatabaseId,
+        /// Unique.
+        name: DatabaseName,
+        /// Identity of its log.
+        stream: StreamId,
+        /// Shared settings.
+        settings: DatabaseSettings,
+        /// Its copies, at least one.
+        copies: Vec<NewCopy>,
+    },
+    /// Removes a database.
+    RemoveDatabase {
+        /// The database.
+        database: DatabaseId,
+        /// Also while it is wanted open.
+        force: bool,
+    },
+    /// Adds a copy; it counts only after the active has admitted it (R1).
+    AddCopy {
+        /// The database.
+        database: DatabaseId,
+        /// The copy.
+        copy: NewCopy,
+    },
+    /// Changes a copy's preference, or marks it as leaving.
+    SetCopy {
+        /// The database.
+        database: DatabaseId,
+        /// The copy.
+        copy: CopyId,
+        /// New activation preference.
+        preference: Option<u32>,
+        /// Whether the active must drop it from the rule, and nothing may activate it.
+        leaving: Option<bool>,
+    },
+    /// Gives a wiped or reseeded copy its new identity (R4); the old id stays in recorded rules,
+    /// where it is never reached again.
+    ReplaceCopy {
+        /// The database.
+        database: DatabaseId,
+        /// The id that is gone.
+        old: CopyId,
+        /// The fresh id.
+        new: CopyId,
+    },
+    /// Removes a copy that is neither the target nor, while the database is wanted open, in the
+    /// rule.
+    RemoveCopy {
+        /// The database.
+        database: DatabaseId,
+        /// The copy.
+        copy: CopyId,
+    },
+    /// Opens or closes a database. Opening allocates an epoch: every mount is a new one (R5).
+    SetMountIntent {
+        /// The database.
+        database: DatabaseId,
+        /// What is wanted.
+        intent: MountIntent,
+    },
+    /// Replaces the settings of a database. A new constraint takes effect when the active has
+    /// changed the rule (R1), or with the next epoch.
+    SetDatabase {
+        /// The database.
+        database: DatabaseId,
+        /// All settings.
+        settings: DatabaseSettings,
+    },
+    /// Begins activations: new epochs without a target. Takes each pair away from its active.
+    AllocateEpochs(Vec<AllocateItem>),
+    /// Binds targets, once per epoch.
+    Activate(Vec<ActivateItem>),
+    /// The active of the epoch committed its opening frame under the epoch's rule.
+    Established {
+        /// The database.
+        database: DatabaseId,
+        /// Refused if the epoch moved on.
+        epoch: Epoch,
+    },
+    /// The active changes its rule. It requires old AND new from before it proposes until it knows
+    /// the outcome (R1), so replacing the recorded rule of this epoch loses nothing.
+    ChangeRule {
+        /// The database.
+        database: DatabaseId,
+        /// Refused if the epoch moved on.
+        epoch: Epoch,
+        /// Refused if the recorded rule has another version, unless it equals `rule` already.
+        expected_version: u64,
+        /// The new rule, version `expected_version + 1`.
+        rule: CommitRule,
+    },
+    /// Raises the first half of all future epochs (S19).
+    RaiseRecoveryGeneration {
+        /// The current one; refused if it moved on.
+        expected: u32,
+    },
+    /// Several commands in order; each has its own outcome, none undoes another.
+    Batch(Vec<Command>),
+    /// Any command with the proposer's wall clock, which events and operations then carry.
+    Stamped {
+        /// Unix milliseconds.
+        unix_ms: u64,
+        /// The command.
+        command: Box<Command>,
+    },
+    /// Records an event.
+    AppendEvent {
+        /// The member concerned.
+        member: Option<MemberId>,
+        /// The database concerned.
+        database: Option<DatabaseId>,
+        /// What happened.
+        kind: EventKind,
+    },
+    /// Records a decision that bound no target.
+    RecordDecision(Box<DecisionRecord>),
+    /// Records an operation; the same id and kind again is the same request.
+    PutOperation {
+        /// Chosen by the client.
+        id: OperationId,
+        /// What is done.
+        kind: OperationKind,
+    },
+    /// Records progress. A finished operation does not change any more.
+    UpdateOperation {
+        /// The operation.
+        id: OperationId,
+        /// Where it stands.
+        state: OperationState,
+        /// 0 to 100.
+        progress_percent: u8,
+        /// For people; cut to 512 bytes.
+        message: String,
+    },
+}
+
+/// Why something was refused.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct Refusal {
+    /// With a stable code and a hint.
+    pub reason: RefusalReason,
+    /// With names and values.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    #[must_use]
+    pub fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// What one item of an `AllocateEpochs` got.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AllocatedEpoch {
+    /// The database.
+    pub database: DatabaseId,
+    /// Its new epoch.
+    pub result: Result<Epoch, Refusal>,
+}
+
+/// What one item of an `Activate` got.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ActivatedTarget {
+    /// The database.
+    pub database: DatabaseId,
+    /// Whether the target is bound.
+    pub result: Result<(), Refusal>,
+}
+
+/// Data of a successful command.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// Nothing to say.
+    Done,
+    /// Of `AllocateEpochs`, in the order of the items.
+    Epochs(Vec<AllocatedEpoch>),
+    /// Of `Activate`, in the order of the items.
+    Activated(Vec<ActivatedTarget>),
+    /// Of `PutOperation` and `UpdateOperation`: as it stands now.
+    Operation(Box<Operation>),
+    /// Of `Batch`, in order.
+    Batch(Vec<Outcome>),
+}
+
+/// What became of a command.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Applied, or had been applied before.
+    Ok(Answer),
+    /// Nothing changed.
+    Refused(Refusal),
+}
+
+impl Outcome {
+    /// The answer as a result.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn into_result(self) -> Result<Answer, Refusal> {
+        match self {
+            Self::Ok(answer) => Ok(answer),
+            Self::Refused(refusal) => Err(refusal),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Decision records: why a copy was activated, or why none was, with every input.
+//!
+//! A record can be explained afterwards by running [`crate::select()`] and [`crate::lossless`]
+//! again on its inputs (G8). Records are bounded to about 4 KiB of JSON; what did not fit is
+//! counted in `omitted`.
+
+use keelson_types::{CopyFault, CopyId, DatabaseId, Epoch, LogEnd, MemberId, OperationId};
+use serde::{Deserialize, Serialize};
+
+use crate::order::SealReply;
+use crate::proof::Verdict;
+use crate::select::{Candidate, Exclusion};
+use crate::state::RuleRecord;
+
+/// Version of the record's format.
+pub const DECISION_FORMAT: u32 = 1;
+/// Bound of one record as JSON.
+pub const DECISION_BYTES_MAX: usize = 4096;
+
+/// Why an activation was begun.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivationReason {
+    /// The database was never activated.
+    NewDatabase,
+    /// An operator mounted it.
+    Mount,
+    /// The active's member lost its lease.
+    LeaseExpired,
+    /// The active's data process was certified dead.
+    DeathCertified,
+    /// The active's data process stopped in order, or its member is gone.
+    Released,
+    /// The active's data process is another one than the bound one (R5).
+    Restarted,
+    /// The active makes no progress, or gave its epoch up, on a member that lives (S8, S10).
+    Wedged,
+    /// An operator moves it.
+    Switchover {
+        /// Where to.
+        to: MemberId,
+    },
+    /// The attempt before this one failed to mount.
+    MountFailed {
+        /// The copy that failed.
+        copy: CopyId,
+    },
+}
+
+/// A waiting point of an activation, for timings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivationStep {
+    /// The epoch was asked for.
+    Allocating,
+    /// The epoch is recorded; the activation waits for its turn.
+    Queued,
+    /// Seals were sent.
+    Sealing,
+    /// The decision fell.
+    Binding,
+    /// The target was told to mount.
+    Mounting,
+    /// The target mounted; its opening frame is not committed yet.
+    Opening,
+    /// The attempt failed; the next one waits.
+    BackingOff,
+    /// No candidate.
+    Waiting,
+}
+
+/// When a step was reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StepTiming {
+    /// The step.
+    pub step: ActivationStep,
+    /// Milliseconds since the activation began.
+    pub at_ms: u64,
+}
+
+/// A seal reply and its age when the decision fell.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AgedReply {
+    /// Milliseconds between arrival and decision.
+    pub age_ms: u64,
+    /// The reply.
+    pub reply: SealReply,
+}
+
+/// Inputs, arithmetic and result of one attempt to activate a copy.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DecisionRecord {
+    /// [`DECISION_FORMAT`].
+    pub format: u32,
+    /// Version of the code that decided; another version may decide differently (F10).
+    pub code_version: String,
+    /// The database.
+    pub database: DatabaseId,
+    /// The epoch of the attempt.
+    pub epoch: Epoch,
+    /// Number of the attempt, from 1.
+    pub attempt: u32,
+    /// Why.
+    pub reason: ActivationReason,
+    /// The operator's operation, if any.
+    pub operation: Option<OperationId>,
+    /// Rules the proof had to pass, oldest first.
+    pub rules: Vec<RuleRecord>,
+    /// What the copies said.
+    pub replies: Vec<AgedReply>,
+    /// Copies with lease-capable contact.
+    pub alive: Vec<MemberId>,
+    /// Copies that count as reached (R4).
+    pub reached: Vec<CopyId>,
+    /// The proof's result.
+    pub verdict: Verdict,
+    /// All copies in order of preference, with what excludes them.
+    pub candidates: Vec<Candidate>,
+    /// The target; none if the database stays dismounted.
+    pub chosen: Option<CopyId>,
+    /// Highest end among the reached logs.
+    pub required_end: LogEnd,
+    /// When the steps were reached.
+    pub steps: Vec<StepTiming>,
+    /// Entries of the lists above that were left out to keep the record small.
+    pub omitted: u32,
+}
+
+impl DecisionRecord {
+    /// A cautious estimate of the record's length as JSON, where an id has 38 bytes.
+    fn estimated_bytes(&self) -> usize {
+        let participants = self.rules.iter().flat_map(|record| &record.rule.participants);
+        let participants: usize = participants.map(|p| 112 + p.site.as_str().len()).sum();
+        let replies = self.replies.iter().map(|aged| 450 + fault_bytes(aged.reply.fault.as_ref()));
+        let exclusions = self.candidates.iter().flat_map(|candidate| &candidate.excluded);
+        let exclusions = exclusions.map(|exclusion| match exclusion {
+            Exclusion::Faulty(fault) => 16 + fault_bytes(Some(fault)),
+            Exclusion::OtherEpoch(_) => 60,
+            _ => 16,
+        });
+        let ids = self.alive.len() + self.reached.len() + self.verdict.named();
+        let lists = self.rules.len() * 250 + self.candidates.len() * 235 + self.steps.len() * 36;
+        let sums = participants + replies.sum::<usize>() + exclusions.sum::<usize>();
+        700 + self.code_version.len() + ids * 39 + lists + sums
+    }
+
+    /// Leaves entries out until the record is below [`DECISION_BYTES_MAX`], the least telling
+    /// first: early steps, the lowest candidates, the oldest rules, then whatever is left.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        while self.estimated_bytes() > DECISION_BYTES_MAX && self.leave_one_out() {
+            self.omitted += 1;
+        }
+        self
+    }
+
+    fn leave_one_out(&mut self) -> bool {
+        if self.steps.len() > 4 {
+            self.steps.remove(0);
+        } else if self.candidates.len() > 3 {
+            self.candidates.pop();
+        } else if self.rules.len() > 2 {
+            self.rules.remove(0);
+        } else if self.replies.len() > 3 {
+            self.replies.pop();
+        } else {
+            return self.rules.pop().is_some()
+                || self.candidates.pop().is_some()
+                || self.replies.pop().is_some()
+                || self.alive.pop().is_some()
+                || self.reached.pop().is_some();
+        }
+        true
+    }
+}
+
+/// A fault as JSON; its text may grow by escapes.
+fn fault_bytes(fault: Option<&CopyFault>) -> usize {
+    fault.map_or(0, |fault| 24 + fault.to_string().escape_default().count())
+}
+
+/// A record in the ring.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DecisionEntry {
+    /// Index of the command that recorded it.
+    pub index: u64,
+    /// Wall clock of the newest stamped command, in Unix milliseconds.
+    pub unix_ms: u64,
+    /// The record.
+    pub record: DecisionRecord,
+}
+
+#[cfg(test)]
+mod tests;

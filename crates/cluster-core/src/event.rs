@@ -1,0 +1,96 @@
+//! What happened in the cluster, for `keelson event list`, the console and alerts.
+
+use keelson_types::{
+    CommitConstraint, CopyId, DatabaseId, Epoch, IncarnationId, MemberId, MountIntent,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::decision::ActivationReason;
+
+/// One event. Format version 1: fields may be added, none change their meaning.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// Index of the command that caused it.
+    pub index: u64,
+    /// Wall clock of the newest stamped command, in Unix milliseconds.
+    pub unix_ms: u64,
+    /// The member concerned.
+    pub member: Option<MemberId>,
+    /// The database concerned.
+    pub database: Option<DatabaseId>,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// The kinds of events.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// The cluster was created.
+    ClusterCreated,
+    /// A member joined.
+    MemberAdded,
+    /// A member left.
+    MemberRemoved,
+    /// A data process started.
+    MemberUp(IncarnationId),
+    /// The lease of a data process ran out.
+    MemberSilent(IncarnationId),
+    /// Its lease was granted again.
+    MemberBack(IncarnationId),
+    /// A data process ended.
+    MemberDown {
+        /// Which life.
+        incarnation: IncarnationId,
+        /// True for a death certificate, false for a clean stop.
+        certified: bool,
+    },
+    /// A database was created.
+    DatabaseCreated,
+    /// A database was removed.
+    DatabaseRemoved,
+    /// A copy was added.
+    CopyAdded(CopyId),
+    /// A copy was removed.
+    CopyRemoved(CopyId),
+    /// An operator opened or closed a database.
+    IntentChanged(MountIntent),
+    /// An activation began.
+    EpochAllocated {
+        /// The new epoch.
+        epoch: Epoch,
+        /// Why.
+        reason: ActivationReason,
+    },
+    /// A failover or switchover chose its target.
+    Activated {
+        /// The epoch.
+        epoch: Epoch,
+        /// The new active.
+        target: CopyId,
+        /// Why the epoch was allocated; a failover unless it says switchover or mount.
+        reason: ActivationReason,
+    },
+    /// The new active serves.
+    Established(Epoch),
+    /// The commit rule was changed by the active.
+    RuleChanged {
+        /// New version.
+        version: u64,
+        /// New constraint.
+        constraint: CommitConstraint,
+        /// Copies that count now.
+        participants: Vec<CopyId>,
+    },
+    /// Fewer copies count than the constraint speaks of.
+    Degraded {
+        /// Copies that left the rule.
+        dropped: Vec<CopyId>,
+    },
+    /// A copy counts again.
+    Readmitted(CopyId),
+    /// No copy can be activated without losing data; see the newest decision of the database.
+    ActivationWaiting(Epoch),
+    /// Free text.
+    Note(String),
+}

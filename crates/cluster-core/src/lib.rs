@@ -1,0 +1,51 @@
+//! The decisions of the cluster, without clock, network or disk.
+//!
+//! - [`ClusterState`] and [`Command`]: the replicated configuration and its deterministic changes.
+//! - [`lossless`]: the proof that no acknowledged write is left behind.
+//! - [`select()`]: which copy may become active, and what log it must hold.
+//! - [`LeaseTable`] and [`LeaseHolder`]: who may serve, on the leader's and on the member's side.
+//! - [`Manager`]: the leader's machine that moves the active role.
+//!
+//! All of it is pure: time, ids and answers come in with the call, so that the simulator and a
+//! later reader of a decision record get the same result from the same inputs.
+
+mod activation;
+mod apply;
+mod command;
+mod decision;
+mod event;
+mod lease;
+mod manager;
+mod operation;
+mod order;
+mod proof;
+mod ring;
+mod select;
+mod state;
+#[cfg(test)]
+mod testing;
+
+pub use command::{
+    ActivateItem, ActivatedTarget, AllocateItem, AllocatedEpoch, Answer, Command, Outcome, Refusal,
+};
+pub use decision::{
+    ActivationReason, ActivationStep, AgedReply, DECISION_BYTES_MAX, DECISION_FORMAT,
+    DecisionEntry, DecisionRecord, StepTiming,
+};
+pub use event::{Event, EventKind};
+pub use lease::{
+    CoveredPair, Grant, LeaseConfig, LeaseHolder, LeaseRefusal, LeaseTable, RenewRequest, Standing,
+};
+pub use manager::{Manager, ManagerAction, ManagerConfig, ManagerEvent};
+pub use operation::{Operation, OperationKind, OperationState};
+pub use order::{
+    MountFailure, MountOrder, Peer, SealAnswer, SealItem, SealRefusal, SealReply, Source,
+};
+pub use proof::{Verdict, lossless};
+pub use ring::Ring;
+pub use select::{Candidate, Exclusion, Selection, SelectionInput, first_rule, select};
+pub use state::{
+    Assignment, Binding, CERTIFIED_DEAD_MAX, ClusterState, ConstraintSetting, CopyConfig, CopyKind,
+    DECISIONS_MAX, Database, DatabaseSettings, EPOCH_HISTORY_MAX, EVENTS_MAX, EpochRecord, Member,
+    MemberConfig, NewCopy, OPERATIONS_MAX, RuleRecord, STATE_FORMAT_VERSION,
+};

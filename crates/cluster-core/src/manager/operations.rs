@@ -1,0 +1,248 @@
+//! What operators ask for: moves, mounts, dismounts.
+
+use keelson_types::{
+    DatabaseId, DatabaseState, MemberId, MountIntent, OperationId, RefusalReason, Tick,
+};
+
+use super::batch::{Batch, Owner};
+use super::{DismountProgress, Manager};
+use crate::activation::{Activation, Phase};
+use crate::command::{Command, Refusal};
+use crate::decision::ActivationReason;
+use crate::operation::OperationKind;
+use crate::state::{ClusterState, CopyKind, Database};
+
+/// What an operator waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Goal {
+    Move { to: MemberId },
+    Mount,
+    Dismount,
+}
+
+/// An operation under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct PendingOperation {
+    database: DatabaseId,
+    goal: Goal,
+    pub(super) proposal: Proposal,
+}
+
+/// Whether the operator's wish for an open or closed database is recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Proposal {
+    /// It must be looked at.
+    Wanted,
+    /// It was proposed with this tag.
+    Made(u64),
+    /// The state said so already.
+    NotNeeded,
+}
+
+fn refusal(reason: RefusalReason, message: impl Into<String>) -> Refusal {
+    Refusal::new(reason, message)
+}
+
+impl Manager {
+    /// Takes over what was asked of the predecessor. Moves are not begun anew: whoever asked sees
+    /// how far the predecessor got.
+    pub(super) fn adopt_operations(&mut self, state: &ClusterState) {
+        for operation in state.operations.values().filter(|operation| !operation.is_finished()) {
+            let (database, goal) = match &operation.kind {
+                OperationKind::Switchover { database, to } => (*database, Goal::Move { to: *to }),
+                OperationKind::Mount { database } => (*database, Goal::Mount),
+                OperationKind::Dismount { database } => (*database, Goal::Dismount),
+                OperationKind::Seed { .. } | OperationKind::Other(_) => continue,
+            };
+            let pending = PendingOperation { database, goal, proposal: Proposal::Wanted };
+            self.operations.insert(operation.id, pending);
+        }
+    }
+
+    pub(super) fn move_requested(
+        &mut self,
+        now: Tick,
+        state: &ClusterState,
+        (operation, id, to): (OperationId, DatabaseId, MemberId),
+        batch: &mut Batch,
+    ) {
+        if self.operations.contains_key(&operation) {
+            return;
+        }
+        let database = match self.check_move(state, id, to) {
+            Ok(database) => database,
+            Err(refusal) => return batch.finished.push((operation, Err(refusal))),
+        };
+        let pending = PendingOperation {
+            database: id,
+            goal: Goal::Move { to },
+            proposal: Proposal::NotNeeded,
+        };
+        self.operations.insert(operation, pending);
+        if database.target_member() != Some(to) {
+            let reason = ActivationReason::Switchover { to };
+            let phase = Phase::Allocating { expected: database.epoch };
+            let mut job = Activation::new(now, reason.clone(), phase);
+            job.operation = Some(operation);
+            job.requested = database.copy_on(to);
+            batch.allocate(database, reason);
+            self.jobs.insert(id, job);
+        }
+    }
+
+    /// The checks of a switchover that need no question to another member.
+    fn check_move<'a>(
+        &self,
+        state: &'a ClusterState,
+        id: DatabaseId,
+        to: MemberId,
+    ) -> Result<&'a Database, Refusal> {
+        let database = state.databases.get(&id);
+        let database = database
+            .ok_or_else(|| refusal(RefusalReason::UnknownDatabase, format!("no database {id}")))?;
+        let name = &database.name;
+        if database.intent == MountIntent::Dismounted {
+            return Err(refusal(RefusalReason::Dismounted, format!("{name} is dismounted")));
+        }
+        if self.jobs.contains_key(&id) || database.state != DatabaseState::Established {
+            let message = format!("{name} is being activated already");
+            return Err(refusal(RefusalReason::Activating, message));
+        }
+        let member = state.members.get(&to);
+        let member = member
+            .ok_or_else(|| refusal(RefusalReason::UnknownMember, format!("no member {to}")))?;
+        let at = &member.config.name;
+        let copy = database.copy_on(to).and_then(|copy| Some((copy, database.copies.get(&copy)?)));
+        let Some((copy, config)) = copy else {
+            let message = format!("{at} holds no copy of {name}");
+            return Err(refusal(RefusalReason::UnknownCopy, message));
+        };
+        if config.kind == CopyKind::Lagged || config.leaving {
+            let message = format!("the copy on {at} is lagged or leaving");
+            return Err(refusal(RefusalReason::TargetUnfit, message));
+        }
+        if let Some(fault) = self.faults.get(&copy) {
+            let message = format!("the copy on {at} failed: {fault}");
+            return Err(refusal(RefusalReason::TargetUnfit, message));
+        }
+        if !self.contacts(state).alive.contains(&to) {
+            let message = format!("{at} holds no lease");
+            return Err(refusal(RefusalReason::TargetUnfit, message));
+        }
+        Ok(database)
+    }
+
+    pub(super) fn mount_requested(&mut self, now: Tick, operation: OperationId, id: DatabaseId) {
+        let pending =
+            PendingOperation { database: id, goal: Goal::Mount, proposal: Proposal::Wanted };
+        self.operations.entry(operation).or_insert(pending);
+        let job = self.jobs.get_mut(&id).map(|job| &mut job.phase);
+        if let Some(Phase::Waiting { until, .. } | Phase::BackingOff { until }) = job {
+            *until = now;
+        }
+    }
+
+    pub(super) fn dismount_requested(&mut self, operation: OperationId, id: DatabaseId) {
+        let pending =
+            PendingOperation { database: id, goal: Goal::Dismount, proposal: Proposal::Wanted };
+        self.operations.entry(operation).or_insert(pending);
+    }
+
+    /// Ends the operations whose goal is reached, or cannot be.
+    pub(super) fn settle_operations(&mut self, state: &ClusterState, batch: &mut Batch) {
+        self.propose_intents(state, batch);
+        let asked = |id: &OperationId| {
+            batch.single.iter().any(|(owner, _)| *owner == Owner::Operation(*id))
+        };
+        let settled: Vec<_> = self
+            .operations
+            .iter()
+            .filter(|(id, _)| !asked(id))
+            .filter_map(|(id, operation)| Some((*id, self.settle(state, operation)?)))
+            .collect();
+        for (id, result) in settled {
+            self.operations.remove(&id);
+            batch.finished.push((id, result));
+        }
+    }
+
+    /// Proposes what operators want open or closed, once per operation.
+    fn propose_intents(&mut self, state: &ClusterState, batch: &mut Batch) {
+        for (id, operation) in &mut self.operations {
+            let intent = match operation.goal {
+                Goal::Move { .. } => continue,
+                Goal::Mount => MountIntent::Mounted,
+                Goal::Dismount => MountIntent::Dismounted,
+            };
+            let database = operation.database;
+            let Some(recorded) = state.databases.get(&database) else { continue };
+            if operation.proposal != Proposal::Wanted {
+                continue;
+            }
+            operation.proposal = Proposal::NotNeeded;
+            if recorded.intent != intent {
+                let command = Command::SetMountIntent { database, intent };
+                batch.single.push((Owner::Operation(*id), command));
+            }
+        }
+    }
+
+    fn settle(
+        &self,
+        state: &ClusterState,
+        operation: &PendingOperation,
+    ) -> Option<Result<(), Refusal>> {
+        let id = operation.database;
+        let Some(database) = state.databases.get(&id) else {
+            let message = format!("no database {id}");
+            return Some(Err(refusal(RefusalReason::UnknownDatabase, message)));
+        };
+        if let Proposal::Made(tag) = operation.proposal
+            && self.pending.contains(&tag)
+        {
+            return None;
+        }
+        let phase = self.jobs.get(&id).map(|job| &job.phase);
+        match operation.goal {
+            Goal::Dismount if database.intent == MountIntent::Mounted => {
+                let message = format!("{} was mounted meanwhile", database.name);
+                Some(Err(refusal(RefusalReason::Precondition, message)))
+            }
+            Goal::Dismount => {
+                let dismount = self.dismounts.get(&id).map(|dismount| dismount.progress);
+                let closed = database.target.is_none() || dismount == Some(DismountProgress::Done);
+                let over = database.target_member();
+                let over = over.is_some_and(|m| self.contacts(state).over.contains(&m));
+                (closed || over).then_some(Ok(()))
+            }
+            Goal::Move { .. } | Goal::Mount if database.intent == MountIntent::Dismounted => {
+                let message = format!("{} was dismounted meanwhile", database.name);
+                Some(Err(refusal(RefusalReason::Dismounted, message)))
+            }
+            Goal::Move { .. } | Goal::Mount => match phase {
+                Some(Phase::Waiting { .. }) => {
+                    let message = format!("no copy of {} can be activated now", database.name);
+                    Some(Err(refusal(RefusalReason::NoLosslessCopy, message)))
+                }
+                Some(_) => None,
+                None if database.state == DatabaseState::Established => {
+                    Some(reached(state, database, operation.goal))
+                }
+                None => None,
+            },
+        }
+    }
+}
+
+fn reached(state: &ClusterState, database: &Database, goal: Goal) -> Result<(), Refusal> {
+    let active = database.target_member();
+    match goal {
+        Goal::Move { to } if active != Some(to) => {
+            let member = active.and_then(|id| state.members.get(&id));
+            let at = member.map_or("another member", |member| member.config.name.as_str());
+            let message = format!("{} is active on {at} instead", database.name);
+            Err(refusal(RefusalReason::TargetUnfit, message))
+        }
+        Goal::Move { .. } | Goal::Mount | Goal::Dismount => Ok(()),
+    }
+}

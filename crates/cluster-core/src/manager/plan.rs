@@ -1,0 +1,445 @@
+//! What follows from the applied state and the reports: begins activations and drives them on.
+
+use std::collections::BTreeMap;
+
+use keelson_types::{DatabaseId, DatabaseState, Epoch, MemberId, MountIntent, Tick, Weakness};
+
+use super::batch::{Batch, Owner};
+use super::{DismountProgress, Dismounting, Manager};
+use crate::activation::{Activation, Contacts, Evaluation, Phase, Sealing, Situation, evaluate};
+use crate::command::{AllocateItem, Command};
+use crate::decision::ActivationReason;
+use crate::event::EventKind;
+use crate::order::SealItem;
+use crate::state::{ClusterState, Database};
+
+/// Waiting points that one database may pass in one step.
+const TRANSITIONS_MAX: usize = 8;
+
+impl Batch {
+    pub(super) fn allocate(&mut self, database: &Database, reason: ActivationReason) {
+        let (id, expected) = (database.id, database.epoch);
+        self.allocate.push(AllocateItem { database: id, expected, reason });
+    }
+
+    pub(super) fn seal(&mut self, member: MemberId, database: DatabaseId, epoch: Epoch) {
+        self.seals.entry(member).or_default().push(SealItem { database, epoch });
+    }
+}
+
+/// The circumstances of one step.
+struct Round<'a> {
+    now: Tick,
+    state: &'a ClusterState,
+    contacts: Contacts,
+    /// Activations in which each member takes part.
+    load: BTreeMap<MemberId, usize>,
+}
+
+/// What becomes of an activation after one look.
+enum Flow {
+    /// It reached another waiting point; look again.
+    Again,
+    /// It waits.
+    Stay,
+    /// It is over, or somebody else has gone on.
+    Over,
+}
+
+impl Manager {
+    pub(super) fn plan(&mut self, now: Tick, state: &ClusterState, batch: &mut Batch) {
+        if let Some(leading) = &mut self.leading {
+            leading.cold = leading.cold.take().filter(|cold| cold.until > now);
+        }
+        self.certified.retain(|(id, life)| {
+            state.members.get(id).is_some_and(|member| !member.certified_dead.contains(life))
+        });
+        self.jobs.retain(|id, _| state.databases.contains_key(id));
+        self.dismounts.retain(|id, _| state.databases.contains_key(id));
+        let mut round = Round { now, state, contacts: self.contacts(state), load: BTreeMap::new() };
+        for (id, job) in &self.jobs {
+            let members = state.databases.get(id).map(|database| taking_part(database, job));
+            members.into_iter().flatten().for_each(|m| *round.load.entry(m).or_default() += 1);
+        }
+        for database in state.databases.values() {
+            self.consider(&mut round, database, batch);
+        }
+        // Places that became free behind a queued database's back.
+        let queued = self.jobs.iter().filter(|(_, job)| matches!(job.phase, Phase::Queued { .. }));
+        let queued: Vec<_> = queued.map(|(id, _)| *id).collect();
+        for database in queued.iter().filter_map(|id| state.databases.get(id)) {
+            self.consider(&mut round, database, batch);
+        }
+    }
+
+    fn consider(&mut self, round: &mut Round<'_>, database: &Database, batch: &mut Batch) {
+        let id = database.id;
+        if database.intent == MountIntent::Dismounted {
+            self.jobs.remove(&id);
+            return self.dismount(round, database, batch);
+        }
+        self.dismounts.remove(&id);
+        for _ in 0..TRANSITIONS_MAX {
+            let known = self.jobs.remove(&id);
+            let before = known.as_ref().map(|job| taking_part(database, job)).unwrap_or_default();
+            let job = known.or_else(|| self.begin(round, database, batch));
+            let Some(mut job) = job else { return };
+            let flow = self.drive(round, database, &mut job, batch);
+            let after = match flow {
+                Flow::Over => Vec::new(),
+                Flow::Again | Flow::Stay => taking_part(database, &job),
+            };
+            before.iter().for_each(|member| {
+                let load = round.load.entry(*member).or_default();
+                *load = load.saturating_sub(1);
+            });
+            after.iter().for_each(|m| *round.load.entry(*m).or_default() += 1);
+            match flow {
+                Flow::Over => {}
+                Flow::Again => drop(self.jobs.insert(id, job)),
+                Flow::Stay => {
+                    self.jobs.insert(id, job);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Closes the active copy of a database that is wanted closed.
+    fn dismount(&mut self, round: &Round<'_>, database: &Database, batch: &mut Batch) {
+        let (Some(_), Some(member)) = (database.target, database.target_member()) else { return };
+        let epoch = database.epoch;
+        let fresh = Dismounting { epoch, progress: DismountProgress::Wanted };
+        let dismount = self.dismounts.entry(database.id).or_insert(fresh);
+        if dismount.epoch != epoch {
+            *dismount = fresh;
+        }
+        let reachable = round.contacts.alive.contains(&member);
+        if reachable && dismount.progress == DismountProgress::Wanted {
+            dismount.progress = DismountProgress::Ordered;
+            batch.dismounts.push((member, database.id, epoch));
+        }
+    }
+
+    /// Begins an activation if the database needs one.
+    fn begin(
+        &self,
+        round: &Round<'_>,
+        database: &Database,
+        batch: &mut Batch,
+    ) -> Option<Activation> {
+        let now = round.now;
+        let reason = || database.newest_reason().cloned().unwrap_or(ActivationReason::NewDatabase);
+        let allocating = Phase::Allocating { expected: database.epoch };
+        match database.state {
+            DatabaseState::New => {
+                batch.allocate(database, ActivationReason::NewDatabase);
+                Some(Activation::new(now, ActivationReason::NewDatabase, allocating))
+            }
+            DatabaseState::Sealing => {
+                let queued = Phase::Queued { epoch: database.epoch };
+                let ready = !self.is_cold() || actives_alive(round, database);
+                ready.then(|| Activation::new(now, reason(), queued))
+            }
+            DatabaseState::Activating | DatabaseState::Established => {
+                if let Some(reason) = self.trigger(round, database) {
+                    batch.allocate(database, reason.clone());
+                    return Some(Activation::new(now, reason, allocating));
+                }
+                // A predecessor bound the target: its order is repeated to the life that was bound.
+                let (target, member) = (database.target?, database.target_member()?);
+                let unfinished = database.state == DatabaseState::Activating;
+                let here = unfinished && round.contacts.alive.contains(&member);
+                let binding = Phase::Binding { epoch: database.epoch, target };
+                here.then(|| Activation::new(now, reason(), binding))
+            }
+        }
+    }
+
+    fn is_cold(&self) -> bool {
+        self.leading.as_ref().is_some_and(|leading| leading.cold.is_some())
+    }
+
+    /// Why the bound target of the newest epoch cannot go on, if so.
+    fn trigger(&self, round: &Round<'_>, database: &Database) -> Option<ActivationReason> {
+        let life = database.binding.as_ref()?.incarnation;
+        let id = database.target_member()?;
+        let Some(member) = round.state.members.get(&id) else {
+            return Some(ActivationReason::Released);
+        };
+        let certified = self.certified.contains(&(id, life));
+        if certified || member.certified_dead.contains(&life) {
+            return Some(ActivationReason::DeathCertified);
+        }
+        if member.holds_no_lease() {
+            return Some(ActivationReason::Released);
+        }
+        // H8: a restarted active goes on in its epoch (S10).
+        if member.incarnation != Some(life) && self.weakness != Weakness::ResumeAfterRestart {
+            return Some(ActivationReason::Restarted);
+        }
+        let expired = round.contacts.over.contains(&id) && !self.is_cold();
+        expired.then_some(ActivationReason::LeaseExpired)
+    }
+
+    /// One look at an activation.
+    fn drive(
+        &mut self,
+        round: &mut Round<'_>,
+        database: &Database,
+        job: &mut Activation,
+        batch: &mut Batch,
+    ) -> Flow {
+        let now = round.now;
+        match job.phase {
+            Phase::Allocating { expected } => self.drive_allocating(now, database, job, expected),
+            Phase::Queued { epoch } => self.drive_queued(round, database, job, epoch, batch),
+            Phase::Sealing(_) => self.drive_sealing(round, database, job, batch),
+            Phase::Binding { epoch, target } if database.epoch == epoch => {
+                if database.target == Some(target) {
+                    return self.mount(round, database, job, batch);
+                }
+                if !self.outcome_known(job) {
+                    return Flow::Stay;
+                }
+                self.attempt_failed(now, job, epoch, target);
+                Flow::Again
+            }
+            Phase::Mounting { epoch, target, .. } | Phase::Opening { epoch, target }
+                if database.epoch == epoch =>
+            {
+                if database.state == DatabaseState::Established {
+                    return Flow::Over;
+                }
+                if let Some(reason) = self.trigger(round, database) {
+                    job.attempt += 1;
+                    job.avoid.insert(target);
+                    job.requested = None;
+                    allocate_again(now, database, job, reason, batch);
+                    return Flow::Stay;
+                }
+                let late = matches!(job.phase, Phase::Mounting { deadline, .. } if now >= deadline);
+                if late {
+                    self.attempt_failed(now, job, epoch, target);
+                    return Flow::Again;
+                }
+                Flow::Stay
+            }
+            Phase::Binding { .. } | Phase::Mounting { .. } | Phase::Opening { .. } => Flow::Over,
+            Phase::BackingOff { until } if now >= until => {
+                if database.state == DatabaseState::Sealing {
+                    job.enter(now, Phase::Queued { epoch: database.epoch });
+                    return Flow::Again;
+                }
+                let reason = job.reason.clone();
+                allocate_again(now, database, job, reason, batch);
+                Flow::Stay
+            }
+            Phase::Waiting { epoch, until } if now >= until || !self.is_open(database, epoch) => {
+                job.enter(now, Phase::Queued { epoch });
+                Flow::Again
+            }
+            Phase::BackingOff { .. } | Phase::Waiting { .. } => Flow::Stay,
+        }
+    }
+
+    /// Whether the attempt of this epoch has no target yet.
+    fn is_open(&self, database: &Database, epoch: Epoch) -> bool {
+        // H7: a bound epoch is used again for the next target (S11).
+        let shared = self.weakness == Weakness::AttemptsShareEpoch;
+        database.epoch == epoch && (database.target.is_none() || shared)
+    }
+
+    fn outcome_known(&self, job: &Activation) -> bool {
+        job.tag.is_some_and(|tag| !self.pending.contains(&tag))
+    }
+
+    fn drive_allocating(
+        &self,
+        now: Tick,
+        database: &Database,
+        job: &mut Activation,
+        expected: Epoch,
+    ) -> Flow {
+        if database.epoch != expected {
+            if database.target.is_some() {
+                return Flow::Over;
+            }
+            job.enter(now, Phase::Queued { epoch: database.epoch });
+            return Flow::Again;
+        }
+        if self.outcome_known(job) {
+            let until = now.after(self.backoff(job.attempt));
+            job.enter(now, Phase::BackingOff { until });
+        }
+        Flow::Stay
+    }
+
+    fn drive_queued(
+        &self,
+        round: &Round<'_>,
+        database: &Database,
+        job: &mut Activation,
+        epoch: Epoch,
+        batch: &mut Batch,
+    ) -> Flow {
+        if !self.is_open(database, epoch) {
+            return Flow::Over;
+        }
+        job.fence_clock(round.now, epoch, &self.config);
+        let members = || database.copies.values().map(|copy| copy.member);
+        let load = |member: &MemberId| round.load.get(member).copied().unwrap_or(0);
+        if members().any(|member| load(&member) >= self.config.activations_per_member_max) {
+            return Flow::Stay;
+        }
+        // A member without a recorded life has nobody who could answer.
+        let lives = |id: &MemberId| {
+            round.state.members.get(id).is_some_and(|member| member.incarnation.is_some())
+        };
+        let asked = members().filter(lives).collect();
+        let sealing = Sealing {
+            epoch,
+            deadline: round.now.after(self.config.seal_deadline),
+            asked,
+            replies: BTreeMap::new(),
+            silent: members().filter(|id| !lives(id)).collect(),
+        };
+        sealing.asked.iter().for_each(|member| batch.seal(*member, database.id, epoch));
+        job.enter(round.now, Phase::Sealing(sealing));
+        Flow::Again
+    }
+
+    fn drive_sealing(
+        &self,
+        round: &Round<'_>,
+        database: &Database,
+        job: &mut Activation,
+        batch: &mut Batch,
+    ) -> Flow {
+        let Phase::Sealing(sealing) = &job.phase else { return Flow::Stay };
+        let epoch = sealing.epoch;
+        if !self.is_open(database, epoch) {
+            return Flow::Over;
+        }
+        let situation = Situation {
+            now: round.now,
+            state: round.state,
+            database,
+            contacts: &round.contacts,
+            config: &self.config,
+            weakness: self.weakness,
+        };
+        match evaluate(&situation, job, sealing) {
+            Evaluation::Pending => Flow::Stay,
+            Evaluation::Bind(item) => {
+                let target = item.target;
+                batch.activate.push(*item);
+                job.enter(round.now, Phase::Binding { epoch, target });
+                Flow::Stay
+            }
+            Evaluation::Stuck(..) if job.requested.take().is_some() => Flow::Again,
+            Evaluation::Stuck(record, picture) => {
+                if job.stuck.as_ref() != Some(&picture) {
+                    job.stuck = Some(picture);
+                    let waiting = Command::AppendEvent {
+                        member: None,
+                        database: Some(database.id),
+                        kind: EventKind::ActivationWaiting(epoch),
+                    };
+                    batch.single.push((Owner::Nobody, Command::RecordDecision(record)));
+                    batch.single.push((Owner::Nobody, waiting));
+                }
+                job.rounds += 1;
+                let until = round.now.after(self.backoff(job.rounds));
+                job.enter(round.now, Phase::Waiting { epoch, until });
+                Flow::Stay
+            }
+        }
+    }
+
+    fn mount(
+        &self,
+        round: &Round<'_>,
+        database: &Database,
+        job: &mut Activation,
+        batch: &mut Batch,
+    ) -> Flow {
+        let order = round.state.mount_order(database.id);
+        let (Some(order), Some(member)) = (order, database.target_member()) else {
+            return Flow::Over;
+        };
+        let (epoch, target) = (order.epoch, order.target);
+        batch.mounts.push((member, order));
+        let deadline = round.now.after(self.config.mount_deadline);
+        job.enter(round.now, Phase::Mounting { epoch, target, deadline });
+        Flow::Stay
+    }
+
+    /// The active gave up or is stuck on a member that lives: the next epoch takes the pair away
+    /// (S8).
+    pub(super) fn wedged(
+        &mut self,
+        now: Tick,
+        state: &ClusterState,
+        id: DatabaseId,
+        epoch: Epoch,
+        batch: &mut Batch,
+    ) {
+        let database = state.databases.get(&id).filter(|database| database.epoch == epoch);
+        let Some((database, target)) = database.and_then(|d| Some((d, d.target?))) else { return };
+        if database.intent == MountIntent::Dismounted {
+            return;
+        }
+        let allocating = Phase::Allocating { expected: epoch };
+        let fresh = Activation::new(now, ActivationReason::Wedged, allocating);
+        let mut job = match self.jobs.remove(&id) {
+            None => fresh,
+            Some(mut job) => {
+                if matches!(job.phase, Phase::Mounting { .. } | Phase::Opening { .. }) {
+                    self.attempt_failed(now, &mut job, epoch, target);
+                }
+                self.jobs.insert(id, job);
+                return;
+            }
+        };
+        job.avoid.insert(target);
+        batch.allocate(database, ActivationReason::Wedged);
+        self.jobs.insert(id, job);
+    }
+}
+
+fn allocate_again(
+    now: Tick,
+    database: &Database,
+    job: &mut Activation,
+    reason: ActivationReason,
+    batch: &mut Batch,
+) {
+    job.reason = reason.clone();
+    batch.allocate(database, reason);
+    job.enter(now, Phase::Allocating { expected: database.epoch });
+}
+
+/// Whether every copy bound since the last established epoch is on a member with contact.
+fn actives_alive(round: &Round<'_>, database: &Database) -> bool {
+    database.unestablished.iter().all(|record| {
+        let mut participants = record.rule.participants.iter();
+        let active = participants.find(|p| p.copy == record.rule.active);
+        active.is_none_or(|active| round.contacts.alive.contains(&active.member))
+    })
+}
+
+/// The members that an activation occupies at its present waiting point.
+fn taking_part(database: &Database, job: &Activation) -> Vec<MemberId> {
+    match &job.phase {
+        Phase::Sealing(_) => database.copies.values().map(|copy| copy.member).collect(),
+        Phase::Binding { target, .. } | Phase::Mounting { target, .. } => {
+            database.copies.get(target).map(|copy| copy.member).into_iter().collect()
+        }
+        Phase::Allocating { .. }
+        | Phase::Queued { .. }
+        | Phase::Opening { .. }
+        | Phase::BackingOff { .. }
+        | Phase::Waiting { .. } => Vec::new(),
+    }
+}

@@ -1,0 +1,169 @@
+//! What operators ask for.
+
+use keelson_types::{CopyFault, MountIntent, OperationId, RefusalReason};
+
+use super::*;
+
+const OPERATION: OperationId = OperationId::from_u128(7);
+
+fn move_to(n: u128) -> ManagerEvent {
+    ManagerEvent::MoveRequested { operation: OPERATION, database: DB, to: member(n) }
+}
+
+fn finished(actions: &[ManagerAction]) -> Vec<Result<(), RefusalReason>> {
+    let finished = actions.iter().filter_map(|action| match action {
+        ManagerAction::FinishOperation { operation, result } => {
+            assert_eq!(*operation, OPERATION);
+            Some(result.clone().map_err(|refusal| refusal.reason))
+        }
+        _ => None,
+    });
+    finished.collect()
+}
+
+#[test]
+fn a_switchover_seals_the_old_active_and_binds_the_requested_copy() {
+    let mut world = World::established();
+    let actions = world.step(move_to(3));
+    let reason = ActivationReason::Switchover { to: member(3) };
+    assert_eq!(proposals(&actions), [allocate(1, reason)]);
+    assert_eq!(others(&actions), [seal(1, 2), seal(2, 2), seal(3, 2)]);
+    world.sealed(3, 2, end(1, 10));
+    world.sealed(2, 2, end(1, 10));
+    let actions = world.sealed(1, 2, end(1, 20));
+    let item = bound(&actions);
+    assert_eq!((item.target, item.required_end), (copy(3), end(1, 20)));
+    assert_eq!(item.decision.operation, Some(OPERATION));
+    assert_eq!(item.rule, rule(2, 3, CommitConstraint::SecondCopy, &[1, 2, 3]));
+    assert_eq!(mount(&actions).1.sources[0].copy, copy(1), "the old active has the rest");
+    assert_eq!(finished(&world.mount_result(2, Ok(()))), []);
+    let event = ManagerEvent::EstablishedReported { database: DB, epoch: epoch(2) };
+    assert_eq!(finished(&world.step(event)), [Ok(())]);
+}
+
+#[test]
+fn without_its_seal_the_old_active_is_waited_out_r9() {
+    let mut world = World::established();
+    world.log.state.databases.get_mut(&DB).expect("exists").unestablished[0].rule =
+        rule(1, 1, CommitConstraint::AllCopies, &[1, 2, 3]);
+    world.step(move_to(3));
+    world.sealed(2, 2, end(1, 10));
+    world.sealed(3, 2, end(1, 10));
+    assert_eq!(world.step(ManagerEvent::SealFailed { member: member(1) }), []);
+    assert_eq!(world.later(ms(1_009)).step(ManagerEvent::Timer), [], "its grants may still run");
+    let mut certified = world.clone();
+    let actions = world.later(ms(1)).step(ManagerEvent::Timer);
+    assert_eq!(bound(&actions).target, copy(3));
+    let actions = certified.step(ManagerEvent::LeaseExpired { member: member(1) });
+    assert_eq!(bound(&actions).target, copy(3), "or its lease is known to be over");
+}
+
+#[test]
+fn a_switchover_whose_target_fails_goes_on_with_any_copy() {
+    let mut world = World::established();
+    world.step(move_to(3));
+    world.run_seals(&[(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))], 2);
+    assert_eq!(world.mount_result(2, Err(MountFailure::LogNotFetched)), []);
+    let actions = world.later(ms(100)).step(ManagerEvent::Timer);
+    let reason = ActivationReason::MountFailed { copy: copy(3) };
+    assert_eq!(proposals(&actions), [allocate(2, reason)]);
+    let actions = world.run_seals(&[(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))], 3);
+    assert_eq!(bound(&actions).target, copy(1));
+    assert_eq!(finished(&world.mounted(3)), [Err(RefusalReason::TargetUnfit)]);
+}
+
+#[test]
+fn a_switchover_whose_target_cannot_be_sealed_goes_on_in_its_epoch() {
+    let mut world = World::established();
+    world.step(move_to(3));
+    world.sealed(1, 2, end(1, 5));
+    world.sealed(2, 2, end(1, 5));
+    let refused = answer(2, Err(SealRefusal::NotPersisted));
+    let event = ManagerEvent::SealReplies { member: member(3), answers: vec![refused] };
+    let actions = world.step(event);
+    assert_eq!(bound(&actions).target, copy(1));
+}
+
+#[test]
+fn a_switchover_is_checked_before_anything_changes() {
+    let world = World::established();
+    let check = |arrange: &dyn Fn(&mut World), to: u128, expected: RefusalReason| {
+        let mut world = world.clone();
+        arrange(&mut world);
+        let actions = world.step(move_to(to));
+        assert_eq!(finished(&actions), [Err(expected)]);
+        assert_eq!(proposals(&actions), []);
+    };
+    let fault = ManagerEvent::CopyFaultChanged { copy: copy(2), fault: Some(CopyFault::DiskFull) };
+    let leaving = |world: &mut World| {
+        let (copy, leaving) = (copy(2), Some(true));
+        world.log.ok(&Command::SetCopy { database: DB, copy, preference: None, leaving });
+    };
+    check(&|_| {}, 9, RefusalReason::UnknownMember);
+    check(&|world| drop(world.step(fault.clone())), 2, RefusalReason::TargetUnfit);
+    check(&leaving, 2, RefusalReason::TargetUnfit);
+    let gone =
+        |world: &mut World| drop(world.step(ManagerEvent::LeaseExpired { member: member(2) }));
+    check(&gone, 2, RefusalReason::TargetUnfit);
+    let failing = |world: &mut World| {
+        drop(world.step(ManagerEvent::LeaseExpired { member: member(1) }));
+    };
+    check(&failing, 2, RefusalReason::Activating);
+    let closed = |world: &mut World| {
+        let intent = MountIntent::Dismounted;
+        world.log.ok(&Command::SetMountIntent { database: DB, intent });
+    };
+    check(&closed, 2, RefusalReason::Dismounted);
+}
+
+#[test]
+fn a_move_to_where_the_database_is_succeeds_at_once() {
+    let mut world = World::established();
+    let actions = world.step(move_to(1));
+    assert_eq!((finished(&actions), proposals(&actions)), (vec![Ok(())], vec![]));
+}
+
+#[test]
+fn dismount_then_mount_is_a_new_epoch() {
+    let mut world = World::established();
+    let event = ManagerEvent::DismountRequested { operation: OPERATION, database: DB };
+    let actions = world.step(event);
+    let dismount = ManagerAction::Dismount { member: member(1), database: DB, epoch: epoch(1) };
+    assert_eq!(others(&actions), [dismount]);
+    let actions = world.step(ManagerEvent::Dismounted { database: DB, epoch: epoch(1) });
+    assert_eq!(finished(&actions), [Ok(())]);
+    let actions = world.step(ManagerEvent::LeaseExpired { member: member(1) });
+    assert_eq!(proposals(&actions), [silence(1, true)], "nothing is activated");
+    world.alive(1);
+    let event = ManagerEvent::MountRequested { operation: OPERATION, database: DB };
+    let actions = world.step(event);
+    let (database, intent) = (DB, MountIntent::Mounted);
+    assert_eq!(proposals(&actions), [Command::SetMountIntent { database, intent }]);
+    assert_eq!(others(&actions), [seal(1, 2), seal(2, 2), seal(3, 2)]);
+    world.run_seals(&[(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))], 2);
+    assert_eq!(finished(&world.mounted(2)), [Ok(())]);
+}
+
+#[test]
+fn a_refused_wish_ends_its_operation() {
+    let mut world = World::established();
+    let event = ManagerEvent::DismountRequested { operation: OPERATION, database: DB };
+    let actions = world.raw(event);
+    let ManagerAction::Propose { tag, .. } = actions[0] else { panic!("it proposes") };
+    let refusal = crate::Refusal::new(RefusalReason::NoLeader, "lost");
+    let outcome = Outcome::Refused(refusal);
+    let actions = world.step(ManagerEvent::CommandDone { tag, outcome });
+    assert_eq!(finished(&actions), [Err(RefusalReason::NoLeader)]);
+}
+
+#[test]
+fn a_new_leader_finishes_the_operations_of_its_predecessor() {
+    let mut world = World::established();
+    let kind = crate::OperationKind::Switchover { database: DB, to: member(2) };
+    world.log.ok(&Command::PutOperation { id: OPERATION, kind });
+    world.step(ManagerEvent::MoveRequested { operation: OPERATION, database: DB, to: member(2) });
+    world.run_seals(&[(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))], 2);
+    assert_eq!(finished(&world.lead(2)), []);
+    world.all_alive();
+    assert_eq!(finished(&world.mounted(2)), [Ok(())]);
+}

@@ -1,0 +1,402 @@
+//! The replicated configuration: members, databases, copies, epochs, commit rules, operations.
+//!
+//! Owned by consensus: it changes only through [`ClusterState::apply`](crate::ClusterState::apply),
+//! in log order, and is equal on every voter and learner that has applied the same index. Nothing
+//! here is a hot fact (queues, disk space); those travel separately.
+//!
+//! Invariants:
+//! - a database's epoch only rises, and its target is bound at most once per epoch (R5);
+//! - `unestablished` holds the rule of every bound epoch since, and including, the last established
+//!   one (R2), so that a proof over it covers everything that may have been acknowledged;
+//! - a member's recorded incarnation with `previous` unset is the only one that may hold a lease
+//!   (S9.3);
+//! - a (database, epoch) pair that a member serves changes only together with the member's
+//!   `assignment_revision` (R9).
+
+use std::collections::BTreeMap;
+
+use keelson_types::{
+    ClusterId, CommitConstraint, CommitRule, CopyId, DatabaseId, DatabaseName, DatabaseState,
+    Epoch, IncarnationId, LogEnd, MemberId, MemberName, MountIntent, OperationId, SiteName,
+    StreamId,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::decision::{ActivationReason, DecisionEntry};
+use crate::event::Event;
+use crate::operation::Operation;
+use crate::order::{MountOrder, Peer, Source};
+use crate::ring::Ring;
+
+/// Version of the serialized state; a newer one is refused by the snapshot reader.
+pub const STATE_FORMAT_VERSION: u32 = 1;
+/// Certified incarnations remembered per member.
+pub const CERTIFIED_DEAD_MAX: usize = 64;
+/// Epochs remembered per database.
+pub const EPOCH_HISTORY_MAX: usize = 64;
+/// Decision records kept.
+pub const DECISIONS_MAX: usize = 1_000;
+/// Events kept.
+pub const EVENTS_MAX: usize = 2_000;
+/// Operations kept, finished ones included.
+pub const OPERATIONS_MAX: usize = 512;
+
+/// Everything that consensus decides. See the module documentation for the invariants.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// [`STATE_FORMAT_VERSION`] of the writer.
+    pub format_version: u32,
+    /// Set once by `InitCluster`.
+    pub cluster: Option<ClusterId>,
+    /// First half of every new epoch (S19).
+    pub recovery_generation: u32,
+    /// Wall clock of the newest stamped command, in Unix milliseconds; events carry it.
+    pub clock_unix_ms: u64,
+    /// All members, witnesses included.
+    pub members: BTreeMap<MemberId, Member>,
+    /// All databases.
+    pub databases: BTreeMap<DatabaseId, Database>,
+    /// Long work; ids are chosen by the clients.
+    pub operations: BTreeMap<OperationId, Operation>,
+    /// Why copies were activated, or were not.
+    pub decisions: Ring<DecisionEntry, DECISIONS_MAX>,
+    /// What happened.
+    pub events: Ring<Event, EVENTS_MAX>,
+}
+
+impl Default for ClusterState {
+    fn default() -> Self {
+        Self {
+            format_version: STATE_FORMAT_VERSION,
+            cluster: None,
+            recovery_generation: 0,
+            clock_unix_ms: 0,
+            members: BTreeMap::new(),
+            databases: BTreeMap::new(),
+            operations: BTreeMap::new(),
+            decisions: Ring::default(),
+            events: Ring::default(),
+        }
+    }
+}
+
+/// What an operator says about a member.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberConfig {
+    /// Random identity, from the member's own directory.
+    pub id: MemberId,
+    /// The consensus library's node id.
+    pub node: u64,
+    /// Unique in the cluster.
+    pub name: MemberName,
+    /// Its datacenter.
+    pub site: SiteName,
+    /// `host:port` of the control process.
+    pub control_address: String,
+    /// `host:port` of the data process, for clients and replication; empty for a witness.
+    pub data_address: String,
+    /// Whether it votes.
+    pub voter: bool,
+}
+
+/// A server of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// Identity, name, addresses.
+    #[serde(flatten)]
+    pub config: MemberConfig,
+    /// The life of the data process that may hold leases; none after a certificate or a clean stop.
+    pub incarnation: Option<IncarnationId>,
+    /// An earlier life that may still hold a lease: the recorded one gets none until this one is
+    /// certified dead, released, or its lease has run out (`ConfirmIncarnation`).
+    pub previous: Option<IncarnationId>,
+    /// Incarnations certified dead, oldest first; never granted again.
+    pub certified_dead: Vec<IncarnationId>,
+    /// The recorded life whose lease ran out without a successor. It may come back; until then
+    /// its copies are not waited for (review L2). A hint, never part of a proof.
+    #[serde(default)]
+    pub silent: Option<IncarnationId>,
+    /// Index of the last command that changed which (database, epoch) pairs this member serves.
+    /// Every lease grant carries it.
+    pub assignment_revision: u64,
+}
+
+impl Member {
+    /// Whether the state itself proves that no incarnation holds a lease.
+    #[must_use]
+    pub fn holds_no_lease(&self) -> bool {
+        self.incarnation.is_none() && self.previous.is_none()
+    }
+
+    /// Whether there is no reason to wait for this member's copies: its life ended, or its lease did.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.holds_no_lease() || (self.silent.is_some() && self.silent == self.incarnation)
+    }
+
+    /// Whether the state itself proves that `incarnation` can hold no lease any more: it was
+    /// certified, released, or succeeded by a confirmed one.
+    #[must_use]
+    pub fn is_over(&self, incarnation: IncarnationId) -> bool {
+        self.incarnation != Some(incarnation) && self.previous != Some(incarnation)
+    }
+}
+
+/// Whether a copy counts for availability.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyKind {
+    /// A participant and an automatic candidate.
+    Ha,
+    /// Replays late; never a participant nor an automatic candidate, always a source of log.
+    Lagged,
+}
+
+/// A copy as a client asks for it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NewCopy {
+    /// Fresh id; a reseeded copy gets another one (R4).
+    pub copy: CopyId,
+    /// Holder; at most one copy of a database per member.
+    pub member: MemberId,
+    /// Lower is preferred.
+    pub preference: u32,
+    /// HA or lagged.
+    pub kind: CopyKind,
+}
+
+/// A copy of a database.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopyConfig {
+    /// The member that holds it.
+    pub member: MemberId,
+    /// Activation preference; lower is preferred.
+    pub preference: u32,
+    /// HA or lagged.
+    pub kind: CopyKind,
+    /// An operator wants it gone: the active drops it from the rule (R1), nothing activates it.
+    pub leaving: bool,
+    /// Index of the command that added it.
+    pub added_at_index: u64,
+}
+
+/// How the commit constraint is chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConstraintSetting {
+    /// `none` with fewer than two HA copies, else `second_copy`.
+    #[default]
+    Auto,
+    /// This one. Constraints other than `none` need at least two HA copies.
+    Explicit(CommitConstraint),
+}
+
+/// Settings of a database that all members share.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DatabaseSettings {
+    /// What an acknowledgement needs.
+    pub constraint: ConstraintSetting,
+    /// A connected but slow participant is dropped after this many milliseconds; `None` = never,
+    /// writes block instead.
+    pub degrade_after_ms: Option<u64>,
+    /// An active without a lease dismounts after this many milliseconds of hold.
+    pub dismount_after_ms: u64,
+    /// Size at which a generation is closed, 1 MiB to 1 GiB.
+    pub generation_bytes: u64,
+    /// Whether the active compresses frames.
+    #[serde(default)]
+    pub lz4: bool,
+}
+
+impl Default for DatabaseSettings {
+    fn default() -> Self {
+        Self {
+            constraint: ConstraintSetting::Auto,
+            degrade_after_ms: Some(10_000),
+            dismount_after_ms: 30_000,
+            generation_bytes: 16 * 1024 * 1024,
+            lz4: false,
+        }
+    }
+}
+
+/// The commit rule of one bound epoch, and who was bound.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RuleRecord {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Life of the target's member when it was bound; only that life may serve in the epoch (R5).
+    pub incarnation: IncarnationId,
+    /// The rule; `rule.active` is the target.
+    pub rule: CommitRule,
+}
+
+/// One row of a database's epoch history.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Holder of the target; none if no target was ever bound.
+    pub target: Option<MemberId>,
+    /// Why it was allocated.
+    pub reason: ActivationReason,
+    /// Index of the allocation.
+    pub index: u64,
+}
+
+/// How the bound target of the newest epoch is mounted; kept so that a later leader can repeat the
+/// order.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Binding {
+    /// Life of the target's member when it was bound.
+    pub incarnation: IncarnationId,
+    /// Log end that the target must hold before it opens the epoch.
+    pub required_end: LogEnd,
+    /// Who has the log, highest end first.
+    pub sources: Vec<Source>,
+}
+
+/// A database and its copies.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Database {
+    /// Identity.
+    pub id: DatabaseId,
+    /// Unique in the cluster.
+    pub name: DatabaseName,
+    /// Index of the command that created it.
+    pub created_at_index: u64,
+    /// Shared settings.
+    pub settings: DatabaseSettings,
+    /// Whether an operator wants it open.
+    pub intent: MountIntent,
+    /// Its copies.
+    pub copies: BTreeMap<CopyId, CopyConfig>,
+    /// Identity of its log.
+    pub stream: StreamId,
+    /// Highest epoch allocated.
+    pub epoch: Epoch,
+    /// Index at which the newest epoch was allocated or its target bound, whichever is later. A
+    /// lease grant covers the pair only if its revision is at least this.
+    pub assigned_at: u64,
+    /// What is known of the newest epoch.
+    pub state: DatabaseState,
+    /// The copy bound to the newest epoch; none while it is being sealed.
+    pub target: Option<CopyId>,
+    /// How the target is mounted; set with `target`.
+    pub binding: Option<Binding>,
+    /// Rule of the newest *bound* epoch.
+    pub rule: Option<CommitRule>,
+    /// Rules that a lossless proof must pass, oldest first.
+    pub unestablished: Vec<RuleRecord>,
+    /// Newest epochs, oldest first.
+    pub history: Ring<EpochRecord, EPOCH_HISTORY_MAX>,
+}
+
+impl Database {
+    /// The copy that `member` holds.
+    #[must_use]
+    pub fn copy_on(&self, member: MemberId) -> Option<CopyId> {
+        self.copies.iter().find(|(_, copy)| copy.member == member).map(|(id, _)| *id)
+    }
+
+    /// How many copies are HA copies and not leaving.
+    #[must_use]
+    pub fn ha_copy_count(&self) -> usize {
+        self.copies.values().filter(|c| c.kind == CopyKind::Ha && !c.leaving).count()
+    }
+
+    /// The member of the bound target.
+    #[must_use]
+    pub fn target_member(&self) -> Option<MemberId> {
+        self.target.and_then(|copy| self.copies.get(&copy)).map(|copy| copy.member)
+    }
+
+    /// The constraint that the settings ask for now.
+    #[must_use]
+    pub fn wanted_constraint(&self) -> CommitConstraint {
+        match self.settings.constraint {
+            ConstraintSetting::Explicit(constraint) => constraint,
+            ConstraintSetting::Auto if self.ha_copy_count() < 2 => CommitConstraint::None,
+            ConstraintSetting::Auto => CommitConstraint::SecondCopy,
+        }
+    }
+
+    /// Why the newest epoch was allocated.
+    #[must_use]
+    pub fn newest_reason(&self) -> Option<&ActivationReason> {
+        self.history.last().map(|record| &record.reason)
+    }
+}
+
+/// A pair that a member serves, if its lease covers it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Assignment {
+    /// The database.
+    pub database: DatabaseId,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The copy.
+    pub copy: CopyId,
+    /// Life of the member that was bound.
+    pub incarnation: IncarnationId,
+    /// [`Database::assigned_at`].
+    pub assigned_at: u64,
+}
+
+impl ClusterState {
+    /// The pairs that `member` serves: bound to it in the newest epoch, and wanted open.
+    pub fn assignments(&self, member: MemberId) -> impl Iterator<Item = Assignment> + '_ {
+        let databases = self.databases.values();
+        databases.filter_map(move |database| {
+            self.assignment(database.id).filter(|_| database.target_member() == Some(member))
+        })
+    }
+
+    /// The pair of the database's newest epoch, whoever serves it.
+    #[must_use]
+    pub fn assignment(&self, database: DatabaseId) -> Option<Assignment> {
+        let database = self.databases.get(&database)?;
+        if database.intent != MountIntent::Mounted {
+            return None;
+        }
+        Some(Assignment {
+            database: database.id,
+            epoch: database.epoch,
+            copy: database.target?,
+            incarnation: database.binding.as_ref()?.incarnation,
+            assigned_at: database.assigned_at,
+        })
+    }
+
+    /// The order by which the bound target of the newest epoch is mounted.
+    #[must_use]
+    pub fn mount_order(&self, database: DatabaseId) -> Option<MountOrder> {
+        let database = self.databases.get(&database)?;
+        let (target, binding) = (database.target?, database.binding.as_ref()?);
+        let others = database.copies.iter().filter(|(id, _)| **id != target);
+        Some(MountOrder {
+            database: database.id,
+            stream: database.stream,
+            epoch: database.epoch,
+            target,
+            rule: database.rule.clone()?,
+            required_end: binding.required_end,
+            sources: binding.sources.clone(),
+            peers: others
+                .map(|(id, copy)| Peer { copy: *id, member: copy.member, kind: copy.kind })
+                .collect(),
+        })
+    }
+
+    /// The member of that name.
+    #[must_use]
+    pub fn member_named(&self, name: &str) -> Option<&Member> {
+        self.members.values().find(|member| member.config.name.as_str() == name)
+    }
+
+    /// The database of that name.
+    #[must_use]
+    pub fn database_named(&self, name: &str) -> Option<&Database> {
+        self.databases.values().find(|database| database.name.as_str() == name)
+    }
+}

@@ -1,0 +1,108 @@
+//! The `Admin` service: what operators ask for.
+//!
+//! Every handler is thin: it checks the caller, reads names, and proposes commands; the replicated
+//! state decides. Changes are for the leader; a follower refuses them with the leader's address in
+//! the details. Reads are answered from the local applied state.
+
+mod databases;
+mod digests;
+mod members;
+mod records;
+mod status;
+
+use std::sync::Arc;
+
+use keelson_net::{Role, peer_of};
+use keelson_types::{DatabaseName, MemberName, RefusalReason};
+use keelson_wire::Refusal;
+use keelson_wire::v1::admin_server::Admin;
+use keelson_wire::v1::{
+    AddCopyRequest, AddCopyResponse, AddMemberRequest, AddMemberResponse, ClusterStatusRequest,
+    ClusterStatusResponse, CompareDigestsRequest, CompareDigestsResponse, CopyStatusRequest,
+    CopyStatusResponse, CreateDatabaseRequest, CreateDatabaseResponse, DismountDatabaseRequest,
+    InitClusterRequest, InitClusterResponse, ListDecisionsRequest, ListDecisionsResponse,
+    ListEventsRequest, ListEventsResponse, MountDatabaseRequest, OperationStarted,
+    RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
+    RemoveMemberRequest, RemoveMemberResponse, SetDatabaseRequest, SetDatabaseResponse,
+    SetMemberRequest, SetMemberResponse, ShowDatabaseRequest, ShowDatabaseResponse,
+    SwitchoverRequest, TopologyRequest, TopologyResponse,
+};
+use tonic::{Request, Response, Status};
+
+use crate::context::Context;
+
+/// The service. Clones share the control plane.
+#[derive(Clone)]
+pub(crate) struct AdminApi(pub(crate) Arc<Context>);
+
+fn refusal(reason: RefusalReason, what: impl Into<String>) -> Refusal {
+    Refusal::new(reason, what)
+}
+
+fn member_name(text: &str) -> Result<MemberName, Refusal> {
+    MemberName::new(text)
+        .map_err(|error| refusal(RefusalReason::BadName, format!("member {text:?}: {error}")))
+}
+
+fn database_name(text: &str) -> Result<DatabaseName, Refusal> {
+    DatabaseName::new(text)
+        .map_err(|error| refusal(RefusalReason::BadName, format!("database {text:?}: {error}")))
+}
+
+/// Lets administrators and members in, and leaves a line for the audit of every change.
+fn admit<T>(request: &Request<T>, change: Option<&str>) -> Result<(), Refusal> {
+    let peer = peer_of(request)?;
+    if !matches!(peer.role, Role::Admin | Role::Member) {
+        return Err(refusal(RefusalReason::Forbidden, format!("{peer} is no administrator")));
+    }
+    if let Some(change) = change {
+        tracing::info!(%peer, change, "asked by an operator");
+    }
+    Ok(())
+}
+
+/// One arm of the dispatch table: admits the caller, then answers.
+macro_rules! arms {
+    ($($method:ident($request:ty) -> $response:ty = $change:expr, $handler:ident;)*) => {
+        #[tonic::async_trait]
+        impl Admin for AdminApi {
+            $(async fn $method(
+                &self,
+                request: Request<$request>,
+            ) -> Result<Response<$response>, Status> {
+                admit(&request, $change)?;
+                Ok(Response::new(self.0.$handler(request.into_inner()).await?))
+            })*
+        }
+    };
+}
+
+arms! {
+    init_cluster(InitClusterRequest) -> InitClusterResponse =
+        Some("init_cluster"), admin_init_cluster;
+    cluster_status(ClusterStatusRequest) -> ClusterStatusResponse = None, admin_cluster_status;
+    topology(TopologyRequest) -> TopologyResponse = None, admin_topology;
+    add_member(AddMemberRequest) -> AddMemberResponse = Some("add_member"), admin_add_member;
+    remove_member(RemoveMemberRequest) -> RemoveMemberResponse =
+        Some("remove_member"), admin_remove_member;
+    set_member(SetMemberRequest) -> SetMemberResponse = Some("set_member"), admin_set_member;
+    create_database(CreateDatabaseRequest) -> CreateDatabaseResponse =
+        Some("create_database"), admin_create_database;
+    remove_database(RemoveDatabaseRequest) -> RemoveDatabaseResponse =
+        Some("remove_database"), admin_remove_database;
+    set_database(SetDatabaseRequest) -> SetDatabaseResponse =
+        Some("set_database"), admin_set_database;
+    show_database(ShowDatabaseRequest) -> ShowDatabaseResponse = None, admin_show_database;
+    mount_database(MountDatabaseRequest) -> OperationStarted =
+        Some("mount_database"), admin_mount_database;
+    dismount_database(DismountDatabaseRequest) -> OperationStarted =
+        Some("dismount_database"), admin_dismount_database;
+    add_copy(AddCopyRequest) -> AddCopyResponse = Some("add_copy"), admin_add_copy;
+    remove_copy(RemoveCopyRequest) -> RemoveCopyResponse = Some("remove_copy"), admin_remove_copy;
+    copy_status(CopyStatusRequest) -> CopyStatusResponse = None, admin_copy_status;
+    switchover(SwitchoverRequest) -> OperationStarted = Some("switchover"), admin_switchover;
+    compare_digests(CompareDigestsRequest) -> CompareDigestsResponse =
+        Some("compare_digests"), admin_compare_digests;
+    list_events(ListEventsRequest) -> ListEventsResponse = None, admin_list_events;
+    list_decisions(ListDecisionsRequest) -> ListDecisionsResponse = None, admin_list_decisions;
+}

@@ -1,0 +1,246 @@
+//! Pictures of the cluster for people and clients: topology from the local applied state,
+//! everything else with what the members say at the time of the call.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keelson_cluster_core::{ClusterState, CopyConfig, Database, Member};
+use keelson_types::{CopyId, DatabaseId, DatabaseState, MemberId, MountIntent};
+use keelson_wire::v1::{
+    ClusterStatusRequest, ClusterStatusResponse, CopyStatusRequest, CopyStatusResponse,
+    CopyStatusRow, MemberStatus, TopologyDatabase, TopologyMember, TopologyRequest,
+    TopologyResponse,
+};
+use keelson_wire::{Refusal, ids};
+
+use crate::context::Context;
+use crate::facts::{AllFacts, of_copy};
+
+impl Context {
+    pub(super) async fn admin_topology(
+        self: &Arc<Self>,
+        _: TopologyRequest,
+    ) -> Result<TopologyResponse, Refusal> {
+        let cluster = self.cluster()?;
+        let (members, databases) = self.applied.read(|state| {
+            let members = state.members.values().map(topology_member).collect();
+            let databases = state.databases.values().map(|d| topology_database(state, d)).collect();
+            (members, databases)
+        });
+        Ok(TopologyResponse { cluster: ids::bytes(cluster), members, databases })
+    }
+
+    pub(super) async fn admin_cluster_status(
+        self: &Arc<Self>,
+        _: ClusterStatusRequest,
+    ) -> Result<ClusterStatusResponse, Refusal> {
+        let cluster = self.cluster()?;
+        let members: Vec<MemberId> =
+            self.applied.read(|state| state.members.keys().copied().collect());
+        let facts = self.facts_of(members, &[]).await;
+        let leader = self.leader();
+        let (term, voters) = {
+            let metrics = self.raft.server_metrics();
+            let metrics = metrics.borrow();
+            let voters: Vec<_> = metrics.membership_config.voter_ids().collect();
+            (metrics.vote.leader_id.term, voters)
+        };
+        let applied_index = self.applied.index();
+        let leads = leader.as_ref().map(|(id, _)| *id);
+        Ok(self.applied.read(|state| {
+            let status = |member: &Member| MemberStatus {
+                voter: voters.contains(&member.config.node),
+                leader: leads == Some(member.config.node),
+                ..member_status(state, member, &facts)
+            };
+            let members: Vec<_> = state.members.values().map(status).collect();
+            ClusterStatusResponse {
+                cluster: ids::bytes(cluster),
+                leader: leader.map(|(_, node)| node.name).unwrap_or_default(),
+                term,
+                applied_index,
+                problems: problems(state, &members, &facts, leads.is_some()),
+                members,
+                databases: u32::try_from(state.databases.len()).unwrap_or(u32::MAX),
+            }
+        }))
+    }
+
+    pub(super) async fn admin_copy_status(
+        self: &Arc<Self>,
+        request: CopyStatusRequest,
+    ) -> Result<CopyStatusResponse, Refusal> {
+        self.cluster()?;
+        let database = match request.database.as_str() {
+            "" => None,
+            name => Some(self.database_called(name)?.id),
+        };
+        let member = match request.member.as_str() {
+            "" => None,
+            name => Some(self.member_called(name)?.id),
+        };
+        let wanted = |id: DatabaseId, holder: MemberId| {
+            database.is_none_or(|wanted| wanted == id) && member.is_none_or(|m| m == holder)
+        };
+        let holders: BTreeMap<MemberId, ()> = self.applied.read(|state| {
+            let copies = state.databases.values().flat_map(|d| {
+                d.copies.values().filter(|c| wanted(d.id, c.member)).map(|c| (c.member, ()))
+            });
+            copies.collect()
+        });
+        let facts = self.facts_of(holders.into_keys(), database.as_slice()).await;
+        let rows = self.applied.read(|state| {
+            let rows = state.databases.values().flat_map(|d| {
+                let copies = d.copies.iter().filter(|(_, c)| wanted(d.id, c.member));
+                copies.map(|(id, copy)| row(state, d, (*id, copy), &facts)).collect::<Vec<_>>()
+            });
+            let mut rows: Vec<_> = rows.collect();
+            rows.sort_by(|a, b| {
+                (&a.database, a.preference, &a.member).cmp(&(&b.database, b.preference, &b.member))
+            });
+            rows
+        });
+        Ok(CopyStatusResponse { rows })
+    }
+}
+
+fn topology_member(member: &Member) -> TopologyMember {
+    TopologyMember {
+        member: ids::bytes(member.config.id),
+        name: member.config.name.to_string(),
+        site: member.config.site.to_string(),
+        control_address: member.config.control_address.clone(),
+        data_address: member.config.data_address.clone(),
+    }
+}
+
+fn member_name(state: &ClusterState, id: MemberId) -> String {
+    let member = state.members.get(&id);
+    member.map_or_else(|| id.to_string(), |member| member.config.name.to_string())
+}
+
+fn topology_database(state: &ClusterState, database: &Database) -> TopologyDatabase {
+    let mut copies: Vec<_> = database.copies.values().collect();
+    copies.sort_by_key(|copy| copy.preference);
+    let active = database.target_member().filter(|_| database.intent == MountIntent::Mounted);
+    TopologyDatabase {
+        database: ids::bytes(database.id),
+        name: database.name.to_string(),
+        epoch: Some(database.epoch.into()),
+        active_member: active.map(|id| member_name(state, id)).unwrap_or_default(),
+        copy_members: copies.iter().map(|copy| member_name(state, copy.member)).collect(),
+    }
+}
+
+fn member_status(state: &ClusterState, member: &Member, facts: &AllFacts) -> MemberStatus {
+    let id = member.config.id;
+    let copies = state.databases.values().filter(|d| d.copy_on(id).is_some()).count();
+    let actives = state.assignments(id).count();
+    let status = MemberStatus {
+        member: ids::bytes(id),
+        name: member.config.name.to_string(),
+        site: member.config.site.to_string(),
+        control_address: member.config.control_address.clone(),
+        data_address: member.config.data_address.clone(),
+        copies: u32::try_from(copies).unwrap_or(u32::MAX),
+        actives: u32::try_from(actives).unwrap_or(u32::MAX),
+        ..MemberStatus::default()
+    };
+    match facts.get(&id) {
+        Some(Ok(facts)) => MemberStatus {
+            reachable: true,
+            data_process_up: facts.data_process_up,
+            lease_left_millis: facts.lease_left_millis,
+            resident_bytes: facts.resident_bytes,
+            cpu_millis: facts.cpu_millis,
+            control_pid: facts.control_pid,
+            data_pid: facts.data_pid,
+            ..status
+        },
+        _ => status,
+    }
+}
+
+fn row(
+    state: &ClusterState,
+    database: &Database,
+    (id, copy): (CopyId, &CopyConfig),
+    facts: &AllFacts,
+) -> CopyStatusRow {
+    let answer = facts.get(&copy.member).and_then(|facts| facts.as_ref().ok());
+    CopyStatusRow {
+        database: database.name.to_string(),
+        member: member_name(state, copy.member),
+        active: database.target == Some(id),
+        preference: copy.preference,
+        participant: database.rule.as_ref().is_some_and(|rule| rule.has(id)),
+        reachable: answer.is_some(),
+        facts: answer.and_then(|facts| of_copy(facts, database.id)).cloned(),
+    }
+}
+
+/// What is wrong, for people; the worst first.
+fn problems(
+    state: &ClusterState,
+    members: &[MemberStatus],
+    facts: &AllFacts,
+    has_leader: bool,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !has_leader {
+        problems.push("no leader is elected: nothing can be changed or moved".to_owned());
+    }
+    let voters = members.iter().filter(|m| m.voter);
+    let (all, up) = (voters.clone().count(), voters.filter(|m| m.reachable).count());
+    if up * 2 <= all {
+        problems.push(format!("only {up} of {all} voters are reachable: there is no majority"));
+    } else if up < all && (up - 1) * 2 <= all {
+        problems.push(format!("{up} of {all} voters are reachable: no other may fail"));
+    }
+    for member in members {
+        let name = &member.name;
+        if !member.reachable {
+            let id = ids::member(&member.member).ok();
+            let why = id.and_then(|id| facts.get(&id)).and_then(|facts| facts.as_ref().err());
+            let why = why.map(|refusal| format!(": {refusal}")).unwrap_or_default();
+            problems.push(format!("{name} is not reachable{why}"));
+        } else if !member.data_process_up && !member.data_address.is_empty() {
+            problems.push(format!("the data process of {name} does not answer"));
+        } else if member.lease_left_millis == 0 && !member.data_address.is_empty() {
+            problems.push(format!("{name} holds no lease"));
+        }
+    }
+    for database in state.databases.values() {
+        problems.extend(problem_of(database));
+        problems.extend(faults_of(state, database, facts));
+    }
+    problems
+}
+
+fn problem_of(database: &Database) -> Option<String> {
+    let name = &database.name;
+    if database.intent == MountIntent::Dismounted {
+        return None;
+    }
+    match database.state {
+        DatabaseState::Established => {}
+        DatabaseState::New | DatabaseState::Sealing | DatabaseState::Activating => {
+            return Some(format!("{name} is not mounted (keelson database show {name})"));
+        }
+    }
+    let degraded = database.rule.as_ref().is_some_and(keelson_types::CommitRule::is_degraded);
+    degraded.then(|| format!("{name} is degraded: its active copy acknowledges alone"))
+}
+
+fn faults_of<'a>(
+    state: &'a ClusterState,
+    database: &'a Database,
+    facts: &'a AllFacts,
+) -> impl Iterator<Item = String> + 'a {
+    database.copies.values().filter_map(move |copy| {
+        let answer = facts.get(&copy.member)?.as_ref().ok()?;
+        let fault = &of_copy(answer, database.id)?.fault;
+        let member = member_name(state, copy.member);
+        (!fault.is_empty()).then(|| format!("{}@{member}: {fault}", database.name))
+    })
+}

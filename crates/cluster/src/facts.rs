@@ -1,0 +1,87 @@
+//! Collects the facts of members for status pages: asked at the time of the call, with a short
+//! deadline.
+//!
+//! Facts are for people and checks. No decision about an activation rests on them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use keelson_types::{DatabaseId, MemberId};
+use keelson_wire::v1::{
+    CopyFacts, MemberFactsRequest, MemberFactsResponse, control_to_data, data_to_control,
+};
+use keelson_wire::{Refusal, ids};
+
+use crate::context::Context;
+use crate::peers::call;
+
+/// Deadline of a question to a member.
+const FACTS_DEADLINE: Duration = Duration::from_secs(1);
+/// Deadline of the data process on the way; the member can still answer for itself.
+const DATA_DEADLINE: Duration = Duration::from_millis(700);
+
+/// What every member said, or why it said nothing.
+pub(crate) type AllFacts = BTreeMap<MemberId, Result<MemberFactsResponse, Refusal>>;
+
+impl Context {
+    /// The facts of this member; without those of copies if its data process does not answer.
+    pub(crate) async fn facts_here(&self, request: MemberFactsRequest) -> MemberFactsResponse {
+        let running = *self.data.borrow();
+        let answer = match running {
+            None => None,
+            Some(_) => {
+                let request = control_to_data::Message::Facts(request);
+                self.link.request(request, DATA_DEADLINE).await.ok()
+            }
+        };
+        let facts = match answer {
+            Some(data_to_control::Message::Facts(facts)) => Some(facts),
+            _ => None,
+        };
+        let left = u64::try_from(self.lease_left().as_millis()).unwrap_or(u64::MAX);
+        MemberFactsResponse {
+            member: ids::bytes(self.identity.member),
+            incarnation: running.map(ids::bytes).unwrap_or_default(),
+            data_process_up: running.is_some() && facts.is_some(),
+            control_pid: std::process::id(),
+            lease_left_millis: left,
+            ..facts.unwrap_or_default()
+        }
+    }
+
+    /// Asks `members` at the same time.
+    pub(crate) async fn facts_of(
+        self: &Arc<Self>,
+        members: impl IntoIterator<Item = MemberId>,
+        databases: &[DatabaseId],
+    ) -> AllFacts {
+        let databases: Vec<_> = databases.iter().map(|id| ids::bytes(*id)).collect();
+        let ask = |member: MemberId| {
+            let request = MemberFactsRequest { databases: databases.clone() };
+            async move { (member, self.facts_from(member, request).await) }
+        };
+        join_all(members.into_iter().map(ask)).await.into_iter().collect()
+    }
+
+    async fn facts_from(
+        &self,
+        member: MemberId,
+        request: MemberFactsRequest,
+    ) -> Result<MemberFactsResponse, Refusal> {
+        match self.remote(member)? {
+            None => Ok(self.facts_here(request).await),
+            Some(mut client) => {
+                let send = |request| async move { client.member_facts(request).await };
+                call(FACTS_DEADLINE, request, send).await
+            }
+        }
+    }
+}
+
+/// The facts of one copy among those of its member.
+pub(crate) fn of_copy(facts: &MemberFactsResponse, database: DatabaseId) -> Option<&CopyFacts> {
+    let id = ids::bytes(database);
+    facts.copies.iter().find(|copy| copy.database == id)
+}

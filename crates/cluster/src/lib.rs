@@ -1,0 +1,50 @@
+//! The control plane of a member: consensus, leases, the active manager's driver, and the services
+//! `Cluster`, `Admin` and `Operations`.
+//!
+//! All decisions are made by the pure machines of `cluster-core`. This crate brings them together
+//! with disk, network and time, and carries out what they ask for. See `DESIGN.md` for the life of
+//! a lease, the crash cases, and what was verified about the consensus library.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | `storage`, `applied` | the consensus file, the applied state |
+//! | `network`, `quorum` | consensus messages, and when a majority last acknowledged one |
+//! | `manager_task` | the leader's manager and lease table |
+//! | `leases`, `assignments`, `reports` | a member's lease, its orders to and reports from the data
+//! process |
+//! | `member_orders`, `orders`, `propose`, `peers` | seals and mounts, proposals, calls to other
+//! members |
+//! | `cluster_service`, `admin`, `operations`, `facts` | what is served |
+//! | `control_plane`, `context` | start, stop, shared handles |
+
+mod admin;
+mod applied;
+mod assignments;
+mod clock;
+mod cluster_service;
+mod context;
+mod control_plane;
+mod data_link;
+mod facts;
+mod leases;
+mod manager_task;
+mod member_orders;
+mod network;
+mod operations;
+mod orders;
+mod peers;
+mod propose;
+mod quorum;
+mod raft_types;
+mod reports;
+mod storage;
+mod timings;
+
+pub use applied::Applied;
+pub use clock::now as boottime_now;
+pub use context::Identity;
+pub use control_plane::{ControlPlane, ControlPlaneConfig, StartError};
+pub use data_link::{DataEvent, DataLink, LinkDown};
+pub use raft_types::{ClusterNode, NodeId, node_id};
+pub use storage::StorageFault;
+pub use timings::Timings;

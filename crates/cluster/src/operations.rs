@@ -1,0 +1,194 @@
+//! The `Operations` service, and how an operation begins.
+//!
+//! Ids are chosen by clients: the same id and kind again is the same operation, and begins nothing.
+//! What runs belongs to the leader's manager; a new leader takes over what is recorded as running.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt, stream};
+use keelson_cluster_core::{
+    Answer, ClusterState, Command, ManagerEvent, OperationKind, OperationState,
+};
+use keelson_net::peer_of;
+use keelson_types::{DatabaseId, MemberId, OperationId, RefusalReason};
+use keelson_wire::v1::operations_server::Operations;
+use keelson_wire::v1::{
+    GetOperationRequest, ListOperationsRequest, ListOperationsResponse, Operation,
+};
+use keelson_wire::{Refusal, ids};
+use tonic::{Request, Response, Status};
+
+use crate::context::Context;
+use crate::manager_task::LeaderInput;
+
+/// The service. Clones share the control plane.
+#[derive(Clone)]
+pub(crate) struct OperationsApi(pub(crate) Arc<Context>);
+
+impl Context {
+    /// Records an operation and, if this request is its first, tells the manager. The caller has
+    /// made sure that this member leads.
+    pub(crate) async fn begin_operation(
+        self: &Arc<Self>,
+        id: OperationId,
+        kind: OperationKind,
+    ) -> Result<(), Refusal> {
+        let command = Command::PutOperation { id, kind: kind.clone() };
+        let (index, answer) = self.propose_here(command).await?.answer()?;
+        let first = match answer {
+            Answer::Operation(operation) => operation.started_at_index == index,
+            _ => false,
+        };
+        if !first {
+            return Ok(());
+        }
+        let event = match kind {
+            OperationKind::Switchover { database, to } => {
+                ManagerEvent::MoveRequested { operation: id, database, to }
+            }
+            OperationKind::Mount { database } => {
+                ManagerEvent::MountRequested { operation: id, database }
+            }
+            OperationKind::Dismount { database } => {
+                ManagerEvent::DismountRequested { operation: id, database }
+            }
+            OperationKind::Seed { .. } | OperationKind::Other(_) => return Ok(()),
+        };
+        self.ask_leader_task(LeaderInput::Event(event)).await
+    }
+
+    fn operation(&self, id: OperationId) -> Result<Operation, Refusal> {
+        let found = self.applied.read(|state| state.operations.get(&id).map(|o| shown(state, o)));
+        found.ok_or_else(|| {
+            Refusal::new(RefusalReason::UnknownOperation, format!("no operation {id}"))
+        })
+    }
+}
+
+fn database_name(state: &ClusterState, id: DatabaseId) -> String {
+    state.databases.get(&id).map_or_else(|| id.to_string(), |database| database.name.to_string())
+}
+
+fn member_name(state: &ClusterState, id: MemberId) -> String {
+    state.members.get(&id).map_or_else(|| id.to_string(), |m| m.config.name.to_string())
+}
+
+/// An operation as clients see it.
+fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> Operation {
+    let (kind, subject) = match &operation.kind {
+        OperationKind::Switchover { database, to } => {
+            let to = member_name(state, *to);
+            ("switchover", format!("{} to {to}", database_name(state, *database)))
+        }
+        OperationKind::Mount { database } => ("mount", database_name(state, *database)),
+        OperationKind::Dismount { database } => ("dismount", database_name(state, *database)),
+        OperationKind::Seed { database, .. } => ("seed", database_name(state, *database)),
+        OperationKind::Other(name) => (name.as_str(), String::new()),
+    };
+    let (word, code) = match &operation.state {
+        OperationState::Running => ("running", String::new()),
+        OperationState::Succeeded => ("succeeded", String::new()),
+        OperationState::Failed(refusal) => ("failed", refusal.reason.code().0.to_owned()),
+    };
+    Operation {
+        operation: ids::bytes(operation.id),
+        kind: kind.to_owned(),
+        subject,
+        state: word.to_owned(),
+        phase: String::new(),
+        message: operation.message.clone(),
+        code,
+        started_unix_millis: operation.started_unix_ms,
+        ended_unix_millis: if operation.is_finished() { operation.updated_unix_ms } else { 0 },
+        done: u64::from(operation.progress_percent),
+        total: 100,
+    }
+}
+
+type Watched = Pin<Box<dyn Stream<Item = Result<Operation, Status>> + Send>>;
+
+/// Every change of an operation, the present one first, until it has ended.
+fn watch(context: Arc<Context>, id: OperationId, first: Operation) -> Watched {
+    let applied = context.applied.watch();
+    let changes = stream::unfold(Some((context, applied, first.clone())), move |at| async move {
+        let (context, mut applied, last) = at?;
+        if last.state != "running" {
+            return None;
+        }
+        loop {
+            let next = match context.operation(id) {
+                Ok(next) => next,
+                Err(refusal) => return Some((Err(refusal.into()), None)),
+            };
+            if next != last {
+                return Some((Ok(next.clone()), Some((context, applied, next))));
+            }
+            tokio::select! {
+                () = context.stop.cancelled() => return None,
+                changed = applied.changed() => changed.ok()?,
+            }
+        }
+    });
+    stream::once(std::future::ready(Ok(first))).chain(changes).boxed()
+}
+
+#[tonic::async_trait]
+impl Operations for OperationsApi {
+    async fn get_operation(
+        &self,
+        request: Request<GetOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        peer_of(&request)?;
+        let id = ids::operation(&request.get_ref().operation)?;
+        Ok(Response::new(self.0.operation(id)?))
+    }
+
+    async fn list_operations(
+        &self,
+        request: Request<ListOperationsRequest>,
+    ) -> Result<Response<ListOperationsResponse>, Status> {
+        peer_of(&request)?;
+        self.0.cluster()?;
+        let operations = self.0.applied.read(|state| {
+            let mut known: Vec<_> = state.operations.values().collect();
+            known.sort_by_key(|operation| operation.started_at_index);
+            known.into_iter().map(|operation| shown(state, operation)).collect()
+        });
+        Ok(Response::new(ListOperationsResponse { operations }))
+    }
+
+    type WatchOperationStream = Watched;
+
+    async fn watch_operation(
+        &self,
+        request: Request<GetOperationRequest>,
+    ) -> Result<Response<Watched>, Status> {
+        peer_of(&request)?;
+        let id = ids::operation(&request.get_ref().operation)?;
+        let first = self.0.operation(id)?;
+        Ok(Response::new(watch(self.0.clone(), id, first)))
+    }
+
+    /// An activation that has begun ends by itself within its deadlines; cancelling it half way
+    /// would leave the database closed. So only an operation that has ended can be "cancelled", to
+    /// no effect.
+    async fn cancel_operation(
+        &self,
+        request: Request<GetOperationRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        peer_of(&request)?;
+        self.0.require_leader()?;
+        let id = ids::operation(&request.get_ref().operation)?;
+        let operation = self.0.operation(id)?;
+        if operation.state != "running" {
+            return Ok(Response::new(operation));
+        }
+        let what = format!(
+            "a {} cannot be taken back once begun; it ends by itself, and another switchover or \
+             dismount can follow it",
+            operation.kind
+        );
+        Err(Refusal::new(RefusalReason::Precondition, what).into())
+    }
+}

@@ -1,0 +1,227 @@
+//! Takes what the data process reports to where it belongs: mostly a proposal, repeated until its
+//! outcome is known. All of them are idempotent by epoch, version or incarnation.
+//!
+//! A proposal ends without outcome only when the state says that it no longer matters: the epoch
+//! moved on, or the life is over.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keelson_cluster_core::{ActivationReason, AllocateItem, ClusterState, Command, Outcome};
+use keelson_net::Lane;
+use keelson_types::{CommitRule, DatabaseId, Epoch, IncarnationId};
+use keelson_wire::v1::{
+    CertifyDeathRequest, EpochGivenUp, EstablishedReport, ProposeRule, RuleOutcome,
+    control_to_data, data_to_control,
+};
+use keelson_wire::{Invalid, Refusal, ids, v1};
+use tokio::sync::Semaphore;
+
+use crate::context::Context;
+use crate::peers::call;
+use crate::raft_types::ClusterNode;
+
+/// Proposals under way at the same time; a member's failover establishes hundreds of databases at
+/// once.
+const UNDER_WAY_MAX: usize = 64;
+/// Deadline of one attempt to deliver a death certificate.
+const CERTIFY_DEADLINE: Duration = Duration::from_millis(300);
+/// Pause after all voters were asked in vain; doubles up to [`CERTIFY_PAUSE_MAX`].
+const CERTIFY_PAUSE_MIN: Duration = Duration::from_millis(30);
+/// Longest pause.
+const CERTIFY_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// The way of reports.
+#[derive(Clone)]
+pub(crate) struct Reports {
+    context: Arc<Context>,
+    under_way: Arc<Semaphore>,
+}
+
+impl Reports {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self { context, under_way: Arc::new(Semaphore::new(UNDER_WAY_MAX)) }
+    }
+
+    /// Takes one report.
+    pub(crate) fn take(&self, message: data_to_control::Message) {
+        use data_to_control::Message as M;
+        let taken = match message {
+            M::Established(report) => self.established(&report),
+            M::ProposeRule(proposal) => self.rule(proposal),
+            M::GivenUp(report) => self.given_up(&report),
+            M::Ready(_) => {
+                tracing::info!("the data process is ready");
+                Ok(())
+            }
+            M::Stopped(_) => {
+                tracing::info!("the data process has stopped serving");
+                Ok(())
+            }
+            // Answers reach whoever asked.
+            M::Seal(_) | M::Mount(_) | M::Dismount(_) | M::Facts(_) | M::Progress(_) => Ok(()),
+        };
+        if let Err(error) = taken {
+            tracing::error!(%error, "a malformed report of the data process");
+        }
+    }
+
+    /// Runs a proposal when there is room for it, and hands its result to `then`.
+    fn propose<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        command: Command,
+        wanted: impl Fn(&ClusterState) -> bool + Send + Sync + 'static,
+        then: impl FnOnce(Arc<Context>, u64, Outcome) -> F + Send + 'static,
+    ) {
+        let (context, under_way) = (self.context.clone(), self.under_way.clone());
+        self.context.spawn(async move {
+            let proposed = {
+                let _room = under_way.acquire().await.expect("never closed");
+                context.propose_until_known(command, wanted).await
+            };
+            if let Some(proposed) = proposed {
+                then(context, proposed.index, proposed.outcome).await;
+            }
+        });
+    }
+
+    fn established(&self, report: &EstablishedReport) -> Result<(), Invalid> {
+        let database = ids::database(&report.database)?;
+        let epoch = epoch(report.epoch)?;
+        let command = Command::Established { database, epoch };
+        self.propose(
+            command,
+            move |state| is_epoch(state, database, epoch),
+            |_, _, outcome| async {
+                if let Outcome::Refused(refusal) = outcome {
+                    tracing::info!(%refusal, "an established epoch was not recorded");
+                }
+            },
+        );
+        Ok(())
+    }
+
+    fn rule(&self, proposal: ProposeRule) -> Result<(), Invalid> {
+        let database = ids::database(&proposal.database)?;
+        let epoch = epoch(proposal.epoch)?;
+        let rule: CommitRule = proposal.rule.ok_or(Invalid("rule"))?.try_into()?;
+        let expected_version = proposal.expected_version;
+        let proposed_version = rule.version;
+        let why = &proposal.reason;
+        tracing::info!(%database, %epoch, version = rule.version, why, "rule change");
+        let command = Command::ChangeRule { database, epoch, expected_version, rule };
+        let wanted = move |state: &ClusterState| is_epoch(state, database, epoch);
+        self.propose(command, wanted, move |context, index, _| async move {
+            // Whatever the outcome says, the recorded rule is what counts; it is known here at
+            // `index`.
+            context.applied.reached(index).await;
+            let recorded = context.applied.read(|state| {
+                let database = state.databases.get(&database).filter(|d| d.epoch == epoch)?;
+                database.rule.as_ref().map(v1::CommitRule::from)
+            });
+            // With a newer epoch there is nothing to say: its assignment closes this one.
+            if let Some(recorded) = recorded {
+                let outcome = RuleOutcome {
+                    database: ids::bytes(database),
+                    epoch: Some(epoch.into()),
+                    recorded: Some(recorded),
+                    proposed_version,
+                };
+                // A dead data process proposes anew in its next life.
+                let _ = context.link.send(control_to_data::Message::Rule(outcome)).await;
+            }
+        });
+        Ok(())
+    }
+
+    fn given_up(&self, report: &EpochGivenUp) -> Result<(), Invalid> {
+        let database = ids::database(&report.database)?;
+        let expected = epoch(report.epoch)?;
+        tracing::warn!(%database, epoch = %expected, why = report.reason, "an epoch is given up");
+        let reason = ActivationReason::Wedged;
+        let command = Command::AllocateEpochs(vec![AllocateItem { database, expected, reason }]);
+        let wanted = move |state: &ClusterState| is_epoch(state, database, expected);
+        self.propose(command, wanted, |_, _, _| async {});
+        Ok(())
+    }
+
+    /// Certifies that a life of this member's data process is dead, until the state says so.
+    pub(crate) fn certify(&self, incarnation: IncarnationId) {
+        let context = self.context.clone();
+        self.context.spawn(async move { certify(&context, incarnation).await });
+    }
+}
+
+fn epoch(epoch: Option<v1::Epoch>) -> Result<Epoch, Invalid> {
+    epoch.map(Into::into).ok_or(Invalid("epoch"))
+}
+
+fn is_epoch(state: &ClusterState, database: DatabaseId, epoch: Epoch) -> bool {
+    state.databases.get(&database).is_some_and(|database| database.epoch <= epoch)
+}
+
+async fn certify(context: &Arc<Context>, incarnation: IncarnationId) {
+    let member = context.identity.member;
+    let over = || {
+        context.applied.read(|state| {
+            state
+                .members
+                .get(&member)
+                .is_some_and(|m| m.certified_dead.contains(&incarnation) || m.incarnation.is_none())
+        })
+    };
+    // A life that was never recorded holds no lease; nobody need know of its death.
+    let recorded = context.own_member().is_some_and(|m| !m.is_over(incarnation));
+    if !recorded {
+        return;
+    }
+    let mut pause = CERTIFY_PAUSE_MIN;
+    let mut told = false;
+    while !over() {
+        if let Err(refusal) = deliver(context, incarnation).await {
+            tracing::debug!(%refusal, "a death certificate is delivered again");
+        } else if !told {
+            tracing::info!(%incarnation, "the death of the data process is certified");
+            told = true;
+        }
+        let mut applied = context.applied.watch();
+        let _ = tokio::time::timeout(pause, applied.changed()).await;
+        pause = (pause * 2).min(CERTIFY_PAUSE_MAX);
+    }
+}
+
+/// Asks the leader, then every voter, until one takes the certificate.
+async fn deliver(context: &Arc<Context>, incarnation: IncarnationId) -> Result<(), Refusal> {
+    let member = context.identity.member;
+    if context.is_leader() {
+        return context.end_incarnation(member, incarnation, true).await;
+    }
+    let mut refused = context.not_leader();
+    let mut asked = BTreeSet::new();
+    let leader = context.leader().map(|(_, node)| node);
+    for node in leader.into_iter().chain(voters(context)) {
+        if node.member == member || !asked.insert(node.member) {
+            continue;
+        }
+        let request = CertifyDeathRequest {
+            member: ids::bytes(member),
+            incarnation: ids::bytes(incarnation),
+        };
+        let mut client = context.peers.cluster(&node.name, &node.control_address, Lane::Control);
+        let send = |request| async move { client.certify_death(request).await };
+        match call(CERTIFY_DEADLINE, request, send).await {
+            Ok(_) => return Ok(()),
+            Err(refusal) => refused = refusal,
+        }
+    }
+    Err(refused)
+}
+
+fn voters(context: &Context) -> Vec<ClusterNode> {
+    let metrics = context.raft.server_metrics();
+    let metrics = metrics.borrow();
+    let membership = metrics.membership_config.membership();
+    let voters = membership.voter_ids().filter_map(|id| membership.get_node(&id).cloned());
+    voters.collect()
+}

@@ -1,0 +1,224 @@
+//! Owns what consensus must not forget: votes, log, purge border, snapshot, and which cluster this
+//! is.
+//!
+//! One redb file, one thread that owns it, one bounded queue of jobs. So no call blocks the
+//! runtime, and all writes happen in the order in which they were asked for, as the consensus
+//! library demands.
+//!
+//! Durability: every append, vote, truncation, purge and snapshot is one transaction and one sync,
+//! over before it is answered. The committed index is only a hint for a faster restart: it travels
+//! with the next transaction and costs no sync of its own.
+//!
+//! Failure behaviour: after a failed write or sync redb refuses all further work, the consensus
+//! library shuts its node down, and the control process ends; nothing is retried on a file in
+//! doubt. A crash between two transactions leaves the older one. A file of a newer format is
+//! refused by name.
+
+mod log_store;
+mod machine;
+mod records;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use keelson_cluster_core::STATE_FORMAT_VERSION;
+use keelson_types::ClusterId;
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use log_store::LogStore;
+pub(crate) use machine::{Machine, SnapshotBody};
+pub(crate) use records::Origin;
+use records::Records;
+
+use crate::applied::{Applied, AppliedState};
+
+/// Format of the file. Raised when an older build could not read what is written.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+/// Name of the file in the cluster directory.
+pub(crate) const FILE_NAME: &str = "consensus.redb";
+/// Jobs that may wait for the thread; the library has a handful of them under way.
+const QUEUE_JOBS: usize = 64;
+
+/// Why the consensus file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageFault {
+    /// The directory cannot be made.
+    #[error("creating the directory {path}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file cannot be opened.
+    #[error("opening {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: redb::DatabaseError,
+    },
+    /// Another process holds the file.
+    #[error("{path} is in use by another process: only one server may run on a data directory")]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A newer version wrote the file.
+    #[error(
+        "{path} has format {found}, this version reads up to {known}: start the version that \
+         wrote it, or a later one"
+    )]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest format known here.
+        known: u32,
+    },
+    /// Reading or writing failed.
+    #[error("{action} the consensus file")]
+    Io {
+        /// What was done, as a verb.
+        action: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// What was read has no meaning.
+    #[error("reading {what} in the consensus file")]
+    Malformed {
+        /// The record.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The file belongs to another cluster already.
+    #[error("this server belongs to cluster {0} already")]
+    OtherCluster(ClusterId),
+    /// The thread is gone: the process is stopping, or it panicked.
+    #[error("the consensus storage has stopped")]
+    Stopped,
+}
+
+type Job = Box<dyn FnOnce(&mut Records) + Send>;
+
+/// A handle to the storage thread. Clones share it; the thread ends with the last one.
+#[derive(Clone, Debug)]
+pub(crate) struct Storage {
+    jobs: mpsc::Sender<Job>,
+}
+
+/// What an opened file gives: the parts that the consensus library wants, and the cluster it
+/// belongs to.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// For everything else.
+    pub(crate) storage: Storage,
+    /// Votes and log.
+    pub(crate) log: LogStore,
+    /// Applied state and snapshots.
+    pub(crate) machine: Machine,
+    /// The applied state, shared.
+    pub(crate) applied: Applied,
+    /// The cluster this member belongs to, and how it came there.
+    pub(crate) origin: Option<Origin>,
+    /// Ends when the last handle is dropped; joined by tests that reopen the file.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the thread ends by itself"))]
+    pub(crate) thread: JoinHandle<()>,
+}
+
+/// Opens `<directory>/consensus.redb`, or creates it. Blocks for the time of a repair after a
+/// crash; call it before the runtime serves anything.
+///
+/// # Errors
+/// [`StorageFault`] tells what to do.
+pub(crate) fn open(directory: &Path) -> Result<Opened, StorageFault> {
+    std::fs::create_dir_all(directory)
+        .map_err(|source| StorageFault::Directory { path: directory.to_owned(), source })?;
+    let mut records = Records::open(directory.join(FILE_NAME))?;
+    let origin = records.origin()?;
+    let applied = match records.snapshot()? {
+        None => AppliedState::default(),
+        Some((meta, body)) => restored(&meta, &body)?,
+    };
+    let applied = Applied::new(applied);
+    let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE_JOBS);
+    let run = move || {
+        while let Some(job) = queue.blocking_recv() {
+            job(&mut records);
+        }
+    };
+    let thread = std::thread::Builder::new()
+        .name("consensus-log".into())
+        .spawn(run)
+        .map_err(|source| StorageFault::Directory { path: directory.to_owned(), source })?;
+    let storage = Storage { jobs };
+    Ok(Opened {
+        log: LogStore::new(storage.clone()),
+        machine: Machine::new(storage.clone(), applied.clone()),
+        storage,
+        applied,
+        origin,
+        thread,
+    })
+}
+
+fn restored(
+    meta: &crate::raft_types::SnapshotMeta,
+    body: &[u8],
+) -> Result<AppliedState, StorageFault> {
+    let body: SnapshotBody = serde_json::from_slice(body)
+        .map_err(|source| StorageFault::Malformed { what: "the snapshot", source })?;
+    if body.state.format_version > STATE_FORMAT_VERSION {
+        return Err(StorageFault::NewerFormat {
+            path: FILE_NAME.into(),
+            found: body.state.format_version,
+            known: STATE_FORMAT_VERSION,
+        });
+    }
+    Ok(AppliedState {
+        state: body.state,
+        last_applied: meta.last_log_id,
+        membership: meta.last_membership.clone(),
+    })
+}
+
+impl Storage {
+    /// Runs one job on the thread, after all earlier ones. Once sent it runs even if the caller
+    /// gives up.
+    async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Records) -> Result<T, StorageFault> + Send + 'static,
+    ) -> Result<T, StorageFault> {
+        let (answer, result) = oneshot::channel();
+        let job = Box::new(move |records: &mut Records| {
+            // The caller may have given up; the work is done all the same.
+            let _ = answer.send(job(records));
+        });
+        self.jobs.send(job).await.map_err(|_| StorageFault::Stopped)?;
+        result.await.map_err(|_| StorageFault::Stopped)?
+    }
+
+    /// Remembers durably to which cluster this member belongs.
+    ///
+    /// # Errors
+    /// [`StorageFault::OtherCluster`] if it belongs to another one; repeating the same is no error.
+    pub(crate) async fn set_origin(&self, origin: Origin) -> Result<(), StorageFault> {
+        self.run(move |records| records.set_origin(&origin)).await
+    }
+
+    /// The cluster this member belongs to, as remembered.
+    ///
+    /// # Errors
+    /// [`StorageFault`] if it cannot be read.
+    pub(crate) async fn origin(&self) -> Result<Option<Origin>, StorageFault> {
+        self.run(|records| records.origin()).await
+    }
+}

@@ -1,0 +1,255 @@
+//! The tables of the consensus file, and the only code that touches them. Everything here blocks.
+
+use std::ops::{Bound, RangeBounds};
+use std::path::PathBuf;
+
+use keelson_types::ClusterId;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{FORMAT_VERSION, StorageFault};
+use crate::raft_types::{Entry, LogId, SnapshotMeta, Vote};
+
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const SNAPSHOT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("snapshot");
+
+const KEY_FORMAT: &str = "format_version";
+const KEY_ORIGIN: &str = "origin";
+const KEY_VOTE: &str = "vote";
+const KEY_COMMITTED: &str = "committed";
+const KEY_PURGED: &str = "purged";
+const KEY_SNAPSHOT_META: &str = "meta";
+const KEY_SNAPSHOT_BODY: &str = "body";
+
+/// Memory for pages of the file.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// To which cluster this member belongs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    /// The cluster.
+    pub(crate) cluster: ClusterId,
+    /// True if this member made it, false if it was told to join.
+    pub(crate) founded_here: bool,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(super) struct Records {
+    database: Database,
+    /// Newest committed entry; written with the next transaction.
+    committed: Option<LogId>,
+}
+
+fn io<E: Into<redb::Error>>(action: &'static str) -> impl FnOnce(E) -> StorageFault {
+    move |error| StorageFault::Io { action, source: Box::new(error.into()) }
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("records of the consensus file have string keys only")
+}
+
+fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StorageFault> {
+    serde_json::from_slice(bytes).map_err(|source| StorageFault::Malformed { what, source })
+}
+
+impl Records {
+    pub(super) fn open(path: PathBuf) -> Result<Self, StorageFault> {
+        let opened = Database::builder().set_cache_size(CACHE_BYTES).create(&path);
+        let database = opened.map_err(|source| match source {
+            redb::DatabaseError::DatabaseAlreadyOpen => StorageFault::InUse { path: path.clone() },
+            source => StorageFault::Open { path: path.clone(), source },
+        })?;
+        let mut records = Self { database, committed: None };
+        records.check_format(path)?;
+        records.committed = records.meta(KEY_COMMITTED)?;
+        Ok(records)
+    }
+
+    /// Writes the format into a new file; refuses a newer one before anything else is read.
+    fn check_format(&mut self, path: PathBuf) -> Result<(), StorageFault> {
+        let write = self.database.begin_write().map_err(io("opening"))?;
+        write.open_table(LOG).map_err(io("opening"))?;
+        write.open_table(SNAPSHOT).map_err(io("opening"))?;
+        let found = {
+            let mut meta = write.open_table(META).map_err(io("opening"))?;
+            let found = meta.get(KEY_FORMAT).map_err(io("reading"))?;
+            let found =
+                found.map(|guard| decode::<u32>("the format", guard.value())).transpose()?;
+            if found.is_none() {
+                meta.insert(KEY_FORMAT, encode(&FORMAT_VERSION).as_slice())
+                    .map_err(io("writing"))?;
+            }
+            found
+        };
+        match found {
+            Some(found) if found > FORMAT_VERSION => {
+                Err(StorageFault::NewerFormat { path, found, known: FORMAT_VERSION })
+            }
+            Some(_) => write.abort().map_err(io("reading")),
+            None => write.commit().map_err(io("writing")),
+        }
+    }
+
+    fn meta<T: DeserializeOwned>(&self, key: &'static str) -> Result<Option<T>, StorageFault> {
+        let read = self.database.begin_read().map_err(io("reading"))?;
+        let meta = read.open_table(META).map_err(io("reading"))?;
+        let value = meta.get(key).map_err(io("reading"))?;
+        value.map(|guard| decode(key, guard.value())).transpose()
+    }
+
+    /// One transaction, one sync. The committed index rides along.
+    fn write(
+        &self,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), StorageFault>,
+    ) -> Result<(), StorageFault> {
+        let write = self.database.begin_write().map_err(io("writing"))?;
+        change(&write)?;
+        if let Some(committed) = &self.committed {
+            put_meta(&write, KEY_COMMITTED, committed)?;
+        }
+        write.commit().map_err(io("syncing"))
+    }
+
+    pub(super) fn origin(&self) -> Result<Option<Origin>, StorageFault> {
+        self.meta(KEY_ORIGIN)
+    }
+
+    pub(super) fn set_origin(&mut self, origin: &Origin) -> Result<(), StorageFault> {
+        match self.origin()? {
+            Some(old) if old.cluster == origin.cluster => Ok(()),
+            Some(old) => Err(StorageFault::OtherCluster(old.cluster)),
+            None => self.write(|write| put_meta(write, KEY_ORIGIN, origin)),
+        }
+    }
+
+    pub(super) fn vote(&self) -> Result<Option<Vote>, StorageFault> {
+        self.meta(KEY_VOTE)
+    }
+
+    pub(super) fn set_vote(&mut self, vote: &Vote) -> Result<(), StorageFault> {
+        self.write(|write| put_meta(write, KEY_VOTE, vote))
+    }
+
+    pub(super) fn committed(&self) -> Option<LogId> {
+        self.committed
+    }
+
+    pub(super) fn set_committed(&mut self, committed: Option<LogId>) {
+        self.committed = committed;
+    }
+
+    pub(super) fn purged(&self) -> Result<Option<LogId>, StorageFault> {
+        self.meta(KEY_PURGED)
+    }
+
+    pub(super) fn last(&self) -> Result<Option<LogId>, StorageFault> {
+        let read = self.database.begin_read().map_err(io("reading"))?;
+        let log = read.open_table(LOG).map_err(io("reading"))?;
+        let last = log.last().map_err(io("reading"))?;
+        last.map(|(_, guard)| decode::<Entry>("an entry", guard.value()).map(|entry| entry.log_id))
+            .transpose()
+    }
+
+    /// Entries of `range`, in order, until they have more than `bytes_max` bytes; at least one if
+    /// any.
+    pub(super) fn entries(
+        &self,
+        range: (Bound<u64>, Bound<u64>),
+        bytes_max: usize,
+    ) -> Result<Vec<Entry>, StorageFault> {
+        let read = self.database.begin_read().map_err(io("reading"))?;
+        let log = read.open_table(LOG).map_err(io("reading"))?;
+        if is_empty(&range) {
+            return Ok(Vec::new());
+        }
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for item in log.range::<u64>(range).map_err(io("reading"))? {
+            let (_, guard) = item.map_err(io("reading"))?;
+            bytes += guard.value().len();
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(decode("an entry", guard.value())?);
+        }
+        Ok(entries)
+    }
+
+    /// Adds entries behind the last one. Durable when it returns.
+    pub(super) fn append(&mut self, entries: &[(u64, Vec<u8>)]) -> Result<(), StorageFault> {
+        self.write(|write| {
+            let mut log = write.open_table(LOG).map_err(io("writing"))?;
+            for (index, bytes) in entries {
+                log.insert(index, bytes.as_slice()).map_err(io("writing"))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes the entry `from` and all behind it: they were never committed.
+    pub(super) fn truncate(&mut self, from: u64) -> Result<(), StorageFault> {
+        self.write(|write| {
+            let mut log = write.open_table(LOG).map_err(io("writing"))?;
+            log.retain_in(from.., |_, _| false).map_err(io("writing"))
+        })
+    }
+
+    /// Removes the entries up to and including `upto`: a snapshot covers them.
+    pub(super) fn purge(&mut self, upto: LogId) -> Result<(), StorageFault> {
+        self.write(|write| {
+            put_meta(write, KEY_PURGED, &upto)?;
+            let mut log = write.open_table(LOG).map_err(io("writing"))?;
+            log.retain_in(..=upto.index, |_, _| false).map_err(io("writing"))
+        })
+    }
+
+    pub(super) fn snapshot(&self) -> Result<Option<(SnapshotMeta, Vec<u8>)>, StorageFault> {
+        let read = self.database.begin_read().map_err(io("reading"))?;
+        let table = read.open_table(SNAPSHOT).map_err(io("reading"))?;
+        let meta = table.get(KEY_SNAPSHOT_META).map_err(io("reading"))?;
+        let body = table.get(KEY_SNAPSHOT_BODY).map_err(io("reading"))?;
+        let (Some(meta), Some(body)) = (meta, body) else { return Ok(None) };
+        Ok(Some((decode("the snapshot's head", meta.value())?, body.value().to_vec())))
+    }
+
+    /// Replaces the snapshot.
+    pub(super) fn set_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        body: &[u8],
+    ) -> Result<(), StorageFault> {
+        self.write(|write| {
+            let mut table = write.open_table(SNAPSHOT).map_err(io("writing"))?;
+            table.insert(KEY_SNAPSHOT_META, encode(meta).as_slice()).map_err(io("writing"))?;
+            table.insert(KEY_SNAPSHOT_BODY, body).map_err(io("writing"))?;
+            Ok(())
+        })
+    }
+}
+
+fn put_meta<T: Serialize>(
+    write: &redb::WriteTransaction,
+    key: &'static str,
+    value: &T,
+) -> Result<(), StorageFault> {
+    let mut meta = write.open_table(META).map_err(io("writing"))?;
+    meta.insert(key, encode(value).as_slice()).map_err(io("writing"))?;
+    Ok(())
+}
+
+/// redb panics on a range that ends before it starts.
+fn is_empty(range: &(Bound<u64>, Bound<u64>)) -> bool {
+    let first = match range.start_bound() {
+        Bound::Included(first) => *first,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    match range.end_bound() {
+        Bound::Included(last) => *last < first,
+        Bound::Excluded(end) => *end <= first,
+        Bound::Unbounded => false,
+    }
+}

@@ -1,0 +1,157 @@
+//! The consensus library's own storage suite, and what it does not look at.
+
+use std::sync::Mutex;
+
+use keelson_cluster_core::Command;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
+use openraft::testing::{StoreBuilder, Suite};
+use openraft::{CommittedLeaderId, EntryPayload, RaftLogReader, RaftSnapshotBuilder};
+use tempfile::TempDir;
+
+use super::*;
+use crate::raft_types::{Entry, LogId, StorageError, TypeConfig, Vote};
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError> {
+        let directory = TempDir::new().expect("a temporary directory");
+        let opened = open(directory.path()).expect("a new file");
+        Ok((directory, opened.log, opened.machine))
+    }
+}
+
+#[test]
+fn the_library_s_storage_suite_passes() {
+    Suite::test_all(Builder).expect("the suite");
+}
+
+fn log_id(index: u64) -> LogId {
+    LogId::new(CommittedLeaderId::new(3, 7), index)
+}
+
+fn entry(index: u64) -> Entry {
+    let cluster = ClusterId::from_u128(u128::from(index));
+    let payload = EntryPayload::Normal(Command::InitCluster { cluster });
+    Entry { log_id: log_id(index), payload }
+}
+
+async fn close(opened: Opened) {
+    let Opened { storage, log, machine, thread, .. } = opened;
+    drop((storage, log, machine));
+    tokio::task::spawn_blocking(|| thread.join()).await.expect("joined").expect("no panic");
+}
+
+#[tokio::test]
+async fn votes_log_and_snapshot_survive_a_reopen() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let mut opened = open(directory.path()).expect("a new file");
+    let vote = Vote::new(3, 7);
+    opened.log.save_vote(&vote).await.expect("saved");
+    opened.log.blocking_append((1..=4).map(entry)).await.expect("appended");
+    opened.machine.apply((1..=2).map(entry)).await.expect("applied");
+    let built = opened.machine.build_snapshot().await.expect("built");
+    opened.log.purge(log_id(2)).await.expect("purged");
+    opened.log.truncate(log_id(4)).await.expect("truncated");
+    opened.log.save_committed(Some(log_id(3))).await.expect("kept");
+    let origin = Origin { cluster: ClusterId::from_u128(9), founded_here: true };
+    opened.storage.set_origin(origin).await.expect("a first cluster");
+    let state = opened.applied.read(Clone::clone);
+    close(opened).await;
+
+    let mut opened = open(directory.path()).expect("the same file");
+    assert_eq!(opened.origin, Some(origin));
+    assert_eq!(opened.log.read_vote().await.expect("read"), Some(vote));
+    assert_eq!(opened.log.read_committed().await.expect("read"), Some(log_id(3)));
+    let log = opened.log.get_log_state().await.expect("read");
+    assert_eq!((log.last_purged_log_id, log.last_log_id), (Some(log_id(2)), Some(log_id(3))));
+    let entries = opened.log.try_get_log_entries(0..100).await.expect("read");
+    assert_eq!(entries.iter().map(|e| e.log_id.index).collect::<Vec<_>>(), [3]);
+    assert_eq!(opened.applied.read(Clone::clone), state);
+    let kept = opened.machine.get_current_snapshot().await.expect("read").expect("a snapshot");
+    assert_eq!((kept.meta, kept.snapshot), (built.meta, built.snapshot));
+}
+
+#[tokio::test]
+async fn a_member_of_one_cluster_never_becomes_one_of_another() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let opened = open(directory.path()).expect("a new file");
+    let origin = |id| Origin { cluster: ClusterId::from_u128(id), founded_here: false };
+    opened.storage.set_origin(origin(1)).await.expect("a first cluster");
+    opened.storage.set_origin(origin(1)).await.expect("a repetition");
+    let refused = opened.storage.set_origin(origin(2)).await.expect_err("another cluster");
+    assert!(matches!(refused, StorageFault::OtherCluster(id) if id == ClusterId::from_u128(1)));
+}
+
+#[tokio::test]
+async fn a_second_process_and_a_newer_format_are_refused_by_name() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let opened = open(directory.path()).expect("a new file");
+    let second = open(directory.path()).expect_err("held");
+    assert!(matches!(second, StorageFault::InUse { .. }), "{second}");
+    close(opened).await;
+
+    let path = directory.path().join(FILE_NAME);
+    let newer = serde_json::to_vec(&(FORMAT_VERSION + 1)).expect("a number");
+    let database = redb::Database::open(&path).expect("the file");
+    let write = database.begin_write().expect("a transaction");
+    let table = redb::TableDefinition::<'_, &str, &[u8]>::new("meta");
+    write.open_table(table).expect("meta").insert("format_version", newer.as_slice()).expect("set");
+    write.commit().expect("committed");
+    drop(database);
+    let refused = open(directory.path()).expect_err("newer");
+    assert!(refused.to_string().contains("format 2, this version reads up to 1"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_message_to_a_follower_is_bounded_in_bytes() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let mut opened = open(directory.path()).expect("a new file");
+    let big = |index| Entry {
+        log_id: log_id(index),
+        payload: EntryPayload::Normal(Command::Batch(vec![
+            Command::InitCluster {
+                cluster: ClusterId::from_u128(1)
+            };
+            10_000
+        ])),
+    };
+    opened.log.blocking_append((1..=3).map(big)).await.expect("appended");
+    let some = opened.log.limited_get_log_entries(1, 4).await.expect("read");
+    assert!(!some.is_empty() && some.len() < 3, "{} entries", some.len());
+    let all = opened.log.try_get_log_entries(1..4).await.expect("read");
+    assert_eq!(all.len(), 3);
+}
+
+#[tokio::test]
+async fn the_committed_index_costs_no_transaction_of_its_own() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let mut opened = open(directory.path()).expect("a new file");
+    opened.log.blocking_append([entry(1)]).await.expect("appended");
+    let path = directory.path().join(FILE_NAME);
+    let before = std::fs::read(&path).expect("the file");
+    opened.log.save_committed(Some(log_id(1))).await.expect("kept");
+    assert!(before == std::fs::read(&path).expect("the file"), "the file changed");
+    assert_eq!(opened.log.read_committed().await.expect("read"), Some(log_id(1)));
+}
+
+#[test]
+fn jobs_run_in_the_order_of_their_asking() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let opened = open(directory.path()).expect("a new file");
+    let seen = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        for number in 0..QUEUE_JOBS {
+            let seen = seen.clone();
+            let job = opened.storage.run(move |_| {
+                seen.lock().expect("no panic").push(number);
+                Ok(())
+            });
+            // Dropped after the first poll: it runs all the same.
+            tokio::select! { biased; _ = job => {}, () = std::future::ready(()) => {} }
+        }
+        opened.storage.run(|_| Ok(())).await.expect("after all others");
+    });
+    assert_eq!(*seen.lock().expect("no panic"), (0..QUEUE_JOBS).collect::<Vec<_>>());
+}

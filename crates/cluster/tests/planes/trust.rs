@@ -1,0 +1,72 @@
+//! Whom the `Cluster` service believes.
+
+use keelson_cluster_core::Command;
+use keelson_types::{ClusterId, MountIntent, RefusalReason};
+use keelson_wire::v1::{
+    CertifyDeathRequest, ConsensusMessage, JoinRequest, MemberFactsRequest, ProposeRequest,
+    RenewLeaseRequest, SealManyRequest,
+};
+use keelson_wire::{ids, refusal_of};
+use tonic::Status;
+
+use super::world::World;
+
+fn reason<T: std::fmt::Debug>(answer: Result<T, Status>) -> RefusalReason {
+    refusal_of(&answer.unwrap_err()).reason
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consensus_messages_of_other_clusters_or_for_other_nodes_are_refused() {
+    let world = World::of_three().await;
+    let cluster = world.plane("m1").applied().read(|state| state.cluster).unwrap();
+    let node = |name: &str| keelson_cluster::node_id(world.member(name).id);
+    let message = |cluster: ClusterId, to: u64| ConsensusMessage {
+        cluster: ids::bytes(cluster),
+        from: node("m2"),
+        to,
+        body: bytes::Bytes::from_static(b"{}"),
+    };
+    let mut client = world.cluster("m1", "m2");
+    let foreign = client.vote(message(ClusterId::from_u128(1), node("m1"))).await;
+    assert_eq!(reason(foreign), RefusalReason::ForeignCluster);
+    let misled = client.append_entries(message(cluster, node("m3"))).await;
+    assert!(refusal_of(&misled.unwrap_err()).message.contains("m1 is not it"));
+    let malformed = client.append_entries(message(cluster, node("m1"))).await;
+    assert_eq!(reason(malformed), RefusalReason::BadArgument);
+    let mut admin = world.cluster("m1", "admin");
+    let outsider = admin.vote(message(cluster, node("m1"))).await;
+    assert_eq!(reason(outsider), RefusalReason::Forbidden);
+    let join = JoinRequest { cluster: ids::bytes(ClusterId::from_u128(1)), peers: Vec::new() };
+    assert_eq!(reason(client.join(join).await), RefusalReason::ForeignCluster);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_speaks_for_itself_only_and_nobody_else_gives_orders() {
+    let mut world = World::of_three().await;
+    let life = world
+        .plane("m1")
+        .applied()
+        .read(|state| state.member_named("m3").and_then(|member| member.incarnation).unwrap());
+    let member = ids::bytes(world.member("m3").id);
+    let incarnation = ids::bytes(life);
+    let mut client = world.cluster("m1", "m2");
+    let certificate =
+        CertifyDeathRequest { member: member.clone(), incarnation: incarnation.clone() };
+    assert_eq!(reason(client.certify_death(certificate).await), RefusalReason::Forbidden);
+    let renewal = RenewLeaseRequest { member, incarnation, wedged: Vec::new() };
+    assert_eq!(reason(client.renew_lease(renewal).await), RefusalReason::Forbidden);
+    let database = keelson_types::DatabaseId::from_u128(1);
+    let command = Command::SetMountIntent { database, intent: MountIntent::Dismounted };
+    let command = serde_json::to_vec(&command).unwrap().into();
+    let proposed = client.propose(ProposeRequest { command }).await;
+    assert_eq!(reason(proposed), RefusalReason::Forbidden);
+
+    let mut admin = world.cluster("m1", "admin");
+    let order = admin.seal_many(SealManyRequest::default()).await;
+    assert_eq!(reason(order), RefusalReason::Forbidden);
+    admin.member_facts(MemberFactsRequest::default()).await.expect("facts are for operators too");
+    world.start("stranger").await;
+    let mut stranger = world.cluster("m1", "stranger");
+    let order = stranger.seal_many(SealManyRequest::default()).await;
+    assert_eq!(reason(order), RefusalReason::UnknownMember);
+}

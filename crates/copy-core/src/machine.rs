@@ -1,0 +1,393 @@
+//! Owns the state of a copy and dispatches events.
+//!
+//! Invariants, checked after every step in debug builds:
+//! `replayed ≤ min(committed, durable)` (R10), `durable ≤ end`, a saved seal is never above the
+//! promised one, and an active or activating copy is sealed for exactly its epoch.
+
+use std::collections::BTreeSet;
+
+use keelson_types::{CopyFault, Epoch, EpochTable, LogEnd, MemberId, Position, Tick, Weakness};
+
+use crate::activation::Activation;
+use crate::active::Active;
+use crate::event::{
+    Action, Assignment, CopyConfig, Event, MountFailure, OpenRefusal, Recovered, StopReason,
+};
+use crate::passive::Passive;
+use crate::seal::Sealing;
+
+/// What the copy is doing.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// Nothing: just opened, sealed, dismounted, or without a source.
+    Idle,
+    /// Takes the log of an active.
+    Passive(Passive),
+    /// Completes its log before it opens an epoch.
+    Activating(Activation),
+    /// Writes the log.
+    Active(Box<Active>),
+}
+
+/// The machine of one copy. One owner feeds it; see the crate page.
+#[derive(Debug)]
+pub struct CopyMachine {
+    pub(crate) config: CopyConfig,
+    /// Lower epochs are refused from the moment this rises; the promise counts once it is saved.
+    pub(crate) sealed: Epoch,
+    /// Highest epoch for which this life of the process answered a seal.
+    pub(crate) answered_seal: Epoch,
+    pub(crate) sealing: Option<Sealing>,
+    pub(crate) table: EpochTable,
+    /// End of what was handed to the log.
+    pub(crate) end: LogEnd,
+    /// End of what the log holds durably.
+    pub(crate) durable: LogEnd,
+    pub(crate) committed: Position,
+    pub(crate) replayed: Position,
+    replay_asked: Position,
+    saves: u64,
+    pub(crate) assignment: Option<Assignment>,
+    pub(crate) dead: BTreeSet<MemberId>,
+    pub(crate) connected: BTreeSet<MemberId>,
+    pub(crate) role: Role,
+    pub(crate) fault: Option<CopyFault>,
+    /// The log itself failed: nothing it says can be trusted until it is opened again.
+    pub(crate) log_broken: bool,
+    pub(crate) may_have_lost: bool,
+    /// A cut was ordered and has not happened yet: the log's end is not known.
+    pub(crate) cutting: bool,
+    gave_up: Epoch,
+    /// Highest epoch whose mount order this life took up. An epoch is opened at most once (R5).
+    pub(crate) taken_up: Epoch,
+    /// Since when the lease is known to be lost; it may be lost while the copy is being activated.
+    pub(crate) lease_lost_at: Option<Tick>,
+}
+
+impl CopyMachine {
+    /// A machine over what was found on disk. Step it with [`Event::Wake`] once to start replay.
+    #[must_use]
+    pub fn new(config: CopyConfig, found: Recovered) -> Self {
+        let broken = matches!(
+            found.fault,
+            Some(CopyFault::LogIo(_) | CopyFault::LogDamaged(_) | CopyFault::MissingLog(_))
+        );
+        Self {
+            config,
+            sealed: found.sealed,
+            answered_seal: Epoch::ZERO,
+            sealing: None,
+            table: found.table,
+            end: found.end,
+            durable: found.end,
+            committed: found.committed.max(found.replayed),
+            replayed: found.replayed,
+            replay_asked: found.replayed,
+            saves: 0,
+            assignment: None,
+            dead: BTreeSet::new(),
+            connected: BTreeSet::new(),
+            role: Role::Idle,
+            fault: found.fault,
+            log_broken: broken,
+            may_have_lost: found.may_have_lost,
+            cutting: false,
+            gave_up: Epoch::ZERO,
+            taken_up: Epoch::ZERO,
+            lease_lost_at: None,
+        }
+    }
+
+    /// Takes one event and pushes what has to be done, in order.
+    pub fn step(&mut self, now: Tick, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::Assigned(assignment) => self.assigned(assignment, out),
+            Event::MembersDead(dead) => self.dead = dead,
+            Event::Seal { request, epoch } => self.seal(request, epoch, out),
+            Event::Mount { request, order } => self.mount(request, order, out),
+            Event::Dismount { epoch } => self.dismount(epoch, out),
+            Event::LeaseLost => self.lease_lost(now, out),
+            Event::LeaseBack => self.lease_back(),
+            Event::RuleRecorded { epoch, version, rule } => {
+                self.rule_recorded(epoch, version, rule);
+            }
+            Event::Logged { end } => self.logged(end, out),
+            Event::LogFailed { fault } => self.failed(fault, true, out),
+            Event::LogCut { end } => self.log_cut(end, out),
+            Event::ControlSaved { save } => self.control_saved(save, out),
+            Event::EpochBegun { start, end } => self.epoch_begun(start, end, out),
+            Event::Appended { end } => self.appended(end),
+            Event::Replayed { to } => self.replayed_to(to, out),
+            Event::StoreFailed { fault } => self.failed(fault, false, out),
+            Event::PeerUp { member } => self.peer_up(member, out),
+            Event::PeerDown { member } => self.peer_down(member),
+            Event::Opened { copy, epoch, matched, chain_matches } => {
+                self.peer_opened(now, copy, epoch, matched, chain_matches, out);
+            }
+            Event::Acked { copy, epoch, durable } => self.peer_acked(now, copy, epoch, durable),
+            Event::Refused { copy, epoch, refusal } => {
+                self.peer_refused(now, copy, epoch, &refusal, out);
+            }
+            Event::Open(offer) => self.open(&offer, out),
+            Event::Matched { epoch } => self.matched(epoch, out),
+            Event::Received { epoch, end, starts } => self.received(epoch, end, &starts, out),
+            Event::CommittedUpTo { epoch, committed } => self.committed_up_to(epoch, committed),
+            Event::SourceDown { member } => self.source_down(member),
+            Event::FetchMatched { epoch, matched } => self.fetch_matched(epoch, matched, out),
+            Event::FetchFailed { epoch } => self.fetch_failed(epoch, out),
+            Event::Wake => {}
+        }
+        self.upkeep(now, out);
+        debug_assert_eq!(self.check(), Ok(()), "{:?}", self.config.database);
+    }
+
+    /// What is always true afterwards: commits, rule changes, expiries, replay.
+    fn upkeep(&mut self, now: Tick, out: &mut Vec<Action>) {
+        self.active_upkeep(now, out);
+        let target = self.committed.min(self.durable.position);
+        if target > self.replay_asked && self.fault.is_none() && !self.cutting {
+            self.replay_asked = target;
+            out.push(Action::ReplayTo(target));
+        }
+    }
+
+    /// When to step with [`Event::Wake`] at the latest; `None` while nothing is waited for.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Tick> {
+        match &self.role {
+            Role::Active(active) => active.next_wake(self.assignment.as_ref()),
+            Role::Idle | Role::Passive(_) | Role::Activating(_) => None,
+        }
+    }
+
+    /// The position at which bytes of this epoch's session or fetch are wanted, if any are.
+    #[must_use]
+    pub fn expects(&self, epoch: Epoch) -> Option<Position> {
+        let wanted = match &self.role {
+            Role::Passive(passive) => passive.takes_frames(epoch),
+            Role::Activating(activation) => activation.takes_frames(epoch),
+            Role::Idle | Role::Active(_) => false,
+        };
+        wanted.then_some(self.end.position)
+    }
+
+    /// The epochs of this log.
+    #[must_use]
+    pub fn table(&self) -> &EpochTable {
+        &self.table
+    }
+
+    /// End of what was handed to the log.
+    #[must_use]
+    pub fn end(&self) -> LogEnd {
+        self.end
+    }
+
+    /// End of what the log holds durably.
+    #[must_use]
+    pub fn durable(&self) -> LogEnd {
+        self.durable
+    }
+
+    /// What is known to be committed.
+    #[must_use]
+    pub fn committed(&self) -> Position {
+        self.committed
+    }
+
+    /// Highest epoch promised.
+    #[must_use]
+    pub fn sealed(&self) -> Epoch {
+        self.sealed
+    }
+
+    /// Epoch in which this copy is active or being activated.
+    #[must_use]
+    pub fn own_epoch(&self) -> Option<Epoch> {
+        match &self.role {
+            Role::Active(active) => Some(active.epoch),
+            Role::Activating(activation) => Some(activation.order.epoch),
+            Role::Idle | Role::Passive(_) => None,
+        }
+    }
+
+    fn assigned(&mut self, assignment: Assignment, out: &mut Vec<Action>) {
+        let epoch = assignment.epoch;
+        if self.own_epoch().is_some_and(|own| own < epoch) {
+            self.stop(StopReason::Deposed(epoch), out);
+        }
+        let mine = assignment.active == Some(self.config.copy);
+        let rule = assignment.rule.clone();
+        self.assignment = Some(assignment);
+        self.sync_peers(out);
+        if let Some(rule) = rule.clone() {
+            self.rule_published(epoch, rule);
+        }
+        if !mine || self.own_epoch().is_some() || self.answered_seal >= epoch {
+            return;
+        }
+        match rule {
+            // H8: the naive restart, kept to show why it is wrong.
+            Some(rule) if self.config.weakness == Weakness::ResumeAfterRestart => {
+                self.resume(epoch, rule, out);
+            }
+            _ => self.give_up(epoch, StopReason::Restarted, out),
+        }
+    }
+
+    fn dismount(&mut self, epoch: Epoch, out: &mut Vec<Action>) {
+        if self.own_epoch().is_some_and(|own| own <= epoch) {
+            self.stop(StopReason::Dismounted, out);
+        }
+    }
+
+    /// Ends the own epoch, if there is one.
+    pub(crate) fn stop(&mut self, reason: StopReason, out: &mut Vec<Action>) {
+        let role = std::mem::replace(&mut self.role, Role::Idle);
+        let (epoch, waiting, peers) = match role {
+            Role::Active(active) => (active.epoch, active.waiting, active.peers),
+            Role::Activating(activation) => {
+                (activation.order.epoch, activation.requests, Default::default())
+            }
+            other @ (Role::Idle | Role::Passive(_)) => {
+                self.role = other;
+                return;
+            }
+        };
+        out.push(Action::StopServing { epoch, reason: reason.clone() });
+        out.extend(peers.into_keys().map(|copy| Action::ClosePeer { copy }));
+        let failure = match reason {
+            StopReason::Failed(fault) => MountFailure::Failed(fault),
+            _ => MountFailure::Stopped,
+        };
+        out.extend(
+            waiting
+                .into_iter()
+                .map(|request| Action::MountReply { request, answer: Err(failure.clone()) }),
+        );
+    }
+
+    /// Asks for a new activation, once per epoch.
+    pub(crate) fn give_up(&mut self, epoch: Epoch, reason: StopReason, out: &mut Vec<Action>) {
+        if epoch > self.gave_up {
+            self.gave_up = epoch;
+            out.push(Action::GiveUp { epoch, reason });
+        }
+    }
+
+    fn failed(&mut self, fault: CopyFault, log: bool, out: &mut Vec<Action>) {
+        if log && fault == CopyFault::DiskFull {
+            self.disk_full(out);
+            return;
+        }
+        if let Some(epoch) = self.own_epoch() {
+            self.stop(StopReason::Failed(fault.clone()), out);
+            self.give_up(epoch, StopReason::Failed(fault.clone()), out);
+        }
+        self.role = Role::Idle;
+        self.log_broken |= log;
+        self.fault.get_or_insert(fault);
+        self.seal_failed(out);
+    }
+
+    /// Bytes behind the durable end were refused for want of space. The log is not broken (G7):
+    /// they are cut off, seals go on, and an active's next offer begins there again.
+    fn disk_full(&mut self, out: &mut Vec<Action>) {
+        if let Some(epoch) = self.own_epoch() {
+            let reason = StopReason::Failed(CopyFault::DiskFull);
+            self.stop(reason.clone(), out);
+            self.give_up(epoch, reason, out);
+        }
+        if let Role::Passive(passive) = &self.role {
+            let (member, epoch) = (passive.member, passive.epoch);
+            out.push(Action::SendRefused { member, epoch, refusal: OpenRefusal::Busy });
+            self.role = Role::Idle;
+        }
+        if self.end > self.durable && !self.cutting {
+            self.cut(self.durable.position, out);
+        }
+    }
+
+    /// Keeps seal and epoch table; returns the number whose completion proves it.
+    pub(crate) fn save(&mut self, out: &mut Vec<Action>) -> u64 {
+        self.saves += 1;
+        out.push(Action::SaveControl {
+            save: self.saves,
+            sealed: self.sealed,
+            table: self.table.clone(),
+        });
+        self.saves
+    }
+
+    fn logged(&mut self, end: LogEnd, out: &mut Vec<Action>) {
+        if self.log_broken {
+            return;
+        }
+        self.durable = end;
+        self.seal_upkeep(out);
+        if self.sealing.is_some() {
+            return;
+        }
+        match &self.role {
+            Role::Passive(_) => self.acknowledge(out),
+            Role::Activating(_) => self.advance_activation(out),
+            Role::Idle | Role::Active(_) => {}
+        }
+    }
+
+    fn control_saved(&mut self, save: u64, out: &mut Vec<Action>) {
+        self.seal_saved(save, out);
+        self.passive_saved(save, out);
+        self.activation_saved(save, out);
+    }
+
+    fn log_cut(&mut self, end: LogEnd, out: &mut Vec<Action>) {
+        self.cutting = false;
+        self.end = end;
+        self.durable = end;
+        self.table.cut(end.position);
+        self.seal_upkeep(out);
+        self.passive_cut(out);
+        self.activation_cut(out);
+    }
+
+    fn appended(&mut self, end: Position) {
+        if let Role::Active(active) = &self.role {
+            self.end = LogEnd { epoch: active.epoch, position: end };
+        }
+    }
+
+    fn replayed_to(&mut self, to: Position, out: &mut Vec<Action>) {
+        self.replayed = self.replayed.max(to);
+        self.serve_when_replayed(out);
+    }
+
+    /// Orders a cut; the log's end is unknown until [`Event::LogCut`].
+    pub(crate) fn cut(&mut self, to: Position, out: &mut Vec<Action>) {
+        self.cutting = true;
+        out.push(Action::CutLog { to });
+    }
+
+    /// The invariants named on the module page.
+    ///
+    /// # Errors
+    /// The one that does not hold.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.config.weakness != Weakness::None || self.fault.is_some() {
+            return Ok(());
+        }
+        if self.replayed > self.committed {
+            return Err("replayed beyond committed");
+        }
+        if self.replayed > self.durable.position {
+            return Err("replayed beyond the durable log");
+        }
+        if self.durable.position > self.end.position {
+            return Err("durable beyond the end");
+        }
+        if self.own_epoch().is_some_and(|own| own != self.sealed) {
+            return Err("active in an epoch it is not sealed for");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,12 @@
+//! The machine of a copy, one file per area: arrange, step, assert the exact actions.
+
+mod activation;
+mod commit;
+mod faults;
+mod hold;
+mod open;
+mod restart;
+mod rule_change;
+mod seal;
+mod shipping;
+mod support;

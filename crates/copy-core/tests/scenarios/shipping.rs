@@ -1,0 +1,126 @@
+//! Frames and acknowledgements of a matched session, at both ends, and the replay target.
+
+use keelson_copy_core::{Action, Event, OpenRefusal};
+use keelson_types::{CopyStatus, EpochTable, Position};
+
+use crate::support::{Bench, assignment, at, copy, end, epoch, member, start, table};
+
+fn acknowledged(counter: u64, durable: Position) -> Action {
+    Action::SendAck { member: member(1), epoch: epoch(counter), durable }
+}
+
+#[test]
+fn frames_are_acknowledged_once_durable() {
+    let mut bench = Bench::passive(1);
+    let received = Event::Received {
+        epoch: epoch(1),
+        end: end(1, at(1, 100)),
+        starts: vec![start(1, Position::ZERO)],
+    };
+    let rows = table(&[start(1, Position::ZERO)]);
+    let saved = Action::SaveControl { save: 2, sealed: epoch(1), table: rows };
+    bench.check(received, &[Action::Append, saved]);
+    bench.check(Event::Logged { end: end(1, at(1, 100)) }, &[acknowledged(1, at(1, 100))]);
+}
+
+#[test]
+fn frames_of_another_epoch_are_ignored() {
+    let mut bench = Bench::passive(2);
+    let late = Event::Received { epoch: epoch(1), end: end(1, at(1, 100)), starts: vec![] };
+    bench.check(late, &[]);
+    assert_eq!(bench.machine.end().position, Position::ZERO);
+}
+
+#[test]
+fn a_passive_replays_what_is_committed_and_durable_here() {
+    let mut bench = Bench::passive(1);
+    let up_to = |committed| Event::CommittedUpTo { epoch: epoch(1), committed };
+    bench.received(1, at(1, 100));
+    bench.check(up_to(at(1, 200)), &[]);
+    let logged = Event::Logged { end: end(1, at(1, 100)) };
+    bench.check(logged, &[acknowledged(1, at(1, 100)), Action::ReplayTo(at(1, 100))]);
+    bench.received(1, at(1, 300));
+    let logged = Event::Logged { end: end(1, at(1, 300)) };
+    bench.check(logged, &[acknowledged(1, at(1, 300)), Action::ReplayTo(at(1, 200))]);
+    bench.check(up_to(at(1, 300)), &[Action::ReplayTo(at(1, 300))]);
+    // An older figure, or one of another epoch, changes nothing.
+    bench.check(up_to(at(1, 250)), &[]);
+    bench.received(1, at(1, 400));
+    bench.step(Event::Logged { end: end(1, at(1, 400)) });
+    bench.check(Event::CommittedUpTo { epoch: epoch(2), committed: at(1, 400) }, &[]);
+}
+
+#[test]
+fn a_passive_without_its_source_takes_nothing_more() {
+    let mut bench = Bench::passive(1);
+    bench.received(1, at(1, 100));
+    bench.check(Event::SourceDown { member: member(2) }, &[]);
+    assert_eq!(bench.machine.expects(epoch(1)), Some(at(1, 100)));
+    bench.check(Event::SourceDown { member: member(1) }, &[]);
+    assert_eq!(bench.machine.expects(epoch(1)), None);
+    bench.check(Event::Logged { end: end(1, at(1, 100)) }, &[]);
+}
+
+#[test]
+fn the_active_offers_to_connected_peers_and_ships_from_the_match() {
+    let mut bench = Bench::active(3, &[1]);
+    let open = Action::OpenPeer { copy: copy(2), member: member(2), epoch: epoch(3) };
+    bench.check(Event::PeerUp { member: member(2) }, &[open]);
+    let shipped = bench.opened(2, 3, at(1, 40));
+    let ship =
+        Action::ShipFrom { copy: copy(2), member: member(2), epoch: epoch(3), from: at(1, 40) };
+    assert_eq!(shipped, [ship]);
+    assert_eq!(bench.opened(2, 3, at(1, 40)), [], "once only");
+}
+
+#[test]
+fn a_passive_whose_chain_differs_is_not_shipped_to() {
+    let mut bench = Bench::active(3, &[1]);
+    bench.step(Event::PeerUp { member: member(2) });
+    let opened =
+        Event::Opened { copy: copy(2), epoch: epoch(3), matched: at(1, 40), chain_matches: false };
+    bench.check(opened, &[]);
+    let view = bench.machine.view();
+    assert!(view.peers.iter().all(|peer| peer.copy != copy(2) || !peer.matched));
+}
+
+#[test]
+fn a_refused_offer_is_made_again_after_a_while() {
+    let mut bench = Bench::active(3, &[1]);
+    bench.step(Event::PeerUp { member: member(2) });
+    let refused = Event::Refused { copy: copy(2), epoch: epoch(3), refusal: OpenRefusal::Busy };
+    bench.check(refused, &[]);
+    let again = bench.machine.next_wake().expect("the offer is made again");
+    bench.check(Event::Wake, &[]);
+    bench.now = again;
+    let open = Action::OpenPeer { copy: copy(2), member: member(2), epoch: epoch(3) };
+    bench.check(Event::Wake, &[open]);
+}
+
+#[test]
+fn a_refusal_in_the_middle_stops_the_stream() {
+    let mut bench = Bench::active(3, &[1]);
+    let refused = Event::Refused { copy: copy(1), epoch: epoch(3), refusal: OpenRefusal::Busy };
+    bench.check(refused, &[Action::ClosePeer { copy: copy(1) }]);
+}
+
+#[test]
+fn a_copy_that_is_removed_is_closed_and_a_new_one_offered_to() {
+    let mut bench = Bench::active(3, &[1, 2]);
+    let mut fewer = assignment(epoch(3), Some(0));
+    fewer.copies.retain(|c| c.copy != copy(2));
+    let actions = bench.step(Event::Assigned(fewer));
+    assert_eq!(actions[0], Action::ClosePeer { copy: copy(2) });
+    let open = Action::OpenPeer { copy: copy(2), member: member(2), epoch: epoch(3) };
+    let actions = bench.step(Event::Assigned(assignment(epoch(3), Some(0))));
+    assert_eq!(actions[0], open);
+}
+
+#[test]
+fn a_passive_shows_whether_it_is_caught_up() {
+    let mut bench = Bench::passive(1);
+    assert_eq!(bench.machine.view().status, CopyStatus::Healthy);
+    bench.step(Event::CommittedUpTo { epoch: epoch(1), committed: at(3, 0) });
+    assert_eq!(bench.machine.view().status, CopyStatus::Resynchronizing);
+    assert_eq!(bench.machine.table(), &EpochTable::new());
+}

@@ -1,0 +1,261 @@
+//! The real disk.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keelson_env::{DirEntry, Disk, DiskError, DiskErrorKind, DiskFile, DiskResult, DiskVerb};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
+use nix::sys::statvfs::statvfs;
+use nix::sys::uio::pwritev;
+
+/// Parts that one `pwritev` takes.
+const PARTS_MAX: usize = 1_024;
+
+/// Files of the operating system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OsDisk {
+    read_only: bool,
+}
+
+impl OsDisk {
+    /// The disk, for reading and writing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { read_only: false }
+    }
+
+    /// The disk, opening files for reading only; whatever changes something is `Denied`.
+    #[must_use]
+    pub const fn read_only() -> Self {
+        Self { read_only: true }
+    }
+
+    fn may_change(self, path: &Path, verb: DiskVerb) -> DiskResult<()> {
+        if self.read_only { Err(DiskError::new(path, verb, DiskErrorKind::Denied)) } else { Ok(()) }
+    }
+}
+
+fn kind(error: &io::Error) -> DiskErrorKind {
+    match error.kind() {
+        io::ErrorKind::NotFound => DiskErrorKind::NotFound,
+        io::ErrorKind::AlreadyExists => DiskErrorKind::AlreadyExists,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DiskErrorKind::NoSpace,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            DiskErrorKind::Denied
+        }
+        _ => DiskErrorKind::Io(error.to_string()),
+    }
+}
+
+trait Named<T> {
+    fn named(self, path: &Path, verb: DiskVerb) -> DiskResult<T>;
+}
+
+impl<T> Named<T> for io::Result<T> {
+    fn named(self, path: &Path, verb: DiskVerb) -> DiskResult<T> {
+        self.map_err(|error| DiskError::new(path, verb, kind(&error)))
+    }
+}
+
+impl<T> Named<T> for nix::Result<T> {
+    fn named(self, path: &Path, verb: DiskVerb) -> DiskResult<T> {
+        self.map_err(io::Error::from).named(path, verb)
+    }
+}
+
+impl Disk for OsDisk {
+    fn create_dir_all(&self, path: &Path) -> DiskResult<()> {
+        self.may_change(path, DiskVerb::CreateDir)?;
+        fs::create_dir_all(path).named(path, DiskVerb::CreateDir)
+    }
+
+    fn list(&self, path: &Path) -> DiskResult<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(path).named(path, DiskVerb::List)? {
+            let entry = entry.named(path, DiskVerb::List)?;
+            let is_dir = entry.file_type().named(path, DiskVerb::List)?.is_dir();
+            entries
+                .push(DirEntry { name: entry.file_name().to_string_lossy().into_owned(), is_dir });
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    fn open(&self, path: &Path) -> DiskResult<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(!self.read_only).open(path);
+        Ok(OsFile::shared(file.named(path, DiskVerb::Open)?, path))
+    }
+
+    fn create(&self, path: &Path) -> DiskResult<Arc<dyn DiskFile>> {
+        self.may_change(path, DiskVerb::Create)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+        Ok(OsFile::shared(file.named(path, DiskVerb::Create)?, path))
+    }
+
+    fn remove(&self, path: &Path) -> DiskResult<()> {
+        self.may_change(path, DiskVerb::Remove)?;
+        fs::remove_file(path).named(path, DiskVerb::Remove)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> DiskResult<()> {
+        self.may_change(from, DiskVerb::Rename)?;
+        fs::rename(from, to).named(from, DiskVerb::Rename)
+    }
+
+    fn exists(&self, path: &Path) -> DiskResult<bool> {
+        path.try_exists().named(path, DiskVerb::Query)
+    }
+
+    fn sync_dir(&self, path: &Path) -> DiskResult<()> {
+        self.may_change(path, DiskVerb::SyncDir)?;
+        File::open(path).and_then(|directory| directory.sync_all()).named(path, DiskVerb::SyncDir)
+    }
+
+    fn free_bytes(&self, path: &Path) -> DiskResult<u64> {
+        let volume = statvfs(path).named(path, DiskVerb::Query)?;
+        Ok(volume.blocks_available().saturating_mul(volume.fragment_size()))
+    }
+}
+
+struct OsFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl fmt::Debug for OsFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OsFile({})", self.path.display())
+    }
+}
+
+impl OsFile {
+    fn shared(file: File, path: &Path) -> Arc<dyn DiskFile> {
+        Arc::new(Self { file, path: path.to_path_buf() })
+    }
+
+    fn offset(&self, value: u64, verb: DiskVerb) -> DiskResult<i64> {
+        i64::try_from(value)
+            .map_err(|_| DiskError::new(&self.path, verb, DiskErrorKind::Io("offset".to_owned())))
+    }
+
+    /// One `pwritev` of the parts not yet written; returns the bytes taken.
+    fn write_some(&self, offset: u64, parts: &[&[u8]], skip: usize) -> DiskResult<usize> {
+        let mut slices = Vec::with_capacity(parts.len().min(PARTS_MAX));
+        let mut skip = skip;
+        for part in parts {
+            if slices.len() == PARTS_MAX {
+                break;
+            }
+            match part.get(skip..) {
+                Some(rest) if !rest.is_empty() => slices.push(IoSlice::new(rest)),
+                _ => {}
+            }
+            skip = skip.saturating_sub(part.len());
+        }
+        let at = self.offset(offset, DiskVerb::Write)?;
+        loop {
+            match pwritev(&self.file, &slices, at) {
+                Err(Errno::EINTR) => {}
+                Ok(0) => {
+                    let kind = DiskErrorKind::Io("the write took no bytes".to_owned());
+                    return Err(DiskError::new(&self.path, DiskVerb::Write, kind));
+                }
+                other => return other.named(&self.path, DiskVerb::Write),
+            }
+        }
+    }
+}
+
+impl DiskFile for OsFile {
+    fn size(&self) -> DiskResult<u64> {
+        self.file.metadata().map(|metadata| metadata.len()).named(&self.path, DiskVerb::Query)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> DiskResult<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).named(&self.path, DiskVerb::Read),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> DiskResult<()> {
+        self.file.write_all_at(bytes, offset).named(&self.path, DiskVerb::Write)
+    }
+
+    fn write_parts_at(&self, offset: u64, parts: &[&[u8]]) -> DiskResult<()> {
+        let (mut parts, mut at, mut skip) = (parts, offset, 0);
+        loop {
+            // Whole parts that are written, and empty ones, are left behind.
+            while let Some((first, rest)) = parts.split_first().filter(|(f, _)| f.len() <= skip) {
+                skip -= first.len();
+                parts = rest;
+            }
+            if parts.is_empty() {
+                return Ok(());
+            }
+            let taken = self.write_some(at, parts, skip)?;
+            at += taken as u64;
+            skip += taken;
+        }
+    }
+
+    fn sync(&self) -> DiskResult<()> {
+        self.file.sync_data().named(&self.path, DiskVerb::Sync)
+    }
+
+    fn set_len(&self, bytes: u64) -> DiskResult<()> {
+        self.file.set_len(bytes).named(&self.path, DiskVerb::SetLen)
+    }
+
+    fn allocate(&self, offset: u64, bytes: u64) -> DiskResult<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let (at, length) =
+            (self.offset(offset, DiskVerb::Allocate)?, self.offset(bytes, DiskVerb::Allocate)?);
+        match fallocate(&self.file, FallocateFlags::empty(), at, length) {
+            // A file system without reservations: the length at least must be as promised.
+            Err(Errno::EOPNOTSUPP) if self.size()? < offset + bytes => self.set_len(offset + bytes),
+            Err(Errno::EOPNOTSUPP) => Ok(()),
+            other => other.named(&self.path, DiskVerb::Allocate),
+        }
+    }
+
+    fn drop_cache(&self) -> DiskResult<()> {
+        posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+            .named(&self.path, DiskVerb::DropCache)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_conforms() {
+        let directory = tempfile::tempdir().expect("creates");
+        keelson_env::disk_conformance::all(&OsDisk::new(), directory.path());
+    }
+
+    #[test]
+    fn a_read_only_disk_changes_nothing() {
+        let directory = tempfile::tempdir().expect("creates");
+        let path = directory.path().join("f");
+        OsDisk::new().create(&path).expect("creates").write_at(0, b"x").expect("writes");
+        let disk = OsDisk::read_only();
+        assert!(disk.open(&path).expect("opens").write_at(0, b"y").is_err());
+        let error = disk.remove(&path).expect_err("denied");
+        assert_eq!(error.kind, DiskErrorKind::Denied);
+    }
+}

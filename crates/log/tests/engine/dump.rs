@@ -1,0 +1,70 @@
+//! The offline listing.
+
+use keelson_log::{DumpOptions, dump};
+use keelson_types::Position;
+
+use crate::harness::{Copy, file_of, home, open, sim};
+
+fn listing(disk: &keelson_env::SimDisk, options: DumpOptions) -> String {
+    let mut out = Vec::new();
+    dump(disk, &home(), options, &mut out).expect("lists");
+    String::from_utf8(out).expect("text")
+}
+
+fn log() -> (keelson_env::SimDisk, Vec<keelson_format::FrameInfo>) {
+    let disk = sim();
+    let mut copy = Copy::on(&disk);
+    copy.begin(1).expect("writes");
+    let frames = copy.commit_many(6, 900);
+    (disk, frames)
+}
+
+#[test]
+fn a_listing_shows_generations_frames_and_records() {
+    let (disk, frames) = log();
+    let table = listing(&disk, DumpOptions::default());
+    assert_eq!(table.lines().count(), 1 + 2 + 1, "{table}");
+    assert!(table.contains("2 generations, 6 frames, 6 records"), "{table}");
+    let options = DumpOptions { records: true, ..DumpOptions::default() };
+    let table = listing(&disk, options);
+    for frame in &frames {
+        let line = format!("{} -> {}", frame.header.position, frame.end().position);
+        assert!(table.contains(&line), "{line} is missing in\n{table}");
+    }
+    assert!(
+        table.contains("3 put \\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x03 = 900 bytes"),
+        "{table}"
+    );
+}
+
+#[test]
+fn json_lines_name_the_place_and_kind_of_damage() {
+    let (disk, frames) = log();
+    let at = frames[1].header.position;
+    disk.flip_bit(&file_of(1), at.offset + 200, 0);
+    let options = DumpOptions { json: true, frames: true, records: true };
+    let text = listing(&disk, options);
+    let damage = format!("\"position\":\"{at}\",\"code\":\"payload_checksum\"");
+    assert!(text.contains(&damage), "{text}");
+    assert!(text.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "{text}");
+    assert!(text.contains("\"subject\":\"\\\\x00"), "backslashes are escaped: {text}");
+    assert!(text.contains("\"damages\":1"), "{text}");
+}
+
+#[test]
+fn a_torn_tail_is_listed_and_is_not_damage() {
+    let (disk, frames) = log();
+    let mut copy = Copy::on(&disk);
+    let first = copy.append(50).expect("writes");
+    copy.append(60).expect("writes");
+    let at = first.header.position;
+    disk.flip_bit(&file_of(at.generation.0), at.offset + 2, 0);
+    let text = listing(&disk, DumpOptions::default());
+    assert!(text.contains(&format!("torn tail from {at}")), "{text}");
+    assert!(text.contains("0 damaged places"), "{text}");
+    let before = disk.operations();
+    listing(&disk, DumpOptions { json: true, frames: true, records: true });
+    assert_eq!(disk.operations(), before, "looking changes nothing");
+    let (_, recovery) = open(&disk, Position::ZERO).expect("opens");
+    assert_eq!(recovery.state.end, frames[5].end());
+}

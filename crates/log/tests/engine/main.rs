@@ -1,0 +1,10 @@
+//! The log engine over a simulated disk, and over the real one where that matters.
+
+mod control;
+mod crash;
+mod cut;
+mod dump;
+mod files;
+mod harness;
+mod reader;
+mod recovery;

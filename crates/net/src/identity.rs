@@ -1,0 +1,135 @@
+//! Who a peer is: common name and organisational unit of its certificate.
+//!
+//! The identity of a request is put into its extensions by the server of this crate, after the
+//! certificate was verified against the cluster's authority. A request without one did not come
+//! through this server and is refused.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use keelson_types::{MemberName, RefusalReason};
+use keelson_wire::Refusal;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// What the organisational unit of a certificate says.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Role {
+    /// A member of the cluster; the common name is the member's name.
+    Member,
+    /// A person or program with every right that a client can have.
+    Admin,
+    /// Any other unit, or none (empty). Services refuse what they do not know.
+    Other(String),
+}
+
+impl Role {
+    /// The organisational unit as written in the certificate.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Member => "member",
+            Self::Admin => "admin",
+            Self::Other(unit) => unit,
+        }
+    }
+
+    fn from_unit(unit: &str) -> Self {
+        match unit {
+            "member" => Self::Member,
+            "admin" => Self::Admin,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The verified identity of the other side of a connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerIdentity {
+    /// Common name: the name of a member or of a user.
+    pub name: String,
+    /// Organisational unit.
+    pub role: Role,
+    /// Where it connected from; `None` for an identity read from a file.
+    pub address: Option<SocketAddr>,
+}
+
+impl PeerIdentity {
+    /// Reads the identity from a certificate in DER.
+    ///
+    /// # Errors
+    /// What is missing or malformed, as text.
+    pub fn from_der(certificate: &[u8]) -> Result<Self, String> {
+        let (_, parsed) = X509Certificate::from_der(certificate)
+            .map_err(|error| format!("not an X.509 certificate: {error}"))?;
+        let subject = parsed.subject();
+        let name = subject.iter_common_name().next().and_then(|name| name.as_str().ok());
+        let name = name.filter(|name| !name.is_empty());
+        let name = name.ok_or("the certificate has no common name")?.to_owned();
+        let unit = subject.iter_organizational_unit().next().and_then(|unit| unit.as_str().ok());
+        Ok(Self { name, role: Role::from_unit(unit.unwrap_or_default()), address: None })
+    }
+}
+
+impl fmt::Display for PeerIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.role)
+    }
+}
+
+/// Who sent a request.
+///
+/// # Errors
+/// `forbidden` if the request did not come over a verified connection.
+pub fn peer_of<T>(request: &tonic::Request<T>) -> Result<&PeerIdentity, Refusal> {
+    request.extensions().get::<PeerIdentity>().ok_or_else(|| {
+        Refusal::new(RefusalReason::Forbidden, "the caller showed no client certificate")
+    })
+}
+
+/// The name of the member that sent a request. Whether that member belongs to the cluster is for
+/// the caller to check.
+///
+/// # Errors
+/// `forbidden` if the sender is no member.
+pub fn require_member<T>(request: &tonic::Request<T>) -> Result<MemberName, Refusal> {
+    let peer = peer_of(request)?;
+    let refuse = |what: String| Refusal::new(RefusalReason::Forbidden, what);
+    if peer.role != Role::Member {
+        return Err(refuse(format!("only members may call this; {peer} is not one")));
+    }
+    let name = MemberName::new(peer.name.as_str());
+    name.map_err(|error| refuse(format!("certificate of {peer}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(role: Option<Role>) -> tonic::Request<()> {
+        let mut request = tonic::Request::new(());
+        if let Some(role) = role {
+            let identity = PeerIdentity { name: "m1".into(), role, address: None };
+            request.extensions_mut().insert(identity);
+        }
+        request
+    }
+
+    #[test]
+    fn only_members_pass_as_members() {
+        assert_eq!(
+            require_member(&request(Some(Role::Member))),
+            Ok(MemberName::new("m1").unwrap())
+        );
+        for role in [None, Some(Role::Admin), Some(Role::Other("ops".into()))] {
+            let refusal = require_member(&request(role)).unwrap_err();
+            assert_eq!(refusal.reason, RefusalReason::Forbidden);
+        }
+        assert!(peer_of(&request(Some(Role::Admin))).is_ok());
+    }
+}

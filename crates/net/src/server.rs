@@ -1,0 +1,327 @@
+//! The accepting side: a listener that takes only verified peers and hands their identity to the
+//! services.
+//!
+//! Handshakes run beside each other, each with a time limit; their number and that of the
+//! connections are bounded. A peer that is refused is logged once per line with its address and the
+//! reason, and listed by [`TlsServer::refusals`].
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+
+use crate::failure::tls_error;
+use crate::limits::{
+    CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, DRAIN_TIMEOUT, FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT,
+    HANDSHAKES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
+    STREAMS_PER_CONNECTION_MAX,
+};
+use crate::{PeerIdentity, TlsStore};
+
+/// Refused handshakes that are remembered.
+const REFUSALS_KEPT: usize = 32;
+
+/// Pause after `accept` failed (no file descriptors, usually), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why an address cannot be listened at.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen at {address}")]
+pub struct BindError {
+    /// The address.
+    pub address: String,
+    /// Why not.
+    pub source: io::Error,
+}
+
+impl BindError {
+    /// A stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self.source.kind() {
+            io::ErrorKind::AddrInUse => "address_in_use",
+            io::ErrorKind::AddrNotAvailable => "address_not_here",
+            io::ErrorKind::PermissionDenied => "address_not_allowed",
+            _ => "address_unusable",
+        }
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self.source.kind() {
+            io::ErrorKind::AddrInUse => {
+                "another process listens there; stop it, or choose another port in the \
+                    configuration"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "the address belongs to no interface of this machine"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need a privilege; choose a higher one"
+            }
+            _ => "addresses are host:port; check the configuration",
+        }
+    }
+}
+
+/// Listens at `host:port`.
+///
+/// # Errors
+/// [`BindError`] says why not.
+pub async fn bind(address: &str) -> Result<TcpListener, BindError> {
+    let error = |source| BindError { address: address.to_owned(), source };
+    TcpListener::bind(address).await.map_err(error)
+}
+
+/// A peer that was turned away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RefusedHandshake {
+    /// Where it connected from.
+    pub peer: SocketAddr,
+    /// Why, for a person.
+    pub reason: String,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// What a listener asks of its peers, and what it remembers of those it refused.
+#[derive(Clone)]
+pub struct TlsServer {
+    tls: Arc<TlsStore>,
+    refusals: Arc<Mutex<VecDeque<RefusedHandshake>>>,
+    connections_max: usize,
+}
+
+impl fmt::Debug for TlsServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsServer").field("tls", &self.tls).finish_non_exhaustive()
+    }
+}
+
+impl TlsServer {
+    /// A server that shows the certificate of `tls` and asks for one of the same authority.
+    #[must_use]
+    pub fn new(tls: Arc<TlsStore>) -> Self {
+        Self { tls, refusals: Arc::default(), connections_max: CONNECTIONS_MAX }
+    }
+
+    /// Bounds the number of connections (8192 by default); more are closed at once.
+    #[must_use]
+    pub fn with_connections_max(self, connections_max: usize) -> Self {
+        Self { connections_max, ..self }
+    }
+
+    /// The last peers that were refused, oldest first.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<RefusedHandshake> {
+        let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.iter().cloned().collect()
+    }
+
+    fn refuse(&self, peer: SocketAddr, reason: String) {
+        tracing::info!(%peer, reason, "connection refused");
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.len() == REFUSALS_KEPT {
+            refusals.pop_front();
+        }
+        refusals.push_back(RefusedHandshake { peer, reason, at: SystemTime::now() });
+    }
+
+    async fn handshake(&self, tcp: TcpStream, peer: SocketAddr) -> Result<Handshaken, String> {
+        // Latency matters more than a refused option, and the handshake finds a dead socket anyway.
+        let _ = tcp.set_nodelay(true);
+        let acceptor = TlsAcceptor::from(self.tls.current().server.clone());
+        let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await;
+        let stream = stream
+            .map_err(|_| format!("no TLS handshake within {} s", HANDSHAKE_TIMEOUT.as_secs()))?
+            .map_err(|error| describe(&error))?;
+        let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let certificate = certificates.first().ok_or("the peer showed no certificate")?;
+        let identity = PeerIdentity::from_der(certificate)?;
+        Ok(Handshaken { stream, identity: PeerIdentity { address: Some(peer), ..identity } })
+    }
+}
+
+struct Handshaken {
+    stream: TlsStream<TcpStream>,
+    identity: PeerIdentity,
+}
+
+/// Why a handshake failed, for a person.
+fn describe(error: &io::Error) -> String {
+    use rustls::{CertificateError as C, Error as E};
+    let Some(tls) = tls_error(error) else {
+        return format!("the peer went away during the TLS handshake: {error}");
+    };
+    match tls {
+        E::InvalidMessage(_) => "the peer does not speak TLS".into(),
+        E::NoCertificatesPresented => "the peer showed no certificate".into(),
+        E::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => {
+            "the peer's certificate comes from another authority".into()
+        }
+        E::InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => {
+            "the peer's certificate has expired".into()
+        }
+        E::InvalidCertificate(C::NotValidYet | C::NotValidYetContext { .. }) => {
+            "the peer's certificate is not valid yet".into()
+        }
+        E::AlertReceived(alert) => format!("the peer refused this server: {alert:?}"),
+        other => other.to_string(),
+    }
+}
+
+/// Serves `routes` to verified peers until `shutdown` is ready; then stops accepting, lets calls
+/// under way end for at most 2 s, and returns.
+///
+/// # Errors
+/// The HTTP/2 server failed; connections that break are no failure.
+pub async fn serve(
+    listener: TcpListener,
+    server: TlsServer,
+    routes: Routes,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error> {
+    let (accepted, incoming) = mpsc::channel(HANDSHAKES_MAX);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let accepting = tokio::spawn(accept_all(listener, server, accepted));
+    let serving = http2_server().add_routes(routes).serve_with_incoming_shutdown(
+        ReceiverStream::new(incoming),
+        async {
+            // An error is as good: the sender is dropped when this function ends.
+            let _ = stopped.await;
+        },
+    );
+    tokio::pin!(serving);
+    let outcome = tokio::select! {
+        biased;
+        outcome = &mut serving => outcome,
+        () = shutdown => {
+            accepting.abort();
+            let _ = stop.send(());
+            // What has not ended by then is cut off when its process or runtime ends.
+            timeout(DRAIN_TIMEOUT, serving).await.unwrap_or(Ok(()))
+        }
+    };
+    accepting.abort();
+    outcome
+}
+
+fn http2_server() -> Server {
+    Server::builder()
+        .accept_http1(false)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+}
+
+async fn accept_all(
+    listener: TcpListener,
+    server: TlsServer,
+    accepted: mpsc::Sender<io::Result<PeerStream>>,
+) {
+    let connections = Arc::new(Semaphore::new(server.connections_max));
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let handshake = handshakes.clone().acquire_owned().await;
+        let handshake = handshake.expect("the semaphore is never closed");
+        let (tcp, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(connection) = connections.clone().try_acquire_owned() else {
+            server.refuse(peer, format!("{} connections are open", server.connections_max));
+            continue;
+        };
+        let (server, accepted) = (server.clone(), accepted.clone());
+        tokio::spawn(async move {
+            match server.handshake(tcp, peer).await {
+                Ok(Handshaken { stream, identity }) => {
+                    drop(handshake);
+                    let stream = PeerStream { stream, identity, _connection: connection };
+                    // An error means that the server stopped meanwhile.
+                    let _ = accepted.send(Ok(stream)).await;
+                }
+                Err(reason) => server.refuse(peer, reason),
+            }
+        });
+    }
+}
+
+/// A verified connection. Its identity goes into the extensions of every request.
+struct PeerStream {
+    stream: TlsStream<TcpStream>,
+    identity: PeerIdentity,
+    _connection: OwnedSemaphorePermit,
+}
+
+impl Connected for PeerStream {
+    type ConnectInfo = PeerIdentity;
+
+    fn connect_info(&self) -> PeerIdentity {
+        self.identity.clone()
+    }
+}
+
+impl AsyncRead for PeerStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for PeerStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,69 @@
+//! Reading what the control process says of a database.
+
+use std::time::Duration;
+
+use keelson_copy_core::{Assignment as CoreAssignment, PeerCopy};
+use keelson_types::{
+    CommitConstraint, CommitRule, CopyId, DatabaseId, MemberId, SiteName, StreamId,
+};
+use keelson_wire::{Invalid, ids, v1};
+
+use crate::message::Assigned;
+
+/// A database with a copy on this member.
+#[derive(Debug)]
+pub(crate) struct Assignment {
+    pub(crate) database: DatabaseId,
+    pub(crate) name: String,
+    pub(crate) stream: StreamId,
+    pub(crate) copy: CopyId,
+    pub(crate) active_member: Option<MemberId>,
+    pub(crate) assigned_at: u64,
+    pub(crate) assigned: Assigned,
+}
+
+impl Assignment {
+    /// Checks and converts a message; sites of members come from the member list.
+    pub(crate) fn read(
+        message: v1::DatabaseAssignment,
+        site_of: impl Fn(MemberId) -> Option<String>,
+    ) -> Result<Self, Invalid> {
+        let wanted = CommitConstraint::try_from(message.wanted_constraint())?;
+        let rule = message.rule.clone().map(CommitRule::try_from).transpose()?;
+        let active = CopyId::from_slice(&message.active);
+        let mut copies = Vec::with_capacity(message.copies.len());
+        let mut active_member = None;
+        for row in &message.copies {
+            let (copy, member) = (ids::copy(&row.copy)?, ids::member(&row.member)?);
+            if active == Some(copy) {
+                active_member = Some(member);
+            }
+            let site = SiteName::new(site_of(member).ok_or(Invalid("copies.member"))?);
+            let site = site.map_err(|_| Invalid("members.site"))?;
+            copies.push(PeerCopy { copy, member, site, may_count: !row.leaving });
+        }
+        let degrade = message.degrade_after_millis;
+        let assignment = CoreAssignment {
+            epoch: message.epoch.map(Into::into).unwrap_or_default(),
+            active,
+            rule,
+            constraint: wanted,
+            copies,
+            degrade_after: (degrade > 0).then(|| Duration::from_millis(degrade)),
+            dismount_after: Duration::from_millis(message.dismount_after_millis),
+        };
+        Ok(Self {
+            database: ids::database(&message.database)?,
+            name: message.name,
+            stream: ids::stream(&message.stream)?,
+            copy: ids::copy(&message.this_copy)?,
+            active_member,
+            assigned_at: message.assigned_at,
+            assigned: Assigned {
+                assignment,
+                generation_bytes: message.generation_bytes,
+                compress: message.lz4,
+            },
+        })
+    }
+}

@@ -1,0 +1,249 @@
+//! What all copies of a member share: identity, pools, stores, connections, reports to the control
+//! process.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, RwLock};
+
+use keelson_copy_core::StopReason;
+use keelson_env::StoreOpener;
+use keelson_net::{Connector, Expect, Lane as ChannelLane, PeerChannel};
+use keelson_types::{
+    ClusterId, CommitRule, DatabaseId, Epoch, IncarnationId, MemberId, MemberName,
+};
+use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, ids, v1};
+use tokio::sync::mpsc;
+
+use crate::gate::{LeaseClock, boottime_now};
+use crate::message::SourceSender;
+use crate::open::Places;
+use crate::pool::Pool;
+use crate::shared::CopyShared;
+
+/// Free bytes below which an active takes no more writes: room for seals, headers and recovery.
+const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+/// How long an answer about free space is believed.
+const ROOM_BELIEVED_NANOS: u64 = 100_000_000;
+
+/// Another member, as consensus knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) name: MemberName,
+    pub(crate) site: String,
+    pub(crate) data_address: String,
+    pub(crate) alive: bool,
+}
+
+/// See the module page.
+#[derive(Debug)]
+pub(crate) struct PlaneContext {
+    pub(crate) member: MemberId,
+    /// Known from the first message of the control process on.
+    pub(crate) cluster: OnceLock<ClusterId>,
+    pub(crate) incarnation: IncarnationId,
+    pub(crate) places: Places,
+    pub(crate) opener: Stores,
+    pub(crate) lease: Arc<LeaseClock>,
+    pub(crate) connector: Connector,
+    pub(crate) logs: Pool,
+    pub(crate) stores: Pool,
+    pub(crate) readers: Arc<Pool>,
+    pub(crate) members: RwLock<BTreeMap<MemberId, Peer>>,
+    /// To the control process; bounded by what the copies have to report.
+    pub(crate) reports: mpsc::UnboundedSender<v1::DataToControl>,
+    pub(crate) reserve_bytes: u64,
+    room: AtomicBool,
+    room_asked: AtomicU64,
+}
+
+/// The opener of stores, with a debug face.
+#[derive(Clone)]
+pub(crate) struct Stores(pub(crate) Arc<dyn StoreOpener>);
+
+impl std::fmt::Debug for Stores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stores")
+    }
+}
+
+/// What a context is made of.
+pub(crate) struct ContextParts {
+    pub(crate) member: MemberId,
+    pub(crate) incarnation: IncarnationId,
+    pub(crate) places: Places,
+    pub(crate) opener: Arc<dyn StoreOpener>,
+    pub(crate) connector: Connector,
+    pub(crate) reports: mpsc::UnboundedSender<v1::DataToControl>,
+    pub(crate) reserve_bytes: Option<u64>,
+}
+
+impl PlaneContext {
+    pub(crate) fn start(parts: ContextParts) -> std::io::Result<Self> {
+        Ok(Self {
+            member: parts.member,
+            cluster: OnceLock::new(),
+            incarnation: parts.incarnation,
+            places: parts.places,
+            opener: Stores(parts.opener),
+            lease: Arc::default(),
+            connector: parts.connector,
+            logs: Pool::start("log", 6)?,
+            stores: Pool::start("store", 3)?,
+            readers: Arc::new(Pool::start("read", 3)?),
+            members: RwLock::default(),
+            reports: parts.reports,
+            reserve_bytes: parts.reserve_bytes.unwrap_or(RESERVE_BYTES),
+            room: AtomicBool::new(true),
+            room_asked: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether the log volume has room for more writes. The answer may be 100 ms old; the reserve
+    /// covers what is written meanwhile.
+    pub(crate) fn has_room(&self) -> bool {
+        let now = boottime_now().0;
+        if now.saturating_sub(self.room_asked.load(Ordering::Relaxed)) > ROOM_BELIEVED_NANOS {
+            self.room_asked.store(now, Ordering::Relaxed);
+            let free = self.places.disk.free_bytes(&self.places.logs);
+            let enough = free.is_ok_and(|free| free >= self.reserve_bytes);
+            self.room.store(enough, Ordering::Relaxed);
+        }
+        self.room.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn member(&self, member: MemberId) -> Option<Peer> {
+        let members = self.members.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        members.get(&member).cloned()
+    }
+
+    /// The member of this name, if it belongs to the cluster.
+    pub(crate) fn member_named(&self, name: &MemberName) -> Option<MemberId> {
+        let members = self.members.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        members.iter().find(|(_, peer)| peer.name == *name).map(|(id, _)| *id)
+    }
+
+    /// A channel to a member's data process.
+    pub(crate) fn channel(&self, peer: &Peer, lane: ChannelLane) -> PeerChannel {
+        self.connector.channel(&peer.data_address, Expect::Member(peer.name.clone()), lane)
+    }
+
+    pub(crate) fn handshake(&self) -> v1::Handshake {
+        v1::Handshake {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+            cluster: self.cluster.get().map(|id| ids::bytes(*id)).unwrap_or_default(),
+            recovery: 0,
+            member: ids::bytes(self.member),
+            incarnation: ids::bytes(self.incarnation),
+        }
+    }
+
+    pub(crate) fn report(&self, reply_to: u64, message: v1::data_to_control::Message) {
+        // Without a control process this process is about to end.
+        let _ = self.reports.send(v1::DataToControl { reply_to, message: Some(message) });
+    }
+
+    pub(crate) fn report_established(&self, shared: &CopyShared, epoch: Epoch) {
+        let report = v1::EstablishedReport {
+            database: ids::bytes(shared.database),
+            epoch: Some(epoch.into()),
+        };
+        self.report(0, v1::data_to_control::Message::Established(report));
+    }
+
+    pub(crate) fn propose_rule(
+        &self,
+        shared: &CopyShared,
+        epoch: Epoch,
+        expected_version: u64,
+        rule: &CommitRule,
+    ) {
+        tracing::info!(
+            database = %shared.name,
+            %epoch,
+            participants = rule.participants.len(),
+            constraint = %rule.constraint,
+            "proposing a commit rule"
+        );
+        let proposal = v1::ProposeRule {
+            database: ids::bytes(shared.database),
+            epoch: Some(epoch.into()),
+            expected_version,
+            rule: Some(rule.into()),
+            reason: String::new(),
+        };
+        self.report(0, v1::data_to_control::Message::ProposeRule(proposal));
+    }
+
+    pub(crate) fn report_given_up(&self, shared: &CopyShared, epoch: Epoch, reason: &StopReason) {
+        let report = v1::EpochGivenUp {
+            database: ids::bytes(shared.database),
+            epoch: Some(epoch.into()),
+            reason: format!("{reason:?}"),
+        };
+        self.report(0, v1::data_to_control::Message::GivenUp(report));
+    }
+}
+
+/// The copies of this member by database.
+#[derive(Debug, Default)]
+pub(crate) struct Registry(RwLock<Copies>);
+
+#[derive(Debug, Default)]
+struct Copies {
+    sessions: BTreeMap<MemberId, SourceSender>,
+    by_id: BTreeMap<DatabaseId, CopyHandle>,
+    by_name: BTreeMap<String, DatabaseId>,
+}
+
+/// How to reach a copy's owner.
+#[derive(Clone, Debug)]
+pub(crate) struct CopyHandle {
+    pub(crate) shared: Arc<CopyShared>,
+    pub(crate) mailbox: mpsc::Sender<crate::message::Message>,
+    pub(crate) digests: Arc<crate::digest::Digests>,
+}
+
+impl Registry {
+    pub(crate) fn get(&self, database: DatabaseId) -> Option<CopyHandle> {
+        let copies = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        copies.by_id.get(&database).cloned()
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<CopyHandle> {
+        let copies = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        copies.by_name.get(name).and_then(|id| copies.by_id.get(id)).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<CopyHandle> {
+        let copies = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        copies.by_id.values().cloned().collect()
+    }
+
+    /// Remembers the session to a member for copies that are opened later.
+    pub(crate) fn set_session(&self, member: MemberId, sender: Option<&SourceSender>) {
+        let mut copies = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match sender {
+            Some(sender) => drop(copies.sessions.insert(member, sender.clone())),
+            None => drop(copies.sessions.remove(&member)),
+        }
+    }
+
+    pub(crate) fn sessions(&self) -> BTreeMap<MemberId, SourceSender> {
+        let copies = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        copies.sessions.clone()
+    }
+
+    pub(crate) fn insert(&self, handle: CopyHandle) {
+        let mut copies = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        copies.by_name.insert(handle.shared.name.clone(), handle.shared.database);
+        copies.by_id.insert(handle.shared.database, handle);
+    }
+
+    pub(crate) fn remove(&self, database: DatabaseId) -> Option<CopyHandle> {
+        let mut copies = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let handle = copies.by_id.remove(&database)?;
+        copies.by_name.remove(&handle.shared.name);
+        Some(handle)
+    }
+}

@@ -1,0 +1,67 @@
+//! Digests that copies took where they replayed a digest marker.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use keelson_types::LogEnd;
+use tokio::sync::watch;
+
+/// Markers remembered per copy.
+const MARKERS_MAX: usize = 16;
+
+/// A digest and the position it belongs to, or why there is none.
+pub(crate) type DigestResult = Result<(LogEnd, u128), String>;
+
+/// The last few digests of one copy.
+#[derive(Debug)]
+pub(crate) struct Digests {
+    taken: Mutex<BTreeMap<u64, DigestResult>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Digests {
+    pub(crate) fn new() -> Self {
+        Self { taken: Mutex::default(), changed: watch::Sender::new(0) }
+    }
+
+    pub(crate) fn put(&self, id: u64, at: LogEnd, digest: Result<u128, String>) {
+        let mut taken = self.taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        taken.insert(id, digest.map(|digest| (at, digest)));
+        while taken.len() > MARKERS_MAX {
+            taken.pop_first();
+        }
+        drop(taken);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn get(&self, id: u64) -> Option<DigestResult> {
+        let taken = self.taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        taken.get(&id).cloned()
+    }
+
+    /// Waits for a digest; the caller bounds the wait.
+    pub(crate) async fn wait(&self, id: u64) -> DigestResult {
+        let mut changed = self.changed.subscribe();
+        loop {
+            if let Some(result) = self.get(id) {
+                return result;
+            }
+            if changed.changed().await.is_err() {
+                return Err("the copy was closed".into());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_waiter_gets_the_digest_of_its_marker_and_old_ones_are_forgotten() {
+        let digests = Digests::new();
+        (0..20).for_each(|id| digests.put(id, LogEnd::ZERO, Ok(u128::from(id))));
+        assert_eq!(digests.wait(19).await, Ok((LogEnd::ZERO, 19)));
+        assert_eq!(digests.get(0), None);
+    }
+}

@@ -1,0 +1,120 @@
+//! Facts of this member's copies, for status pages and checks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keelson_types::{CopyStatus, Position, Watermarks};
+use keelson_wire::{ids, v1};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::context::{CopyHandle, PlaneContext, Registry};
+use crate::gate::boottime_now;
+use crate::message::{Message, OwnerView};
+
+/// A copy that does not answer in time is reported as failed to answer.
+const DEADLINE: Duration = Duration::from_millis(700);
+
+/// Gathers and reports facts.
+pub(crate) async fn answer(
+    context: Arc<PlaneContext>,
+    registry: Arc<Registry>,
+    request: u64,
+    wanted: v1::MemberFactsRequest,
+) {
+    let chosen = |copy: &CopyHandle| {
+        let id = copy.shared.database.into_bytes();
+        wanted.databases.is_empty() || wanted.databases.iter().any(|want| want[..] == id[..])
+    };
+    let copies: Vec<_> = registry.all().into_iter().filter(chosen).collect();
+    let facts = futures::future::join_all(copies.iter().map(facts_of)).await;
+    let (resident_bytes, cpu_millis) = usage();
+    let lease_left = context.lease.expires().since(boottime_now());
+    let response = v1::MemberFactsResponse {
+        member: ids::bytes(context.member),
+        incarnation: ids::bytes(context.incarnation),
+        data_process_up: true,
+        copies: facts,
+        resident_bytes,
+        cpu_millis,
+        control_pid: 0,
+        data_pid: std::process::id(),
+        lease_left_millis: u64::try_from(lease_left.as_millis()).unwrap_or(u64::MAX),
+    };
+    context.report(request, v1::data_to_control::Message::Facts(response));
+}
+
+async fn facts_of(copy: &CopyHandle) -> v1::CopyFacts {
+    let (reply, view) = oneshot::channel();
+    let asked = async {
+        copy.mailbox.send(Message::View(reply)).await.ok()?;
+        view.await.ok()
+    };
+    let view = timeout(DEADLINE, asked).await.ok().flatten();
+    let database = ids::bytes(copy.shared.database);
+    let id = ids::bytes(copy.shared.copy);
+    match view {
+        Some(view) => facts(copy, &view, database, id),
+        None => v1::CopyFacts {
+            database,
+            copy: id,
+            status: CopyStatus::Initializing.to_string(),
+            fault: "the copy did not answer in time (it may be opening)".into(),
+            ..v1::CopyFacts::default()
+        },
+    }
+}
+
+fn facts(
+    copy: &CopyHandle,
+    view: &OwnerView,
+    database: bytes::Bytes,
+    id: bytes::Bytes,
+) -> v1::CopyFacts {
+    let core = &view.view;
+    let marks = Watermarks {
+        truncated: Position::ZERO,
+        checkpointed: view.checkpointed.min(core.replayed),
+        replayed: core.replayed,
+        inspected: core.inspected,
+        generated: view.generated,
+        committed: core.committed,
+    };
+    let serving = copy.shared.gate.is_open();
+    v1::CopyFacts {
+        database,
+        copy: id,
+        epoch: Some(core.epoch.into()),
+        status: core.status.to_string(),
+        watermarks: Some(marks.into()),
+        copy_queue_bytes: marks.copy_queue_bytes(view.generation_bytes),
+        replay_queue_bytes: marks.replay_queue_bytes(view.generation_bytes),
+        last_inspected_unix_millis: view.last_inspected_unix_millis,
+        last_replayed_unix_millis: view.last_replayed_unix_millis,
+        fault: core.fault.as_ref().map(ToString::to_string).unwrap_or_default(),
+        log_bytes: 0,
+        store_bytes: view.store_bytes,
+        sealed: Some(core.sealed.into()),
+        serving,
+        commit_rule: core.rule.as_ref().map(describe).unwrap_or_default(),
+        degraded: core.degraded,
+    }
+}
+
+fn describe(rule: &keelson_types::CommitRule) -> String {
+    format!("{} of {} copies (version {})", rule.constraint, rule.participants.len(), rule.version)
+}
+
+/// Resident memory and processor time of this process, from the system's accounts.
+fn usage() -> (u64, u64) {
+    let resident = std::fs::read_to_string("/proc/self/statm").ok().and_then(|text| {
+        let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+        Some(pages * 4096)
+    });
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).ok();
+    let millis = usage.map(|usage| {
+        let of = |time: nix::sys::time::TimeVal| time.tv_sec() * 1000 + time.tv_usec() / 1000;
+        u64::try_from(of(usage.user_time()) + of(usage.system_time())).unwrap_or(0)
+    });
+    (resident.unwrap_or(0), millis.unwrap_or(0))
+}

@@ -1,0 +1,232 @@
+//! The `Kv` service.
+//!
+//! Checks what clients send, finds the copy, and keeps the order that linearizability asks for: a
+//! write is answered by its owner once committed and while the gate is open; a read waits until the
+//! store has replayed what was committed when it arrived, reads, and answers only if the gate is
+//! still open then.
+
+mod convert;
+mod read;
+mod scan;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use keelson_types::{LogEnd, RefusalReason, SessionId};
+use keelson_wire::{CommitToken, Refusal, ids, v1};
+use tokio::sync::oneshot;
+use tonic::{Request, Response, Status};
+
+use crate::context::{CopyHandle, PlaneContext, Registry};
+use crate::message::Message;
+use crate::watch;
+use crate::writer::{WriteBody, WriteRequest, Written};
+
+/// Serves `Kv` for one member.
+#[derive(Clone, Debug)]
+pub struct KvService {
+    pub(crate) context: Arc<PlaneContext>,
+    pub(crate) registry: Arc<Registry>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl KvService {
+    pub(crate) fn copy(&self, database: &str) -> Result<CopyHandle, Refusal> {
+        self.registry.named(database).ok_or_else(|| {
+            Refusal::new(
+                RefusalReason::NotActive,
+                format!("this member has no copy of a database {database:?}"),
+            )
+        })
+    }
+
+    async fn write(&self, database: &str, body: WriteBody) -> Result<Written, Refusal> {
+        let copy = self.copy(database)?;
+        refuse_unless_serving(&copy)?;
+        let (reply, answer) = oneshot::channel();
+        let request = Message::Write(WriteRequest { body, reply });
+        let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
+        copy.mailbox.send(request).await.map_err(|_| gone())?;
+        let written = answer.await.map_err(|_| gone())??;
+        Ok(written)
+    }
+
+    async fn respond(
+        &self,
+        database: &str,
+        body: WriteBody,
+    ) -> Result<Response<v1::WriteResponse>, Status> {
+        let written = self.write(database, body).await?;
+        let token = self.token(database, written)?;
+        Ok(Response::new(v1::WriteResponse { token, repeated: written.repeated }))
+    }
+
+    fn token(&self, database: &str, written: Written) -> Result<bytes::Bytes, Refusal> {
+        let stream = self.copy(database)?.shared.stream;
+        Ok(CommitToken { stream, end: written.end, time: written.time }.encode())
+    }
+}
+
+/// Refuses early what the owner would refuse; the owner decides all the same.
+pub(crate) fn refuse_unless_serving(copy: &CopyHandle) -> Result<(), Refusal> {
+    let gate = &copy.shared.gate;
+    if gate.is_open() {
+        return Ok(());
+    }
+    let name = &copy.shared.name;
+    if gate.is_serving() {
+        let message = format!("the active of {name} waits for its lease");
+        return Err(Refusal::new(RefusalReason::NoLease, message));
+    }
+    let message = format!("{name} is not active on this member");
+    Err(Refusal::new(RefusalReason::NotActive, message).with_address(copy.shared.active_address()))
+}
+
+#[tonic::async_trait]
+impl v1::kv_server::Kv for KvService {
+    type ScanStream = Answers<v1::ScanResponse>;
+    type WatchStream = Answers<v1::WatchResponse>;
+
+    async fn open_session(
+        &self,
+        request: Request<v1::OpenSessionRequest>,
+    ) -> Result<Response<v1::OpenSessionResponse>, Status> {
+        let request = request.into_inner();
+        let session: SessionId = ids::session(&request.session)?;
+        let body = WriteBody::OpenSession(session);
+        let written = self.write(&request.database, body).await?;
+        let token = self.token(&request.database, written)?;
+        Ok(Response::new(v1::OpenSessionResponse { token }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetResponse>, Status> {
+        Ok(Response::new(self.read_key(request.into_inner()).await?))
+    }
+
+    async fn put(
+        &self,
+        request: Request<v1::PutRequest>,
+    ) -> Result<Response<v1::WriteResponse>, Status> {
+        let request = request.into_inner();
+        let body = convert::put(request.key, request.value, request.stamp.as_ref())?;
+        self.respond(&request.database, body).await
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::WriteResponse>, Status> {
+        let request = request.into_inner();
+        let body = convert::delete(request.key, request.stamp.as_ref())?;
+        self.respond(&request.database, body).await
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<v1::DeleteRangeRequest>,
+    ) -> Result<Response<v1::WriteResponse>, Status> {
+        let request = request.into_inner();
+        let body = convert::delete_range(request.from, request.to, request.stamp.as_ref())?;
+        self.respond(&request.database, body).await
+    }
+
+    async fn write(
+        &self,
+        request: Request<v1::WriteRequest>,
+    ) -> Result<Response<v1::WriteResponse>, Status> {
+        let request = request.into_inner();
+        let database = request.database.clone();
+        let body = convert::write(request)?;
+        self.respond(&database, body).await
+    }
+
+    async fn scan(
+        &self,
+        request: Request<v1::ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
+        Ok(Response::new(self.scan_keys(request.into_inner()).await?))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        let copy = self.copy(&request.database)?;
+        Ok(Response::new(watch::start(self.context.clone(), copy, request).await?))
+    }
+
+    async fn durability(
+        &self,
+        request: Request<v1::DurabilityRequest>,
+    ) -> Result<Response<v1::DurabilityResponse>, Status> {
+        let request = request.into_inner();
+        let bad = |_| Refusal::new(RefusalReason::BadArgument, "the token is not readable");
+        let token = CommitToken::decode(&request.token).map_err(bad)?;
+        let copy = self.copy(&request.database)?;
+        refuse_unless_serving(&copy)?;
+        Ok(Response::new(self.durability_of(&copy, &token).await?))
+    }
+}
+
+impl KvService {
+    async fn durability_of(
+        &self,
+        copy: &CopyHandle,
+        token: &CommitToken,
+    ) -> Result<v1::DurabilityResponse, Refusal> {
+        let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
+        let (reply, log) = oneshot::channel();
+        copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
+        let log = log.await.map_err(|_| gone())??;
+        if is_discarded(&log.table, token, copy) {
+            return Ok(v1::DurabilityResponse { discarded: true, ..Default::default() });
+        }
+        let (reply, view) = oneshot::channel();
+        copy.mailbox.send(Message::View(reply)).await.map_err(|_| gone())?;
+        let view = view.await.map_err(|_| gone())?;
+        let at = token.end.position;
+        let own = v1::CopyDurability {
+            member: self.name_of(self.context.member),
+            durable: view.view.inspected >= at,
+            replayed: view.view.replayed >= at,
+        };
+        let other = |peer: &keelson_copy_core::PeerView| v1::CopyDurability {
+            member: self.name_of(peer.member),
+            durable: peer.durable >= at,
+            replayed: view.replayed.get(&peer.copy).is_some_and(|replayed| *replayed >= at),
+        };
+        let mut copies = vec![own];
+        copies.extend(view.view.peers.iter().map(other));
+        let committed = view.view.committed >= at;
+        Ok(v1::DurabilityResponse { copies, committed, discarded: false })
+    }
+
+    fn name_of(&self, member: keelson_types::MemberId) -> String {
+        self.context.member(member).map(|peer| peer.name.to_string()).unwrap_or_default()
+    }
+}
+
+/// Whether a token's position lies in a timeline that this log does not contain.
+pub(crate) fn is_discarded(
+    table: &keelson_types::EpochTable,
+    token: &CommitToken,
+    copy: &CopyHandle,
+) -> bool {
+    let LogEnd { epoch, position } = token.end;
+    if token.stream != copy.shared.stream || epoch > table.last_epoch() {
+        return token.stream != copy.shared.stream;
+    }
+    let known = table.rows().iter().any(|row| row.epoch == epoch);
+    let oldest = table.rows().first().map(|row| row.epoch);
+    if !known {
+        // Older than what the table remembers, or an epoch that left nothing behind.
+        return oldest.is_some_and(|oldest| epoch > oldest);
+    }
+    position > table.end_of(epoch, keelson_types::Position::new(u64::MAX, 0))
+}

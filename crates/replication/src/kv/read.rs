@@ -1,0 +1,108 @@
+//! Reads: waiting for the right position, then the store, then the gate once more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keelson_env::{KvStore, StoreError};
+use keelson_types::RefusalReason;
+use keelson_wire::{CommitToken, Refusal, v1};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::context::CopyHandle;
+use crate::kv::{KvService, is_discarded, refuse_unless_serving};
+use crate::message::Message;
+
+/// Longest wait for replay; a client's shorter deadline ends the call earlier.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+impl KvService {
+    pub(super) async fn read_key(
+        &self,
+        request: v1::GetRequest,
+    ) -> Result<v1::GetResponse, Refusal> {
+        let copy = self.copy(&request.database)?;
+        let must_serve = self.wait_readable(&copy, request.options.as_ref()).await?;
+        let store = open_store(&copy).await?;
+        let key = request.key;
+        let value = self.on_reader(move || store.get(&key)).await?;
+        if must_serve {
+            // The value was read while this copy may have been active; it may leave only if it
+            // still is.
+            refuse_unless_serving(&copy)?;
+        }
+        Ok(v1::GetResponse { found: value.is_some(), value: value.unwrap_or_default() })
+    }
+
+    /// Waits until the copy may answer; says whether it must be the serving active to do so.
+    pub(super) async fn wait_readable(
+        &self,
+        copy: &CopyHandle,
+        options: Option<&v1::ReadOptions>,
+    ) -> Result<bool, Refusal> {
+        let consistency = options.map_or(v1::ReadConsistency::Unspecified, |o| o.consistency());
+        match consistency {
+            v1::ReadConsistency::Any => Ok(false),
+            v1::ReadConsistency::AtLeastToken => {
+                let token = options.map(|options| options.at_least_token.clone());
+                self.wait_for_token(copy, &token.unwrap_or_default()).await?;
+                Ok(false)
+            }
+            v1::ReadConsistency::Unspecified | v1::ReadConsistency::Active => {
+                refuse_unless_serving(copy)?;
+                let committed = copy.shared.committed.load();
+                let reached = copy.shared.wait_until(|shared| {
+                    shared.replayed.load() >= committed || !shared.gate.is_serving()
+                });
+                within(reached).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn wait_for_token(&self, copy: &CopyHandle, token: &[u8]) -> Result<(), Refusal> {
+        let bad = |_| Refusal::new(RefusalReason::BadArgument, "the token is not readable");
+        let token = CommitToken::decode(token).map_err(bad)?;
+        let at = token.end.position;
+        within(copy.shared.wait_until(|shared| shared.replayed.load() >= at)).await?;
+        let (reply, log) = oneshot::channel();
+        let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
+        copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
+        let log = log.await.map_err(|_| gone())??;
+        if is_discarded(&log.table, &token, copy) {
+            let message = "the token's write is not part of this database any more";
+            return Err(Refusal::new(RefusalReason::Discarded, message));
+        }
+        Ok(())
+    }
+
+    /// Runs blocking work of the store on a reader thread.
+    pub(crate) async fn on_reader<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (reply, result) = oneshot::channel();
+        self.context.readers.run(move || drop(reply.send(work())));
+        let gone = |_| Refusal::new(RefusalReason::Internal, "a reader thread ended");
+        let result = result.await.map_err(gone)?;
+        result.map_err(|error| Refusal::new(RefusalReason::CopyFailed, error.to_string()))
+    }
+}
+
+async fn within(wait: impl Future<Output = ()>) -> Result<(), Refusal> {
+    let late = |_| {
+        Refusal::new(RefusalReason::DeadlineExceeded, "the store has not replayed far enough yet")
+    };
+    timeout(WAIT_MAX, wait).await.map_err(late)
+}
+
+/// The copy's store, opened if it is closed.
+pub(crate) async fn open_store(copy: &CopyHandle) -> Result<Arc<dyn KvStore>, Refusal> {
+    if let Some(store) = copy.shared.store.get() {
+        return Ok(store);
+    }
+    let (reply, opened) = oneshot::channel();
+    let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
+    copy.mailbox.send(Message::OpenStore(reply)).await.map_err(|_| gone())?;
+    opened.await.map_err(|_| gone())?
+}

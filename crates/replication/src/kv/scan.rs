@@ -1,0 +1,93 @@
+//! Scans: one snapshot, read piece by piece as the client takes it.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use keelson_env::{KvSnapshot, ScanItem, StoreError};
+use keelson_wire::{Refusal, v1};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use crate::kv::read::open_store;
+use crate::kv::{Answers, KvService, refuse_unless_serving};
+
+/// Items and bytes of one message.
+const ITEMS: usize = 1_000;
+const BYTES: usize = 1024 * 1024;
+/// Messages read ahead of the client.
+const AHEAD: usize = 2;
+
+type Snapshot = Arc<Mutex<Box<dyn KvSnapshot>>>;
+
+impl KvService {
+    pub(super) async fn scan_keys(
+        &self,
+        request: v1::ScanRequest,
+    ) -> Result<Answers<v1::ScanResponse>, Refusal> {
+        let copy = self.copy(&request.database)?;
+        let must_serve = self.wait_readable(&copy, request.options.as_ref()).await?;
+        let store = open_store(&copy).await?;
+        let snapshot = self.on_reader(move || store.snapshot()).await?;
+        if must_serve {
+            refuse_unless_serving(&copy)?;
+        }
+        let (sender, responses) = mpsc::channel(AHEAD);
+        let (service, snapshot) = (self.clone(), Arc::new(Mutex::new(snapshot)));
+        tokio::spawn(async move {
+            let outcome = service.send_scan(request, snapshot, &sender).await;
+            if let Err(refusal) = outcome {
+                // A client that has gone needs no answer.
+                let _ = sender.send(Err(Status::from(refusal))).await;
+            }
+        });
+        Ok(Box::pin(ReceiverStream::new(responses)))
+    }
+
+    async fn send_scan(
+        &self,
+        request: v1::ScanRequest,
+        snapshot: Snapshot,
+        sender: &mpsc::Sender<Result<v1::ScanResponse, Status>>,
+    ) -> Result<(), Refusal> {
+        let limit = if request.limit == 0 { u64::MAX } else { request.limit };
+        let mut left = usize::try_from(limit).unwrap_or(usize::MAX);
+        let to = (!request.to.is_empty()).then_some(request.to);
+        let mut from = request.from;
+        while left > 0 {
+            let wanted = left.min(ITEMS);
+            let (start, end, view) = (from.clone(), to.clone(), snapshot.clone());
+            let items = self.on_reader(move || piece(&view, &start, end.as_ref(), wanted)).await?;
+            let Some((last, _)) = items.last() else { break };
+            from = successor(last);
+            left -= items.len();
+            let items = items.into_iter().map(|item| pair(item, request.keys_only)).collect();
+            if sender.send(Ok(v1::ScanResponse { items })).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn piece(
+    snapshot: &Snapshot,
+    from: &Bytes,
+    to: Option<&Bytes>,
+    limit: usize,
+) -> Result<Vec<ScanItem>, StoreError> {
+    let view = snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    view.scan(from, to.map(AsRef::as_ref), limit, BYTES)
+}
+
+fn pair((key, value): ScanItem, keys_only: bool) -> v1::KeyValue {
+    v1::KeyValue { key, value: if keys_only { Bytes::new() } else { value } }
+}
+
+/// The smallest key behind `key`.
+fn successor(key: &Bytes) -> Bytes {
+    let mut next = BytesMut::with_capacity(key.len() + 1);
+    next.put_slice(key);
+    next.put_u8(0);
+    next.freeze()
+}

@@ -1,0 +1,133 @@
+//! Work on a copy's log and control file. One lane per copy; what waits is written together and
+//! synced once: group commit.
+//!
+//! A failed write or sync poisons the log: it is reported once, everything after it is dropped, and
+//! the copy is opened anew from its files later (review S10).
+
+use std::sync::Arc;
+
+use keelson_format::{Chunk, ControlRecord};
+use keelson_log::{ControlFile, Log, LogError};
+use keelson_types::{CopyFault, CopyId, Epoch, EpochTable, LogEnd, Position};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::message::{AfterCut, Completion};
+use crate::shared::CopyShared;
+use crate::store_lane::log_fault;
+
+#[derive(Debug)]
+pub(crate) enum LogJob {
+    /// Write these chunks; the log ends there afterwards.
+    Write { chunks: Vec<Chunk>, end: LogEnd },
+    /// Cut the log behind this position.
+    Cut { to: Position, then: AfterCut },
+    /// Whether the chain value at a position is the one that a passive has there.
+    CompareChain { copy: CopyId, epoch: Epoch, matched: Position, chain: u32 },
+    /// The copy stands: its start counts as a success.
+    Settled,
+    /// Sync and do nothing any more.
+    Close(tokio::sync::oneshot::Sender<()>),
+    /// Keep seal and epochs.
+    Control { save: u64, sealed: Epoch, table: EpochTable },
+}
+
+/// The state behind the lane.
+pub(crate) struct LogWorker {
+    pub(crate) shared: Arc<CopyShared>,
+    pub(crate) log: Log,
+    pub(crate) control: ControlFile,
+    /// What the control file holds.
+    pub(crate) record: ControlRecord,
+    pub(crate) done: UnboundedSender<Completion>,
+    pub(crate) broken: bool,
+}
+
+impl LogWorker {
+    pub(crate) fn work(&mut self, jobs: Vec<LogJob>) {
+        let mut unsynced: Option<(LogEnd, usize)> = None;
+        for job in jobs {
+            if self.broken {
+                continue; // Dropping a `Close` answers it.
+            }
+            let result = match job {
+                LogJob::Write { chunks, end } => {
+                    let frames = unsynced.map_or(0, |(_, frames)| frames) + 1;
+                    unsynced = Some((end, frames));
+                    self.log.write(&chunks).map_err(|error| log_fault(&error))
+                }
+                LogJob::Cut { to, then } => {
+                    self.sync(unsynced.take()).and_then(|()| self.cut(to, then))
+                }
+                LogJob::Close(done) => {
+                    let result = self.sync(unsynced.take());
+                    self.broken = true;
+                    let _ = done.send(());
+                    result
+                }
+                LogJob::CompareChain { copy, epoch, matched, chain } => {
+                    let same = self.log.chain_at(matched).is_ok_and(|own| own == chain);
+                    self.report(Completion::ChainRead { copy, epoch, matched, same });
+                    Ok(())
+                }
+                LogJob::Settled if self.record.start_tries == 0 => Ok(()),
+                LogJob::Settled => {
+                    self.record.start_tries = 0;
+                    self.write_control()
+                }
+                LogJob::Control { save, sealed, table } => {
+                    self.sync(unsynced.take()).and_then(|()| self.save(save, sealed, table))
+                }
+            };
+            self.note(result);
+        }
+        if !self.broken {
+            let result = self.sync(unsynced);
+            self.note(result);
+        }
+    }
+
+    fn write_control(&mut self) -> Result<(), CopyFault> {
+        let written = self.control.write(&self.record);
+        written.map_err(|error| CopyFault::LogIo(format!("control file: {error}")))
+    }
+
+    fn note(&mut self, result: Result<(), CopyFault>) {
+        if let Err(fault) = result {
+            self.broken = true;
+            tracing::error!(database = %self.shared.name, %fault, "log failed; the copy stops");
+            self.report(Completion::LogFailed(fault));
+        }
+    }
+
+    fn report(&self, completion: Completion) {
+        // The owner has gone when the process stops or the copy is reopened.
+        let _ = self.done.send(completion);
+    }
+
+    fn sync(&mut self, unsynced: Option<(LogEnd, usize)>) -> Result<(), CopyFault> {
+        let Some((end, frames)) = unsynced else { return Ok(()) };
+        self.log.sync().map_err(|error: LogError| log_fault(&error))?;
+        self.report(Completion::Logged { end, frames });
+        Ok(())
+    }
+
+    fn cut(&mut self, to: Position, then: AfterCut) -> Result<(), CopyFault> {
+        let report = self.log.cut(to).map_err(|error| log_fault(&error))?;
+        if let Some(salvage) = &report.salvage {
+            let file = salvage.display();
+            tracing::info!(database = %self.shared.name, %to, %file, "fork cut and kept");
+        }
+        self.report(Completion::LogCut { state: report.state, then });
+        Ok(())
+    }
+
+    fn save(&mut self, save: u64, sealed: Epoch, table: EpochTable) -> Result<(), CopyFault> {
+        self.record.sealed = sealed;
+        self.record.epoch_table = table;
+        self.record.committed = self.shared.committed.load();
+        self.record.durable_floor = self.log.durable_end().position;
+        self.write_control()?;
+        self.report(Completion::ControlSaved(save));
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! What the owner of a copy is told, and by whom.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keelson_copy_core::{
+    Assignment, CopyView, MountFailure, MountOrder, OpenOffer, SealAnswer, SealRefusal,
+};
+use keelson_env::KvStore;
+use keelson_format::{Chunk, CursorState};
+use keelson_log::LogReader;
+use keelson_types::{CommitRule, CopyFault, CopyId, Epoch, EpochTable, LogEnd, MemberId, Position};
+use keelson_wire::{Refusal, v1};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::writer::{Prepared, ReadResults, WriteRequest};
+
+/// Sends frames and offers to one member.
+pub(crate) type SourceSender = mpsc::UnboundedSender<v1::SourceMessage>;
+/// Sends acknowledgements to one member.
+pub(crate) type TargetSender = mpsc::UnboundedSender<Result<v1::TargetMessage, tonic::Status>>;
+
+/// Everything that arrives in the mailbox of a copy's owner.
+pub(crate) enum Message {
+    Assigned(Box<Assigned>),
+    MembersDead(std::collections::BTreeSet<MemberId>),
+    Seal(Epoch, oneshot::Sender<Result<SealAnswer, SealRefusal>>),
+    Mount(MountOrder, oneshot::Sender<Result<(), MountFailure>>),
+    Dismount(Epoch),
+    LeaseLost,
+    LeaseBack,
+    /// Epoch and version of the proposal, and what is recorded now.
+    RuleRecorded(Epoch, u64, CommitRule),
+    Write(WriteRequest),
+    /// A session to this member is up, or down if there is no sender.
+    Session(MemberId, Option<SourceSender>),
+    FromTarget(FromTarget),
+    FromSource(MemberId, FromSource),
+    SourceDown(MemberId),
+    View(oneshot::Sender<OwnerView>),
+    /// For whoever reads the log: table, ends, a reader.
+    LogView(oneshot::Sender<Result<LogView, Refusal>>),
+    /// Open the store if it is closed, for a reader.
+    OpenStore(oneshot::Sender<Result<Arc<dyn KvStore>, Refusal>>),
+    Stop(oneshot::Sender<()>),
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Message")
+    }
+}
+
+/// News from consensus.
+#[derive(Debug, Clone)]
+pub(crate) struct Assigned {
+    pub(crate) assignment: Assignment,
+    pub(crate) generation_bytes: u64,
+    pub(crate) compress: bool,
+}
+
+/// Answers of a passive to this active.
+#[derive(Debug)]
+pub(crate) enum FromTarget {
+    Opened { copy: CopyId, epoch: Epoch, matched: Position, chain: u32 },
+    Ack { copy: CopyId, epoch: Epoch, durable: Position, replayed: Position },
+    Refused { copy: CopyId, epoch: Epoch, refusal: keelson_copy_core::OpenRefusal },
+}
+
+/// What an active sends to this passive.
+#[derive(Debug)]
+pub(crate) enum FromSource {
+    Open { offer: OpenOffer, copy: CopyId, reply: TargetSender },
+    Matched { epoch: Epoch },
+    Frames { epoch: Epoch, chunk: Chunk, committed: Position },
+    Committed { epoch: Epoch, committed: Position },
+}
+
+/// A snapshot for status pages.
+#[derive(Debug)]
+pub(crate) struct OwnerView {
+    pub(crate) view: CopyView,
+    pub(crate) checkpointed: Position,
+    pub(crate) generation_bytes: u64,
+    pub(crate) last_inspected_unix_millis: u64,
+    pub(crate) last_replayed_unix_millis: u64,
+    /// End of the active's log as last heard, or the own one.
+    pub(crate) generated: Position,
+    pub(crate) store_bytes: u64,
+    /// Where each other copy's store is, at an active.
+    pub(crate) replayed: BTreeMap<CopyId, Position>,
+}
+
+/// The log as its readers need it.
+#[derive(Debug)]
+pub(crate) struct LogView {
+    pub(crate) table: EpochTable,
+    pub(crate) durable: LogEnd,
+    pub(crate) reader: LogReader,
+}
+
+/// Work done elsewhere for this owner. The number under way is bounded by what the owner started.
+pub(crate) enum Completion {
+    Logged { end: LogEnd, frames: usize },
+    LogFailed(CopyFault),
+    LogCut { state: CursorState, then: AfterCut },
+    ControlSaved(u64),
+    Replayed { to: Position, time_millis: u64 },
+    StoreOpened(Result<Arc<dyn KvStore>, CopyFault>),
+    StoreClosed,
+    StoreFailed(CopyFault),
+    Prepared(Box<Prepared>),
+    PrepareFailed { request: WriteRequest, ticket: u64, refusal: Refusal },
+    PeerRead { copy: CopyId, epoch: Epoch, from: Position, result: Result<Vec<Chunk>, String> },
+    ChainRead { copy: CopyId, epoch: Epoch, matched: Position, same: bool },
+    FetchMatched { epoch: Epoch, matched: Position, go: oneshot::Sender<()> },
+    FetchChunk { epoch: Epoch, chunk: Chunk, taken: oneshot::Sender<()> },
+    FetchFailed { epoch: Epoch, why: String },
+}
+
+/// Why a cut was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterCut {
+    /// The machine ordered it.
+    Machine,
+    /// Only generation headers without frames were removed, before taking an active's log.
+    Opened(MemberId, Epoch, LogEnd),
+    /// The same, before taking fetched log.
+    Pull,
+}
+
+/// Results of reads, by ticket.
+pub(crate) fn prepared(request: WriteRequest, reads: ReadResults, ticket: u64) -> Completion {
+    Completion::Prepared(Box::new(Prepared { request, reads, ticket: Some(ticket) }))
+}

@@ -1,0 +1,460 @@
+//! The owner of one copy: a task that feeds the machine of `copy-core` and carries its actions out.
+//!
+//! Everything that happens to the copy passes through this task, one thing at a time, so no lock
+//! guards any of its state. Blocking work goes to lanes of the pools and comes back as completions.
+//! The loop sleeps without a timer unless the machine or an idle store asks for one.
+//!
+//! A panic here takes this copy down, not the process: the plane notices the closed mailbox and
+//! opens the copy anew.
+
+mod actions;
+mod shipping;
+mod taking;
+mod writes;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use keelson_copy_core::{
+    Action, CopyConfig, CopyMachine, Event, MountFailure, Recovered, SealAnswer, SealRefusal,
+};
+use keelson_env::KvStore;
+use keelson_format::{Cursor, FramingConfig};
+use keelson_log::LogReader;
+use keelson_types::{CopyFault, CopyId, MemberId, Position};
+use keelson_wire::Refusal;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::context::PlaneContext;
+use crate::gate::boottime_now;
+use crate::log_lane::LogJob;
+use crate::message::{Completion, Message, OwnerView, SourceSender, TargetSender};
+use crate::owner::shipping::PeerShip;
+use crate::pool::Lane;
+use crate::shared::CopyShared;
+use crate::store_lane::StoreJob;
+use crate::supervise::Known;
+use crate::tail::Tail;
+use crate::writer::{Answer, Writer};
+
+/// Messages that may wait for an owner.
+pub(crate) const MAILBOX: usize = 4096;
+/// Messages handled before the effects are carried on.
+const TURN: usize = 512;
+/// An open store without replay, writes or reads for this long is closed.
+const STORE_IDLE: Duration = Duration::from_secs(20);
+/// First pause before a failed copy is opened anew; doubled with each failure, 64 s at most.
+const REOPEN_PAUSE: Duration = Duration::from_secs(2);
+/// A copy that worked for so long starts with the first pause again.
+const HEALED_AFTER: Duration = Duration::from_secs(120);
+
+/// The files of an open copy, as lanes.
+pub(crate) struct Files {
+    pub(crate) log: Lane<LogJob>,
+    pub(crate) store: Lane<StoreJob>,
+    pub(crate) reader: LogReader,
+}
+
+type StoreWaiter = oneshot::Sender<Result<Arc<dyn KvStore>, Refusal>>;
+
+/// See the module page.
+pub(crate) struct Owner {
+    shared: Arc<CopyShared>,
+    context: Arc<PlaneContext>,
+    machine: CopyMachine,
+    /// None if the copy could not be opened.
+    files: Option<Files>,
+    cursor: Cursor,
+    tail: Tail,
+    events: VecDeque<Event>,
+    actions: Vec<Action>,
+    done: mpsc::UnboundedSender<Completion>,
+    /// Where the next request of a seal or mount is answered.
+    requests: u64,
+    seals: BTreeMap<u64, oneshot::Sender<Result<SealAnswer, SealRefusal>>>,
+    mounts: BTreeMap<u64, oneshot::Sender<Result<(), MountFailure>>>,
+    /// Active: the writer of the epoch, and frames handed to the log that are not durable.
+    writer: Option<Writer>,
+    frames_in_flight: usize,
+    /// Committed while the lease does not cover the epoch: answered when it comes back.
+    parked: Vec<Answer>,
+    peers: BTreeMap<CopyId, PeerShip>,
+    peers_replayed: BTreeMap<CopyId, Position>,
+    sessions: BTreeMap<MemberId, SourceSender>,
+    /// Passive: where acknowledgements go.
+    inbound: BTreeMap<MemberId, TargetSender>,
+    fetch_go: Option<oneshot::Sender<()>>,
+    generated: Position,
+    replay_sent: Position,
+    store_waiters: Vec<StoreWaiter>,
+    store_used: Option<Instant>,
+    last_inspected_millis: u64,
+    last_replayed_millis: u64,
+    generation_bytes: u64,
+    stopping: Option<oneshot::Sender<()>>,
+    known: Arc<Mutex<Known>>,
+    /// How often the copy failed in a row, and when it is opened anew.
+    failures: u32,
+    reopen_at: Option<Instant>,
+    settled: bool,
+}
+
+/// Why an owner ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It was told to, or nobody can reach it any more.
+    Stopped,
+    /// The copy failed and is to be opened anew.
+    Reopen,
+    /// The same, after it had worked for a while.
+    Healed,
+}
+
+impl std::fmt::Debug for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Owner").field("database", &self.shared.name).finish_non_exhaustive()
+    }
+}
+
+/// What an owner starts with.
+pub(crate) struct Start {
+    pub(crate) shared: Arc<CopyShared>,
+    pub(crate) context: Arc<PlaneContext>,
+    pub(crate) files: Option<Files>,
+    pub(crate) cursor: Cursor,
+    pub(crate) recovered: Recovered,
+    pub(crate) done: mpsc::UnboundedSender<Completion>,
+    pub(crate) generation_bytes: u64,
+    pub(crate) known: Arc<Mutex<Known>>,
+    pub(crate) failures: u32,
+}
+
+impl Owner {
+    pub(crate) fn new(start: Start) -> Self {
+        let config = CopyConfig {
+            database: start.shared.database,
+            copy: start.shared.copy,
+            member: start.context.member,
+            stream: start.shared.stream,
+            weakness: keelson_types::Weakness::None,
+        };
+        let replayed = start.recovered.replayed;
+        let generated = start.recovered.end.position;
+        Self {
+            machine: CopyMachine::new(config, start.recovered),
+            shared: start.shared,
+            context: start.context,
+            files: start.files,
+            cursor: start.cursor,
+            tail: Tail::default(),
+            events: VecDeque::from([Event::Wake]),
+            actions: Vec::new(),
+            done: start.done,
+            requests: 0,
+            seals: BTreeMap::new(),
+            mounts: BTreeMap::new(),
+            writer: None,
+            frames_in_flight: 0,
+            parked: Vec::new(),
+            peers: BTreeMap::new(),
+            peers_replayed: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            inbound: BTreeMap::new(),
+            fetch_go: None,
+            generated,
+            replay_sent: replayed,
+            store_waiters: Vec::new(),
+            store_used: Some(Instant::now()),
+            last_inspected_millis: 0,
+            last_replayed_millis: 0,
+            generation_bytes: start.generation_bytes,
+            stopping: None,
+            known: start.known,
+            failures: start.failures,
+            reopen_at: None,
+            settled: false,
+        }
+    }
+
+    /// Starts with the latest news, which the former owner may have had already.
+    pub(crate) fn catch_up(&mut self, sessions: BTreeMap<MemberId, SourceSender>) {
+        let (assigned, dead) = {
+            let known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            (known.assigned.clone(), known.dead.clone())
+        };
+        self.event(Event::MembersDead(dead));
+        if let Some(assigned) = assigned {
+            self.assigned(assigned);
+        }
+        for (member, sender) in sessions {
+            self.session(member, Some(sender));
+        }
+    }
+
+    /// Runs until the mailbox is closed, the copy is stopped, or it failed and is worth another
+    /// try.
+    pub(crate) async fn run(
+        mut self,
+        mailbox: &mut mpsc::Receiver<Message>,
+        mut done: mpsc::UnboundedReceiver<Completion>,
+    ) -> Exit {
+        let started = Instant::now();
+        self.turn();
+        while self.stopping.is_none() {
+            if self.reopen_at.is_some_and(|at| at <= Instant::now()) {
+                self.stopped().await;
+                let worked = started.elapsed() > HEALED_AFTER;
+                return if worked { Exit::Healed } else { Exit::Reopen };
+            }
+            let wake = self.wake_at();
+            tokio::select! {
+                biased; // Completions first: they free what the messages wait for.
+                Some(completion) = done.recv() => self.completed(completion),
+                message = mailbox.recv() => match message {
+                    Some(message) => self.told(message),
+                    None => break,
+                },
+                () = sleep_until(wake) => self.woken(),
+            }
+            for _ in 0..TURN {
+                if let Ok(completion) = done.try_recv() {
+                    self.completed(completion);
+                } else if let Ok(message) = mailbox.try_recv() {
+                    self.told(message);
+                } else {
+                    break;
+                }
+            }
+            self.turn();
+        }
+        self.stopped().await;
+        Exit::Stopped
+    }
+
+    /// Carries on whatever became possible.
+    fn turn(&mut self) {
+        self.run_machine();
+        self.write_frames();
+        self.run_machine();
+        self.pump_peers();
+        self.trim_tail();
+        self.publish();
+        self.plan_reopen();
+        self.settle();
+    }
+
+    /// A copy whose disk or store failed is opened anew from its files, with growing pauses.
+    fn plan_reopen(&mut self) {
+        if self.reopen_at.is_some() || !self.fault().is_some_and(|fault| heals(&fault)) {
+            return;
+        }
+        let pause = REOPEN_PAUSE * 2u32.saturating_pow(self.failures.min(5));
+        self.reopen_at = Some(Instant::now() + pause);
+    }
+
+    /// Once the first replay is over, the start counts as a success.
+    fn settle(&mut self) {
+        if !self.settled && self.shared.replayed.load() >= self.replay_sent {
+            self.settled = true;
+            self.log_job(LogJob::Settled);
+        }
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let now = boottime_now();
+        let machine = self.machine.next_wake().map(|tick| Instant::now() + tick.since(now));
+        let store = self.store_used.map(|used| used + STORE_IDLE);
+        machine.into_iter().chain(store).chain(self.reopen_at).min()
+    }
+
+    fn woken(&mut self) {
+        self.events.push_back(Event::Wake);
+        if self.store_used.is_some_and(|used| used.elapsed() >= STORE_IDLE) {
+            self.store_used = None;
+            self.tail.clear();
+            if let Some(files) = &self.files {
+                files.store.push(StoreJob::Close);
+            }
+        }
+    }
+
+    /// Steps the machine with everything that happened and does what it says.
+    fn run_machine(&mut self) {
+        while let Some(event) = self.events.pop_front() {
+            let mut actions = std::mem::take(&mut self.actions);
+            self.machine.step(boottime_now(), event, &mut actions);
+            for action in actions.drain(..) {
+                self.act(action);
+            }
+            self.actions = actions;
+        }
+    }
+
+    fn told(&mut self, message: Message) {
+        match message {
+            Message::Assigned(assigned) => self.assigned(*assigned),
+            Message::MembersDead(dead) => {
+                self.known().dead = dead.clone();
+                self.event(Event::MembersDead(dead));
+            }
+            Message::Seal(epoch, reply) => {
+                self.requests += 1;
+                self.seals.insert(self.requests, reply);
+                self.event(Event::Seal { request: self.requests, epoch });
+            }
+            Message::Mount(order, reply) => {
+                self.requests += 1;
+                self.mounts.insert(self.requests, reply);
+                self.event(Event::Mount { request: self.requests, order });
+            }
+            Message::Dismount(epoch) => self.event(Event::Dismount { epoch }),
+            Message::LeaseLost => self.event(Event::LeaseLost),
+            Message::LeaseBack => self.lease_back(),
+            Message::RuleRecorded(epoch, version, rule) => {
+                self.event(Event::RuleRecorded { epoch, version, rule });
+            }
+            Message::Write(request) => self.take_write(request),
+            Message::Session(member, sender) => self.session(member, sender),
+            Message::FromTarget(message) => self.from_target(message),
+            Message::FromSource(member, message) => self.from_source(member, message),
+            Message::SourceDown(member) => {
+                self.inbound.remove(&member);
+                self.event(Event::SourceDown { member });
+            }
+            Message::View(reply) => drop(reply.send(self.view())),
+            Message::LogView(reply) => drop(reply.send(self.log_view())),
+            Message::OpenStore(reply) => self.open_store(reply),
+            Message::Stop(reply) => self.stopping = Some(reply),
+        }
+    }
+
+    fn completed(&mut self, completion: Completion) {
+        match completion {
+            Completion::Logged { end, frames } => {
+                self.frames_in_flight = self.frames_in_flight.saturating_sub(frames);
+                self.last_inspected_millis = unix_millis();
+                self.event(Event::Logged { end });
+            }
+            Completion::LogFailed(fault) => self.event(Event::LogFailed { fault }),
+            Completion::LogCut { state, then } => self.log_cut(state, then),
+            Completion::ControlSaved(save) => self.event(Event::ControlSaved { save }),
+            Completion::Replayed { to, time_millis } => self.replayed(to, time_millis),
+            Completion::StoreOpened(result) => self.store_opened(&result),
+            Completion::StoreClosed => self.after_close(),
+            Completion::StoreFailed(fault) => self.store_failed(fault),
+            Completion::Prepared(prepared) => self.prepared(*prepared),
+            Completion::PrepareFailed { request, ticket, refusal } => {
+                self.prepare_failed(request, ticket, refusal);
+            }
+            Completion::PeerRead { copy, epoch, from, result } => {
+                self.peer_read(copy, epoch, from, result);
+            }
+            Completion::ChainRead { copy, epoch, matched, same } => {
+                self.event(Event::Opened { copy, epoch, matched, chain_matches: same });
+            }
+            Completion::FetchMatched { epoch, matched, go } => {
+                self.fetch_go = Some(go);
+                self.event(Event::FetchMatched { epoch, matched });
+            }
+            Completion::FetchChunk { epoch, chunk, taken } => {
+                self.take_chunk(epoch, chunk, None);
+                let _ = taken.send(());
+            }
+            Completion::FetchFailed { epoch, why } => {
+                tracing::warn!(database = %self.shared.name, %epoch, %why, "log fetch failed");
+                self.event(Event::FetchFailed { epoch });
+            }
+        }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn assigned(&mut self, assigned: crate::message::Assigned) {
+        self.known().assigned = Some(assigned.clone());
+        self.generation_bytes = assigned.generation_bytes;
+        self.reframe(assigned.generation_bytes, assigned.compress);
+        self.event(Event::Assigned(assigned.assignment));
+    }
+
+    /// Queues an event and runs the machine at once: later messages may depend on its effects.
+    fn event(&mut self, event: Event) {
+        self.events.push_back(event);
+        self.run_machine();
+    }
+
+    fn reframe(&mut self, generation_bytes: u64, compress: bool) {
+        let config = FramingConfig { generation_bytes, compress };
+        self.cursor = Cursor::new(*self.cursor.state(), config);
+    }
+
+    /// Lets readers see where the copy is.
+    fn publish(&mut self) {
+        let view = (self.machine.committed(), self.machine.durable().position);
+        let shared = &self.shared;
+        let moved = shared.committed.load() != view.0 || shared.durable.load() != view.1;
+        if moved {
+            shared.committed.store(view.0);
+            shared.durable.store(view.1);
+            shared.wake();
+        }
+    }
+
+    fn view(&self) -> OwnerView {
+        let store = self.shared.store.get();
+        OwnerView {
+            view: self.machine.view(),
+            checkpointed: store.as_ref().map_or(self.replay_sent, |store| store.checkpointed()),
+            generation_bytes: self.generation_bytes,
+            last_inspected_unix_millis: self.last_inspected_millis,
+            last_replayed_unix_millis: self.last_replayed_millis,
+            generated: self.generated.max(self.machine.end().position),
+            store_bytes: store.map_or(0, |store| store.size_bytes()),
+            replayed: self.peers_replayed.clone(),
+        }
+    }
+
+    fn fault(&self) -> Option<CopyFault> {
+        self.machine.view().fault
+    }
+
+    /// Ends everything this owner began, and waits until its lanes are done with the files.
+    async fn stopped(&mut self) {
+        self.shared.gate.close();
+        if let Some(writer) = self.writer.take() {
+            writer.into_waiting().into_iter().for_each(Answer::send);
+        }
+        if let Some(files) = &self.files {
+            let (log_done, log) = oneshot::channel();
+            let (store_done, store) = oneshot::channel();
+            files.log.push(LogJob::Close(log_done));
+            files.store.push(StoreJob::Stop(store_done));
+            // A lane that panicked drops its sender, which is an answer too.
+            let _ = tokio::join!(log, store);
+        }
+        if let Some(reply) = self.stopping.take() {
+            let _ = reply.send(());
+        }
+    }
+}
+
+/// Whether opening the copy anew may help.
+fn heals(fault: &CopyFault) -> bool {
+    matches!(fault, CopyFault::LogIo(_) | CopyFault::Store(_) | CopyFault::DiskFull)
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The wall clock, for timestamps in the log and on status pages; nothing is decided by it.
+pub(crate) fn unix_millis() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,171 @@
+//! The passive's side: offers, frames, acknowledgements, cuts; and log fetched for an activation.
+
+use bytes::Bytes;
+use keelson_copy_core::{Event, OpenRefusal};
+use keelson_format::{Chunk, Cursor, CursorState};
+use keelson_types::{CopyFault, Epoch, LogEnd, MemberId, Position, RefusalReason};
+use keelson_wire::{Refusal, v1};
+
+use crate::log_lane::LogJob;
+use crate::message::{AfterCut, FromSource, LogView};
+use crate::owner::Owner;
+
+impl Owner {
+    pub(super) fn from_source(&mut self, member: MemberId, message: FromSource) {
+        match message {
+            FromSource::Open { offer, copy, reply } => {
+                self.inbound.insert(member, reply);
+                if copy != self.shared.copy {
+                    // The source has not heard of this copy's new identity yet.
+                    self.send_refused(member, offer.epoch, &OpenRefusal::Busy);
+                    return;
+                }
+                self.generated = offer.end;
+                self.event(Event::Open(offer));
+            }
+            FromSource::Matched { epoch } => self.event(Event::Matched { epoch }),
+            FromSource::Frames { epoch, chunk, committed } => {
+                self.take_chunk(epoch, chunk, Some(committed));
+            }
+            FromSource::Committed { epoch, committed } => {
+                self.event(Event::CommittedUpTo { epoch, committed });
+            }
+        }
+    }
+
+    /// Inspects bytes and hands them to the log if the machine wants them.
+    pub(super) fn take_chunk(&mut self, epoch: Epoch, chunk: Chunk, committed: Option<Position>) {
+        if self.machine.expects(epoch).is_none() {
+            return; // Of an older life of the session, or after a seal.
+        }
+        let after = self.cursor.position();
+        let inspected = match self.cursor.verify(&chunk) {
+            Ok(inspected) => inspected,
+            Err(error) => {
+                tracing::error!(database = %self.shared.name, %error, "received log refused");
+                return self.drop_source(epoch);
+            }
+        };
+        let end = self.cursor.end();
+        self.generated = self.generated.max(end.position);
+        let marks = inspected.frames.last().map(|frame| frame.header.committed);
+        self.tail.push(after, chunk.clone());
+        self.log_job(LogJob::Write { chunks: vec![chunk], end });
+        self.events.push_back(Event::Received { epoch, end, starts: inspected.epochs });
+        let committed = committed.into_iter().chain(marks).max();
+        if let Some(committed) = committed {
+            self.events.push_back(Event::CommittedUpTo { epoch, committed });
+        }
+        self.run_machine();
+    }
+
+    /// Ends the agreement with the source; the refusal makes it offer its log again.
+    fn drop_source(&mut self, epoch: Epoch) {
+        let members: Vec<_> = self.inbound.keys().copied().collect();
+        for member in members {
+            self.send_refused(member, epoch, &OpenRefusal::Busy);
+            self.event(Event::SourceDown { member });
+        }
+    }
+
+    pub(super) fn log_cut(&mut self, state: CursorState, then: AfterCut) {
+        self.cursor = Cursor::new(state, *self.cursor.config());
+        self.tail.clear();
+        match then {
+            AfterCut::Machine => self.event(Event::LogCut { end: state.end }),
+            AfterCut::Opened(member, epoch, matched) => self.say_opened(member, epoch, matched),
+            AfterCut::Pull => self.go_fetch(),
+        }
+    }
+
+    /// Generation headers without frames behind the matched end are removed first: the source sends
+    /// its own.
+    pub(super) fn send_opened(&mut self, member: MemberId, epoch: Epoch, matched: LogEnd) {
+        if self.cursor.position() > matched.position {
+            let then = AfterCut::Opened(member, epoch, matched);
+            self.log_job(LogJob::Cut { to: matched.position, then });
+        } else {
+            self.say_opened(member, epoch, matched);
+        }
+    }
+
+    fn say_opened(&mut self, member: MemberId, epoch: Epoch, matched: LogEnd) {
+        let opened = v1::ShipOpened {
+            database: self.database_bytes(),
+            epoch: Some(epoch.into()),
+            copy: self.copy_bytes(),
+            matched: Some(matched.into()),
+            chain: self.cursor.state().chain,
+        };
+        self.send_target(member, v1::target_message::Message::Opened(opened));
+    }
+
+    pub(super) fn pull_fetch(&mut self) {
+        let end = self.machine.end().position;
+        if self.cursor.position() > end {
+            self.log_job(LogJob::Cut { to: end, then: AfterCut::Pull });
+        } else {
+            self.go_fetch();
+        }
+    }
+
+    fn go_fetch(&mut self) {
+        if let Some(go) = self.fetch_go.take() {
+            let _ = go.send(());
+        }
+    }
+
+    pub(super) fn send_ack(&mut self, member: MemberId, epoch: Epoch, durable: Position) {
+        let ack = v1::ShipAck {
+            database: self.database_bytes(),
+            epoch: Some(epoch.into()),
+            copy: self.copy_bytes(),
+            durable: Some(durable.into()),
+            replayed: Some(self.shared.replayed.load().into()),
+        };
+        self.send_target(member, v1::target_message::Message::Ack(ack));
+    }
+
+    pub(super) fn send_refused(&mut self, member: MemberId, epoch: Epoch, refusal: &OpenRefusal) {
+        let (code, sealed) = match refusal {
+            OpenRefusal::SealedHigher(sealed) => (RefusalReason::StaleEpoch, Some(*sealed)),
+            OpenRefusal::Diverged => (RefusalReason::Diverged, None),
+            OpenRefusal::Busy => (RefusalReason::Activating, None),
+            OpenRefusal::Failed => (RefusalReason::CopyFailed, None),
+        };
+        let fault = self.fault().map(|fault| fault.to_string()).unwrap_or_default();
+        let refused = v1::ShipRefused {
+            database: self.database_bytes(),
+            epoch: Some(epoch.into()),
+            code: code.code().0.into(),
+            message: fault,
+            sealed: sealed.map(Into::into),
+            copy: self.copy_bytes(),
+        };
+        self.send_target(member, v1::target_message::Message::Refused(refused));
+    }
+
+    fn send_target(&self, member: MemberId, message: v1::target_message::Message) {
+        if let Some(sender) = self.inbound.get(&member) {
+            // A closed session reports itself.
+            let _ = sender.send(Ok(v1::TargetMessage { message: Some(message) }));
+        }
+    }
+
+    fn copy_bytes(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.shared.copy.into_bytes())
+    }
+
+    pub(super) fn log_view(&self) -> Result<LogView, Refusal> {
+        let failed = |fault: Option<CopyFault>| {
+            let what = fault.map(|fault| fault.to_string()).unwrap_or_default();
+            Refusal::new(RefusalReason::CopyFailed, what)
+        };
+        let files = self.files.as_ref().ok_or_else(|| failed(self.fault()))?;
+        Ok(LogView {
+            table: self.machine.table().clone(),
+            durable: self.machine.durable(),
+            reader: files.reader.clone(),
+        })
+    }
+}

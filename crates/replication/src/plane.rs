@@ -1,0 +1,383 @@
+//! The data plane of a member: all its copies, fed by the control process over the private link.
+//!
+//! The link's messages are handled in order. Orders that take time (seals, mounts) are answered by
+//! tasks of their own, so that a slow copy never delays the lease of the others. When the link
+//! breaks, the process has lost its parent and ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use keelson_env::Disk;
+use keelson_log::OsDisk;
+use keelson_net::Connector;
+use keelson_net::link::{LinkReceiver, LinkSender};
+use keelson_store::{StoreFactory, StoreLimits};
+use keelson_types::{ClusterId, DatabaseId, IncarnationId, MemberId, MemberName, Tick};
+use keelson_wire::v1;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::assignment::Assignment;
+use crate::context::{ContextParts, CopyHandle, Peer, PlaneContext, Registry};
+use crate::digest::Digests;
+use crate::gate::{ServeGate, boottime_now};
+use crate::message::Message;
+use crate::open::{Identity, Places};
+use crate::orders;
+use crate::owner::MAILBOX;
+use crate::sessions;
+use crate::shared::{AtomicPosition, CopyShared, StoreSlot};
+use crate::supervise::{Known, Supervised};
+
+/// What a data plane needs to start.
+#[derive(Debug)]
+pub struct DataPlaneConfig {
+    /// This member.
+    pub member: MemberId,
+    /// This life of its data process.
+    pub incarnation: IncarnationId,
+    /// Stores and control files.
+    pub data_directory: PathBuf,
+    /// Logs; may be another volume.
+    pub log_directory: PathBuf,
+    /// For sessions and fetches.
+    pub connector: Connector,
+    /// Free bytes on the log volume below which writes are refused; 64 MiB by default.
+    pub reserve_bytes: Option<u64>,
+}
+
+/// A running data plane. Dropping it leaves its tasks to the runtime; [`Self::stop`] ends it
+/// cleanly.
+#[derive(Debug)]
+pub struct DataPlane {
+    pub(crate) context: Arc<PlaneContext>,
+    pub(crate) registry: Arc<Registry>,
+    link_down: watch::Receiver<bool>,
+    stop_wanted: watch::Receiver<bool>,
+}
+
+impl DataPlane {
+    /// Starts the pools and the task that follows the link.
+    ///
+    /// # Errors
+    /// The system's, if a thread cannot be started or a directory cannot be made; a store factory
+    /// that cannot be made.
+    pub fn start(
+        config: DataPlaneConfig,
+        sender: LinkSender<v1::DataToControl>,
+        receiver: LinkReceiver<v1::ControlToData>,
+    ) -> std::io::Result<Self> {
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
+        std::fs::create_dir_all(config.data_directory.join("databases"))?;
+        std::fs::create_dir_all(config.log_directory.join("databases"))?;
+        let factory = StoreFactory::new(&StoreLimits::default()).map_err(std::io::Error::other)?;
+        let (reports, outgoing) = mpsc::unbounded_channel();
+        let context = Arc::new(PlaneContext::start(ContextParts {
+            member: config.member,
+            incarnation: config.incarnation,
+            places: Places {
+                disk,
+                data: config.data_directory,
+                logs: config.log_directory,
+                noting: Arc::default(),
+            },
+            opener: Arc::new(factory),
+            connector: config.connector,
+            reports,
+            reserve_bytes: config.reserve_bytes,
+        })?);
+        let registry = Arc::new(Registry::default());
+        let (down, link_down) = watch::channel(false);
+        let (stop, stop_wanted) = watch::channel(false);
+        tokio::spawn(send_reports(sender, outgoing));
+        let follower = Follower {
+            context: context.clone(),
+            registry: registry.clone(),
+            sessions: BTreeMap::new(),
+            dead: BTreeSet::new(),
+            known: BTreeMap::new(),
+            held: true,
+            stop,
+        };
+        tokio::spawn(async move {
+            follower.follow(receiver).await;
+            // Nobody waits for it if the plane was dropped.
+            let _ = down.send(true);
+        });
+        Ok(Self { context, registry, link_down, stop_wanted })
+    }
+
+    /// Ends when the control process is gone; the process must exit at once then.
+    pub async fn wait_for_link_down(&self) {
+        let mut down = self.link_down.clone();
+        // An error means that the follower ended, which is the same.
+        let _ = down.wait_for(|down| *down).await;
+    }
+
+    /// Ends when the control process asks for a clean stop.
+    pub async fn wait_for_stop(&self) {
+        let mut stop = self.stop_wanted.clone();
+        if stop.wait_for(|stop| *stop).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Stops serving, makes everything replayed durable and closes the copies; then tells the
+    /// control process that this life serves nothing any more.
+    pub async fn stop(&self) {
+        let copies = self.registry.all();
+        copies.iter().for_each(|copy| copy.shared.gate.close());
+        let stops = copies.into_iter().map(|copy| async move {
+            let (reply, stopped) = oneshot::channel();
+            if copy.mailbox.send(Message::Stop(reply)).await.is_ok() {
+                // A dropped reply means that the owner is gone already.
+                let _ = stopped.await;
+            }
+        });
+        futures::future::join_all(stops).await;
+        let stopped = v1::data_to_control::Message::Stopped(v1::StopOrder {});
+        self.context.report(0, stopped);
+    }
+}
+
+async fn send_reports(
+    sender: LinkSender<v1::DataToControl>,
+    mut reports: mpsc::UnboundedReceiver<v1::DataToControl>,
+) {
+    while let Some(report) = reports.recv().await {
+        if sender.send(report).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Follows the link.
+struct Follower {
+    context: Arc<PlaneContext>,
+    registry: Arc<Registry>,
+    sessions: BTreeMap<MemberId, (String, JoinHandle<()>)>,
+    dead: BTreeSet<MemberId>,
+    known: BTreeMap<DatabaseId, Arc<Mutex<Known>>>,
+    /// Whether the lease is over at the moment.
+    held: bool,
+    stop: watch::Sender<bool>,
+}
+
+impl Follower {
+    async fn follow(mut self, mut link: LinkReceiver<v1::ControlToData>) {
+        loop {
+            let expiry = (!self.held).then(|| self.context.lease.expires());
+            tokio::select! {
+                biased;
+                message = link.recv() => match message {
+                    Some(message) => self.take(message).await,
+                    None => return,
+                },
+                () = sleep_until(expiry) => self.lease_over().await,
+            }
+        }
+    }
+
+    async fn take(&mut self, message: v1::ControlToData) {
+        use v1::control_to_data::Message as M;
+        let request = message.request;
+        let (context, registry) = (self.context.clone(), self.registry.clone());
+        match message.message {
+            Some(M::Members(members)) => self.members(members).await,
+            Some(M::Assign(assign)) => {
+                if let Some(assignment) = assign.assignment {
+                    self.assign(assignment).await;
+                }
+            }
+            Some(M::Forget(forget)) => self.forget(&forget).await,
+            Some(M::Lease(lease)) => self.lease(&lease).await,
+            Some(M::Seal(orders)) => {
+                tokio::spawn(orders::seal(context, registry, request, orders));
+            }
+            Some(M::Mount(orders)) => {
+                tokio::spawn(orders::mount(context, registry, request, orders));
+            }
+            Some(M::Dismount(orders)) => {
+                tokio::spawn(orders::dismount(context, registry, request, orders));
+            }
+            Some(M::Rule(outcome)) => orders::rule(&registry, outcome).await,
+            Some(M::Facts(wanted)) => {
+                tokio::spawn(crate::facts::answer(context, registry, request, wanted));
+            }
+            Some(M::Probe(_)) => {
+                let progress = v1::data_to_control::Message::Progress(v1::ProgressProbe {});
+                context.report(request, progress);
+            }
+            Some(M::Stop(_)) => drop(self.stop.send(true)),
+            None => tracing::warn!("an order of a newer version was ignored"),
+        }
+    }
+
+    async fn members(&mut self, members: v1::AssignMembers) {
+        if let Some(cluster) = ClusterId::from_slice(&members.cluster) {
+            // It never changes for this process.
+            let _ = self.context.cluster.set(cluster);
+        }
+        let read = members.members.iter().filter_map(read_member);
+        let members: BTreeMap<MemberId, Peer> = read.collect();
+        let dead = members.iter().filter(|(_, peer)| !peer.alive).map(|(id, _)| *id);
+        let dead: BTreeSet<_> = dead.collect();
+        let own = self.context.member;
+        let others: Vec<_> = members
+            .iter()
+            .filter(|(id, peer)| **id != own && !peer.data_address.is_empty())
+            .map(|(id, peer)| (*id, peer.data_address.clone()))
+            .collect();
+        *self.context.members.write().unwrap_or_else(std::sync::PoisonError::into_inner) = members;
+        self.keep_sessions(others);
+        if dead != self.dead {
+            self.dead = dead.clone();
+            self.broadcast(|| Message::MembersDead(dead.clone())).await;
+        }
+    }
+
+    fn keep_sessions(&mut self, others: Vec<(MemberId, String)>) {
+        self.sessions.retain(|member, (address, task)| {
+            let stays = others.iter().any(|(id, wanted)| id == member && wanted == address);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for (member, address) in others {
+            let (context, registry) = (self.context.clone(), self.registry.clone());
+            self.sessions.entry(member).or_insert_with(|| {
+                (address, tokio::spawn(sessions::keep(context, registry, member)))
+            });
+        }
+    }
+
+    async fn broadcast(&self, message: impl Fn() -> Message) {
+        for copy in self.registry.all() {
+            // An owner that ended is being opened anew or stopped.
+            let _ = copy.mailbox.send(message()).await;
+        }
+    }
+
+    async fn assign(&mut self, assignment: v1::DatabaseAssignment) {
+        let site_of = |member: MemberId| self.context.member(member).map(|peer| peer.site);
+        let read = Assignment::read(assignment, site_of);
+        let assignment = match read {
+            Ok(assignment) => assignment,
+            Err(error) => {
+                tracing::error!(%error, "a malformed assignment was ignored");
+                return;
+            }
+        };
+        let handle = match self.registry.get(assignment.database) {
+            Some(handle) if handle.shared.copy == assignment.copy => handle,
+            Some(old) => {
+                let (reply, _) = oneshot::channel();
+                let _ = old.mailbox.send(Message::Stop(reply)).await;
+                self.create(&assignment)
+            }
+            None => self.create(&assignment),
+        };
+        let mine = assignment.assigned.assignment.active == Some(assignment.copy);
+        let epoch = assignment.assigned.assignment.epoch;
+        handle.shared.gate.assign(mine.then_some(epoch), assignment.assigned_at);
+        let address = assignment.active_member.and_then(|member| self.context.member(member));
+        let address = address.map(|peer| peer.data_address).unwrap_or_default();
+        if let Ok(mut known) = handle.shared.active_address.lock() {
+            *known = address;
+        }
+        let message = Message::Assigned(Box::new(assignment.assigned));
+        // An owner that ended starts with the latest news it kept.
+        let _ = handle.mailbox.send(message).await;
+    }
+
+    fn create(&mut self, assignment: &Assignment) -> CopyHandle {
+        let shared = Arc::new(CopyShared {
+            database: assignment.database,
+            copy: assignment.copy,
+            name: assignment.name.clone(),
+            stream: assignment.stream,
+            gate: ServeGate::new(self.context.lease.clone()),
+            committed: AtomicPosition::default(),
+            durable: AtomicPosition::default(),
+            replayed: AtomicPosition::default(),
+            moved: watch::Sender::new(0),
+            active_address: Mutex::default(),
+            store: StoreSlot::default(),
+        });
+        let (mailbox, messages) = mpsc::channel(MAILBOX);
+        let digests = Arc::new(Digests::new());
+        let handle = CopyHandle { shared: shared.clone(), mailbox, digests: digests.clone() };
+        self.registry.insert(handle.clone());
+        let known: Arc<Mutex<Known>> = Arc::default();
+        if let Ok(mut news) = known.lock() {
+            news.dead.clone_from(&self.dead);
+        }
+        self.known.insert(assignment.database, known.clone());
+        let supervised = Supervised {
+            context: self.context.clone(),
+            registry: self.registry.clone(),
+            shared,
+            identity: Identity {
+                database: assignment.database,
+                copy: assignment.copy,
+                stream: assignment.stream,
+                generation_bytes: assignment.assigned.generation_bytes,
+            },
+            digests,
+            known,
+        };
+        tokio::spawn(supervised.run(messages));
+        handle
+    }
+
+    async fn forget(&mut self, forget: &v1::ForgetDatabase) {
+        let Some(database) = DatabaseId::from_slice(&forget.database) else { return };
+        self.known.remove(&database);
+        if let Some(handle) = self.registry.remove(database) {
+            handle.shared.gate.close();
+            let (reply, _) = oneshot::channel();
+            let _ = handle.mailbox.send(Message::Stop(reply)).await;
+        }
+    }
+
+    async fn lease(&mut self, update: &v1::LeaseUpdate) {
+        self.context.lease.renew(Tick(update.expires_boottime_nanos), update.revision);
+        let alive = boottime_now() < self.context.lease.expires();
+        if !alive {
+            return self.lease_over().await;
+        }
+        let news = self.context.lease.take_news(update.revision);
+        if std::mem::replace(&mut self.held, false) || news {
+            for copy in self.registry.all().into_iter().filter(|c| c.shared.gate.is_serving()) {
+                let _ = copy.mailbox.send(Message::LeaseBack).await;
+            }
+        }
+    }
+
+    async fn lease_over(&mut self) {
+        if boottime_now() < self.context.lease.expires() || self.held {
+            return;
+        }
+        self.held = true;
+        tracing::warn!("the lease is over: the actives of this member hold");
+        for copy in self.registry.all().into_iter().filter(|c| c.shared.gate.is_serving()) {
+            let _ = copy.mailbox.send(Message::LeaseLost).await;
+        }
+    }
+}
+
+async fn sleep_until(expiry: Option<Tick>) {
+    match expiry {
+        Some(expiry) => tokio::time::sleep(expiry.since(boottime_now())).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn read_member(member: &v1::MemberAddress) -> Option<(MemberId, Peer)> {
+    let id = MemberId::from_slice(&member.member)?;
+    let name = MemberName::new(member.name.clone()).ok()?;
+    let (data_address, alive) = (member.data_address.clone(), member.alive);
+    Some((id, Peer { name, site: member.site.clone(), data_address, alive }))
+}

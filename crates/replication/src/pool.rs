@@ -1,0 +1,223 @@
+//! Dedicated threads for blocking work, shared by all databases of a process.
+//!
+//! A [`Lane`] is a queue of jobs of one kind for one database. At most one thread works on a lane
+//! at a time, in order, and it takes everything that waits at once: that is what makes group
+//! commit. A lane without jobs costs nothing but its memory. The number of jobs in a lane is
+//! bounded by its owner, which counts what it has in flight.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+/// Something that has work when it is scheduled.
+trait Runnable: Send + Sync {
+    fn run(self: Arc<Self>, pool: &PoolShared);
+}
+
+struct PoolShared {
+    ready: Mutex<Ready>,
+    work: Condvar,
+}
+
+struct Ready {
+    queue: VecDeque<Arc<dyn Runnable>>,
+    stopping: bool,
+}
+
+impl PoolShared {
+    fn schedule(&self, runnable: Arc<dyn Runnable>) {
+        lock(&self.ready).queue.push_back(runnable);
+        self.work.notify_one();
+    }
+
+    fn work(&self) {
+        loop {
+            let mut ready = lock(&self.ready);
+            let next = loop {
+                if let Some(next) = ready.queue.pop_front() {
+                    break next;
+                }
+                if ready.stopping {
+                    return;
+                }
+                ready = self.work.wait(ready).unwrap_or_else(std::sync::PoisonError::into_inner);
+            };
+            drop(ready);
+            next.run(self);
+        }
+    }
+}
+
+/// A fixed number of threads. Dropping the last handle lets them finish what waits and end.
+pub struct Pool {
+    shared: Arc<PoolShared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("threads", &self.threads.len()).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// Starts `threads` threads with this name.
+    ///
+    /// # Errors
+    /// The system's, if a thread cannot be started.
+    pub fn start(name: &str, threads: usize) -> std::io::Result<Self> {
+        let ready = Mutex::new(Ready { queue: VecDeque::new(), stopping: false });
+        let shared = Arc::new(PoolShared { ready, work: Condvar::new() });
+        let spawn = |index| {
+            let shared = shared.clone();
+            std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || shared.work())
+        };
+        let threads = (0..threads).map(spawn).collect::<Result<_, _>>()?;
+        Ok(Self { shared, threads })
+    }
+
+    /// A lane whose jobs `handler` works on, batch by batch.
+    pub fn lane<J: Send + 'static>(&self, handler: impl FnMut(Vec<J>) + Send + 'static) -> Lane<J> {
+        let inner = LaneInner {
+            jobs: Mutex::new(LaneJobs { waiting: Vec::new(), scheduled: false }),
+            handler: Mutex::new(Box::new(handler)),
+        };
+        Lane { pool: self.shared.clone(), inner: Arc::new(inner) }
+    }
+
+    /// Runs one job, in no order with others.
+    pub fn run(&self, job: impl FnOnce() + Send + 'static) {
+        let once = Once(Mutex::new(Some(Box::new(job))));
+        self.shared.schedule(Arc::new(once));
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        lock(&self.shared.ready).stopping = true;
+        self.shared.work.notify_all();
+        let me = std::thread::current().id();
+        for thread in self.threads.drain(..).filter(|t| t.thread().id() != me) {
+            // A panic in a job was reported by the panic hook already.
+            let _ = thread.join();
+        }
+    }
+}
+
+type Handler<J> = Box<dyn FnMut(Vec<J>) + Send>;
+
+struct LaneInner<J> {
+    jobs: Mutex<LaneJobs<J>>,
+    handler: Mutex<Handler<J>>,
+}
+
+struct LaneJobs<J> {
+    waiting: Vec<J>,
+    scheduled: bool,
+}
+
+impl<J: Send + 'static> Runnable for LaneInner<J> {
+    fn run(self: Arc<Self>, pool: &PoolShared) {
+        let batch = std::mem::take(&mut lock(&self.jobs).waiting);
+        if !batch.is_empty() {
+            (lock(&self.handler))(batch);
+        }
+        let mut jobs = lock(&self.jobs);
+        if jobs.waiting.is_empty() {
+            jobs.scheduled = false;
+        } else {
+            // Behind the others: one busy database must not starve the rest.
+            drop(jobs);
+            pool.schedule(self);
+        }
+    }
+}
+
+/// A handle to a lane.
+pub struct Lane<J> {
+    pool: Arc<PoolShared>,
+    inner: Arc<LaneInner<J>>,
+}
+
+impl<J> Clone for Lane<J> {
+    fn clone(&self) -> Self {
+        Self { pool: self.pool.clone(), inner: self.inner.clone() }
+    }
+}
+
+impl<J> std::fmt::Debug for Lane<J> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").finish_non_exhaustive()
+    }
+}
+
+impl<J: Send + 'static> Lane<J> {
+    /// Adds a job behind the others.
+    pub fn push(&self, job: J) {
+        let mut jobs = lock(&self.inner.jobs);
+        jobs.waiting.push(job);
+        if !std::mem::replace(&mut jobs.scheduled, true) {
+            drop(jobs);
+            self.pool.schedule(self.inner.clone());
+        }
+    }
+}
+
+struct Once(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Runnable for Once {
+    fn run(self: Arc<Self>, _pool: &PoolShared) {
+        let job = lock(&self.0).take();
+        if let Some(job) = job {
+            job();
+        }
+    }
+}
+
+/// The sections are short and leave nothing half done, so a panic elsewhere does not spoil them.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_lane_keeps_order_and_takes_what_waits_at_once() {
+        let pool = Pool::start("test", 3).expect("threads");
+        let (done, results) = mpsc::channel();
+        let (go, gate) = mpsc::channel::<()>();
+        let mut first = true;
+        let lane = pool.lane(move |batch: Vec<u32>| {
+            if std::mem::take(&mut first) {
+                gate.recv().expect("opened");
+            }
+            done.send(batch).expect("receiver lives");
+        });
+        lane.push(0);
+        let opened = results.recv_timeout(std::time::Duration::from_millis(1));
+        assert!(opened.is_err(), "the handler waits for the gate");
+        (1..100).for_each(|n| lane.push(n));
+        go.send(()).expect("handler waits");
+        let mut batches = Vec::new();
+        while batches.iter().map(Vec::len).sum::<usize>() < 100 {
+            batches.push(results.recv().expect("lane works"));
+        }
+        assert_eq!(batches.concat(), (0..100).collect::<Vec<_>>());
+        assert!(batches.len() <= 3, "what waited was taken at once: {}", batches.len());
+    }
+
+    #[test]
+    fn dropping_the_pool_finishes_what_waits() {
+        let pool = Pool::start("test", 2).expect("threads");
+        let (done, results) = mpsc::channel();
+        for n in 0..50 {
+            let done = done.clone();
+            pool.run(move || done.send(n).expect("receiver lives"));
+        }
+        drop((pool, done));
+        assert_eq!(results.iter().count(), 50);
+    }
+}

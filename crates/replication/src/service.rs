@@ -1,0 +1,307 @@
+//! The `Replication` service: log sessions from other members, log for other members, digests.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use keelson_copy_core::OpenOffer;
+use keelson_format::Chunk;
+use keelson_net::require_member;
+use keelson_types::{DatabaseId, Epoch, LogEnd, MemberId, Position, RefusalReason};
+use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, Refusal, epoch_rows, epoch_table, ids, v1};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::context::{PlaneContext, Registry};
+use crate::kv::refuse_unless_serving;
+use crate::message::{FromSource, LogView, Message, TargetSender};
+use crate::writer::{WriteBody, WriteRequest};
+
+/// Log sent in one message of a fetch.
+const FETCH_BYTES: usize = 1024 * 1024;
+/// Messages read ahead of the asker.
+const FETCH_AHEAD: usize = 4;
+/// Longest wait for a digest.
+const DIGEST_WAIT: Duration = Duration::from_secs(120);
+/// Time for the first message of a session.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+
+/// Serves `Replication` for one member.
+#[derive(Clone, Debug)]
+pub struct ReplicationService {
+    pub(crate) context: Arc<PlaneContext>,
+    pub(crate) registry: Arc<Registry>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl v1::replication_server::Replication for ReplicationService {
+    type LogSessionStream = Answers<v1::TargetMessage>;
+    type FetchLogStream = Answers<v1::FetchLogResponse>;
+
+    async fn log_session(
+        &self,
+        request: Request<Streaming<v1::SourceMessage>>,
+    ) -> Result<Response<Self::LogSessionStream>, Status> {
+        let name = require_member(&request)?;
+        let member = self.context.member_named(&name).ok_or_else(|| {
+            Refusal::new(RefusalReason::UnknownMember, format!("{name} is no member here"))
+        })?;
+        let mut messages = request.into_inner();
+        let first = tokio::time::timeout(HANDSHAKE, messages.message()).await;
+        let first =
+            first.map_err(|_| Refusal::new(RefusalReason::DeadlineExceeded, "silence"))??;
+        let handshake = match first.and_then(|first| first.message) {
+            Some(v1::source_message::Message::Handshake(handshake)) => handshake,
+            _ => return Err(Refusal::new(RefusalReason::BadArgument, "no handshake").into()),
+        };
+        self.check(&handshake, Some(member))?;
+        let (answers, responses) = mpsc::unbounded_channel();
+        let hello = v1::target_message::Message::Handshake(self.context.handshake());
+        // The receiver is right here.
+        let _ = answers.send(Ok(v1::TargetMessage { message: Some(hello) }));
+        let registry = self.registry.clone();
+        tokio::spawn(take_session(registry, member, messages, answers));
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(responses))))
+    }
+
+    async fn fetch_log(
+        &self,
+        request: Request<v1::FetchLogRequest>,
+    ) -> Result<Response<Self::FetchLogStream>, Status> {
+        require_member(&request)?;
+        let request = request.into_inner();
+        self.check(&request.handshake.clone().unwrap_or_default(), None)?;
+        let database = ids::database(&request.database)?;
+        let view = self.log_view(database).await?;
+        let (sender, responses) = mpsc::channel(FETCH_AHEAD);
+        let context = self.context.clone();
+        let plan = FetchPlan::new(request, &view)?;
+        tokio::spawn(send_log(context, view, plan, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
+    }
+
+    async fn place_marker(
+        &self,
+        request: Request<v1::PlaceMarkerRequest>,
+    ) -> Result<Response<v1::PlaceMarkerResponse>, Status> {
+        require_member(&request)?;
+        let name = request.into_inner().database;
+        let unknown = || Refusal::new(RefusalReason::UnknownCopy, "no copy of this database here");
+        let copy = self.registry.named(&name).ok_or_else(unknown)?;
+        refuse_unless_serving(&copy)?;
+        let marker: u64 = rand::random();
+        let (reply, answer) = oneshot::channel();
+        let body = WriteBody::Marker(marker);
+        let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
+        let message = Message::Write(WriteRequest { body, reply });
+        copy.mailbox.send(message).await.map_err(|_| gone())?;
+        let written = answer.await.map_err(|_| gone())??;
+        Ok(Response::new(v1::PlaceMarkerResponse { marker, end: Some(written.end.into()) }))
+    }
+
+    async fn get_digest(
+        &self,
+        request: Request<v1::GetDigestRequest>,
+    ) -> Result<Response<v1::GetDigestResponse>, Status> {
+        require_member(&request)?;
+        let request = request.into_inner();
+        let unknown = || Refusal::new(RefusalReason::UnknownCopy, "no copy of this database here");
+        let copy = self.registry.named(&request.database).ok_or_else(unknown)?;
+        let waited = tokio::time::timeout(DIGEST_WAIT, copy.digests.wait(request.marker)).await;
+        let late = |_| {
+            Refusal::new(RefusalReason::DeadlineExceeded, "the copy has not replayed the marker")
+        };
+        let failed = |why| Refusal::new(RefusalReason::CopyFailed, why);
+        let (at, digest) = waited.map_err(late)?.map_err(failed)?;
+        let digest = bytes::Bytes::copy_from_slice(&digest.to_be_bytes());
+        Ok(Response::new(v1::GetDigestResponse { at: Some(at.into()), digest }))
+    }
+}
+
+impl ReplicationService {
+    fn check(&self, hello: &v1::Handshake, member: Option<MemberId>) -> Result<(), Refusal> {
+        let own = self.context.cluster.get().map(|id| id.into_bytes());
+        if own.is_none_or(|own| own[..] != hello.cluster[..]) {
+            let message = "the caller belongs to another cluster";
+            return Err(Refusal::new(RefusalReason::ForeignCluster, message));
+        }
+        if hello.protocol_max < PROTOCOL_MIN || hello.protocol_min > PROTOCOL_MAX {
+            let message = format!(
+                "this side speaks {PROTOCOL_MIN} to {PROTOCOL_MAX}, the caller {} to {}",
+                hello.protocol_min, hello.protocol_max
+            );
+            return Err(Refusal::new(RefusalReason::ProtocolMismatch, message));
+        }
+        let claimed = MemberId::from_slice(&hello.member);
+        if member.is_some() && claimed != member {
+            let message = "another server runs under this member's name";
+            return Err(Refusal::new(RefusalReason::SecondHolder, message));
+        }
+        Ok(())
+    }
+
+    async fn log_view(&self, database: DatabaseId) -> Result<LogView, Refusal> {
+        let unknown = || Refusal::new(RefusalReason::UnknownCopy, "no copy of this database here");
+        let copy = self.registry.get(database).ok_or_else(unknown)?;
+        let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
+        let (reply, view) = oneshot::channel();
+        copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
+        view.await.map_err(|_| gone())?
+    }
+}
+
+async fn take_session(
+    registry: Arc<Registry>,
+    member: MemberId,
+    mut messages: Streaming<v1::SourceMessage>,
+    answers: TargetSender,
+) {
+    while let Ok(Some(message)) = messages.message().await {
+        let Some((database, message)) = message.message.and_then(|m| read(m, member, &answers))
+        else {
+            continue;
+        };
+        if let Some(copy) = registry.get(database) {
+            // An owner that ended is being opened anew; the source offers again.
+            let _ = copy.mailbox.send(Message::FromSource(member, message)).await;
+        } else if let FromSource::Open { offer, copy, .. } = message {
+            refuse_unknown(database, copy, &offer, &answers);
+        }
+    }
+    for copy in registry.all() {
+        let _ = copy.mailbox.send(Message::SourceDown(member)).await;
+    }
+}
+
+/// This member has not heard of the copy yet: the source offers again soon.
+fn refuse_unknown(
+    database: DatabaseId,
+    copy: keelson_types::CopyId,
+    offer: &OpenOffer,
+    answers: &TargetSender,
+) {
+    let refused = v1::ShipRefused {
+        database: ids::bytes(database),
+        epoch: Some(offer.epoch.into()),
+        code: RefusalReason::Activating.code().0.into(),
+        message: "no copy of this database here yet".into(),
+        sealed: None,
+        copy: ids::bytes(copy),
+    };
+    let message = Some(v1::target_message::Message::Refused(refused));
+    let _ = answers.send(Ok(v1::TargetMessage { message }));
+}
+
+fn read(
+    message: v1::source_message::Message,
+    member: MemberId,
+    answers: &TargetSender,
+) -> Option<(DatabaseId, FromSource)> {
+    use v1::source_message::Message as M;
+    let epoch = |epoch: Option<v1::Epoch>| epoch.map(Epoch::from).unwrap_or_default();
+    let at = |position: Option<v1::Position>| position.map(Position::from).unwrap_or_default();
+    Some(match message {
+        M::Handshake(_) | M::Close(_) => return None,
+        M::Open(open) => {
+            let offer = OpenOffer {
+                member,
+                epoch: epoch(open.epoch),
+                stream: ids::stream(&open.stream).ok()?,
+                table: epoch_table(open.epochs).ok()?,
+                end: at(open.end),
+                committed: at(open.committed),
+            };
+            let copy = ids::copy(&open.copy).ok()?;
+            let reply = answers.clone();
+            (ids::database(&open.database).ok()?, FromSource::Open { offer, copy, reply })
+        }
+        M::Matched(matched) => (
+            ids::database(&matched.database).ok()?,
+            FromSource::Matched { epoch: epoch(matched.epoch) },
+        ),
+        M::Frames(frames) => (
+            ids::database(&frames.database).ok()?,
+            FromSource::Frames {
+                epoch: epoch(frames.epoch),
+                chunk: Chunk::new(at(frames.position), frames.body),
+                committed: at(frames.committed),
+            },
+        ),
+        M::Committed(committed) => (
+            ids::database(&committed.database).ok()?,
+            FromSource::Committed {
+                epoch: epoch(committed.epoch),
+                committed: at(committed.committed),
+            },
+        ),
+    })
+}
+
+/// Where a fetch starts and ends.
+struct FetchPlan {
+    matched: LogEnd,
+    until: Position,
+}
+
+impl FetchPlan {
+    fn new(request: v1::FetchLogRequest, view: &LogView) -> Result<Self, Refusal> {
+        let wanted = LogEnd::from(request.wanted.unwrap_or_default());
+        let table = epoch_table(request.epochs)?;
+        let end = request.end.map(Position::from).unwrap_or_default();
+        let holds = view.durable >= wanted
+            && view.table.end_of(wanted.epoch, view.durable.position) >= wanted.position;
+        if !holds {
+            let message = format!("this log ends at {}, wanted is {wanted}", view.durable);
+            return Err(Refusal::new(RefusalReason::Truncated, message));
+        }
+        let matched = view.table.common(view.durable.position, &table, end);
+        Ok(Self { matched, until: wanted.position })
+    }
+}
+
+async fn send_log(
+    context: Arc<PlaneContext>,
+    view: LogView,
+    plan: FetchPlan,
+    sender: mpsc::Sender<Result<v1::FetchLogResponse, Status>>,
+) {
+    let first = v1::FetchLogResponse {
+        matched: Some(plan.matched.into()),
+        epochs: epoch_rows(&view.table),
+        ..Default::default()
+    };
+    if sender.send(Ok(first)).await.is_err() {
+        return;
+    }
+    let mut at = plan.matched.position;
+    while at < plan.until {
+        let (mut reader, from, until) = (view.reader.clone(), at, plan.until);
+        let (reply, read) = oneshot::channel();
+        context.readers.run(move || drop(reply.send(reader.read(from, until, FETCH_BYTES))));
+        let chunks = match read.await {
+            Ok(Ok(chunks)) if !chunks.is_empty() => chunks,
+            Ok(Ok(_)) | Err(_) => return,
+            Ok(Err(error)) => {
+                let refusal = Refusal::new(RefusalReason::Truncated, error.to_string());
+                let _ = sender.send(Err(refusal.into())).await;
+                return;
+            }
+        };
+        for chunk in chunks {
+            at = chunk.end;
+            let response = v1::FetchLogResponse {
+                position: Some(chunk.position.into()),
+                end: Some(chunk.end.into()),
+                body: chunk.bytes,
+                ..Default::default()
+            };
+            if sender.send(Ok(response)).await.is_err() {
+                return;
+            }
+        }
+    }
+}

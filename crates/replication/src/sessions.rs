@@ -1,0 +1,139 @@
+//! Outgoing log sessions: one per member that holds passives of this member's databases.
+//!
+//! A session is a stream of offers and frames to the member and a stream of answers back. It
+//! connects with growing pauses, for ever, as long as the member belongs to the cluster; the copies
+//! hear when it is up and when it is down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keelson_copy_core::OpenRefusal;
+use keelson_net::Lane as ChannelLane;
+use keelson_types::{CopyId, DatabaseId, Epoch, MemberId, RefusalReason};
+use keelson_wire::v1;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use crate::context::{PlaneContext, Registry};
+use crate::fetch::client;
+use crate::message::{FromTarget, Message, SourceSender};
+
+/// First pause after a break; doubled up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// Longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Time for the handshake.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+
+/// Keeps the session to one member up until the task is aborted.
+pub(crate) async fn keep(context: Arc<PlaneContext>, registry: Arc<Registry>, member: MemberId) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        match session(&context, &registry, member).await {
+            Ok(()) => pause = PAUSE_MIN,
+            Err(why) => {
+                tracing::debug!(%member, %why, "log session");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+}
+
+/// One session from connect to break; `Ok` if it was up.
+async fn session(
+    context: &PlaneContext,
+    registry: &Registry,
+    member: MemberId,
+) -> Result<(), String> {
+    let peer = context.member(member).ok_or("no member any more")?;
+    let channel = context.channel(&peer, ChannelLane::Log);
+    let (sender, messages) = mpsc::unbounded_channel();
+    let handshake = v1::source_message::Message::Handshake(context.handshake());
+    sender
+        .send(v1::SourceMessage { message: Some(handshake) })
+        .map_err(|_| "the stream is closed")?;
+    let mut client = client(channel);
+    let call = client.log_session(UnboundedReceiverStream::new(messages));
+    let call = tokio::time::timeout(HANDSHAKE, call).await;
+    let response = call.map_err(|_| "no answer")?.map_err(|s| s.message().to_owned())?;
+    let mut answers = response.into_inner();
+    let hello = tokio::time::timeout(HANDSHAKE, answers.message()).await;
+    let hello = hello.map_err(|_| "no handshake")?.map_err(|s| s.message().to_owned())?;
+    let greeted = hello.and_then(|message| message.message);
+    if !matches!(greeted, Some(v1::target_message::Message::Handshake(_))) {
+        return Err("the other side does not greet".into());
+    }
+    tracing::info!(member = %peer.name, "log session up");
+    announce(registry, member, Some(&sender)).await;
+    let outcome = pass_on(registry, &mut answers).await;
+    tracing::info!(member = %peer.name, ?outcome, "log session down");
+    announce(registry, member, None).await;
+    Ok(())
+}
+
+async fn announce(registry: &Registry, member: MemberId, sender: Option<&SourceSender>) {
+    registry.set_session(member, sender);
+    for copy in registry.all() {
+        // A copy whose owner ended is opened anew by the plane, which tells it of sessions then.
+        let _ = copy.mailbox.send(Message::Session(member, sender.cloned())).await;
+    }
+}
+
+async fn pass_on(
+    registry: &Registry,
+    answers: &mut tonic::Streaming<v1::TargetMessage>,
+) -> Result<(), String> {
+    while let Some(answer) = answers.message().await.map_err(|s| s.message().to_owned())? {
+        let Some((database, message)) = answer.message.and_then(read) else { continue };
+        if let Some(copy) = registry.get(database) {
+            let _ = copy.mailbox.send(Message::FromTarget(message)).await;
+        }
+    }
+    Ok(())
+}
+
+fn read(message: v1::target_message::Message) -> Option<(DatabaseId, FromTarget)> {
+    let epoch = |epoch: Option<v1::Epoch>| epoch.map(Epoch::from).unwrap_or_default();
+    Some(match message {
+        v1::target_message::Message::Handshake(_) => return None,
+        v1::target_message::Message::Opened(opened) => (
+            DatabaseId::from_slice(&opened.database)?,
+            FromTarget::Opened {
+                copy: CopyId::from_slice(&opened.copy)?,
+                epoch: epoch(opened.epoch),
+                matched: keelson_types::LogEnd::from(opened.matched.unwrap_or_default()).position,
+                chain: opened.chain,
+            },
+        ),
+        v1::target_message::Message::Ack(ack) => (
+            DatabaseId::from_slice(&ack.database)?,
+            FromTarget::Ack {
+                copy: CopyId::from_slice(&ack.copy)?,
+                epoch: epoch(ack.epoch),
+                durable: ack.durable.map(Into::into).unwrap_or_default(),
+                replayed: ack.replayed.map(Into::into).unwrap_or_default(),
+            },
+        ),
+        v1::target_message::Message::Refused(refused) => (
+            DatabaseId::from_slice(&refused.database)?,
+            FromTarget::Refused {
+                copy: CopyId::from_slice(&refused.copy)?,
+                epoch: epoch(refused.epoch),
+                refusal: refusal(&refused),
+            },
+        ),
+    })
+}
+
+fn refusal(refused: &v1::ShipRefused) -> OpenRefusal {
+    match RefusalReason::from_code(&refused.code) {
+        Some(RefusalReason::StaleEpoch) => {
+            let sealed = refused.sealed.map(Epoch::from).unwrap_or_default();
+            OpenRefusal::SealedHigher(sealed)
+        }
+        Some(RefusalReason::Diverged) => OpenRefusal::Diverged,
+        Some(RefusalReason::CopyFailed) => OpenRefusal::Failed,
+        _ => OpenRefusal::Busy,
+    }
+}

@@ -1,0 +1,263 @@
+//! Work on a copy's store: opening, replay, checkpoint, closing. One lane per copy, in order.
+//!
+//! Replay takes frames from memory when the owner has them and from the log files otherwise. A
+//! store whose write failed is closed and reopened from its files once; the second failure in a row
+//! is reported as a fault (review S17). A full volume is reported too: the copy waits for space.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use keelson_env::{KvStore, ReplayFrame, StoreError, StoreOpener};
+use keelson_format::{Chunk, FormatError, Item};
+use keelson_log::{LogError, LogReader};
+use keelson_types::{CopyFault, Position, Record, Watermarks};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::digest::Digests;
+use crate::message::Completion;
+use crate::pool::Pool;
+use crate::shared::CopyShared;
+
+/// Log read from files in one piece.
+const READ_BYTES: usize = 4 * 1024 * 1024;
+/// Frames applied in one store batch.
+const BATCH_BYTES: usize = 2 * 1024 * 1024;
+
+#[derive(Debug)]
+pub(crate) enum StoreJob {
+    /// Replay up to here; the chunks, if any, continue what was replayed before.
+    Replay { to: Position, chunks: Vec<Chunk> },
+    /// Open the store for a reader.
+    Open,
+    /// Checkpoint and close: nothing to replay, no reader.
+    Close,
+    /// The same for good; then answer.
+    Stop(tokio::sync::oneshot::Sender<()>),
+}
+
+/// The state behind the lane.
+pub(crate) struct StoreWorker {
+    pub(crate) shared: Arc<CopyShared>,
+    pub(crate) opener: Arc<dyn StoreOpener>,
+    pub(crate) directory: PathBuf,
+    pub(crate) reader: LogReader,
+    pub(crate) digests: Arc<Digests>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) done: UnboundedSender<Completion>,
+    pub(crate) generation_bytes: u64,
+    pub(crate) dirty_since: Option<Instant>,
+}
+
+enum ReplayFailure {
+    Store(StoreError),
+    Log(CopyFault),
+}
+
+impl From<StoreError> for ReplayFailure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl StoreWorker {
+    /// Works on what waits; several replays become one.
+    pub(crate) fn work(&mut self, jobs: Vec<StoreJob>) {
+        let mut waiting: Option<(Position, Vec<Chunk>)> = None;
+        for job in jobs {
+            match job {
+                StoreJob::Replay { to, chunks } => match &mut waiting {
+                    Some((until, gathered)) => {
+                        *until = to;
+                        gathered.extend(chunks);
+                    }
+                    None => waiting = Some((to, chunks)),
+                },
+                other => {
+                    self.replay_gathered(waiting.take());
+                    self.other(other);
+                }
+            }
+        }
+        self.replay_gathered(waiting);
+    }
+
+    fn other(&mut self, job: StoreJob) {
+        match job {
+            StoreJob::Open => {
+                let opened = self.open().map_err(|error| fault_of(&error));
+                self.report(Completion::StoreOpened(opened));
+            }
+            StoreJob::Close => {
+                self.checkpoint();
+                self.shared.store.set(None);
+                self.report(Completion::StoreClosed);
+            }
+            StoreJob::Stop(done) => {
+                self.checkpoint();
+                self.shared.store.set(None);
+                let _ = done.send(());
+            }
+            StoreJob::Replay { .. } => {}
+        }
+    }
+
+    fn report(&self, completion: Completion) {
+        // The owner has gone when the process stops or the copy is reopened.
+        let _ = self.done.send(completion);
+    }
+
+    fn open(&self) -> Result<Arc<dyn KvStore>, StoreError> {
+        if let Some(store) = self.shared.store.get() {
+            return Ok(store);
+        }
+        let store = self.opener.open(&self.directory)?;
+        self.shared.store.set(Some(store.clone()));
+        Ok(store)
+    }
+
+    fn checkpoint(&mut self) {
+        let Some(store) = self.shared.store.get() else { return };
+        match store.checkpoint() {
+            Ok(_) => self.dirty_since = None,
+            Err(StoreError::NoSpace) => self.report(Completion::StoreFailed(CopyFault::DiskFull)),
+            Err(error) => self.report(Completion::StoreFailed(fault_of(&error))),
+        }
+    }
+
+    fn replay_gathered(&mut self, waiting: Option<(Position, Vec<Chunk>)>) {
+        let Some((to, chunks)) = waiting else { return };
+        let first = self.replay(to, &chunks);
+        let second = match first {
+            Err(ReplayFailure::Store(StoreError::Failed(why))) => {
+                tracing::warn!(database = %self.shared.name, %why, "store failed; reopening it");
+                self.shared.store.set(None);
+                self.replay(to, &[])
+            }
+            other => other,
+        };
+        match second {
+            Ok(completion) => self.report(completion),
+            Err(ReplayFailure::Log(fault)) => self.report(Completion::StoreFailed(fault)),
+            Err(ReplayFailure::Store(error)) => {
+                self.report(Completion::StoreFailed(fault_of(&error)));
+            }
+        }
+    }
+
+    fn replay(&mut self, to: Position, chunks: &[Chunk]) -> Result<Completion, ReplayFailure> {
+        let store = self.open()?;
+        let mut at = store.replayed().position;
+        let mut time_millis = 0;
+        let continues = chunks.first().is_some_and(|first| first.position <= at);
+        if continues {
+            (at, time_millis) = self.replay_chunks(&store, chunks, at, to)?;
+        }
+        while at < to {
+            let read = self.reader.read(at, to, READ_BYTES);
+            let read = read.map_err(|error| ReplayFailure::Log(log_fault(&error)))?;
+            if read.is_empty() {
+                break;
+            }
+            let before = at;
+            (at, time_millis) = self.replay_chunks(&store, &read, at, to)?;
+            if at == before {
+                break;
+            }
+        }
+        self.note_dirty(&store);
+        Ok(Completion::Replayed { to: at, time_millis })
+    }
+
+    fn note_dirty(&mut self, store: &Arc<dyn KvStore>) {
+        let since = *self.dirty_since.get_or_insert_with(Instant::now);
+        let (from, to) = (store.checkpointed(), store.replayed().position);
+        let bytes = Watermarks::distance_bytes(from, to, self.generation_bytes);
+        if keelson_store::should_checkpoint(bytes, since.elapsed()) {
+            self.checkpoint();
+        }
+    }
+
+    /// Applies the frames between `at` and `to`; returns where the store is now, and the time of
+    /// the last frame.
+    fn replay_chunks(
+        &self,
+        store: &Arc<dyn KvStore>,
+        chunks: &[Chunk],
+        mut at: Position,
+        to: Position,
+    ) -> Result<(Position, u64), ReplayFailure> {
+        let mut frames: Vec<ReplayFrame> = Vec::new();
+        let (mut bytes, mut time_millis) = (0, 0);
+        for item in chunks.iter().flat_map(Chunk::items) {
+            let item = item.map_err(|(position, error)| damage(position, &error))?;
+            let Item::Frame(info) = item else { continue };
+            let end = info.end();
+            if end.position <= at {
+                continue;
+            }
+            if end.position > to {
+                break;
+            }
+            let frame = info.decode().map_err(|error| damage(end.position, &error))?;
+            bytes += info.bytes.len();
+            time_millis = frame.time.unix_millis();
+            at = end.position;
+            let marker = marker_in(&frame.records);
+            let (time, first_sequence) = (frame.time, frame.first_sequence);
+            frames.push(ReplayFrame { end, time, first_sequence, records: frame.records });
+            if bytes >= BATCH_BYTES || marker.is_some() {
+                store.replay(&std::mem::take(&mut frames))?;
+                bytes = 0;
+            }
+            if let Some(id) = marker {
+                self.take_digest(store, id)?;
+            }
+        }
+        if !frames.is_empty() {
+            store.replay(&frames)?;
+        }
+        Ok((at, time_millis))
+    }
+
+    /// The snapshot is taken here, at exactly this frame; the reading happens elsewhere.
+    fn take_digest(&self, store: &Arc<dyn KvStore>, id: u64) -> Result<(), StoreError> {
+        let snapshot = store.clone().snapshot()?;
+        let digests = self.digests.clone();
+        self.pool.run(move || {
+            let result = snapshot.digest().map_err(|error| error.to_string());
+            digests.put(id, snapshot.at(), result);
+        });
+        Ok(())
+    }
+}
+
+fn marker_in(records: &[Record]) -> Option<u64> {
+    records.iter().rev().find_map(|record| match record {
+        Record::DigestMarker { id } => Some(*id),
+        _ => None,
+    })
+}
+
+fn damage(position: Position, error: &FormatError) -> ReplayFailure {
+    ReplayFailure::Log(match error {
+        FormatError::NeedsVersion(version) => CopyFault::NeedsVersion(*version),
+        error => CopyFault::LogDamaged(format!("at {position}: {error}")),
+    })
+}
+
+pub(crate) fn log_fault(error: &LogError) -> CopyFault {
+    match error {
+        LogError::NoSpace => CopyFault::DiskFull,
+        LogError::Damaged(_) => CopyFault::LogDamaged(error.to_string()),
+        other => CopyFault::LogIo(other.to_string()),
+    }
+}
+
+pub(crate) fn fault_of(error: &StoreError) -> CopyFault {
+    match error {
+        StoreError::NoSpace => CopyFault::DiskFull,
+        StoreError::NeedsVersion(version) => CopyFault::NeedsVersion(*version),
+        other => CopyFault::Store(other.to_string()),
+    }
+}

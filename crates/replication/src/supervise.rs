@@ -1,0 +1,142 @@
+//! One task per copy: opens it, runs its owner, and opens it anew after a failure or a panic.
+//!
+//! What consensus and the sessions said survives in [`Known`], so that a new owner starts from the
+//! same news. A copy that cannot be opened still has an owner, which answers with its fault.
+
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt;
+use keelson_format::{Cursor, CursorState, FramingConfig};
+use keelson_types::{CopyFault, MemberId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::context::{PlaneContext, Registry};
+use crate::digest::Digests;
+use crate::log_lane::LogWorker;
+use crate::message::{Assigned, Completion, Message};
+use crate::open::{Identity, OpenCopy, failed, open_copy};
+use crate::owner::{Exit, Files, Owner, Start};
+use crate::shared::CopyShared;
+use crate::store_lane::StoreWorker;
+
+/// Pause after a panic of an owner.
+const PANIC_PAUSE: Duration = Duration::from_secs(1);
+
+/// The latest news, for an owner that starts again.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) assigned: Option<Assigned>,
+    pub(crate) dead: BTreeSet<MemberId>,
+}
+
+/// What a copy's task works with.
+pub(crate) struct Supervised {
+    pub(crate) context: Arc<PlaneContext>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) shared: Arc<CopyShared>,
+    pub(crate) identity: Identity,
+    pub(crate) digests: Arc<Digests>,
+    pub(crate) known: Arc<Mutex<Known>>,
+}
+
+impl Supervised {
+    /// Runs until the copy is stopped or forgotten.
+    pub(crate) async fn run(self, mut mailbox: mpsc::Receiver<Message>) {
+        let mut failures = 0;
+        loop {
+            let (done, completions) = mpsc::unbounded_channel();
+            let owner = self.open(done, failures).await;
+            let run = AssertUnwindSafe(owner.run(&mut mailbox, completions)).catch_unwind();
+            match run.await {
+                Ok(Exit::Stopped) => return,
+                Ok(Exit::Reopen) => failures += 1,
+                Ok(Exit::Healed) => failures = 0,
+                Err(_) => {
+                    tracing::error!(database = %self.shared.name, "the copy's owner panicked");
+                    failures += 1;
+                    tokio::time::sleep(PANIC_PAUSE).await;
+                }
+            }
+            self.shared.gate.close();
+            self.shared.store.set(None);
+        }
+    }
+
+    async fn open(&self, done: mpsc::UnboundedSender<Completion>, failures: u32) -> Owner {
+        let opened = self.open_files().await;
+        let framing = FramingConfig {
+            generation_bytes: self.identity.generation_bytes,
+            ..FramingConfig::default()
+        };
+        let (files, cursor, recovered) = match opened {
+            Ok(open) => {
+                let cursor = Cursor::new(open.state, framing);
+                let recovered = open.recovered.clone();
+                self.shared.committed.store(recovered.committed);
+                self.shared.durable.store(recovered.end.position);
+                self.shared.replayed.store(recovered.replayed);
+                (Some(self.lanes(open, &done)), cursor, recovered)
+            }
+            Err(fault) => {
+                tracing::error!(database = %self.shared.name, %fault, "the copy cannot be opened");
+                let state = CursorState::empty(self.identity.stream);
+                (None, Cursor::new(state, framing), failed(fault))
+            }
+        };
+        let mut owner = Owner::new(Start {
+            shared: self.shared.clone(),
+            context: self.context.clone(),
+            files,
+            cursor,
+            recovered,
+            done,
+            generation_bytes: self.identity.generation_bytes,
+            known: self.known.clone(),
+            failures,
+        });
+        owner.catch_up(self.registry.sessions());
+        owner
+    }
+
+    async fn open_files(&self) -> Result<OpenCopy, CopyFault> {
+        let (reply, opened) = oneshot::channel();
+        let (context, identity, shared) =
+            (self.context.clone(), self.identity.clone(), self.shared.clone());
+        self.context.stores.run(move || {
+            let opener = context.opener.0.as_ref();
+            drop(reply.send(open_copy(&context.places, opener, &identity, &shared)));
+        });
+        let gone = |_| CopyFault::LogIo("opening the copy panicked; see the member's log".into());
+        opened.await.map_err(gone)?
+    }
+
+    fn lanes(&self, open: OpenCopy, done: &mpsc::UnboundedSender<Completion>) -> Files {
+        let mut log = LogWorker {
+            shared: self.shared.clone(),
+            log: open.log,
+            control: open.control,
+            record: open.record,
+            done: done.clone(),
+            broken: false,
+        };
+        let mut store = StoreWorker {
+            shared: self.shared.clone(),
+            opener: self.context.opener.0.clone(),
+            directory: open.store_directory,
+            reader: open.reader.clone(),
+            digests: self.digests.clone(),
+            pool: self.context.readers.clone(),
+            done: done.clone(),
+            generation_bytes: self.identity.generation_bytes,
+            dirty_since: None,
+        };
+        Files {
+            log: self.context.logs.lane(move |jobs| log.work(jobs)),
+            store: self.context.stores.lane(move |jobs| store.work(jobs)),
+            reader: open.reader,
+        }
+    }
+}

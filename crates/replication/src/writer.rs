@@ -1,0 +1,548 @@
+//! Turns client writes into batches of records: conditions, sessions, range deletes, waiters.
+//!
+//! Owned by the loop of an active copy; fresh for every epoch. What it must know of the store is
+//! read beforehand on another thread (`prepare`) and corrected here by the overlay of what is in
+//! flight.
+//!
+//! A write is answered when the batch it became part of is committed; a failed condition is
+//! answered when what it read is committed. A retry that meets its original joins it (review S18).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use keelson_env::SessionState;
+use keelson_types::{
+    HybridTime, KEY_BYTES_MAX, LogEnd, Position, Record, RefusalReason, SessionId, SessionRecord,
+};
+use keelson_wire::Refusal;
+use tokio::sync::oneshot;
+
+use crate::overlay::{InFlight, Overlay};
+
+/// Range deletes of at most this many keys become single deletes (review S17).
+pub(crate) const RANGE_KEYS_MAX: usize = 1_000;
+/// A batch is closed once it has this many bytes.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Sessions remembered beside the store.
+const SESSIONS_MAX: usize = 10_000;
+
+/// A test on a key, evaluated by the active.
+#[derive(Clone, Debug)]
+pub(crate) enum Condition {
+    Exists(Bytes, bool),
+    Equals(Bytes, Bytes),
+}
+
+impl Condition {
+    pub(crate) fn key(&self) -> &Bytes {
+        match self {
+            Self::Exists(key, _) | Self::Equals(key, _) => key,
+        }
+    }
+
+    fn holds(&self, value: Option<&Bytes>) -> bool {
+        match self {
+            Self::Exists(_, wanted) => value.is_some() == *wanted,
+            Self::Equals(_, wanted) => value == Some(wanted),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Operation {
+    Put(Bytes, Bytes),
+    Delete(Bytes),
+    /// From, and to (none: to the end).
+    DeleteRange(Bytes, Option<Bytes>),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    pub(crate) session: SessionId,
+    pub(crate) sequence: u64,
+    pub(crate) lowest_unanswered: u64,
+}
+
+#[derive(Debug)]
+pub(crate) enum WriteBody {
+    Apply { conditions: Vec<Condition>, operations: Vec<Operation>, stamp: Option<Stamp> },
+    OpenSession(SessionId),
+    Marker(u64),
+}
+
+/// Where a write ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    pub(crate) end: LogEnd,
+    pub(crate) time: HybridTime,
+    pub(crate) repeated: bool,
+}
+
+pub(crate) type WriteAnswer = Result<Written, Refusal>;
+
+#[derive(Debug)]
+pub(crate) struct WriteRequest {
+    pub(crate) body: WriteBody,
+    pub(crate) reply: oneshot::Sender<WriteAnswer>,
+}
+
+/// What has to be read from the store before a request can be applied.
+#[derive(Debug, Default)]
+pub(crate) struct ReadPlan {
+    pub(crate) keys: Vec<Bytes>,
+    pub(crate) ranges: Vec<(Bytes, Option<Bytes>)>,
+    pub(crate) session: Option<SessionId>,
+    /// Also look for sessions that nobody used for long.
+    pub(crate) idle_sessions: bool,
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub(crate) struct ReadResults {
+    pub(crate) values: BTreeMap<Bytes, Option<Bytes>>,
+    /// Per range: its keys, or none if there are more than [`RANGE_KEYS_MAX`].
+    pub(crate) ranges: Vec<Option<Vec<Bytes>>>,
+    pub(crate) session: Option<Option<SessionState>>,
+    pub(crate) idle_sessions: Vec<SessionId>,
+}
+
+/// A request with what it needs.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) request: WriteRequest,
+    pub(crate) reads: ReadResults,
+    /// Ticket of its read, if there was one.
+    pub(crate) ticket: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    reply: oneshot::Sender<WriteAnswer>,
+    outcome: Result<bool, Refusal>,
+}
+
+/// A batch that became a frame.
+#[derive(Debug)]
+struct Flying {
+    number: u64,
+    end: LogEnd,
+    time: HybridTime,
+    waiters: Vec<Waiter>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Applied {
+    Flying(u64),
+    Known(LogEnd),
+}
+
+#[derive(Debug, Default)]
+struct Session {
+    applied: BTreeMap<u64, Applied>,
+    lowest_unanswered: u64,
+    last_batch: u64,
+}
+
+/// An answer that may leave as soon as the gate allows it.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    reply: oneshot::Sender<WriteAnswer>,
+    answer: WriteAnswer,
+}
+
+impl Answer {
+    pub(crate) fn send(self) {
+        // The client may have gone; the write stands all the same.
+        let _ = self.reply.send(self.answer);
+    }
+
+    pub(crate) fn refuse(self, refusal: Refusal) {
+        let _ = self.reply.send(Err(refusal));
+    }
+}
+
+/// See the module page.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    overlay: Overlay,
+    queue: VecDeque<Prepared>,
+    /// Number of the batch being filled, from 1.
+    open: u64,
+    records: Vec<Record>,
+    record_bytes: usize,
+    waiters: Vec<Waiter>,
+    flying: VecDeque<Flying>,
+    /// Batches that are committed and not replayed.
+    unreplayed: VecDeque<(u64, Position)>,
+    replayed_batch: u64,
+    /// Reads under way: ticket, and the batch replayed when it began.
+    reads: BTreeMap<u64, u64>,
+    next_ticket: u64,
+    sessions: BTreeMap<SessionId, Session>,
+}
+
+impl Writer {
+    pub(crate) fn new() -> Self {
+        Self { open: 1, ..Self::default() }
+    }
+
+    /// What must be read before the request can be queued; `None` if nothing.
+    pub(crate) fn plan(&self, body: &WriteBody) -> Option<ReadPlan> {
+        let mut plan = ReadPlan::default();
+        match body {
+            WriteBody::Marker(_) => return None,
+            WriteBody::OpenSession(session) => {
+                plan.session = Some(*session);
+                plan.idle_sessions = true;
+            }
+            WriteBody::Apply { conditions, operations, stamp } => {
+                plan.keys = conditions.iter().map(|c| c.key().clone()).collect();
+                plan.ranges = operations.iter().filter_map(as_range).collect();
+                let stamped = stamp.map(|stamp| stamp.session);
+                plan.session = stamped.filter(|id| !self.sessions.contains_key(id));
+            }
+        }
+        let needed = !plan.keys.is_empty() || !plan.ranges.is_empty() || plan.session.is_some();
+        needed.then_some(plan)
+    }
+
+    /// Registers a read that begins now; its results stay valid until [`Self::fill`] used them.
+    pub(crate) fn begin_read(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.reads.insert(self.next_ticket, self.replayed_batch);
+        self.next_ticket
+    }
+
+    pub(crate) fn queue(&mut self, prepared: Prepared) {
+        self.queue.push_back(prepared);
+    }
+
+    /// A read came to nothing.
+    pub(crate) fn end_read(&mut self, ticket: u64) {
+        self.reads.remove(&ticket);
+        self.forget();
+    }
+
+    /// Takes everything that waits, to be refused.
+    pub(crate) fn drain_queue(&mut self) -> Vec<Answer> {
+        let drained: Vec<_> = self.queue.drain(..).collect();
+        let mut answers = Vec::with_capacity(drained.len());
+        for prepared in drained {
+            if let Some(ticket) = prepared.ticket {
+                self.end_read(ticket);
+            }
+            let refusal = Refusal::new(RefusalReason::Overloaded, "not queued");
+            answers.push(Answer { reply: prepared.request.reply, answer: Err(refusal) });
+        }
+        answers
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Moves requests into the open batch until it is full; returns answers that need no batch.
+    pub(crate) fn fill(&mut self) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        while self.record_bytes < BATCH_BYTES {
+            let Some(prepared) = self.queue.pop_front() else { break };
+            answers.extend(self.apply(prepared));
+        }
+        answers
+    }
+
+    pub(crate) fn has_records(&self) -> bool {
+        !self.records.is_empty()
+    }
+
+    /// The open batch, ready to be framed; [`Self::framed`] must follow.
+    pub(crate) fn take_records(&mut self) -> Vec<Record> {
+        self.record_bytes = 0;
+        std::mem::take(&mut self.records)
+    }
+
+    /// The records taken became the frame that ends here.
+    pub(crate) fn framed(&mut self, end: LogEnd, time: HybridTime) {
+        let waiters = std::mem::take(&mut self.waiters);
+        self.flying.push_back(Flying { number: self.open, end, time, waiters });
+        self.open += 1;
+    }
+
+    /// Answers of everything that is committed now.
+    pub(crate) fn committed(&mut self, to: Position) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        while let Some(flying) = self.flying.pop_front_if(|flying| flying.end.position <= to) {
+            self.unreplayed.push_back((flying.number, flying.end.position));
+            for waiter in flying.waiters {
+                let written = |repeated| Written { end: flying.end, time: flying.time, repeated };
+                answers.push(Answer { reply: waiter.reply, answer: waiter.outcome.map(written) });
+            }
+            self.settle_sessions(flying.number, flying.end);
+        }
+        answers
+    }
+
+    /// The store holds everything up to here: the overlay forgets it.
+    pub(crate) fn replayed(&mut self, to: Position) {
+        while let Some((number, _)) = self.unreplayed.pop_front_if(|(_, end)| *end <= to) {
+            self.replayed_batch = number;
+        }
+        self.forget();
+    }
+
+    /// All waiters, when the epoch ends: their outcome is unknown.
+    pub(crate) fn into_waiting(self) -> Vec<Answer> {
+        let refusal = || Refusal::new(RefusalReason::Activating, "the epoch ended");
+        let flying = self.flying.into_iter().flat_map(|flying| flying.waiters);
+        let waiting = flying.chain(self.waiters).map(|waiter| waiter.reply);
+        let queued = self.queue.into_iter().map(|prepared| prepared.request.reply);
+        waiting.chain(queued).map(|reply| Answer { reply, answer: Err(refusal()) }).collect()
+    }
+
+    fn forget(&mut self) {
+        let oldest_read = self.reads.values().copied().min().unwrap_or(u64::MAX);
+        self.overlay.forget(self.replayed_batch.min(oldest_read));
+    }
+
+    fn apply(&mut self, prepared: Prepared) -> Option<Answer> {
+        let Prepared { request, reads, ticket } = prepared;
+        let result = match request.body {
+            WriteBody::Marker(id) => {
+                self.records.push(Record::DigestMarker { id });
+                Verdict::Open(Ok(false))
+            }
+            WriteBody::OpenSession(session) => self.open_session(session, &reads),
+            WriteBody::Apply { conditions, operations, stamp } => {
+                self.apply_write(&conditions, operations, stamp, reads)
+            }
+        };
+        if let Some(ticket) = ticket {
+            self.reads.remove(&ticket);
+            self.forget();
+        }
+        self.wait(request.reply, result)
+    }
+
+    /// Puts the waiter where its verdict belongs.
+    fn wait(&mut self, reply: oneshot::Sender<WriteAnswer>, verdict: Verdict) -> Option<Answer> {
+        match verdict {
+            Verdict::Open(outcome) => self.waiters.push(Waiter { reply, outcome }),
+            Verdict::At(batch, outcome) if batch == self.open => {
+                self.waiters.push(Waiter { reply, outcome });
+            }
+            Verdict::At(batch, outcome) => {
+                match self.flying.iter_mut().find(|flying| flying.number == batch) {
+                    Some(flying) => flying.waiters.push(Waiter { reply, outcome }),
+                    None => {
+                        // Committed already; only refusals are attached to such batches.
+                        let refusal = outcome.err()?;
+                        return Some(Answer { reply, answer: Err(refusal) });
+                    }
+                }
+            }
+            Verdict::Now(answer) => return Some(Answer { reply, answer }),
+        }
+        None
+    }
+
+    fn open_session(&mut self, session: SessionId, reads: &ReadResults) -> Verdict {
+        for idle in reads.idle_sessions.iter().filter(|idle| **idle != session) {
+            self.sessions.remove(idle);
+            self.record_session(*idle, SessionRecord::Expire);
+        }
+        let known = matches!(reads.session, Some(Some(_))) || self.sessions.contains_key(&session);
+        if !known {
+            self.record_session(session, SessionRecord::Open);
+        } else if self.records.is_empty() {
+            // A retried open: any frame will do to answer it with a commit.
+            self.records.push(Record::NoOp);
+        }
+        let open = self.open;
+        self.session(session, reads).last_batch = open;
+        Verdict::Open(Ok(known))
+    }
+
+    fn apply_write(
+        &mut self,
+        conditions: &[Condition],
+        operations: Vec<Operation>,
+        stamp: Option<Stamp>,
+        reads: ReadResults,
+    ) -> Verdict {
+        if let Some(stamp) = stamp
+            && let Some(verdict) = self.check_session(stamp, &reads)
+        {
+            return verdict;
+        }
+        let mut read_batch = 0;
+        for condition in conditions {
+            let (value, batch) = self.value(condition.key(), &reads);
+            read_batch = read_batch.max(batch);
+            if !condition.holds(value.as_ref()) {
+                let message = format!("the condition on key {:?} does not hold", condition.key());
+                let refusal = Refusal::new(RefusalReason::ConditionFailed, message);
+                return match read_batch {
+                    0 => Verdict::Now(Err(refusal)),
+                    batch => Verdict::At(batch, Err(refusal)),
+                };
+            }
+        }
+        let mut ranges = reads.ranges.into_iter();
+        for operation in operations {
+            self.record(operation, &mut ranges);
+        }
+        if let Some(stamp) = stamp {
+            self.stamp(stamp);
+        }
+        if self.records.is_empty() {
+            self.records.push(Record::NoOp);
+        }
+        Verdict::Open(Ok(false))
+    }
+
+    /// The current value of a key and the batch that decided it (0: the store).
+    fn value(&self, key: &Bytes, reads: &ReadResults) -> (Option<Bytes>, u64) {
+        match self.overlay.get(key) {
+            InFlight::Put(value, batch) => (Some(value), batch),
+            InFlight::Deleted(batch) => (None, batch),
+            InFlight::Untouched => (reads.values.get(key).cloned().flatten(), 0),
+        }
+    }
+
+    fn record(
+        &mut self,
+        operation: Operation,
+        ranges: &mut impl Iterator<Item = Option<Vec<Bytes>>>,
+    ) {
+        let batch = self.open;
+        match operation {
+            Operation::Put(key, value) => {
+                self.record_bytes += key.len() + value.len() + 16;
+                self.overlay.put(key.clone(), value.clone(), batch);
+                self.records.push(Record::Put { key, value });
+            }
+            Operation::Delete(key) => self.record_delete(key),
+            Operation::DeleteRange(from, to) => {
+                let stored = ranges.next().flatten();
+                match stored.and_then(|keys| self.resolve(&from, to.as_ref(), keys)) {
+                    Some(keys) => keys.into_iter().for_each(|key| self.record_delete(key)),
+                    None => self.record_range(from, to),
+                }
+            }
+        }
+    }
+
+    fn record_delete(&mut self, key: Bytes) {
+        self.record_bytes += key.len() + 16;
+        self.overlay.delete(key.clone(), self.open);
+        self.records.push(Record::Delete { key });
+    }
+
+    fn record_range(&mut self, from: Bytes, to: Option<Bytes>) {
+        self.overlay.delete_range(from.clone(), to.clone(), self.open);
+        self.record_bytes += from.len() + 32;
+        // A range without an end goes to behind the longest possible key.
+        let to = to.unwrap_or_else(|| Bytes::from(vec![0xff; KEY_BYTES_MAX + 1]));
+        self.records.push(Record::DeleteRange { from, to });
+    }
+
+    /// The keys that exist in a range, as the store and what is in flight have it; none if too
+    /// many.
+    fn resolve(&self, from: &Bytes, to: Option<&Bytes>, stored: Vec<Bytes>) -> Option<Vec<Bytes>> {
+        let alive = |key: &Bytes| !matches!(self.overlay.get(key), InFlight::Deleted(_));
+        let mut keys: std::collections::BTreeSet<_> = stored.into_iter().filter(alive).collect();
+        let flying = self.overlay.keys_in(from, to).filter(|(_, exists)| *exists);
+        keys.extend(flying.map(|(key, _)| key).filter(alive));
+        (keys.len() <= RANGE_KEYS_MAX).then(|| keys.into_iter().collect())
+    }
+
+    fn record_session(&mut self, session: SessionId, change: SessionRecord) {
+        self.record_bytes += 40;
+        self.records.push(Record::Session { session, change });
+    }
+
+    /// The remembered session, made from what the store says if it is not known yet.
+    fn session(&mut self, id: SessionId, reads: &ReadResults) -> &mut Session {
+        if self.sessions.len() >= SESSIONS_MAX {
+            let replayed = self.replayed_batch;
+            self.sessions.retain(|_, session| session.last_batch > replayed);
+        }
+        self.sessions.entry(id).or_insert_with(|| {
+            let state = reads.session.iter().flatten().next();
+            state.map(Session::from_state).unwrap_or_default()
+        })
+    }
+
+    /// Decides a stamped write that must not be applied (again); `None` if it is new.
+    fn check_session(&mut self, stamp: Stamp, reads: &ReadResults) -> Option<Verdict> {
+        let known =
+            self.sessions.contains_key(&stamp.session) || matches!(reads.session, Some(Some(_)));
+        let unknown = |message: &str| {
+            Some(Verdict::Now(Err(Refusal::new(RefusalReason::OutcomeUnknown, message))))
+        };
+        if !known {
+            return unknown("the session is unknown or has expired");
+        }
+        let session = self.session(stamp.session, reads);
+        match session.applied.get(&stamp.sequence) {
+            Some(Applied::Known(end)) => {
+                let time = HybridTime::default();
+                Some(Verdict::Now(Ok(Written { end: *end, time, repeated: true })))
+            }
+            Some(Applied::Flying(batch)) => Some(Verdict::At(*batch, Ok(true))),
+            None if stamp.sequence < session.lowest_unanswered => {
+                unknown("the answer of this write was dropped: the client had confirmed it")
+            }
+            None => None,
+        }
+    }
+
+    fn stamp(&mut self, stamp: Stamp) {
+        let Stamp { session, sequence, lowest_unanswered } = stamp;
+        self.record_session(session, SessionRecord::Applied { sequence, lowest_unanswered });
+        let batch = self.open;
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.applied.insert(sequence, Applied::Flying(batch));
+            session.last_batch = batch;
+            session.lowest_unanswered = session.lowest_unanswered.max(lowest_unanswered);
+            session.applied = session.applied.split_off(&session.lowest_unanswered);
+        }
+    }
+
+    /// Sessions of a committed batch know now where it ended.
+    fn settle_sessions(&mut self, batch: u64, end: LogEnd) {
+        let touched = self.sessions.values_mut().filter(|session| session.last_batch >= batch);
+        for applied in touched.flat_map(|session| session.applied.values_mut()) {
+            if matches!(applied, Applied::Flying(number) if *number == batch) {
+                *applied = Applied::Known(end);
+            }
+        }
+    }
+}
+
+impl Session {
+    fn from_state(state: &SessionState) -> Self {
+        let known = state.applied.iter().map(|(number, end)| (*number, Applied::Known(*end)));
+        Self { applied: known.collect(), lowest_unanswered: state.lowest_unanswered, last_batch: 0 }
+    }
+}
+
+/// Where the answer of a request waits.
+enum Verdict {
+    /// For the open batch.
+    Open(Result<bool, Refusal>),
+    /// For this batch.
+    At(u64, Result<bool, Refusal>),
+    /// For nothing.
+    Now(WriteAnswer),
+}
+
+fn as_range(operation: &Operation) -> Option<(Bytes, Option<Bytes>)> {
+    match operation {
+        Operation::DeleteRange(from, to) => Some((from.clone(), to.clone())),
+        Operation::Put(..) | Operation::Delete(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

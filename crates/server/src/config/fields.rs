@@ -1,0 +1,223 @@
+//! The documentation of every key, and what is made of it: `config explain`, the sample file, and
+//! the list of known keys.
+
+use std::fmt::Write;
+
+use super::raw::{
+    DEFAULT_CONTROL_ADDRESS, DEFAULT_DATA_ADDRESS, DEFAULT_LEVEL, DEFAULT_PROFILE, DEFAULT_SITE,
+};
+
+/// One key of the file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Field {
+    /// Key with its table, as `tls.ca`.
+    pub key: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+    /// What holds if it is not written; `None` if it must be.
+    pub default: Option<&'static str>,
+    /// What values are allowed.
+    pub bound: &'static str,
+    /// When a change takes effect.
+    pub takes_effect: &'static str,
+    /// Value in the sample file.
+    sample: &'static str,
+}
+
+const AT_START: &str = "at the next start";
+const ADDRESS: &str = "host:port, port 1 to 65535";
+const PATH: &str = "a path; relative to this file";
+
+/// Every key, in the order of the sample file.
+pub const FIELDS: &[Field] = &[
+    Field {
+        key: "name",
+        meaning: "Name of this member, unique in the cluster, and the common name of its \
+            certificate. Fixed for the life of a data directory.",
+        default: None,
+        bound: "1 to 64 letters, digits, '-', '_', '.'",
+        takes_effect: "never (a new name needs a new data directory)",
+        sample: "m1",
+    },
+    Field {
+        key: "site",
+        meaning: "The datacenter this member stands in. Commit constraints and the choice of \
+            copies go by it.",
+        default: Some(DEFAULT_SITE),
+        bound: "1 to 64 letters, digits, '-', '_', '.'",
+        takes_effect: "when the member is added; later with keelson member set",
+        sample: DEFAULT_SITE,
+    },
+    Field {
+        key: "data_dir",
+        meaning: "Directory of the member's identity, consensus state and stores. One running \
+            server per directory.",
+        default: None,
+        bound: PATH,
+        takes_effect: AT_START,
+        sample: "data",
+    },
+    Field {
+        key: "log_dir",
+        meaning: "Directory of the databases' logs. A disk of its own makes commits faster.",
+        default: Some("data_dir"),
+        bound: PATH,
+        takes_effect: "at the next start; move the files first",
+        sample: "data",
+    },
+    Field {
+        key: "run_dir",
+        meaning: "Directory of control.pid and data.pid.",
+        default: Some("data_dir"),
+        bound: PATH,
+        takes_effect: AT_START,
+        sample: "data",
+    },
+    Field {
+        key: "control_address",
+        meaning: "Where the control process listens: consensus, administration, client endpoints.",
+        default: Some(DEFAULT_CONTROL_ADDRESS),
+        bound: ADDRESS,
+        takes_effect: AT_START,
+        sample: DEFAULT_CONTROL_ADDRESS,
+    },
+    Field {
+        key: "data_address",
+        meaning: "Where the data process listens: reads and writes, log shipping. Another port \
+            than control_address.",
+        default: Some(DEFAULT_DATA_ADDRESS),
+        bound: ADDRESS,
+        takes_effect: AT_START,
+        sample: DEFAULT_DATA_ADDRESS,
+    },
+    Field {
+        key: "advertise_control",
+        meaning: "Where others reach the control process. Needed if control_address is 0.0.0.0 \
+            or a name only this machine knows.",
+        default: Some("control_address"),
+        bound: "host:port that other members and clients can dial; the certificate must carry \
+            the host",
+        takes_effect: "when the member is added; later with keelson member set",
+        sample: DEFAULT_CONTROL_ADDRESS,
+    },
+    Field {
+        key: "advertise_data",
+        meaning: "Where others reach the data process.",
+        default: Some("data_address"),
+        bound: "host:port that other members and clients can dial; the certificate must carry \
+            the host",
+        takes_effect: "when the member is added; later with keelson member set",
+        sample: DEFAULT_DATA_ADDRESS,
+    },
+    Field {
+        key: "profile",
+        meaning: "Times of consensus and leases: lan for one site (lease 1 s), wan for round \
+            trips up to 150 ms (lease 4 s). Equal on all members.",
+        default: Some(DEFAULT_PROFILE),
+        bound: "lan, wan",
+        takes_effect: "at the next start, once all members have it",
+        sample: DEFAULT_PROFILE,
+    },
+    Field {
+        key: "tls.ca",
+        meaning: "Certificate of the cluster's authority, PEM. Several while one replaces the \
+            other.",
+        default: None,
+        bound: PATH,
+        takes_effect: "content: with the next connection; path: at the next start",
+        sample: "ca.pem",
+    },
+    Field {
+        key: "tls.cert",
+        meaning: "Certificate of this member, PEM.",
+        default: None,
+        bound: PATH,
+        takes_effect: "content: with the next connection; path: at the next start",
+        sample: "member.pem",
+    },
+    Field {
+        key: "tls.key",
+        meaning: "Private key of tls.cert, PEM, mode 0600.",
+        default: None,
+        bound: PATH,
+        takes_effect: "content: with the next connection; path: at the next start",
+        sample: "member.key",
+    },
+    Field {
+        key: "log.level",
+        meaning: "Least level that is logged, or a filter like info,keelson_cluster=debug. The \
+            environment variable KEELSON_LOG overrides it.",
+        default: Some(DEFAULT_LEVEL),
+        bound: "error, warn, info, debug, trace, or a filter",
+        takes_effect: AT_START,
+        sample: DEFAULT_LEVEL,
+    },
+    Field {
+        key: "log.file",
+        meaning: "File that both processes append to. Rotate it by copying and truncating.",
+        default: Some("standard error"),
+        bound: PATH,
+        takes_effect: AT_START,
+        sample: "keelson.log",
+    },
+];
+
+/// All keys with meaning, default and bound, for people.
+#[must_use]
+pub fn explain() -> String {
+    let mut text = String::new();
+    for field in FIELDS {
+        let Field { key, meaning, bound, takes_effect, .. } = field;
+        let default = field.default.unwrap_or("none: must be written");
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{key}\n    {meaning}");
+        let _ = writeln!(text, "    default: {default}\n    allowed: {bound}");
+        let _ = writeln!(text, "    a change takes effect: {takes_effect}\n");
+    }
+    text
+}
+
+/// A complete file with every key explained; keys that have a default are commented out.
+#[must_use]
+pub fn sample() -> String {
+    let mut text =
+        String::from("# Configuration of one Keelson member (keelson server --config FILE).\n");
+    let mut table = "";
+    for field in FIELDS {
+        let (section, key) = field.key.rsplit_once('.').unwrap_or(("", field.key));
+        if section != table {
+            table = section;
+            let _ = writeln!(text, "\n[{section}]");
+        }
+        let _ = writeln!(text, "\n# {}", field.meaning);
+        let default = field.default.map_or("must be written".into(), |d| format!("default: {d}"));
+        let _ = writeln!(text, "# Allowed: {}. {default}.", field.bound);
+        let mark = if field.default.is_some() { "# " } else { "" };
+        let _ = writeln!(text, "{mark}{key} = \"{}\"", field.sample);
+    }
+    text
+}
+
+/// Keys of `text` that no field describes. `text` parses as TOML.
+pub(super) fn unknown_keys(text: &str) -> Vec<String> {
+    let Ok(table) = text.parse::<toml::Table>() else { return Vec::new() };
+    let mut unknown = Vec::new();
+    collect(&table, "", &mut unknown);
+    unknown
+}
+
+fn collect(table: &toml::Table, prefix: &str, unknown: &mut Vec<String>) {
+    for (key, value) in table {
+        let path = format!("{prefix}{key}");
+        let within = format!("{path}.");
+        if FIELDS.iter().any(|field| field.key == path) {
+            continue;
+        }
+        match value {
+            toml::Value::Table(inner) if FIELDS.iter().any(|f| f.key.starts_with(&within)) => {
+                collect(inner, &within, unknown);
+            }
+            _ => unknown.push(path),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Checks of the configuration: every refusal, the defaults, the sample and the explanation.
+
+use super::*;
+
+const NEEDED: &str = "name = 'm1'\ndata_dir = 'data'\n";
+const TLS: &str = "[tls]\nca = 'ca.pem'\ncert = 'm1.pem'\nkey = '/keys/m1.key'\n";
+
+fn parse(more: &str) -> Result<Config, Vec<String>> {
+    Config::parse(Path::new("/etc/keelson/m1.toml"), &format!("{NEEDED}{more}{TLS}"))
+}
+
+#[track_caller]
+fn refused(more: &str, expected: &str) {
+    let problems = parse(more).unwrap_err().join("; ");
+    assert!(problems.contains(expected), "{problems:?} lacks {expected:?}");
+}
+
+#[test]
+fn defaults_hold_and_paths_start_at_the_file() {
+    let config = parse("").unwrap();
+    assert_eq!(config.data_dir(), Path::new("/etc/keelson/data"));
+    assert_eq!(config.log_dir(), config.data_dir());
+    assert_eq!(config.run_dir(), config.data_dir());
+    assert_eq!(config.tls().ca, Path::new("/etc/keelson/ca.pem"));
+    assert_eq!(config.tls().key, Path::new("/keys/m1.key"));
+    assert_eq!(config.advertise_control(), "127.0.0.1:7400");
+    assert_eq!((config.profile(), config.log_level()), (Profile::Lan, "info"));
+    assert!(config.log_file().is_none() && config.unknown_keys().is_empty());
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_value() {
+    refused("site = 'a/b'\n", "site = \"a/b\"");
+    refused("control_address = '0.0.0.0:7400'\n", "advertise_control = \"0.0.0.0:7400\"");
+    refused("data_address = '127.0.0.1:0'\n", "advertise_data");
+    refused("data_address = '127.0.0.1:7400'\n", "both \"127.0.0.1:7400\"");
+    refused("control_address = 'nonsense'\n", "control_address = \"nonsense\"");
+    refused("profile = 'moon'\n", "profile = \"moon\"");
+    refused("site = 7\n", "invalid type");
+    assert!(parse("control_address = '0.0.0.0:7400'\nadvertise_control = 'h:7400'\n").is_ok());
+    let none = Config::parse(Path::new("x"), "").unwrap_err();
+    assert!(none[0].contains("name"), "{none:?}");
+}
+
+#[test]
+fn all_problems_are_shown_at_once() {
+    let problems = parse("site = '-'\nprofile = 'x'\n").unwrap_err();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+}
+
+#[test]
+fn unknown_keys_are_listed_and_do_not_stop_a_start() {
+    let text = format!("{NEEDED}colour = 'red'\n{TLS}cipher = 'x'\n[web]\nport = 1\n");
+    let config = Config::parse(Path::new("x"), &text).unwrap();
+    assert_eq!(config.unknown_keys(), ["colour", "tls.cipher", "web"]);
+}
+
+#[test]
+fn the_sample_parses_with_and_without_its_comments() {
+    let text = sample();
+    let config = Config::parse(Path::new("/x/keelson.toml"), &text).unwrap();
+    assert_eq!((config.name().as_str(), config.profile()), ("m1", Profile::Lan));
+    let assigned = |line: &str| line.trim_start_matches("# ").contains(" = \"");
+    let full: Vec<_> = text
+        .lines()
+        .map(|line| if assigned(line) { line.trim_start_matches("# ") } else { line })
+        .collect();
+    let config = Config::parse(Path::new("/x/keelson.toml"), &full.join("\n")).unwrap();
+    assert!(config.log_file().is_some() && config.unknown_keys().is_empty());
+    let written = full.join("\n").parse::<toml::Table>().unwrap();
+    let count = |table: &toml::Table| table.len();
+    let tables: usize = written.values().filter_map(|v| v.as_table()).map(count).sum();
+    assert_eq!(count(&written) - 2 + tables, FIELDS.len(), "every field is in the sample");
+}
+
+#[test]
+fn every_field_is_explained() {
+    let text = explain();
+    for field in FIELDS {
+        assert!(text.contains(field.key) && text.contains(field.meaning), "{}", field.key);
+    }
+}
+
+#[test]
+fn a_check_is_strict() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m1.toml");
+    assert_eq!(check(&path).unwrap_err().code, "bad_configuration");
+    std::fs::write(&path, format!("{NEEDED}colour = 'red'\n{TLS}")).unwrap();
+    assert!(check(&path).unwrap_err().message.contains("colour"));
+    std::fs::write(&path, format!("{NEEDED}{TLS}")).unwrap();
+    assert_eq!(check(&path).unwrap_err().code, "tls_file_missing");
+}
+
+#[test]
+fn a_certificate_of_another_member_is_refused() {
+    let own =
+        |role, name: &str| keelson_net::PeerIdentity { name: name.into(), role, address: None };
+    let config = parse("").unwrap();
+    assert!(check_certificate(&config, &own(keelson_net::Role::Member, "m1")).is_ok());
+    for own in [own(keelson_net::Role::Member, "m2"), own(keelson_net::Role::Admin, "m1")] {
+        assert_eq!(check_certificate(&config, &own).unwrap_err().code, "bad_certificate");
+    }
+}

@@ -1,0 +1,179 @@
+//! The control process: checks what can be checked, starts the control plane on other threads, and
+//! supervises the data process from the main thread.
+//!
+//! It ends with SIGTERM or SIGINT (cleanly: the data process stops serving and makes its stores
+//! durable, the lease is given back), or when consensus fails. However it ends, the data process
+//! ends with it.
+
+mod child_link;
+mod plane;
+mod supervisor;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use keelson_net::{BindError, TlsStore};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::files::{Lock, PidFile, make_directory};
+use crate::{Config, MemberIdentity, Problem, bounds, config, logging, nice};
+use plane::ControlMain;
+use supervisor::{ChildSpec, Steering, supervise};
+
+/// How long a lock or an address may be held by a process that is about to end.
+pub(crate) const HANDOVER: Duration = Duration::from_secs(3);
+
+/// Pause between two attempts to listen.
+const BIND_PAUSE: Duration = Duration::from_millis(50);
+
+/// Threads of the control plane: one may wait for the other's disk.
+const THREADS: usize = 2;
+
+/// Events of lives that wait for the control plane.
+const LIFE_EVENTS: usize = 64;
+
+/// Runs a member until SIGTERM or SIGINT. Call it on the main thread, before any other thread
+/// exists.
+///
+/// # Errors
+/// A [`Problem`] if it cannot start: configuration, TLS files, data directory, addresses; or the
+/// reason why consensus failed.
+pub fn run_server(config_path: &Path) -> anyhow::Result<()> {
+    let config = Config::load(config_path)?;
+    logging::start(config.log_level(), config.log_file())?;
+    run(&config).inspect_err(|error| tracing::error!("{error:#}"))
+}
+
+fn run(config: &Config) -> anyhow::Result<()> {
+    for key in config.unknown_keys() {
+        tracing::warn!(key, "this version does not know a key of the configuration");
+    }
+    bounds::raise_open_files();
+    for directory in [config.data_dir(), config.log_dir(), config.run_dir()] {
+        make_directory(directory)?;
+    }
+    let _lock = Lock::take(&config.data_dir().join("control.lock"), HANDOVER)?;
+    let identity = MemberIdentity::open(config.data_dir(), config.name())?;
+    let tls = TlsStore::open(config.tls().clone()).map_err(Problem::from)?;
+    config::check_certificate(config, tls.current().own())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("keelson-control")
+        .on_thread_start(nice::raise_this_thread)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let listener = runtime.block_on(async {
+        // The data process listens itself; trying first gives a clear error instead of restarts.
+        drop(bind_patiently(config.data_address()).await?);
+        bind_patiently(config.control_address()).await
+    })?;
+    let _pid_file = PidFile::write(config.run_dir().join("control.pid"), std::process::id());
+    tracing::info!(member = %config.name(), id = %identity.member, site = %config.site(),
+        control = config.control_address(), data = config.data_address(), "member starts");
+    let (lives, announced) = mpsc::channel(LIFE_EVENTS);
+    let steering = Steering::default();
+    let main = ControlMain { config: config.clone(), identity, tls, steering: steering.clone() };
+    let spec = child_spec(config)?;
+    let handle = runtime.handle().clone();
+    let running = std::thread::Builder::new()
+        .name("keelson-control".into())
+        .spawn(move || handle.block_on(main.run(listener, announced)))
+        .context("cannot start threads")?;
+    supervise(&spec, &steering, &lives);
+    drop(lives);
+    let outcome = running.join().map_err(|_| anyhow!("the control plane panicked"))?;
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome?;
+    tracing::info!(member = %config.name(), "member stopped");
+    Ok(())
+}
+
+/// Both processes run the very same file, even if it was replaced on disk meanwhile.
+fn child_spec(config: &Config) -> anyhow::Result<ChildSpec> {
+    let path = config.path().to_str().context("the path of the configuration is not UTF-8")?;
+    Ok(ChildSpec {
+        program: PathBuf::from("/proc/self/exe"),
+        arguments: vec!["data-process".into(), "--config".into(), path.into()],
+        pid_file: config.run_dir().join("data.pid"),
+    })
+}
+
+/// Listens, waiting for a former holder of the address that is about to end.
+pub(crate) async fn bind_patiently(address: &str) -> Result<TcpListener, Problem> {
+    let deadline = Instant::now() + HANDOVER;
+    let in_use = |error: &BindError| error.source.kind() == std::io::ErrorKind::AddrInUse;
+    loop {
+        match keelson_net::bind(address).await {
+            Err(error) if in_use(&error) && Instant::now() < deadline => {
+                tokio::time::sleep(BIND_PAUSE).await;
+            }
+            outcome => return Ok(outcome?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dev::{DevCluster, prepare};
+
+    fn cluster() -> (tempfile::TempDir, DevCluster) {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = prepare(dir.path(), 1, Some(0)).unwrap();
+        (dir, cluster)
+    }
+
+    /// Starts the first member, which must be refused, and returns the code.
+    fn refused(cluster: &DevCluster) -> &'static str {
+        let error = run_server(&cluster.members[0].config).unwrap_err();
+        let problem = error.downcast_ref::<Problem>().unwrap_or_else(|| panic!("{error:#}"));
+        assert!(!problem.hint.is_empty());
+        problem.code
+    }
+
+    #[test]
+    fn unusable_certificates_stop_a_start() {
+        let (_dir, cluster) = cluster();
+        let key = cluster.members[0].dir.join("member.key");
+        std::fs::copy(cluster.dir.join("certs/client.key"), &key).unwrap();
+        assert_eq!(refused(&cluster), "tls_key_mismatch");
+        let cert = cluster.members[0].dir.join("member.pem");
+        std::fs::copy(cluster.dir.join("certs/client.pem"), cert).unwrap();
+        assert_eq!(refused(&cluster), "bad_certificate");
+        std::fs::remove_file(key).unwrap();
+        assert_eq!(refused(&cluster), "tls_file_missing");
+    }
+
+    #[test]
+    fn a_second_holder_is_refused() {
+        let (_dir, cluster) = cluster();
+        let data = cluster.members[0].dir.join("data");
+        make_directory(&data).unwrap();
+        let _held = Lock::take(&data.join("control.lock"), Duration::ZERO).unwrap();
+        assert_eq!(refused(&cluster), "second_holder");
+    }
+
+    #[test]
+    fn a_directory_of_a_newer_version_is_refused() {
+        let (_dir, cluster) = cluster();
+        let data = cluster.members[0].dir.join("data");
+        make_directory(&data).unwrap();
+        std::fs::write(data.join("member.json"), r#"{"format": 2}"#).unwrap();
+        assert_eq!(refused(&cluster), "newer_format");
+    }
+
+    #[test]
+    fn addresses_in_use_stop_a_start() {
+        for address in [
+            |c: &DevCluster| c.members[0].control_address.clone(),
+            |c: &DevCluster| c.members[0].data_address.clone(),
+        ] {
+            let (_dir, cluster) = cluster();
+            let _taken = std::net::TcpListener::bind(address(&cluster)).unwrap();
+            assert_eq!(refused(&cluster), "address_in_use");
+        }
+    }
+}

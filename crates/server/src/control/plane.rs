@@ -1,0 +1,124 @@
+//! The asynchronous half of the control process: wires link, control plane and services, and
+//! carries out a clean stop.
+//!
+//! Order of a stop: no new life of the data process, the data process stops serving and ends, its
+//! lease is given back, consensus stops, the services stop. A data process that takes too long is
+//! killed; what it had not made durable is replayed at the next start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use keelson_cluster::{ControlPlane, ControlPlaneConfig, Identity, StartError, Timings};
+use keelson_net::{Connector, TlsServer, TlsStore, serve};
+use keelson_types::RefusalReason;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::child_link::ChildLink;
+use super::supervisor::{LifeEvent, Steering};
+use crate::config::Profile;
+use crate::services::with_common_services;
+use crate::{Config, MemberIdentity, Problem};
+
+/// Events that wait for the control plane.
+const EVENTS: usize = 1024;
+
+/// Time that a data process has to end after it was asked to; then it is killed.
+const END_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the control plane is made of.
+pub(super) struct ControlMain {
+    pub(super) config: Config,
+    pub(super) identity: MemberIdentity,
+    pub(super) tls: Arc<TlsStore>,
+    pub(super) steering: Steering,
+}
+
+/// Ends supervision, and with it the process, however the control plane ends.
+struct EndSupervision(Steering);
+
+impl Drop for EndSupervision {
+    fn drop(&mut self) {
+        self.0.stop();
+        self.0.kill();
+    }
+}
+
+impl ControlMain {
+    /// Runs until a signal, or until something fails.
+    pub(super) async fn run(
+        self,
+        listener: TcpListener,
+        lives: mpsc::Receiver<LifeEvent>,
+    ) -> anyhow::Result<()> {
+        let _end = EndSupervision(self.steering.clone());
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (sender, events) = mpsc::channel(EVENTS);
+        let link = ChildLink::new(self.steering.clone());
+        let translating = tokio::spawn(link.clone().run(lives, sender));
+        let connector = Connector::new(self.tls.clone());
+        let plane = ControlPlane::start(self.plane_config(), connector, link, events).await;
+        let plane = plane.map_err(start_problem)?;
+        let stop = CancellationToken::new();
+        let routes = with_common_services(plane.routes()).await?;
+        let shutdown = stop.clone().cancelled_owned();
+        let server = TlsServer::new(self.tls.clone());
+        let mut serving = tokio::spawn(serve(listener, server, routes, shutdown));
+        self.steering.start();
+        tokio::select! {
+            biased;
+            () = asked_to_stop(&mut terminate, &mut interrupt) => {}
+            reason = plane.failed() => bail!("consensus failed: {reason}"),
+            ended = &mut serving => {
+                ended.context("the server panicked")?.context("the server failed")?;
+                bail!("the server ended");
+            }
+        }
+        tracing::info!("member stops");
+        self.steering.stop();
+        plane.stop().await;
+        if tokio::time::timeout(END_PATIENCE, translating).await.is_err() {
+            tracing::warn!("the data process did not end in time; killed");
+        }
+        stop.cancel();
+        serving.await.context("the server panicked")?.context("the server failed")
+    }
+
+    fn plane_config(&self) -> ControlPlaneConfig {
+        let config = &self.config;
+        ControlPlaneConfig {
+            identity: Identity {
+                member: self.identity.member,
+                name: config.name().clone(),
+                site: config.site().clone(),
+                control_address: config.advertise_control().to_owned(),
+                data_address: config.advertise_data().to_owned(),
+            },
+            directory: config.data_dir().join("cluster"),
+            timings: match config.profile() {
+                Profile::Lan => Timings::lan(),
+                Profile::Wan => Timings::wan(),
+            },
+        }
+    }
+}
+
+async fn asked_to_stop(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn start_problem(error: StartError) -> anyhow::Error {
+    use keelson_cluster::StorageFault;
+    if let StartError::Storage(StorageFault::NewerFormat { .. }) = &error {
+        return Problem::of(RefusalReason::NewerFormat, error.to_string()).into();
+    }
+    anyhow::Error::new(error).context("the control plane does not start")
+}

@@ -1,0 +1,30 @@
+//! Composition root of a member: configuration, identity, the two processes and their supervision,
+//! the wiring of the control plane and the data plane, and `keelson dev`.
+//!
+//! | process | starts with | runs |
+//! | --- | --- | --- |
+//! | control | [`run_server`] | consensus, leases, active manager; parent of the data process |
+//! | data | [`run_data_process`] | logs, stores, log shipping, the services for data |
+//!
+//! Nothing here decides about databases. What must hold: the data process never outlives the
+//! control process, at most one of each runs on a data directory, and a life of the data process is
+//! certified dead only after its parent reaped it.
+
+mod bounds;
+pub mod config;
+mod control;
+mod data;
+pub mod dev;
+mod files;
+mod identity;
+mod logging;
+mod nice;
+mod problem;
+mod services;
+
+pub use config::Config;
+pub use control::run_server;
+pub use data::{DataProcessArgs, run_data_process};
+pub use dev::{DevOptions, run_dev};
+pub use identity::MemberIdentity;
+pub use problem::Problem;

@@ -1,0 +1,171 @@
+//! Opening a copy from what its volume holds.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keelson_copy_core::{CopyConfig, CopyMachine, Recovered};
+use keelson_env::{Disk, MemStoreOpener, SimDisk, StoreOpener};
+use keelson_format::{ControlRecord, Cursor, FramingConfig};
+use keelson_log::{ControlFile, Log, LogConfig, Recovery};
+use keelson_types::{
+    CopyFault, CopyId, DatabaseId, EpochTable, LogId, MemberId, Position, StoreId, StreamId,
+    Weakness,
+};
+
+use super::{CopyNode, Out};
+use crate::params::Params;
+use crate::probes::Probe;
+
+/// Where a copy lies and who it is.
+pub(crate) struct Place<'a> {
+    pub(crate) disk: &'a SimDisk,
+    pub(crate) stores: &'a MemStoreOpener,
+    pub(crate) member: MemberId,
+    pub(crate) database: DatabaseId,
+    /// The id that consensus knows, for a copy that does not exist yet.
+    pub(crate) copy: CopyId,
+    pub(crate) stream: StreamId,
+    pub(crate) params: &'a Params,
+}
+
+impl Place<'_> {
+    fn directory(&self) -> PathBuf {
+        // A copy with a new id is a new copy, in its own directory; the old files are left alone
+        // (G4).
+        Path::new("/data").join(self.database.to_string()).join(self.copy.to_string())
+    }
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+impl CopyNode {
+    /// Opens, or creates, the copy.
+    pub(crate) fn open(place: &Place<'_>, out: &mut Vec<Out>) -> Result<Self, Failure> {
+        let directory = place.directory();
+        let disk: Arc<dyn Disk> = Arc::new(place.disk.clone());
+        disk.create_dir_all(&directory)?;
+        let (mut control, found) = ControlFile::open(&*disk, &directory.join("control"))?;
+        let record = found.unwrap_or_else(|| {
+            let (log, store) = (LogId::from_u128(1), StoreId::from_u128(1));
+            ControlRecord::new(place.copy, place.database, place.stream, log, store)
+        });
+        let config = LogConfig {
+            generation_bytes: place.params.generation_bytes,
+            recycle_max: 1,
+            zero_ahead_bytes: 1024,
+        };
+        let path = directory.join("log");
+        let floor = record.durable_floor;
+        let (mut log, report) = Log::open(disk, &path, config, place.stream, floor)?;
+        let mut record = record;
+        let state = settle(&mut log, &report, &mut record, &mut control, out)?;
+        let store = place.stores.open(&directory.join("store"))?;
+        let table = merged(&record.epoch_table, &report, state.end.position);
+        let recovered = recovered(&record, &table, &report, &state, store.replayed().position);
+        let framing =
+            FramingConfig { generation_bytes: place.params.generation_bytes, compress: false };
+        let weakness = match place.params.weakness {
+            // Those of cluster-core do not concern copies.
+            weakness @ (Weakness::RuleChangeAtOnce
+            | Weakness::SealBeforeSync
+            | Weakness::ResumeAfterRestart
+            | Weakness::AdmitBeforeCaughtUp
+            | Weakness::ExpiryDismounts) => weakness,
+            _ => Weakness::None,
+        };
+        let config = CopyConfig {
+            database: place.database,
+            copy: place.copy,
+            member: place.member,
+            stream: place.stream,
+            weakness,
+        };
+        Ok(Self {
+            database: place.database,
+            copy: place.copy,
+            member: place.member,
+            machine: CopyMachine::new(config, recovered),
+            log,
+            store,
+            cursor: Cursor::new(state, framing),
+            control,
+            record,
+            ship_bytes: place.params.ship_bytes,
+            sync_queued: false,
+            ships: BTreeMap::new(),
+            staged: None,
+            fetch: None,
+            next_number: 1,
+            writes: VecDeque::new(),
+            reads: Vec::new(),
+            serving: None,
+            covered: false,
+            established: None,
+            gave_up: None,
+            proposal: None,
+            seals: BTreeMap::new(),
+            mounts: BTreeMap::new(),
+        })
+    }
+}
+
+/// Cuts damage and headers without frames; notes durably that log may be lost (R4).
+fn settle(
+    log: &mut Log,
+    report: &Recovery,
+    record: &mut ControlRecord,
+    control: &mut ControlFile,
+    out: &mut Vec<Out>,
+) -> Result<keelson_format::CursorState, Failure> {
+    if report.cut.is_some() {
+        out.push(Out::Fired(Probe::TornTail));
+    }
+    if let Some(damage) = &report.damage {
+        out.push(Out::Fired(Probe::Damage));
+        out.push(Out::Note(format!("damage: {damage}")));
+        record.may_have_lost_from = Some(damage.position);
+        record.durable_floor = Position::ZERO;
+        control.write(record)?;
+    }
+    let state = report.state;
+    if report.damage.is_some() || state.position != state.end.position {
+        if report.damage.is_none() {
+            out.push(Out::Fired(Probe::EmptyGeneration));
+        }
+        return Ok(log.cut(state.end.position)?.state);
+    }
+    Ok(state)
+}
+
+fn merged(stored: &EpochTable, report: &Recovery, end: Position) -> EpochTable {
+    let mut table = stored.clone();
+    table.cut(end);
+    for row in &report.epochs {
+        if row.epoch > table.last_epoch() {
+            // Rows of the log follow those of the control file.
+            let _ = table.push(*row);
+        }
+    }
+    table.cut(end);
+    table
+}
+
+fn recovered(
+    record: &ControlRecord,
+    table: &EpochTable,
+    report: &Recovery,
+    state: &keelson_format::CursorState,
+    replayed: Position,
+) -> Recovered {
+    let lost = replayed > state.end.position;
+    Recovered {
+        sealed: record.sealed,
+        table: table.clone(),
+        end: state.end,
+        committed: report.committed.max(record.committed),
+        replayed,
+        may_have_lost: record.may_have_lost_from.is_some(),
+        fault: lost.then(|| CopyFault::MissingLog("the store is ahead of the log".into())),
+    }
+}

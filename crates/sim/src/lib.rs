@@ -1,0 +1,15 @@
+//! A whole cluster in one thread and one seed: the real cores, log and formats over a simulated
+//! network, disk and clock, with a model of consensus between them. `DESIGN.md` says what is real
+//! and what is not.
+
+pub mod checkers;
+mod copy_node;
+mod messages;
+mod params;
+mod probes;
+mod trace;
+mod world;
+
+pub use params::{FaultRates, MS, Params, SEC};
+pub use probes::{Probe, Probes};
+pub use world::{Counts, Report, World};

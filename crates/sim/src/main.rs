@@ -1,0 +1,122 @@
+//! `keelson-sim`: runs seeds, prints a summary, and on a failure the line that replays it.
+
+use std::process::ExitCode;
+
+use keelson_sim::{Params, Probes, World};
+use keelson_types::Weakness;
+
+const USAGE: &str = "usage: keelson-sim [--seeds N] [--from S] [--steps K]
+       [--replay SEED] [--trace]
+       [--without RULE]   RULE is switched off on purpose: a name of keelson_types::Weakness";
+
+struct Options {
+    seeds: u64,
+    from: u64,
+    steps: Option<u64>,
+    replay: Option<u64>,
+    trace: bool,
+    weakness: Weakness,
+}
+
+/// Every rule that can be switched off.
+const WEAKNESSES: [Weakness; 11] = [
+    Weakness::RuleChangeAtOnce,
+    Weakness::ProofWithNewestRuleOnly,
+    Weakness::EndsByPosition,
+    Weakness::ForgetfulCopyCounts,
+    Weakness::SealBeforeSync,
+    Weakness::RenewWithoutQuorum,
+    Weakness::AttemptsShareEpoch,
+    Weakness::ResumeAfterRestart,
+    Weakness::AdmitBeforeCaughtUp,
+    Weakness::ExpiryDismounts,
+    Weakness::NewIncarnationEndsLease,
+];
+
+fn weakness(name: &str) -> Result<Weakness, String> {
+    let found = WEAKNESSES.into_iter().find(|weakness| format!("{weakness:?}") == name);
+    found.ok_or_else(|| format!("{name:?} is none of {WEAKNESSES:?}"))
+}
+
+fn options() -> Result<Options, String> {
+    let mut options = Options {
+        seeds: 200,
+        from: 1,
+        steps: None,
+        replay: None,
+        trace: false,
+        weakness: Weakness::None,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut number = || {
+            let value = args.next().ok_or_else(|| format!("{arg} needs a number"))?;
+            value.parse::<u64>().map_err(|error| format!("{arg} {value}: {error}"))
+        };
+        match arg.as_str() {
+            "--seeds" => options.seeds = number()?,
+            "--from" => options.from = number()?,
+            "--steps" => options.steps = Some(number()?),
+            "--replay" => options.replay = Some(number()?),
+            "--trace" => options.trace = true,
+            "--without" => {
+                let name = args.next().ok_or("--without needs a name")?;
+                options.weakness = weakness(&name)?;
+            }
+            _ => return Err(format!("{arg:?} is not an option")),
+        }
+    }
+    Ok(options)
+}
+
+fn main() -> ExitCode {
+    let options = match options() {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("{error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let seeds = match options.replay {
+        Some(seed) => seed..seed + 1,
+        None => options.from..options.from + options.seeds,
+    };
+    let count = seeds.end - seeds.start;
+    let (mut probes, mut total, mut failed, mut waiting) = (Probes::default(), [0; 8], 0, 0);
+    for seed in seeds {
+        let params = Params { weakness: options.weakness, ..Params::from_seed(seed) };
+        let report = World::new(params, options.trace).run(options.steps);
+        probes.add(&report.probes);
+        waiting += report.waiting;
+        let c = report.counts;
+        let figures = [
+            c.events,
+            c.elections,
+            c.activations,
+            c.crashes,
+            c.cuts,
+            c.acknowledged,
+            c.unknown,
+            c.reads,
+        ];
+        total.iter_mut().zip(figures).for_each(|(sum, figure)| *sum += figure);
+        if let Some(violation) = report.violation {
+            failed += 1;
+            println!("seed {seed} after {} events: {violation}", c.events);
+            println!("    cargo run -p keelson-sim -- --replay {seed}");
+        }
+    }
+    let [events, elections, activations, crashes, cuts, acknowledged, unknown, reads] = total;
+    println!("{count} seeds, {events} events, {failed} failed, {waiting} databases wait rightly");
+    println!("{elections} elections, {activations} activations, {crashes} crashes, {cuts} cuts");
+    println!("{acknowledged} writes acknowledged, {unknown} with unknown outcome, {reads} reads");
+    for probe in keelson_sim::Probe::ALL {
+        println!("{:>10}  {}", probes.count(*probe), probe.name());
+    }
+    let silent = probes.silent();
+    if count >= 200 && options.steps.is_none() && !silent.is_empty() {
+        println!("never met: {}", silent.join(", "));
+        failed += 1;
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,401 @@
+//! A cluster in a temporary directory.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use keelson_client::{Client, ClientConfig, ClientOptions, v1};
+use tempfile::TempDir;
+
+use crate::{
+    Cli, LogLine, MemberProcess, eventually, free_port, keelson_binary, unexpected_errors,
+};
+
+/// What a test cluster is like.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// Members, named m1, m2, ...
+    pub members: usize,
+    /// Least level that members log.
+    pub log_level: String,
+    /// Data directory of a member (by number, from 1) elsewhere than in the cluster's own
+    /// directory.
+    pub data_dirs: Vec<(usize, PathBuf)>,
+    /// Keep the directory for people to look at.
+    pub keep: bool,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        let keep = std::env::var_os("KEELSON_TEST_KEEP").is_some();
+        Self { members: 3, log_level: "info".into(), data_dirs: Vec::new(), keep }
+    }
+}
+
+/// A running cluster. Dropping it kills its members and removes its files; if the test panics the
+/// files stay, and their place is printed.
+#[derive(Debug)]
+pub struct Cluster {
+    // Before the directory, so that processes are gone when it is removed.
+    members: Vec<MemberProcess>,
+    client: Client,
+    cli: Cli,
+    binary: PathBuf,
+    directory: Option<TempDir>,
+    path: PathBuf,
+    client_toml: PathBuf,
+    keep: bool,
+}
+
+impl Cluster {
+    /// Starts a cluster of `members` members, all reachable and in it when this returns.
+    ///
+    /// # Errors
+    /// The first step that failed.
+    pub async fn start(members: usize) -> Result<Self> {
+        Self::start_with(ClusterOptions { members, ..ClusterOptions::default() }).await
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(options: ClusterOptions) -> Result<Self> {
+        let mut cluster = Self::prepare(&options).await?;
+        for member in &mut cluster.members {
+            member.start()?;
+        }
+        cluster.form().await?;
+        Ok(cluster)
+    }
+
+    /// Writes certificates and configurations and starts nothing.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn prepare(options: &ClusterOptions) -> Result<Self> {
+        ensure!((1..=9).contains(&options.members), "a test cluster has 1 to 9 members");
+        let binary = keelson_binary()?;
+        let directory = tempfile::Builder::new().prefix("keelson-test-").tempdir()?;
+        let path = directory.path().to_owned();
+        let plain = Cli::new(&binary, None);
+        let certs = path.join("certs").display().to_string();
+        plain.succeed(["certs", "init", "--dir", &certs]).await?;
+        plain
+            .succeed(["certs", "issue", "admin", "client", "--ca-dir", &certs, "--dir", &certs])
+            .await?;
+        let mut members = Vec::new();
+        let mut endpoints = Vec::new();
+        for number in 1..=options.members {
+            let name = format!("m{number}");
+            endpoints.push(write_member(&plain, &path, &name, number, options).await?);
+            members.push(MemberProcess::new(&binary, &name, &path.join(&name)));
+        }
+        let client_toml = path.join("client.toml");
+        write_client_toml(&client_toml, &endpoints)?;
+        let config = ClientConfig::load(&client_toml)?;
+        let client = Client::new(config, ClientOptions::default())?;
+        Ok(Self {
+            members,
+            client,
+            cli: Cli::new(&binary, Some(&client_toml)),
+            binary,
+            directory: Some(directory),
+            path,
+            client_toml,
+            keep: options.keep,
+        })
+    }
+
+    /// Makes a cluster of the members that were started.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn form(&mut self) -> Result<()> {
+        let admin = self.client.admin();
+        let first = self.control_address(1)?;
+        let config =
+            ClientConfig { endpoints: vec![first], ..ClientConfig::load(&self.client_toml)? };
+        let alone = Client::new(config, ClientOptions::default())?.admin();
+        eventually("the first member makes a cluster", || async {
+            Ok(alone.init_cluster().await?)
+        })
+        .await?;
+        for number in 2..=self.members.len() {
+            let address = self.control_address(number)?;
+            let name = format!("m{number}");
+            eventually(&format!("{name} is added"), || async {
+                let status = admin.cluster_status().await?;
+                if status.members.iter().any(|member| member.name == name) {
+                    return Ok(());
+                }
+                admin.add_member(&address, &name).await?;
+                Ok(())
+            })
+            .await?;
+        }
+        self.wait_until_whole().await
+    }
+
+    /// Waits until every member answers with a running data process.
+    ///
+    /// # Errors
+    /// Not within a minute.
+    pub async fn wait_until_whole(&self) -> Result<()> {
+        let count = self.members.len();
+        eventually("all members are up", || async {
+            let status = self.client.admin().cluster_status().await?;
+            let up = status.members.iter().filter(|m| m.reachable && m.data_process_up).count();
+            ensure!(up == count, "{up} of {count} members are up");
+            ensure!(!status.leader.is_empty(), "there is no leader");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Creates a database and waits until it answers.
+    ///
+    /// # Errors
+    /// It is refused, or does not answer within a minute.
+    pub async fn create_database(&self, name: &str, members: &[&str]) -> Result<()> {
+        let members = members.iter().map(|member| (*member).to_owned()).collect();
+        let settings = v1::DatabaseSettings::default();
+        self.client.admin().create_database(name, members, settings).await?;
+        let database = self.client.database(name);
+        eventually(&format!("{name} answers"), || async {
+            database.get("a key that is not there").await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// A client of the cluster, with default options.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Commands with the cluster's client configuration.
+    #[must_use]
+    pub fn cli(&self) -> &Cli {
+        &self.cli
+    }
+
+    /// The `keelson` program in use.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// The directory of everything.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The client configuration.
+    #[must_use]
+    pub fn client_toml(&self) -> &Path {
+        &self.client_toml
+    }
+
+    /// A member by name.
+    ///
+    /// # Panics
+    /// There is no such member.
+    pub fn member(&mut self, name: &str) -> &mut MemberProcess {
+        let member = self.members.iter_mut().find(|member| member.name() == name);
+        member.unwrap_or_else(|| panic!("there is no member {name}"))
+    }
+
+    /// Names of all members.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.name().to_owned()).collect()
+    }
+
+    /// Control address of member `number` (from 1), as its configuration has it.
+    ///
+    /// # Errors
+    /// The configuration cannot be read.
+    pub fn control_address(&self, number: usize) -> Result<String> {
+        self.address(number, "control_address")
+    }
+
+    /// Data address of member `number` (from 1), as its configuration has it.
+    ///
+    /// # Errors
+    /// The configuration cannot be read.
+    pub fn data_address(&self, number: usize) -> Result<String> {
+        self.address(number, "data_address")
+    }
+
+    fn address(&self, number: usize, key: &str) -> Result<String> {
+        let path = self.path.join(format!("m{number}/keelson.toml"));
+        let text = std::fs::read_to_string(&path)?;
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.split('"').nth(1));
+        line.map(str::to_owned).with_context(|| format!("no {key} in {}", path.display()))
+    }
+
+    /// The member of the active copy, once there is one that serves.
+    ///
+    /// # Errors
+    /// None serves within a minute.
+    pub async fn active_of(&self, database: &str) -> Result<String> {
+        eventually(&format!("a copy of {database} serves"), || async {
+            let rows = self.client.admin().copy_status(database, "").await?;
+            let serving = rows
+                .into_iter()
+                .find(|row| row.active && row.facts.as_ref().is_some_and(|facts| facts.serving));
+            serving.map(|row| row.member).context("no copy serves")
+        })
+        .await
+    }
+
+    /// Waits until every copy of `database` is reachable, healthy or mounted, and has empty queues.
+    ///
+    /// # Errors
+    /// Not within a minute; the error names the copies that are behind.
+    pub async fn wait_until_caught_up(&self, database: &str) -> Result<()> {
+        eventually(&format!("all copies of {database} are caught up"), || async {
+            let rows = self.client.admin().copy_status(database, "").await?;
+            let behind: Vec<_> = rows.iter().filter_map(not_caught_up).collect();
+            ensure!(!rows.is_empty(), "there are no copies");
+            ensure!(behind.is_empty(), "{}", behind.join(", "));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until every copy of `database` is mounted or follows; writers may go on meanwhile.
+    ///
+    /// # Errors
+    /// Not within a minute; the error names the copies that do not.
+    pub async fn wait_until_following(&self, database: &str) -> Result<()> {
+        eventually(&format!("all copies of {database} follow"), || async {
+            let rows = self.client.admin().copy_status(database, "").await?;
+            let others: Vec<_> = rows.iter().filter(|row| !is_following(row)).collect();
+            let others: Vec<_> = others.iter().filter_map(|row| not_caught_up(row)).collect();
+            ensure!(others.is_empty(), "{}", others.join(", "));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Compares the content of all copies and gives the common digest.
+    ///
+    /// # Errors
+    /// They are not found equal within a minute.
+    pub async fn equal_digest(&self, database: &str, copies: usize) -> Result<String> {
+        eventually(&format!("all copies of {database} are equal"), || async {
+            let answer = self.client.admin().compare_digests(database).await?;
+            let answered = answer.rows.iter().filter(|row| row.answered).count();
+            let problems: Vec<_> =
+                answer.rows.iter().map(|row| format!("{}: {}", row.member, row.problem)).collect();
+            ensure!(answered == copies, "{answered} copies answered: {}", problems.join(", "));
+            ensure!(answer.equal, "the digests differ: {}", problems.join(", "));
+            let digest = answer.rows.first().map(|row| row.digest.clone()).unwrap_or_default();
+            Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        })
+        .await
+    }
+
+    /// Lines of level ERROR and panics in the logs of all members, without those that contain one
+    /// of `expected`.
+    ///
+    /// # Errors
+    /// A log cannot be read.
+    pub fn unexpected_errors(&self, expected: &[&str]) -> Result<Vec<LogLine>> {
+        let mut found = Vec::new();
+        for member in &self.members {
+            found.extend(unexpected_errors(&member.log(), expected)?);
+        }
+        Ok(found)
+    }
+
+    /// Fails if a member logged an error that is not expected.
+    ///
+    /// # Errors
+    /// The first lines found.
+    pub fn assert_clean_logs(&self, expected: &[&str]) -> Result<()> {
+        let found = self.unexpected_errors(expected)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<_> = found.iter().take(20).map(ToString::to_string).collect();
+        bail!("{} unexpected errors in the logs:\n{}", found.len(), lines.join("\n"))
+    }
+
+    /// Asks all members to stop, and waits until they have.
+    ///
+    /// # Errors
+    /// One did not stop properly.
+    pub fn stop(&mut self) -> Result<()> {
+        self.members.iter_mut().try_for_each(MemberProcess::stop)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.members.clear();
+        if (std::thread::panicking() || self.keep)
+            && let Some(directory) = self.directory.take()
+        {
+            eprintln!("the files of the test cluster stay in {}", directory.keep().display());
+        }
+    }
+}
+
+fn is_following(row: &v1::CopyStatusRow) -> bool {
+    let status = row.facts.as_ref().map_or("", |facts| facts.status.as_str());
+    row.reachable && (status == "Healthy" || status == "Mounted")
+}
+
+/// What keeps a copy from being caught up; `None` if nothing does.
+fn not_caught_up(row: &v1::CopyStatusRow) -> Option<String> {
+    let facts = row.facts.clone().unwrap_or_default();
+    let fine = row.reachable
+        && (facts.status == "Healthy" || facts.status == "Mounted")
+        && facts.copy_queue_bytes == 0
+        && facts.replay_queue_bytes == 0;
+    (!fine).then(|| {
+        format!(
+            "{} is {:?} with queues of {} and {} bytes",
+            row.member, facts.status, facts.copy_queue_bytes, facts.replay_queue_bytes
+        )
+    })
+}
+
+async fn write_member(
+    cli: &Cli,
+    path: &Path,
+    name: &str,
+    number: usize,
+    options: &ClusterOptions,
+) -> Result<String> {
+    let home = path.join(name);
+    std::fs::create_dir_all(&home)?;
+    let (certs, here) = (path.join("certs").display().to_string(), home.display().to_string());
+    cli.succeed(["certs", "issue", "member", name, "--ca-dir", &certs, "--dir", &here]).await?;
+    let (control, data) = (free_port()?, free_port()?);
+    let elsewhere = options.data_dirs.iter().find(|(member, _)| *member == number);
+    let data_dir = elsewhere.map_or_else(|| "data".into(), |(_, path)| path.display().to_string());
+    let text = format!(
+        "name = \"{name}\"\nsite = \"test\"\ndata_dir = \"{data_dir}\"\nrun_dir = \".\"\n\
+         control_address = \"127.0.0.1:{control}\"\ndata_address = \"127.0.0.1:{data}\"\n\n\
+         [tls]\nca = \"../certs/ca.pem\"\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\n\n\
+         [log]\nlevel = \"{}\"\nfile = \"keelson.log\"\n",
+        options.log_level
+    );
+    std::fs::write(home.join("keelson.toml"), text)?;
+    Ok(format!("127.0.0.1:{control}"))
+}
+
+fn write_client_toml(path: &Path, endpoints: &[String]) -> Result<()> {
+    let endpoints: Vec<_> = endpoints.iter().map(|endpoint| format!("{endpoint:?}")).collect();
+    let text = format!(
+        "endpoints = [{}]\nca = \"certs/ca.pem\"\ncert = \"certs/client.pem\"\n\
+         key = \"certs/client.key\"\n",
+        endpoints.join(", ")
+    );
+    Ok(std::fs::write(path, text)?)
+}

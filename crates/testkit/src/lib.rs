@@ -1,0 +1,30 @@
+//! Real clusters of real processes, for black-box tests and the demonstration.
+//!
+//! A [`Cluster`] lives in a temporary directory, is made with the commands of the `keelson` binary,
+//! and leaves nothing running and nothing behind, also if the test panics. Members can be killed,
+//! paused, restarted; a [`Writer`] writes all the while and knows afterwards what must be there.
+//!
+//! The binary is that of the environment variable `KEELSON_BIN`, else the one beside the test
+//! program.
+
+mod binary;
+mod cli;
+mod cluster;
+mod logs;
+mod ports;
+mod process;
+mod records;
+mod wait;
+mod writer;
+
+pub mod demo;
+
+pub use binary::keelson_binary;
+pub use cli::{Cli, Output};
+pub use cluster::{Cluster, ClusterOptions};
+pub use logs::{LogLine, unexpected_errors};
+pub use ports::free_port;
+pub use process::MemberProcess;
+pub use records::{PackageRecords, synthesize_packages};
+pub use wait::{eventually, eventually_for};
+pub use writer::{Oracle, Verified, Writer, WriterOptions};

@@ -1,0 +1,36 @@
+//! The vocabulary of Keelson: ids, epochs, positions, watermarks, the commit rule, states and
+//! reasons.
+//!
+//! Everything here is a plain value. Nothing reads a clock, draws a random number or touches a
+//! file; fresh ids and times come from the caller. Serde derives exist because the replicated state
+//! and the decision records are stored as JSON; the bytes of logs and control files are the
+//! business of `format`.
+
+mod commit_rule;
+mod epoch;
+mod ids;
+mod limits;
+mod position;
+mod reasons;
+mod record;
+mod states;
+mod time;
+mod watermarks;
+mod weakness;
+
+pub use commit_rule::{CommitConstraint, CommitRule, Participant};
+pub use epoch::{Epoch, EpochStart, EpochTable, EpochTableError};
+pub use ids::{
+    ClusterId, CopyId, DatabaseId, DatabaseName, IncarnationId, LogId, MemberId, MemberName,
+    NameError, OperationId, SessionId, SiteName, StoreId, StreamId,
+};
+pub use limits::{
+    BATCH_BYTES_MAX, KEY_BYTES_MAX, LOG_UNIT_BYTES, SUSPEND_COMMENT_CHARS_MAX, VALUE_BYTES_MAX,
+};
+pub use position::{Generation, LogEnd, Position};
+pub use reasons::{CopyFault, FailureCode, RefusalReason};
+pub use record::{Record, SessionRecord};
+pub use states::{CopyRole, CopyStatus, DatabaseState, MountIntent};
+pub use time::{HybridTime, Tick};
+pub use watermarks::{WatermarkError, Watermarks};
+pub use weakness::Weakness;

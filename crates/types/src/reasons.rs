@@ -1,0 +1,234 @@
+//! Reasons as values: the same enum in status, events, errors and decisions.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A stable code that scripts may match on. Never renumbered, never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FailureCode(pub &'static str);
+
+/// Why a copy cannot go on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyFault {
+    /// A write or sync of the log failed; the epoch is over and the log is poisoned (review S10).
+    LogIo(String),
+    /// A frame or header is damaged where it cannot be a torn tail.
+    LogDamaged(String),
+    /// The store failed and a reopen did not mend it.
+    Store(String),
+    /// The volume is full.
+    DiskFull,
+    /// The logs diverged beyond what this copy may cut by itself.
+    Diverged(String),
+    /// Log that this copy needs is gone everywhere.
+    MissingLog(String),
+    /// A record of a newer version stops replay: "needs version N".
+    NeedsVersion(u32),
+    /// The process died several times while this copy started (review S9.6).
+    CrashLoop,
+}
+
+impl fmt::Display for CopyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LogIo(what) => write!(f, "log i/o failed: {what}"),
+            Self::LogDamaged(what) => write!(f, "log damaged: {what}"),
+            Self::Store(what) => write!(f, "store failed: {what}"),
+            Self::DiskFull => write!(f, "the volume is full"),
+            Self::Diverged(what) => write!(f, "diverged: {what}"),
+            Self::MissingLog(what) => write!(f, "log is missing: {what}"),
+            Self::NeedsVersion(version) => write!(f, "needs version {version}"),
+            Self::CrashLoop => write!(f, "the data process died repeatedly while starting it"),
+        }
+    }
+}
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal, $hint:literal;)*) => {
+        /// Why a request was refused. Each has a stable code and a hint that says what to do next.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        #[non_exhaustive]
+        pub enum RefusalReason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl RefusalReason {
+            /// All reasons, for the error page and the mapping test.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The stable code.
+            #[must_use]
+            pub const fn code(self) -> FailureCode {
+                FailureCode(match self { $(Self::$variant => $code,)* })
+            }
+
+            /// What to do next.
+            #[must_use]
+            pub const fn hint(self) -> &'static str {
+                match self { $(Self::$variant => $hint,)* }
+            }
+
+            /// The reason of a code.
+            #[must_use]
+            pub fn from_code(code: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|reason| reason.code().0 == code)
+            }
+        }
+    };
+}
+
+refusals! {
+    /// The copy asked is not the active one, or not any more.
+    NotActive = "not_active",
+        "ask the active member named in the details; the client library does this by itself";
+    /// The active has no lease at the moment.
+    NoLease = "no_lease",
+        "retry; if it lasts, check that a majority of members is up (keelson cluster status)";
+    /// The database is being activated.
+    Activating = "activating",
+        "retry; the database is moving to another member";
+    /// The database is dismounted.
+    Dismounted = "dismounted",
+        "see keelson database show for the reason; keelson database mount opens it";
+    /// The request names an epoch lower than one already seen.
+    StaleEpoch = "stale_epoch",
+        "retry; a newer activation has taken over";
+    /// No database of that name or id.
+    UnknownDatabase = "unknown_database",
+        "keelson database list shows the databases";
+    /// No member of that name or id.
+    UnknownMember = "unknown_member",
+        "keelson member list shows the members";
+    /// No copy of that database on that member.
+    UnknownCopy = "unknown_copy",
+        "keelson copy list shows the copies";
+    /// No site of that name.
+    UnknownSite = "unknown_site",
+        "keelson member list shows the sites in use";
+    /// No operation of that id.
+    UnknownOperation = "unknown_operation",
+        "keelson operation list shows the operations";
+    /// The thing to be created exists.
+    AlreadyExists = "already_exists",
+        "choose another name, or remove the existing one first";
+    /// A name with forbidden characters or length.
+    BadName = "bad_name",
+        "use 1 to 64 letters, digits, '-', '_' or '.', beginning with a letter or digit";
+    /// A key over 64 KiB, or empty.
+    BadKey = "bad_key",
+        "keys have 1 byte to 64 KiB";
+    /// A value over 8 MiB.
+    ValueTooLarge = "value_too_large",
+        "values have at most 8 MiB; split the record";
+    /// A write over 16 MiB.
+    BatchTooLarge = "batch_too_large",
+        "one atomic write has at most 16 MiB; split it";
+    /// A condition of a write did not hold.
+    ConditionFailed = "condition_failed",
+        "read the key again and decide anew";
+    /// The session is unknown or expired: whether the write was applied cannot be said.
+    OutcomeUnknown = "outcome_unknown",
+        "read what the write should have changed before trying again";
+    /// Another cluster's member or client.
+    ForeignCluster = "foreign_cluster",
+        "the address belongs to another cluster; check the endpoints in the configuration";
+    /// A second process claims the identity or name of a member.
+    SecondHolder = "second_holder",
+        "another server runs under this name or identity; stop it, or give this one its own \
+         data directory";
+    /// The data directory was written by a newer version.
+    NewerFormat = "newer_format",
+        "start the version that wrote it, or a later one";
+    /// No leader is known, or it did not answer.
+    NoLeader = "no_leader",
+        "retry; if it lasts, a majority of the members is down (keelson cluster status)";
+    /// The volume is full; nothing was written.
+    DiskFull = "disk_full",
+        "free space on the member's volume; writes resume by themselves";
+    /// Too much is waiting.
+    Overloaded = "overloaded",
+        "retry with back-off; reduce the number of concurrent writers";
+    /// The member holds copies, or another precondition of a removal fails.
+    InUse = "in_use",
+        "remove the copies of the member first (keelson copy remove)";
+    /// The request asks for something that the current state forbids.
+    Precondition = "precondition",
+        "see the message; keelson database show tells the state";
+    /// An argument has no meaning.
+    BadArgument = "bad_argument",
+        "see the message; --help lists the allowed values";
+    /// The caller's certificate does not allow this.
+    Forbidden = "forbidden",
+        "use a certificate of the needed role (keelson certs issue)";
+    /// The position asked for is no longer in the log.
+    Truncated = "truncated",
+        "start from a current position; older log is gone";
+    /// The position asked for lies in a timeline that was given up.
+    Discarded = "discarded",
+        "the range was discarded by an activation; read the state anew";
+    /// The protocol versions of the two sides do not overlap.
+    ProtocolMismatch = "protocol_mismatch",
+        "upgrade the older side";
+    /// No copy can be activated without losing acknowledged data.
+    NoLosslessCopy = "no_lossless_copy",
+        "bring a missing member back, or see keelson database show";
+    /// The chosen target cannot be activated.
+    TargetUnfit = "target_unfit",
+        "see the message; keelson copy status shows the copies";
+    /// The two logs share no position from which shipping could go on.
+    Diverged = "diverged",
+        "the copy has to be seeded again";
+    /// The copy failed; see its fault.
+    CopyFailed = "copy_failed",
+        "keelson copy status -o json shows the fault";
+    /// The deadline passed; the outcome is not known.
+    DeadlineExceeded = "deadline_exceeded",
+        "retry; with a session the write applies once";
+    /// Nothing answers at any of the addresses, or what answers is not a Keelson service.
+    Unreachable = "unreachable",
+        "check that the members run, and the addresses and ports in the client configuration \
+         (endpoints are control addresses)";
+    /// The connection broke before the answer came; the request may or may not have been carried
+    /// out.
+    ConnectionLost = "connection_lost",
+        "retry; with a session a write applies once";
+    /// A certificate was refused by one of the two sides: wrong authority, expired, or not yet
+    /// valid.
+    BadCertificate = "bad_certificate",
+        "check the dates and the authority of both certificates; keelson certs issue makes a \
+         new one";
+    /// A configuration file is missing or malformed.
+    BadConfiguration = "bad_configuration",
+        "see the message; keelson config check names every problem";
+    /// Input that cannot be read as what it should be; the rest was taken.
+    BadInput = "bad_input",
+        "mend the lines named above and import them again";
+    /// A failure inside the server.
+    Internal = "internal",
+        "see the member's log; please report it with the log";
+}
+
+impl fmt::Display for RefusalReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.code().0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn codes_are_unique_and_lead_back_to_their_reason() {
+        let codes: BTreeSet<_> = RefusalReason::ALL.iter().map(|r| r.code().0).collect();
+        assert_eq!(codes.len(), RefusalReason::ALL.len());
+        for reason in RefusalReason::ALL {
+            assert_eq!(RefusalReason::from_code(reason.code().0), Some(*reason));
+            assert!(!reason.hint().is_empty());
+        }
+    }
+}

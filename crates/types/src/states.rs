@@ -1,0 +1,93 @@
+//! States that status pages and errors show.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What a copy is doing, as shown by `copy status` (F47-F51; the model's vocabulary).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum CopyStatus {
+    /// Active and serving.
+    Mounted,
+    /// Active copy of a database that is being opened.
+    Mounting,
+    /// Active copy of a database that is not open.
+    Dismounted,
+    /// Active without a lease: it answers nothing until the lease returns or it dismounts.
+    Held,
+    /// Passive, connected, replaying.
+    Healthy,
+    /// Passive and not yet connected since its start.
+    Initializing,
+    /// Passive, connected, behind, catching up.
+    Resynchronizing,
+    /// Passive that lost its source and knows nothing newer.
+    DisconnectedAndHealthy,
+    /// Passive that lost its source while it was catching up.
+    DisconnectedAndResynchronizing,
+    /// Cannot go on; retried.
+    Failed,
+    /// Cannot go on and waits for an operator.
+    FailedAndSuspended,
+    /// Stopped by an operator.
+    Suspended,
+    /// Being seeded.
+    Seeding,
+    /// Its member does not answer.
+    ServiceDown,
+}
+
+impl fmt::Display for CopyStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Mounted => "Mounted",
+            Self::Mounting => "Mounting",
+            Self::Dismounted => "Dismounted",
+            Self::Held => "Held",
+            Self::Healthy => "Healthy",
+            Self::Initializing => "Initializing",
+            Self::Resynchronizing => "Resynchronizing",
+            Self::DisconnectedAndHealthy => "DisconnectedAndHealthy",
+            Self::DisconnectedAndResynchronizing => "DisconnectedAndResynchronizing",
+            Self::Failed => "Failed",
+            Self::FailedAndSuspended => "FailedAndSuspended",
+            Self::Suspended => "Suspended",
+            Self::Seeding => "Seeding",
+            Self::ServiceDown => "ServiceDown",
+        })
+    }
+}
+
+/// What consensus says a copy is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyRole {
+    /// Serves (or will, in the newest epoch).
+    Active,
+    /// Receives and replays.
+    Passive,
+}
+
+/// Whether an operator wants a database open.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountIntent {
+    /// The active manager keeps one copy mounted.
+    Mounted,
+    /// It stays closed until an operator mounts it.
+    Dismounted,
+}
+
+/// What consensus knows of a database's newest epoch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DatabaseState {
+    /// Never activated.
+    New,
+    /// An epoch is allocated, its copy not yet chosen.
+    Sealing,
+    /// The copy of the newest epoch is recorded and has not yet reported itself established.
+    Activating,
+    /// The active of the newest epoch committed its opening frame.
+    Established,
+}

@@ -1,0 +1,199 @@
+//! Disks that lie, break and fill up.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use keelson_testkit::{Cli, Cluster, ClusterOptions, Writer, WriterOptions, eventually};
+use keelson_types::RefusalReason;
+
+use crate::crashes::prove;
+use crate::data::cluster;
+use crate::moves::another;
+
+/// The log directory of the only database of a member.
+fn log_directory(cluster: &Cluster, member: &str) -> Result<PathBuf> {
+    let databases = cluster.path().join(member).join("data/databases");
+    for database in std::fs::read_dir(&databases)? {
+        let database = database?.path();
+        if !database.is_dir() {
+            continue;
+        }
+        for entry in std::fs::read_dir(&database)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with("log-") {
+                return Ok(entry.path());
+            }
+        }
+    }
+    anyhow::bail!("no log below {}", databases.display())
+}
+
+/// The generation files, oldest first.
+fn generations(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "klog") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+async fn written(cluster: &Cluster) -> Result<Writer> {
+    let options = WriterOptions { value_bytes: 4_096, ..WriterOptions::default() };
+    let writer = Writer::start(cluster.client().database("DB1"), options);
+    writer.progress(500).await?;
+    Ok(writer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_a_log_is_found_and_spreads_nowhere() -> Result<()> {
+    let mut cluster = cluster().await?;
+    let writer = written(&cluster).await?;
+    let active = cluster.active_of("DB1").await?;
+    let passive = another(&cluster, &active);
+    cluster.member(&passive).stop()?;
+    let directory = log_directory(&cluster, &passive)?;
+    let file = generations(&directory)?.first().cloned().context("no generation")?;
+    let path = directory.display().to_string();
+    let cli = Cli::new(cluster.binary(), None);
+    cli.succeed(["log", "verify", &path]).await?;
+    let handle = OpenOptions::new().read(true).write(true).open(&file)?;
+    let mut byte = [0];
+    handle.read_exact_at(&mut byte, 100_000)?;
+    handle.write_all_at(&[byte[0] ^ 0x10], 100_000)?;
+    let output = cli.run(["log", "verify", &path]).await?;
+    assert_eq!((output.code, output.error_code()), (Some(1), Some("log_damaged")), "{output:?}");
+    ensure!(output.hint().is_some(), "{output:?}");
+    cluster.member(&passive).start()?;
+    cluster.wait_until_whole().await?;
+    // The other two go on; the damaged copy either says so or has mended itself.
+    writer.progress(200).await?;
+    let oracle = writer.stop().await?;
+    oracle.verify(&cluster.client().database("DB1")).await?;
+    eventually("the damaged copy is named or mended", || async {
+        let rows = cluster.cli().json(["copy", "status", "DB1", "--member", &passive]).await?;
+        let status = rows[0]["status"].as_str().unwrap_or_default();
+        let failed = status.starts_with("Failed") && rows[0]["fault"] != "";
+        ensure!(failed || status == "Healthy", "{rows}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_tail_is_cut_and_fetched_again() -> Result<()> {
+    let mut cluster = cluster().await?;
+    let writer = written(&cluster).await?;
+    let active = cluster.active_of("DB1").await?;
+    let passive = another(&cluster, &active);
+    cluster.member(&passive).kill()?;
+    let directory = log_directory(&cluster, &passive)?;
+    let file = generations(&directory)?.last().cloned().context("no generation")?;
+    // Garbage behind the last frame, as a write that a power cut left half done.
+    let report: serde_json::Value = {
+        let path = directory.display().to_string();
+        let cli = Cli::new(cluster.binary(), None);
+        serde_json::from_str(&cli.run(["log", "verify", &path, "-o", "json"]).await?.stdout)?
+    };
+    let last =
+        report["generations"].as_array().and_then(|list| list.last()).context("no report")?;
+    let end = last["end"].as_str().and_then(|end| end.split_once(':')).context("no end")?;
+    let offset: u64 = end.1.parse()?;
+    OpenOptions::new().write(true).open(&file)?.write_all_at(&[0xaa; 300], offset)?;
+    cluster.member(&passive).start()?;
+    writer.progress(200).await?;
+    prove(&cluster, writer).await?;
+    Ok(())
+}
+
+/// A small file system of its own; unmounted when dropped.
+struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    /// Nothing if this machine lets us mount nothing.
+    fn mount(path: &Path, megabytes: u32) -> Result<Option<Self>> {
+        std::fs::create_dir_all(path)?;
+        let size = format!("size={megabytes}m");
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).status();
+        let mounted = status.is_ok_and(|status| status.success());
+        Ok(mounted.then(|| Self { path: path.to_owned() }))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a process that is just ending may still hold a file.
+        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_writes_loses_nothing_and_recovers() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let Some(disk) = SmallDisk::mount(&place.path().join("disk"), 256)? else {
+        eprintln!("not tested: this machine lets us mount no file system");
+        return Ok(());
+    };
+    let mut cluster = Cluster::start_with(ClusterOptions {
+        members: 1,
+        data_dirs: vec![(1, disk.path.clone())],
+        ..ClusterOptions::default()
+    })
+    .await?;
+    cluster.create_database("DB1", &["m1"]).await?;
+    let database = cluster.client().database("DB1");
+    database.put("before", "kept").await?;
+    let ballast = disk.path.join("ballast");
+    let filled = fill(&ballast)?;
+    ensure!(filled > 0, "the disk was full from the beginning");
+    let mut acknowledged = 0;
+    let refused = loop {
+        match database.put(format!("k{acknowledged:06}"), vec![1; 256 * 1024]).await {
+            Ok(_) => acknowledged += 1,
+            Err(error) => break error,
+        }
+        ensure!(acknowledged < 5_000, "a full disk takes writes");
+    };
+    assert_eq!(refused.reason, RefusalReason::DiskFull, "{refused}");
+    let output = cluster.cli().run(["kv", "put", "DB1", "x", "y"]).await?;
+    crate::bad_input::check(&output, 4, "disk_full");
+    // The member stays reachable, and reads are answered.
+    assert_eq!(database.get("before").await?.as_deref(), Some(&b"kept"[..]));
+    cluster.wait_until_whole().await?;
+    std::fs::remove_file(&ballast)?;
+    eventually("writes resume by themselves", || async {
+        Ok(database.put("after", "space is back").await?)
+    })
+    .await?;
+    for number in 0..acknowledged {
+        let found = database.get(format!("k{number:06}")).await?;
+        ensure!(found.is_some(), "the acknowledged write {number} is lost");
+    }
+    cluster.stop()?;
+    drop(cluster);
+    drop(disk);
+    Ok(())
+}
+
+/// Writes a file until there is no space; how many bytes went in.
+fn fill(path: &Path) -> Result<u64> {
+    let file = OpenOptions::new().create(true).truncate(true).write(true).open(path)?;
+    let block = vec![0; 64 * 1024];
+    let mut written = 0;
+    while let Ok(count) = file.write_at(&block, written) {
+        if count == 0 {
+            break;
+        }
+        written += count as u64;
+    }
+    Ok(written)
+}

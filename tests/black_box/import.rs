@@ -1,0 +1,176 @@
+//! Import and export through the command line.
+
+use std::fmt::Write as _;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use keelson_client::ScanOptions;
+use keelson_testkit::{eventually, synthesize_packages};
+use serde_json::Value;
+
+use crate::data::cluster;
+
+/// Exit code of an import with records that were left out.
+const PARTLY: i32 = 5;
+
+fn number(report: &Value, name: &str) -> u64 {
+    report[name].as_u64().unwrap_or_else(|| panic!("no {name} in {report}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_lines_are_named_and_the_rest_is_imported() -> Result<()> {
+    let cluster = cluster().await?;
+    let path = cluster.path().join("records.jsonl");
+    let mut text = String::new();
+    for number in 1..=1_000 {
+        match number {
+            17 => text.push_str("{\"key\": \"broken\n"),
+            500 => text.push_str("[1, 2, 3]\n"),
+            600 => writeln!(text, "{{\"key\":\"{}\",\"value\":\"x\"}}", "k".repeat(70_000))?,
+            _ => writeln!(text, "{{\"key\":\"k{number:04}\",\"value\":\"v{number}\"}}")?,
+        }
+    }
+    std::fs::write(&path, text)?;
+    let file = path.display().to_string();
+    let output = cluster.cli().run(["kv", "import", "DB1", &file, "-o", "json"]).await?;
+    assert_eq!((output.code, output.error_code()), (Some(PARTLY), Some("bad_input")));
+    let report: Value = serde_json::from_str(&output.stdout)?;
+    assert_eq!((number(&report, "records"), number(&report, "bad_records")), (997, 3));
+    let lines: Vec<_> =
+        report["bad"].as_array().into_iter().flatten().map(|b| &b["line"]).collect();
+    assert_eq!(lines, [17, 500, 600]);
+    ensure!(output.stderr.contains("line 17: not a JSON object"), "{}", output.stderr);
+    let database = cluster.client().database("DB1");
+    assert_eq!(database.get("k1000").await?.as_deref(), Some(&b"v1000"[..]));
+    let items = database.scan(ScanOptions::default()).await?.collect().await?;
+    assert_eq!(items.len(), 997, "no progress record is left");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_exported_is_imported_unchanged() -> Result<()> {
+    let cluster = cluster().await?;
+    cluster.create_database("DB2", &["m1", "m2"]).await?;
+    let (one, two) = (cluster.client().database("DB1"), cluster.client().database("DB2"));
+    for byte in 0..=255_u8 {
+        one.put(vec![b'k', byte], vec![byte, 0, b'"', byte]).await?;
+    }
+    one.put("text", "with \"quotes\" and\nlines").await?;
+    let file = cluster.path().join("out.jsonl").display().to_string();
+    cluster.cli().succeed(["kv", "export", "DB1", "--file", &file]).await?;
+    let report = cluster.cli().json(["kv", "import", "DB2", &file]).await?;
+    assert_eq!(number(&report, "records"), 257);
+    let all = |database: keelson_client::Database| async move {
+        database.scan(ScanOptions::default()).await?.collect().await
+    };
+    assert_eq!(all(one).await?, all(two).await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_format_is_found_out_and_imported() -> Result<()> {
+    let cluster = cluster().await?;
+    let root = cluster.path();
+    std::fs::write(root.join("table.csv"), "id,name\n1,one\n2,two\n3\n")?;
+    std::fs::write(root.join("folder"), "From a\nSubject: x\n\nbody\n\nFrom b\nSubject: y\n\nz\n")?;
+    std::fs::write(root.join("status"), "Package: a\nVersion: 1\n\nPackage: b\nVersion: 2\n")?;
+    for directory in ["tree/deep", "mail/cur", "mail/new", "mail/tmp"] {
+        std::fs::create_dir_all(root.join(directory))?;
+    }
+    std::fs::write(root.join("tree/deep/file"), "content")?;
+    std::fs::write(root.join("mail/cur/7.host:2,S"), "Subject: x\n\nmail\n")?;
+    let cases = [
+        ("table.csv", "csv", 2, "000000000001"),
+        ("folder", "mbox", 2, "000000000001"),
+        ("status", "deb822", 2, "b/2"),
+        ("tree", "tree", 1, "deep/file"),
+        ("mail", "maildir", 1, "7.host"),
+    ];
+    for (name, format, records, key) in cases {
+        let path = root.join(name).display().to_string();
+        let prefix = format!("{name}/");
+        let args = ["kv", "import", "DB1", &path, "--key-prefix", &prefix, "-o", "json"];
+        let output = cluster.cli().run(args).await?;
+        assert_eq!(output.code, Some(if name == "table.csv" { PARTLY } else { 0 }), "{output:?}");
+        let report: Value = serde_json::from_str(&output.stdout)?;
+        assert_eq!(
+            (report["format"].as_str(), number(&report, "records")),
+            (Some(format), records)
+        );
+        let found = cluster.client().database("DB1").get(format!("{prefix}{key}")).await?;
+        ensure!(found.is_some(), "{name}: there is no {key}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_import_continues_behind_what_was_committed() -> Result<()> {
+    const RECORDS: u64 = 40_000;
+    let cluster = cluster().await?;
+    let path = cluster.path().join("many_Packages");
+    synthesize_packages(&path, RECORDS, 80_000_000)?;
+    let file = path.display().to_string();
+    let database = cluster.client().database("DB1");
+    let mut import = cluster
+        .cli()
+        .command(["kv", "import", "DB1", &file])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    eventually("a part is imported", || async {
+        let options = ScanOptions { limit: 3_000, keys_only: true, ..ScanOptions::prefix("lib") };
+        let found = database.scan(options).await?.collect().await?.len();
+        ensure!(found == 3_000, "{found} records");
+        Ok(())
+    })
+    .await?;
+    import.kill().await?;
+    let options = ScanOptions { keys_only: true, ..ScanOptions::prefix("lib") };
+    let before = database.scan(options.clone()).await?.collect().await?.len() as u64;
+    ensure!(before < RECORDS, "the import ended before it was killed");
+    let report = cluster.cli().json(["kv", "import", "DB1", &file]).await?;
+    let (sent, earlier) = (number(&report, "records"), number(&report, "records_of_earlier_run"));
+    assert_eq!(sent + earlier, RECORDS, "{report}");
+    // A write in flight when the process died may be committed after we looked.
+    ensure!(earlier >= before, "{earlier} taken as done, {before} were there");
+    let all = database.scan(options).await?.collect().await?.len() as u64;
+    assert_eq!(all, RECORDS);
+    let reserved = database.scan(ScanOptions::prefix("\0")).await?.collect().await?;
+    ensure!(reserved.is_empty(), "the progress records stayed");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_goes_on_over_the_death_of_the_active() -> Result<()> {
+    const RECORDS: u64 = 20_000;
+    let mut cluster = cluster().await?;
+    let path = cluster.path().join("many_Packages");
+    synthesize_packages(&path, RECORDS, 40_000_000)?;
+    let file = path.display().to_string();
+    let active = cluster.active_of("DB1").await?;
+    let command = cluster
+        .cli()
+        .command(["kv", "import", "DB1", &file, "-o", "json"])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let database = cluster.client().database("DB1");
+    eventually("a part is imported", || async {
+        let options = ScanOptions { limit: 1_000, keys_only: true, ..ScanOptions::prefix("lib") };
+        let found = database.scan(options).await?.collect().await?.len();
+        ensure!(found == 1_000, "{found} records");
+        Ok(())
+    })
+    .await?;
+    cluster.member(&active).kill_data_process()?;
+    let output = command.wait_with_output().await?;
+    ensure!(output.status.success(), "the import ended with {}", output.status);
+    let report: Value = serde_json::from_slice(&output.stdout).context("no report")?;
+    assert_eq!(number(&report, "records"), RECORDS);
+    let options = ScanOptions { keys_only: true, ..ScanOptions::prefix("lib") };
+    let all = database.scan(options).await?.collect().await?.len() as u64;
+    assert_eq!(all, RECORDS);
+    cluster.wait_until_whole().await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    cluster.equal_digest("DB1", 3).await?;
+    Ok(())
+}

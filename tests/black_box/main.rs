@@ -1,0 +1,14 @@
+//! Black-box tests: real clusters of real processes, used through the client and the command line.
+//!
+//! Every test starts its own cluster in its own directory with its own ports. Nothing here knows
+//! more than an operator: processes are killed and paused from outside, files are damaged as disks
+//! damage them, and what must hold is asked from the running cluster.
+
+mod bad_input;
+mod command_line;
+mod crashes;
+mod damage;
+mod data;
+mod import;
+mod kill_loop;
+mod moves;
