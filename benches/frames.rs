@@ -1,5 +1,5 @@
-//! What a frame costs in processor time: encoding at the active, inspection at a passive, decoding for
-//! replay, each for one put of 1 KiB and for 64 of them in one frame.
+//! What a frame costs in processor time: encoding at the active, inspection at a passive, decoding
+//! for replay, each for one put of 1 KiB and for 64 of them in one frame.
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

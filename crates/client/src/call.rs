@@ -32,11 +32,15 @@ const REDIRECTS_AT_ONCE: u32 = 3;
 /// How long a try may be silent before the topology is asked whether the database has moved.
 const SILENCE: Duration = Duration::from_millis(400);
 
+/// A try with less time than this is not begun: it could hardly be answered, and an unanswered
+/// write has an unknown outcome.
+const TRY_MIN: Duration = Duration::from_millis(50);
+
 /// How long a database that nobody knows is looked for: a member may not have heard of it yet.
 const UNKNOWN_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a dismounted database is waited for: it may be on its way to another member.
-const DISMOUNTED_GRACE: Duration = Duration::from_secs(5);
+const DISMOUNTED_GRACE: Duration = Duration::from_secs(3);
 
 /// What may be retried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,6 +139,12 @@ async fn locate(
                 format!("there is no database {database}"),
             ))
         }
+        (Lookup::Dismounted, Ok(Ok(()))) if progress.started.elapsed() > DISMOUNTED_GRACE => {
+            Err(ClientError::new(
+                RefusalReason::Dismounted,
+                format!("{database} was dismounted by an operator"),
+            ))
+        }
         _ => Ok(None),
     }
 }
@@ -230,7 +240,7 @@ impl Progress {
 
     async fn wait(&mut self, retry: Retry) -> Result<(), Ended> {
         let until = Instant::now() + self.backoff.next_wait();
-        if until >= self.deadline {
+        if until + TRY_MIN >= self.deadline {
             let error = self.last.take().unwrap_or_else(|| {
                 ClientError::new(RefusalReason::NoLeader, "no member serves the database")
             });

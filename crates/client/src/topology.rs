@@ -47,6 +47,8 @@ pub struct DatabaseRoute {
     pub active: Option<String>,
     /// Members with a copy.
     pub copies: Vec<String>,
+    /// An operator closed it.
+    pub dismounted: bool,
 }
 
 /// One picture of the cluster.
@@ -73,6 +75,7 @@ impl From<v1::TopologyResponse> for Topology {
                 epoch: database.epoch.map(Into::into).unwrap_or_default(),
                 active: (!database.active_member.is_empty()).then_some(database.active_member),
                 copies: database.copy_members,
+                dismounted: database.dismounted,
             };
             (database.name, route)
         });
@@ -87,6 +90,8 @@ pub(crate) enum Lookup {
     At(Arc<str>),
     /// The database exists; who serves it is not known now.
     NoActive,
+    /// The database is closed.
+    Dismounted,
     /// No database of that name in the last picture.
     Unknown,
 }
@@ -134,8 +139,11 @@ impl TopologyCache {
     pub(crate) fn lookup(&self, database: &str) -> Lookup {
         self.read(|state| match state.routes.get(database) {
             Some(route) => Lookup::At(route.address.clone()),
-            None if state.picture.databases.contains_key(database) => Lookup::NoActive,
-            None => Lookup::Unknown,
+            None => match state.picture.databases.get(database) {
+                Some(route) if route.dismounted => Lookup::Dismounted,
+                Some(_) => Lookup::NoActive,
+                None => Lookup::Unknown,
+            },
         })
     }
 
@@ -304,6 +312,7 @@ mod tests {
             epoch: Epoch::new(1, epoch),
             active: (!active.is_empty()).then(|| active.into()),
             copies: vec!["m1".into(), "m2".into()],
+            dismounted: false,
         };
         Topology {
             members: [("m1".into(), member(1)), ("m2".into(), member(2))].into(),

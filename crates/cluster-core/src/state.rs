@@ -128,7 +128,8 @@ impl Member {
         self.incarnation.is_none() && self.previous.is_none()
     }
 
-    /// Whether there is no reason to wait for this member's copies: its life ended, or its lease did.
+    /// Whether there is no reason to wait for this member's copies: its life ended, or its lease
+    /// did.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.holds_no_lease() || (self.silent.is_some() && self.silent == self.incarnation)

@@ -2,7 +2,6 @@
 //! process.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 
 use keelson_copy_core::StopReason;
@@ -14,7 +13,7 @@ use keelson_types::{
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, ids, v1};
 use tokio::sync::mpsc;
 
-use crate::gate::{LeaseClock, boottime_now};
+use crate::gate::LeaseClock;
 use crate::message::SourceSender;
 use crate::open::Places;
 use crate::pool::Pool;
@@ -22,9 +21,6 @@ use crate::shared::CopyShared;
 
 /// Free bytes below which an active takes no more writes: room for seals, headers and recovery.
 const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
-/// How long an answer about free space is believed.
-const ROOM_BELIEVED_NANOS: u64 = 100_000_000;
-
 /// Another member, as consensus knows it.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
@@ -52,8 +48,6 @@ pub(crate) struct PlaneContext {
     /// To the control process; bounded by what the copies have to report.
     pub(crate) reports: mpsc::UnboundedSender<v1::DataToControl>,
     pub(crate) reserve_bytes: u64,
-    room: AtomicBool,
-    room_asked: AtomicU64,
 }
 
 /// The opener of stores, with a debug face.
@@ -93,22 +87,14 @@ impl PlaneContext {
             members: RwLock::default(),
             reports: parts.reports,
             reserve_bytes: parts.reserve_bytes.unwrap_or(RESERVE_BYTES),
-            room: AtomicBool::new(true),
-            room_asked: AtomicU64::new(0),
         })
     }
 
-    /// Whether the log volume has room for more writes. The answer may be 100 ms old; the reserve
-    /// covers what is written meanwhile.
+    /// Whether the log volume has room for more writes. Asked for every frame: one system call is
+    /// little beside a sync, and another program may fill a volume within milliseconds.
     pub(crate) fn has_room(&self) -> bool {
-        let now = boottime_now().0;
-        if now.saturating_sub(self.room_asked.load(Ordering::Relaxed)) > ROOM_BELIEVED_NANOS {
-            self.room_asked.store(now, Ordering::Relaxed);
-            let free = self.places.disk.free_bytes(&self.places.logs);
-            let enough = free.is_ok_and(|free| free >= self.reserve_bytes);
-            self.room.store(enough, Ordering::Relaxed);
-        }
-        self.room.load(Ordering::Relaxed)
+        let free = self.places.disk.free_bytes(&self.places.logs);
+        free.is_ok_and(|free| free >= self.reserve_bytes)
     }
 
     pub(crate) fn member(&self, member: MemberId) -> Option<Peer> {

@@ -59,7 +59,7 @@ async fn fetch(
 ) -> Result<(), String> {
     let mut stream = open(context, shared, ask, table).await?;
     let first = next(&mut stream).await?.ok_or("the holder sent nothing")?;
-    let matched = LogEnd::from(first.matched.clone().unwrap_or_default()).position;
+    let matched = LogEnd::from(first.matched.unwrap_or_default()).position;
     let (go, told) = oneshot::channel();
     let gone = |_| "the owner ended".to_owned();
     let matched = Completion::FetchMatched { epoch: ask.epoch, matched, go };

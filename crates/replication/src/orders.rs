@@ -137,7 +137,7 @@ fn read_order(order: v1::MountOrder) -> Result<MountOrder, keelson_wire::Invalid
         Ok(LogSource {
             member: ids::member(&source.member)?,
             copy: ids::copy(&source.copy)?,
-            end: source.end.clone().map(LogEnd::from).unwrap_or_default(),
+            end: source.end.map(LogEnd::from).unwrap_or_default(),
         })
     };
     let rule = order.rule.ok_or(keelson_wire::Invalid("rule"))?;

@@ -317,8 +317,8 @@ impl Owner {
             }
             Message::Write(request) => self.take_write(request),
             Message::Session(member, sender) => self.session(member, sender),
-            Message::FromTarget(message) => self.from_target(message),
-            Message::FromSource(member, message) => self.from_source(member, message),
+            Message::FromTarget(message) => self.take_from_target(message),
+            Message::FromSource(member, message) => self.take_from_source(member, message),
             Message::SourceDown(member) => {
                 self.inbound.remove(&member);
                 self.event(Event::SourceDown { member });

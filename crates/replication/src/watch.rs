@@ -108,7 +108,7 @@ impl Watcher {
         let gone = |_| Err(Refusal::new(RefusalReason::Internal, "a reader ended").into());
         let chunks = match chunks.await.map_err(gone)? {
             Ok(chunks) => chunks,
-            Err(error) if matches!(error, LogError::Truncated { .. }) => {
+            Err(LogError::Truncated { .. }) => {
                 return Err(Ok(v1::WatchResponse { truncated: true, ..Default::default() }));
             }
             Err(error) => {

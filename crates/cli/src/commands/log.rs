@@ -19,14 +19,14 @@ pub(crate) enum Command {
     Dump(Dump),
     /// Check every byte of the log
     Verify {
-        /// Directory log-<id> of a copy
+        /// Directory `log-<id>` of a copy
         directory: PathBuf,
     },
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Dump {
-    /// Directory log-<id> of a copy
+    /// Directory `log-<id>` of a copy
     directory: PathBuf,
     /// List the frames
     #[arg(long)]
@@ -142,7 +142,7 @@ fn failed(directory: &Path, error: &dyn Error) -> Failure {
     Failure {
         code: "log_unreadable".into(),
         message,
-        hint: "name a directory log-<id> of a copy; the member should be stopped".into(),
+        hint: "name a directory `log-<id>` of a copy; the member should be stopped".into(),
         exit: Exit::Failed,
     }
 }

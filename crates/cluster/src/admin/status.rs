@@ -129,6 +129,7 @@ fn topology_database(state: &ClusterState, database: &Database) -> TopologyDatab
         epoch: Some(database.epoch.into()),
         active_member: active.map(|id| member_name(state, id)).unwrap_or_default(),
         copy_members: copies.iter().map(|copy| member_name(state, copy.member)).collect(),
+        dismounted: database.intent == MountIntent::Dismounted,
     }
 }
 

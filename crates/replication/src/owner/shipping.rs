@@ -82,7 +82,7 @@ impl Owner {
         self.send_source(member, v1::source_message::Message::Open(open));
     }
 
-    pub(super) fn from_target(&mut self, message: FromTarget) {
+    pub(super) fn take_from_target(&mut self, message: FromTarget) {
         match message {
             FromTarget::Opened { copy, epoch, matched, chain } => {
                 self.compare_chain(copy, epoch, matched, chain);

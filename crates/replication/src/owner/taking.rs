@@ -11,7 +11,7 @@ use crate::message::{AfterCut, FromSource, LogView};
 use crate::owner::Owner;
 
 impl Owner {
-    pub(super) fn from_source(&mut self, member: MemberId, message: FromSource) {
+    pub(super) fn take_from_source(&mut self, member: MemberId, message: FromSource) {
         match message {
             FromSource::Open { offer, copy, reply } => {
                 self.inbound.insert(member, reply);

@@ -179,8 +179,8 @@ impl World {
         self.machines[member].disk.fail_sync(nth);
     }
 
-    /// Rot in one log file; only ever on one member of a run, and only where a later frame says that
-    /// the bytes were durable: behind that, rot and a torn write cannot be told apart.
+    /// Rot in one log file; only ever on one member of a run, and only where a later frame says
+    /// that the bytes were durable: behind that, rot and a torn write cannot be told apart.
     fn flip_a_bit(&mut self, _: usize) {
         let member = (self.params.seed % self.params.members as u64) as usize;
         let database = self.random.below(self.params.databases as u64) as usize;

@@ -88,7 +88,8 @@ fn h15_a_full_disk_does_not_keep_a_copy_from_being_sealed() {
     assert_eq!(world.violation(), None);
 }
 
-/// m0 has a fork from the time it was cut off, and is asked to become active again before it could connect.
+/// m0 has a fork from the time it was cut off, and is asked to become active again before it could
+/// connect.
 #[test]
 fn a_target_cuts_its_fork_before_it_fetches() {
     let mut world = world(Weakness::None);

@@ -109,7 +109,9 @@ pub(super) fn header(message: &[u8], name: &str) -> Option<Bytes> {
         let folded = line.first().is_some_and(|byte| matches!(byte, b' ' | b'\t'));
         match &mut value {
             Some(value) if folded => {
-                value.push(b' ');
+                if !value.is_empty() {
+                    value.push(b' ');
+                }
                 value.extend_from_slice(line.trim_ascii());
             }
             Some(_) => break,
