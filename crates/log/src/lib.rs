@@ -6,7 +6,7 @@
 //! - [`Log::open`] decides after a crash what is a torn tail and what is damage.
 //! - [`ControlFile`] keeps what a copy knows of itself in two slots.
 //! - [`OsDisk`] is the real disk.
-//! - [`dump`] and [`verify`] look at a log directory offline.
+//! - [`dump()`] and [`verify()`] look at a log directory offline.
 //!
 //! `DESIGN.md` has the invariants and the crash cases.
 
