@@ -47,9 +47,10 @@ impl Content {
                 self.user.insert(key.clone(), value.clone());
             }
             Record::Delete { key } => self.remove(key),
-            Record::DeleteRange { from, to } if from < to => {
-                let keys: Vec<Bytes> =
-                    self.user.range(from.clone()..to.clone()).map(|(key, _)| key.clone()).collect();
+            Record::DeleteRange { from, to } if to.is_empty() || from < to => {
+                let inside = self.user.range(from.clone()..);
+                let inside = inside.take_while(|(key, _)| to.is_empty() || *key < to);
+                let keys: Vec<Bytes> = inside.map(|(key, _)| key.clone()).collect();
                 keys.iter().for_each(|key| self.remove(key));
             }
             Record::Session { session, change } => {

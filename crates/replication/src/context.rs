@@ -11,7 +11,7 @@ use keelson_types::{
     ClusterId, CommitRule, DatabaseId, Epoch, IncarnationId, MemberId, MemberName,
 };
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, ids, v1};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::gate::LeaseClock;
 use crate::message::SourceSender;
@@ -21,6 +21,9 @@ use crate::shared::CopyShared;
 
 /// Free bytes below which an active takes no more writes: room for seals, headers and recovery.
 const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+/// Copies that catch up from files at the same time; each has up to 8 MiB on its way.
+const CATCHING_UP_MAX: usize = 16;
+
 /// Another member, as consensus knows it.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
@@ -44,6 +47,10 @@ pub(crate) struct PlaneContext {
     pub(crate) logs: Pool,
     pub(crate) stores: Pool,
     pub(crate) readers: Arc<Pool>,
+    /// For what reads a whole store, so that short reads never wait for it.
+    pub(crate) scans: Arc<Pool>,
+    /// Turns to catch a passive up from files.
+    pub(crate) catching_up: Arc<Semaphore>,
     pub(crate) members: RwLock<BTreeMap<MemberId, Peer>>,
     /// To the control process; bounded by what the copies have to report.
     pub(crate) reports: mpsc::UnboundedSender<v1::DataToControl>,
@@ -84,6 +91,8 @@ impl PlaneContext {
             logs: Pool::start("log", 6)?,
             stores: Pool::start("store", 3)?,
             readers: Arc::new(Pool::start("read", 3)?),
+            scans: Arc::new(Pool::start("scan", 1)?),
+            catching_up: Arc::new(Semaphore::new(CATCHING_UP_MAX)),
             members: RwLock::default(),
             reports: parts.reports,
             reserve_bytes: parts.reserve_bytes.unwrap_or(RESERVE_BYTES),

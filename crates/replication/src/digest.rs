@@ -1,6 +1,6 @@
 //! Digests that copies took where they replayed a digest marker.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use keelson_types::LogEnd;
@@ -15,7 +15,8 @@ pub(crate) type DigestResult = Result<(LogEnd, u128), String>;
 /// The last few digests of one copy.
 #[derive(Debug)]
 pub(crate) struct Digests {
-    taken: Mutex<BTreeMap<u64, DigestResult>>,
+    /// Oldest first; the ids are random.
+    taken: Mutex<VecDeque<(u64, DigestResult)>>,
     changed: watch::Sender<u64>,
 }
 
@@ -26,9 +27,9 @@ impl Digests {
 
     pub(crate) fn put(&self, id: u64, at: LogEnd, digest: Result<u128, String>) {
         let mut taken = self.taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        taken.insert(id, digest.map(|digest| (at, digest)));
+        taken.push_back((id, digest.map(|digest| (at, digest))));
         while taken.len() > MARKERS_MAX {
-            taken.pop_first();
+            taken.pop_front();
         }
         drop(taken);
         self.changed.send_modify(|count| *count += 1);
@@ -36,7 +37,7 @@ impl Digests {
 
     fn get(&self, id: u64) -> Option<DigestResult> {
         let taken = self.taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        taken.get(&id).cloned()
+        taken.iter().rev().find(|(taken, _)| *taken == id).map(|(_, result)| result.clone())
     }
 
     /// Waits for a digest; the caller bounds the wait.
@@ -60,8 +61,9 @@ mod tests {
     #[tokio::test]
     async fn a_waiter_gets_the_digest_of_its_marker_and_old_ones_are_forgotten() {
         let digests = Digests::new();
-        (0..20).for_each(|id| digests.put(id, LogEnd::ZERO, Ok(u128::from(id))));
-        assert_eq!(digests.wait(19).await, Ok((LogEnd::ZERO, 19)));
-        assert_eq!(digests.get(0), None);
+        // Ids fall, so that forgetting the smallest instead of the oldest is seen.
+        (0..20).rev().for_each(|id| digests.put(id, LogEnd::ZERO, Ok(u128::from(id))));
+        assert_eq!(digests.wait(0).await, Ok((LogEnd::ZERO, 0)));
+        assert_eq!(digests.get(19), None);
     }
 }

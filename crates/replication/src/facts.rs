@@ -92,7 +92,7 @@ fn facts(
         last_inspected_unix_millis: view.last_inspected_unix_millis,
         last_replayed_unix_millis: view.last_replayed_unix_millis,
         fault: core.fault.as_ref().map(ToString::to_string).unwrap_or_default(),
-        log_bytes: 0,
+        log_bytes: view.log_bytes,
         store_bytes: view.store_bytes,
         sealed: Some(core.sealed.into()),
         serving,

@@ -20,6 +20,8 @@ use crate::context::PlaneContext;
 use crate::message::Completion;
 use crate::shared::CopyShared;
 
+/// How long the machine may take to cut its fork before it takes what is fetched.
+const GO_DEADLINE: Duration = Duration::from_secs(30);
 /// Silence of a holder after which the fetch is given up.
 const SILENCE: Duration = Duration::from_secs(5);
 
@@ -64,7 +66,8 @@ async fn fetch(
     let gone = |_| "the owner ended".to_owned();
     let matched = Completion::FetchMatched { epoch: ask.epoch, matched, go };
     done.send(matched).map_err(|_| "the owner ended")?;
-    told.await.map_err(|_| "the activation ended")?;
+    let told = tokio::time::timeout(GO_DEADLINE, told).await;
+    told.map_err(|_| "the activation takes too long")?.map_err(|_| "the activation ended")?;
     let mut response = Some(first);
     while let Some(message) = response {
         if !message.body.is_empty() {

@@ -108,6 +108,13 @@ impl ServeGate {
         self.serving.load(Ordering::SeqCst) != 0
     }
 
+    /// The epoch that the copy serves, as one word; 0 while it serves none. A read that began in one
+    /// epoch must not be answered in another.
+    #[must_use]
+    pub fn serving_epoch(&self) -> u64 {
+        self.serving.load(Ordering::SeqCst)
+    }
+
     /// Whether an answer may leave now: the copy serves the assigned epoch and the lease covers it.
     #[must_use]
     pub fn is_open(&self) -> bool {

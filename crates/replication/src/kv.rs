@@ -20,8 +20,9 @@ use tonic::{Request, Response, Status};
 
 use crate::context::{CopyHandle, PlaneContext, Registry};
 use crate::message::Message;
+use crate::shared::Held;
 use crate::watch;
-use crate::writer::{WriteBody, WriteRequest, Written};
+use crate::writer::{Reply, WriteBody, WriteRequest, Written, outcome_unknown};
 
 /// Serves `Kv` for one member.
 #[derive(Clone, Debug)]
@@ -45,12 +46,15 @@ impl KvService {
     async fn write(&self, database: &str, body: WriteBody) -> Result<Written, Refusal> {
         let copy = self.copy(database)?;
         refuse_unless_serving(&copy)?;
+        let held = Held::take(&copy.shared.pending, body.bytes()).ok_or_else(|| {
+            Refusal::new(RefusalReason::Overloaded, "too many bytes of writes wait")
+        })?;
         let (reply, answer) = oneshot::channel();
+        let reply = Reply::new(reply, Some(held));
         let request = Message::Write(WriteRequest { body, reply });
-        let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
-        copy.mailbox.send(request).await.map_err(|_| gone())?;
-        let written = answer.await.map_err(|_| gone())??;
-        Ok(written)
+        let gone = |_| Refusal::new(RefusalReason::Activating, "the copy is being reopened");
+        copy.mailbox.send(request).await.map_err(gone)?;
+        answer.await.map_err(|_| outcome_unknown())?
     }
 
     async fn respond(
@@ -67,6 +71,15 @@ impl KvService {
         let stream = self.copy(database)?.shared.stream;
         Ok(CommitToken { stream, end: written.end, time: written.time }.encode())
     }
+}
+
+/// Refuses an answer that was read while the copy served another epoch, or none.
+pub(crate) fn refuse_unless_still_serving(copy: &CopyHandle, epoch: u64) -> Result<(), Refusal> {
+    if copy.shared.gate.serving_epoch() == epoch {
+        return refuse_unless_serving(copy);
+    }
+    let message = format!("{} moved while it was read", copy.shared.name);
+    Err(Refusal::new(RefusalReason::NotActive, message).with_address(copy.shared.active_address()))
 }
 
 /// Refuses early what the owner would refuse; the owner decides all the same.

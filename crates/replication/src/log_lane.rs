@@ -5,6 +5,7 @@
 //! the copy is opened anew from its files later (review S10).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use keelson_format::{Chunk, ControlRecord};
 use keelson_log::{ControlFile, Log, LogError};
@@ -107,6 +108,7 @@ impl LogWorker {
     fn sync(&mut self, unsynced: Option<(LogEnd, usize)>) -> Result<(), CopyFault> {
         let Some((end, frames)) = unsynced else { return Ok(()) };
         self.log.sync().map_err(|error: LogError| log_fault(&error))?;
+        self.shared.log_bytes.store(self.log.kept_bytes(), Ordering::Relaxed);
         self.report(Completion::Logged { end, frames });
         Ok(())
     }

@@ -11,7 +11,7 @@ use keelson_format::{Chunk, CursorState};
 use keelson_log::LogReader;
 use keelson_types::{CommitRule, CopyFault, CopyId, Epoch, EpochTable, LogEnd, MemberId, Position};
 use keelson_wire::{Refusal, v1};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::writer::{Prepared, ReadResults, WriteRequest};
 
@@ -86,7 +86,9 @@ pub(crate) struct OwnerView {
     pub(crate) last_replayed_unix_millis: u64,
     /// End of the active's log as last heard, or the own one.
     pub(crate) generated: Position,
+    /// Of an idle store: when it was closed.
     pub(crate) store_bytes: u64,
+    pub(crate) log_bytes: u64,
     /// Where each other copy's store is, at an active.
     pub(crate) replayed: BTreeMap<CopyId, Position>,
 }
@@ -101,21 +103,60 @@ pub(crate) struct LogView {
 
 /// Work done elsewhere for this owner. The number under way is bounded by what the owner started.
 pub(crate) enum Completion {
-    Logged { end: LogEnd, frames: usize },
+    Logged {
+        end: LogEnd,
+        frames: usize,
+    },
     LogFailed(CopyFault),
-    LogCut { state: CursorState, then: AfterCut },
+    LogCut {
+        state: CursorState,
+        then: AfterCut,
+    },
     ControlSaved(u64),
-    Replayed { to: Position, time_millis: u64 },
+    Replayed {
+        to: Position,
+        time_millis: u64,
+    },
     StoreOpened(Result<Arc<dyn KvStore>, CopyFault>),
     StoreClosed,
     StoreFailed(CopyFault),
     Prepared(Box<Prepared>),
-    PrepareFailed { request: WriteRequest, ticket: u64, refusal: Refusal },
-    PeerRead { copy: CopyId, epoch: Epoch, from: Position, result: Result<Vec<Chunk>, String> },
-    ChainRead { copy: CopyId, epoch: Epoch, matched: Position, same: bool },
-    FetchMatched { epoch: Epoch, matched: Position, go: oneshot::Sender<()> },
-    FetchChunk { epoch: Epoch, chunk: Chunk, taken: oneshot::Sender<()> },
-    FetchFailed { epoch: Epoch, why: String },
+    PrepareFailed {
+        request: WriteRequest,
+        ticket: u64,
+        refusal: Refusal,
+    },
+    /// The copy may read log from files for this peer.
+    CatchUpTurn {
+        copy: CopyId,
+        turn: OwnedSemaphorePermit,
+    },
+    PeerRead {
+        copy: CopyId,
+        epoch: Epoch,
+        from: Position,
+        result: Result<Vec<Chunk>, String>,
+    },
+    ChainRead {
+        copy: CopyId,
+        epoch: Epoch,
+        matched: Position,
+        same: bool,
+    },
+    FetchMatched {
+        epoch: Epoch,
+        matched: Position,
+        go: oneshot::Sender<()>,
+    },
+    FetchChunk {
+        epoch: Epoch,
+        chunk: Chunk,
+        taken: oneshot::Sender<()>,
+    },
+    FetchFailed {
+        epoch: Epoch,
+        why: String,
+    },
 }
 
 /// Why a cut was made.

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use keelson_copy_core::Recovered;
-use keelson_env::{Disk, StoreOpener};
+use keelson_env::{Disk, DiskError, StoreOpener};
 use keelson_format::{ControlRecord, CursorState};
-use keelson_log::{ControlFile, Log, LogConfig, LogReader};
+use keelson_log::{ControlFile, ControlFileError, Log, LogConfig, LogReader};
 use keelson_types::{
     CopyFault, CopyId, DatabaseId, EpochTable, LogId, Position, StoreId, StreamId,
 };
@@ -77,6 +77,26 @@ pub(crate) fn open_copy(
     let directory = places.database(identity.database);
     let (mut control, mut record) = open_control(places, identity, &directory)?;
     count_start(&mut control, &mut record)?;
+    let opened = open_files(places, opener, identity, shared, &record);
+    if opened.is_err() {
+        // It came to an end, if a bad one: only starts that take the process along count.
+        record.start_tries = record.start_tries.saturating_sub(1);
+        let _ = control.write(&record);
+    }
+    let (log, state, store_directory, recovered) = opened?;
+    let reader = log.reader();
+    Ok(OpenCopy { log, control, record, reader, state, store_directory, recovered })
+}
+
+type OpenFiles = (Log, CursorState, PathBuf, Recovered);
+
+fn open_files(
+    places: &Places,
+    opener: &dyn StoreOpener,
+    identity: &Identity,
+    shared: &CopyShared,
+    record: &ControlRecord,
+) -> Result<OpenFiles, CopyFault> {
     let log_directory = places.log(identity.database, record.log);
     make_directory(places, &log_directory)?;
     let config = LogConfig { generation_bytes: identity.generation_bytes, ..Default::default() };
@@ -114,8 +134,7 @@ pub(crate) fn open_copy(
         may_have_lost: record.may_have_lost_from.is_some() || damaged.is_some() || missing,
         fault: damaged.or(lost),
     };
-    let reader = log.reader();
-    Ok(OpenCopy { log, control, record, reader, state, store_directory, recovered })
+    Ok((log, state, store_directory, recovered))
 }
 
 fn count_start(control: &mut ControlFile, record: &mut ControlRecord) -> Result<(), CopyFault> {
@@ -139,16 +158,24 @@ fn open_control(
 ) -> Result<(ControlFile, ControlRecord), CopyFault> {
     let failed = |error: &dyn std::fmt::Display| CopyFault::LogIo(format!("control file: {error}"));
     make_directory(places, directory)?;
-    let path = directory.join("control");
+    let path = control_of(places, directory, identity.copy).map_err(|error| failed(&error))?;
     let opened = ControlFile::open(places.disk.as_ref(), &path);
     let (mut control, found) = opened.map_err(|error| failed(&error))?;
-    if let Some(record) = found {
-        if record.copy == identity.copy {
-            return Ok((control, record));
+    let created = Created::read(places).map_err(|error| failed(&error))?;
+    let record = match found {
+        Some(record) => record,
+        None => {
+            let record = new_record(identity, created.knows(identity.copy));
+            control.write(&record).map_err(|error| failed(&error))?;
+            record
         }
-        let what = format!("the directory holds copy {}, not {}", record.copy, identity.copy);
-        return Err(CopyFault::Diverged(what));
-    }
+    };
+    created.note(places, identity.copy).map_err(|error| failed(&error))?;
+    Ok((control, record))
+}
+
+/// The record of a copy that this disk does not know (any more).
+fn new_record(identity: &Identity, forgotten: bool) -> ControlRecord {
     let mut record = ControlRecord::new(
         identity.copy,
         identity.database,
@@ -156,35 +183,158 @@ fn open_control(
         LogId::from_bytes(identity.copy.into_bytes()),
         StoreId::from_bytes(identity.copy.into_bytes()),
     );
-    if note_created(places, identity.copy).map_err(|error| failed(&error))? {
-        record.may_have_lost_from = Some(Position::ZERO);
-    }
-    control.write(&record).map_err(|error| failed(&error))?;
-    Ok((control, record))
+    record.may_have_lost_from = forgotten.then_some(Position::ZERO);
+    record
 }
 
-/// Remembers in a file of the member that it created this copy; says whether it had done so before.
-fn note_created(places: &Places, copy: CopyId) -> Result<bool, keelson_env::DiskError> {
-    let _noting = places.noting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let directory = places.data.join("databases");
-    let path = directory.join("created");
-    let disk = &places.disk;
-    let exists = disk.exists(&path)?;
-    let file = if exists { disk.open(&path)? } else { disk.create(&path)? };
-    let mut bytes = vec![0; usize::try_from(file.size()?).unwrap_or(0)];
-    let read = file.read_at(0, &mut bytes)?;
-    bytes.truncate(read - read % 16);
-    let known: BTreeSet<_> = bytes.chunks_exact(16).filter_map(CopyId::from_slice).collect();
-    if known.contains(&copy) {
-        return Ok(true);
+/// Where the control file of this copy lies. The file of another copy of the database that lay here
+/// before is put aside under its id, with its log and its store: nothing is overwritten (G4), and a
+/// member that hears of the older copy once more finds it as it was.
+fn control_of(
+    places: &Places,
+    directory: &Path,
+    copy: CopyId,
+) -> Result<PathBuf, ControlFileError> {
+    let disk = places.disk.as_ref();
+    let path = directory.join("control");
+    let aside = |copy: CopyId| directory.join(format!("control-{copy}"));
+    if disk.exists(&path)? {
+        let (_, found) = ControlFile::open(disk, &path)?;
+        match found {
+            Some(record) if record.copy != copy => {
+                tracing::info!(old = %record.copy, new = %copy, "another copy lay here");
+                disk.rename(&path, &aside(record.copy))?;
+                disk.sync_dir(directory)?;
+            }
+            _ => return Ok(path),
+        }
     }
-    file.write_at(bytes.len() as u64, &copy.into_bytes())?;
-    file.sync()?;
-    disk.sync_dir(&directory)?;
-    Ok(false)
+    if disk.exists(&aside(copy))? {
+        disk.rename(&aside(copy), &path)?;
+        disk.sync_dir(directory)?;
+    }
+    Ok(path)
+}
+
+/// The copies that this member created, remembered beside their directories.
+struct Created {
+    known: BTreeSet<CopyId>,
+    bytes: u64,
+}
+
+impl Created {
+    fn path(places: &Places) -> PathBuf {
+        places.data.join("databases").join("created")
+    }
+
+    fn read(places: &Places) -> Result<Self, DiskError> {
+        let path = Self::path(places);
+        if !places.disk.exists(&path)? {
+            return Ok(Self { known: BTreeSet::new(), bytes: 0 });
+        }
+        let file = places.disk.open(&path)?;
+        let mut bytes = vec![0; usize::try_from(file.size()?).unwrap_or(0)];
+        let read = file.read_at(0, &mut bytes)?;
+        bytes.truncate(read - read % 16);
+        let known = bytes.chunks_exact(16).filter_map(CopyId::from_slice).collect();
+        Ok(Self { known, bytes: bytes.len() as u64 })
+    }
+
+    fn knows(&self, copy: CopyId) -> bool {
+        self.known.contains(&copy)
+    }
+
+    /// Notes a copy whose control file is durable by now.
+    fn note(&self, places: &Places, copy: CopyId) -> Result<(), DiskError> {
+        if self.knows(copy) {
+            return Ok(());
+        }
+        let _noting = places.noting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Another copy may have been noted since.
+        let end = Self::read(places)?.bytes;
+        let (disk, path) = (&places.disk, Self::path(places));
+        let exists = disk.exists(&path)?;
+        let file = if exists { disk.open(&path)? } else { disk.create(&path)? };
+        file.write_at(end, &copy.into_bytes())?;
+        file.sync()?;
+        disk.sync_dir(&places.data.join("databases"))
+    }
 }
 
 /// An empty table, for a copy that could not be opened.
 pub(crate) fn failed(fault: CopyFault) -> Recovered {
     Recovered { table: EpochTable::new(), fault: Some(fault), ..Recovered::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_env::{KvStore, MemStoreOpener, SimDisk, StoreError};
+
+    struct Broken;
+
+    impl StoreOpener for Broken {
+        fn open(&self, _: &Path) -> Result<Arc<dyn KvStore>, StoreError> {
+            Err(StoreError::Failed("cannot be opened".into()))
+        }
+    }
+
+    fn places() -> Places {
+        let disk = Arc::new(SimDisk::new());
+        disk.create_dir_all(Path::new("/data/databases")).unwrap();
+        let (data, logs) = ("/data".into(), "/logs".into());
+        Places { disk, data, logs, noting: Arc::default() }
+    }
+
+    fn identity(copy: u8) -> Identity {
+        Identity {
+            database: DatabaseId::from_bytes([7; 16]),
+            copy: CopyId::from_bytes([copy; 16]),
+            stream: StreamId::from_bytes([9; 16]),
+            generation_bytes: 1024 * 1024,
+        }
+    }
+
+    fn open(places: &Places, opener: &dyn StoreOpener, copy: u8) -> Result<OpenCopy, CopyFault> {
+        let shared = CopyShared::for_tests();
+        open_copy(places, opener, &identity(copy), &shared)
+    }
+
+    #[test]
+    fn only_starts_that_never_returned_count_as_crashes() {
+        let (places, stores) = (places(), MemStoreOpener::new());
+        for _ in 0..3 * START_TRIES_MAX {
+            assert!(matches!(open(&places, &Broken, 1), Err(CopyFault::Store(_))));
+        }
+        for _ in 0..START_TRIES_MAX {
+            // The process dies before the copy stands.
+            drop(open(&places, &stores, 1).unwrap());
+        }
+        assert_eq!(open(&places, &stores, 1).err(), Some(CopyFault::CrashLoop));
+    }
+
+    #[test]
+    fn another_copy_in_the_same_place_overwrites_nothing() {
+        let (places, stores) = (places(), MemStoreOpener::new());
+        let mut first = open(&places, &stores, 1).unwrap();
+        first.record.sealed = keelson_types::Epoch::new(0, 5);
+        first.control.write(&first.record).unwrap();
+        drop(first);
+        let second = open(&places, &stores, 2).unwrap();
+        assert_eq!(second.recovered.sealed, keelson_types::Epoch::ZERO);
+        assert!(!second.recovered.may_have_lost);
+        drop(second);
+        let first = open(&places, &stores, 1).unwrap();
+        assert_eq!(first.recovered.sealed, keelson_types::Epoch::new(0, 5), "as it was left");
+        assert!(!first.recovered.may_have_lost);
+    }
+
+    #[test]
+    fn a_copy_whose_directory_is_gone_has_forgotten() {
+        let (places, stores) = (places(), MemStoreOpener::new());
+        drop(open(&places, &stores, 1).unwrap());
+        let directory = places.database(identity(1).database);
+        places.disk.remove(&directory.join("control")).unwrap();
+        assert!(open(&places, &stores, 1).unwrap().recovered.may_have_lost);
+    }
 }

@@ -19,6 +19,8 @@ use crate::message::Message;
 const SEAL_DEADLINE: Duration = Duration::from_secs(2);
 /// A mount that takes longer has failed; a new epoch ends it.
 const MOUNT_DEADLINE: Duration = Duration::from_secs(30);
+/// A copy that does not stop serving in time is shut out by its lease.
+const DISMOUNT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Seals copies and answers with their log ends.
 pub(crate) async fn seal(
@@ -124,10 +126,13 @@ async fn mount_checked(
     let order = read_order(order).map_err(|e| (RefusalReason::BadArgument, e.to_string()))?;
     let (reply, answer) = oneshot::channel();
     let gone = || (RefusalReason::CopyFailed, "the copy is being reopened".to_owned());
-    handle.mailbox.send(Message::Mount(order, reply)).await.map_err(|_| gone())?;
-    match timeout(MOUNT_DEADLINE, answer).await {
+    let mounted = async {
+        handle.mailbox.send(Message::Mount(order, reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    };
+    match timeout(MOUNT_DEADLINE, mounted).await {
         Ok(Ok(result)) => result.map_err(failure),
-        Ok(Err(_)) => Err(gone()),
+        Ok(Err(gone)) => Err(gone),
         Err(_) => Err((RefusalReason::DeadlineExceeded, "the mount takes too long".into())),
     }
 }
@@ -176,8 +181,10 @@ pub(crate) async fn dismount(
         let epoch = order.epoch.map(Into::into).unwrap_or_default();
         let handle = ids::database(&order.database).ok().and_then(|id| registry.get(id));
         if let Some(handle) = handle {
-            // An owner that ended serves nothing.
+            // An owner that ended serves nothing. Nobody is answered by the copy from here on.
             let _ = handle.mailbox.send(Message::Dismount(epoch)).await;
+            let stopped = handle.shared.wait_until(|shared| !shared.gate.is_serving());
+            let _ = timeout(DISMOUNT_DEADLINE, stopped).await;
         }
     }
     let response = v1::DismountManyResponse {};

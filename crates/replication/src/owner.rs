@@ -13,6 +13,7 @@ mod taking;
 mod writes;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -51,10 +52,23 @@ const REOPEN_PAUSE: Duration = Duration::from_secs(2);
 const HEALED_AFTER: Duration = Duration::from_secs(120);
 
 /// The files of an open copy, as lanes.
+#[derive(Clone)]
 pub(crate) struct Files {
     pub(crate) log: Lane<LogJob>,
     pub(crate) store: Lane<StoreJob>,
     pub(crate) reader: LogReader,
+}
+
+impl Files {
+    /// Waits until the lanes are done with the files; what was logged is synced.
+    pub(crate) async fn close(&self) {
+        let (log_done, log) = oneshot::channel();
+        let (store_done, store) = oneshot::channel();
+        self.log.push(LogJob::Close(log_done));
+        self.store.push(StoreJob::Stop(store_done));
+        // A lane that panicked drops its sender, which is an answer too.
+        let _ = tokio::join!(log, store);
+    }
 }
 
 type StoreWaiter = oneshot::Sender<Result<Arc<dyn KvStore>, Refusal>>;
@@ -176,6 +190,10 @@ impl Owner {
             reopen_at: None,
             settled: false,
         }
+    }
+
+    pub(crate) fn files(&self) -> Option<Files> {
+        self.files.clone()
     }
 
     /// Starts with the latest news, which the former owner may have had already.
@@ -348,6 +366,7 @@ impl Owner {
             Completion::PrepareFailed { request, ticket, refusal } => {
                 self.prepare_failed(request, ticket, refusal);
             }
+            Completion::CatchUpTurn { copy, turn } => self.take_turn(copy, turn),
             Completion::PeerRead { copy, epoch, from, result } => {
                 self.peer_read(copy, epoch, from, result);
             }
@@ -412,7 +431,11 @@ impl Owner {
             last_inspected_unix_millis: self.last_inspected_millis,
             last_replayed_unix_millis: self.last_replayed_millis,
             generated: self.generated.max(self.machine.end().position),
-            store_bytes: store.map_or(0, |store| store.size_bytes()),
+            store_bytes: store.map_or_else(
+                || self.shared.store_bytes.load(Ordering::Relaxed),
+                |store| store.size_bytes(),
+            ),
+            log_bytes: self.shared.log_bytes.load(Ordering::Relaxed),
             replayed: self.peers_replayed.clone(),
         }
     }
@@ -428,12 +451,7 @@ impl Owner {
             writer.into_waiting().into_iter().for_each(Answer::send);
         }
         if let Some(files) = &self.files {
-            let (log_done, log) = oneshot::channel();
-            let (store_done, store) = oneshot::channel();
-            files.log.push(LogJob::Close(log_done));
-            files.store.push(StoreJob::Stop(store_done));
-            // A lane that panicked drops its sender, which is an answer too.
-            let _ = tokio::join!(log, store);
+            files.close().await;
         }
         if let Some(reply) = self.stopping.take() {
             let _ = reply.send(());

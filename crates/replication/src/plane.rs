@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use keelson_env::Disk;
 use keelson_log::OsDisk;
@@ -29,6 +31,9 @@ use crate::owner::MAILBOX;
 use crate::sessions;
 use crate::shared::{AtomicPosition, CopyShared, StoreSlot};
 use crate::supervise::{Known, Supervised};
+
+/// How long the files of a copy may take to close.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a data plane needs to start.
 #[derive(Debug)]
@@ -135,7 +140,8 @@ impl DataPlane {
                 let _ = stopped.await;
             }
         });
-        futures::future::join_all(stops).await;
+        // What does not close in time is recovered from the log at the next start.
+        let _ = tokio::time::timeout(CLOSE_DEADLINE, futures::future::join_all(stops)).await;
         let stopped = v1::data_to_control::Message::Stopped(v1::StopOrder {});
         self.context.report(0, stopped);
     }
@@ -273,11 +279,10 @@ impl Follower {
         let handle = match self.registry.get(assignment.database) {
             Some(handle) if handle.shared.copy == assignment.copy => handle,
             Some(old) => {
-                let (reply, _) = oneshot::channel();
-                let _ = old.mailbox.send(Message::Stop(reply)).await;
-                self.create(&assignment)
+                let ended = end(&old).await;
+                self.create(&assignment, Some(ended))
             }
-            None => self.create(&assignment),
+            None => self.create(&assignment, None),
         };
         let mine = assignment.assigned.assignment.active == Some(assignment.copy);
         let epoch = assignment.assigned.assignment.epoch;
@@ -292,7 +297,12 @@ impl Follower {
         let _ = handle.mailbox.send(message).await;
     }
 
-    fn create(&mut self, assignment: &Assignment) -> CopyHandle {
+    /// Starts a copy, once its predecessor in the same place is done with its files.
+    fn create(
+        &mut self,
+        assignment: &Assignment,
+        predecessor: Option<oneshot::Receiver<()>>,
+    ) -> CopyHandle {
         let shared = Arc::new(CopyShared {
             database: assignment.database,
             copy: assignment.copy,
@@ -305,6 +315,10 @@ impl Follower {
             moved: watch::Sender::new(0),
             active_address: Mutex::default(),
             store: StoreSlot::default(),
+            log_bytes: AtomicU64::new(0),
+            store_bytes: AtomicU64::new(0),
+            pending: Arc::default(),
+            life: AtomicU64::new(0),
         });
         let (mailbox, messages) = mpsc::channel(MAILBOX);
         let digests = Arc::new(Digests::new());
@@ -328,7 +342,13 @@ impl Follower {
             digests,
             known,
         };
-        tokio::spawn(supervised.run(messages));
+        tokio::spawn(async move {
+            if let Some(ended) = predecessor {
+                // An error means that its owner is gone, which is as good.
+                let _ = tokio::time::timeout(CLOSE_DEADLINE, ended).await;
+            }
+            supervised.run(messages).await;
+        });
         handle
     }
 
@@ -336,13 +356,13 @@ impl Follower {
         let Some(database) = DatabaseId::from_slice(&forget.database) else { return };
         self.known.remove(&database);
         if let Some(handle) = self.registry.remove(database) {
-            handle.shared.gate.close();
-            let (reply, _) = oneshot::channel();
-            let _ = handle.mailbox.send(Message::Stop(reply)).await;
+            drop(end(&handle).await);
         }
     }
 
     async fn lease(&mut self, update: &v1::LeaseUpdate) {
+        // The old grant may have run out before its timer was looked at: answers wait since then.
+        self.held |= boottime_now() >= self.context.lease.expires();
         self.context.lease.renew(Tick(update.expires_boottime_nanos), update.revision);
         let alive = boottime_now() < self.context.lease.expires();
         if !alive {
@@ -366,6 +386,16 @@ impl Follower {
             let _ = copy.mailbox.send(Message::LeaseLost).await;
         }
     }
+}
+
+/// Tells a copy that it is not here any more; the answer comes when its files are closed.
+async fn end(copy: &CopyHandle) -> oneshot::Receiver<()> {
+    copy.shared.gate.close();
+    copy.shared.left();
+    let (reply, ended) = oneshot::channel();
+    // An owner that ended has closed its files.
+    let _ = copy.mailbox.send(Message::Stop(reply)).await;
+    ended
 }
 
 async fn sleep_until(expiry: Option<Tick>) {

@@ -4,8 +4,12 @@
 //! at a time, in order, and it takes everything that waits at once: that is what makes group
 //! commit. A lane without jobs costs nothing but its memory. The number of jobs in a lane is
 //! bounded by its owner, which counts what it has in flight.
+//!
+//! A job that panics takes its lane down, not the thread: the lane drops what waits and whatever is
+//! pushed later, and says so once.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
@@ -76,11 +80,18 @@ impl Pool {
         Ok(Self { shared, threads })
     }
 
-    /// A lane whose jobs `handler` works on, batch by batch.
-    pub fn lane<J: Send + 'static>(&self, handler: impl FnMut(Vec<J>) + Send + 'static) -> Lane<J> {
+    /// A lane whose jobs `handler` works on, batch by batch; `panicked` is called if it panics.
+    pub fn lane<J: Send + 'static>(
+        &self,
+        handler: impl FnMut(Vec<J>) + Send + 'static,
+        panicked: impl FnOnce() + Send + 'static,
+    ) -> Lane<J> {
         let inner = LaneInner {
-            jobs: Mutex::new(LaneJobs { waiting: Vec::new(), scheduled: false }),
-            handler: Mutex::new(Box::new(handler)),
+            jobs: Mutex::new(LaneJobs { waiting: Vec::new(), scheduled: false, dead: false }),
+            work: Mutex::new(Some(LaneWork {
+                handler: Box::new(handler),
+                panicked: Box::new(panicked),
+            })),
         };
         Lane { pool: self.shared.clone(), inner: Arc::new(inner) }
     }
@@ -104,23 +115,45 @@ impl Drop for Pool {
     }
 }
 
-type Handler<J> = Box<dyn FnMut(Vec<J>) + Send>;
+struct LaneWork<J> {
+    handler: Box<dyn FnMut(Vec<J>) + Send>,
+    panicked: Box<dyn FnOnce() + Send>,
+}
 
 struct LaneInner<J> {
     jobs: Mutex<LaneJobs<J>>,
-    handler: Mutex<Handler<J>>,
+    /// Gone once the handler panicked.
+    work: Mutex<Option<LaneWork<J>>>,
 }
 
 struct LaneJobs<J> {
     waiting: Vec<J>,
     scheduled: bool,
+    dead: bool,
+}
+
+impl<J> LaneInner<J> {
+    fn handle(&self, batch: Vec<J>) {
+        let mut slot = lock(&self.work);
+        let Some(work) = slot.as_mut() else { return };
+        if catch_unwind(AssertUnwindSafe(|| (work.handler)(batch))).is_ok() {
+            return;
+        }
+        let mut jobs = lock(&self.jobs);
+        jobs.dead = true;
+        jobs.waiting.clear();
+        drop(jobs);
+        if let Some(work) = slot.take() {
+            (work.panicked)();
+        }
+    }
 }
 
 impl<J: Send + 'static> Runnable for LaneInner<J> {
     fn run(self: Arc<Self>, pool: &PoolShared) {
         let batch = std::mem::take(&mut lock(&self.jobs).waiting);
         if !batch.is_empty() {
-            (lock(&self.handler))(batch);
+            self.handle(batch);
         }
         let mut jobs = lock(&self.jobs);
         if jobs.waiting.is_empty() {
@@ -155,6 +188,9 @@ impl<J: Send + 'static> Lane<J> {
     /// Adds a job behind the others.
     pub fn push(&self, job: J) {
         let mut jobs = lock(&self.inner.jobs);
+        if jobs.dead {
+            return;
+        }
         jobs.waiting.push(job);
         if !std::mem::replace(&mut jobs.scheduled, true) {
             drop(jobs);
@@ -169,7 +205,8 @@ impl Runnable for Once {
     fn run(self: Arc<Self>, _pool: &PoolShared) {
         let job = lock(&self.0).take();
         if let Some(job) = job {
-            job();
+            // Reported by the panic hook; whoever waits for the job finds its answer dropped.
+            let _ = catch_unwind(AssertUnwindSafe(job));
         }
     }
 }
@@ -190,12 +227,15 @@ mod tests {
         let (done, results) = mpsc::channel();
         let (go, gate) = mpsc::channel::<()>();
         let mut first = true;
-        let lane = pool.lane(move |batch: Vec<u32>| {
-            if std::mem::take(&mut first) {
-                gate.recv().expect("opened");
-            }
-            done.send(batch).expect("receiver lives");
-        });
+        let lane = pool.lane(
+            move |batch: Vec<u32>| {
+                if std::mem::take(&mut first) {
+                    gate.recv().expect("opened");
+                }
+                done.send(batch).expect("receiver lives");
+            },
+            || {},
+        );
         lane.push(0);
         let opened = results.recv_timeout(std::time::Duration::from_millis(1));
         assert!(opened.is_err(), "the handler waits for the gate");
@@ -207,6 +247,24 @@ mod tests {
         }
         assert_eq!(batches.concat(), (0..100).collect::<Vec<_>>());
         assert!(batches.len() <= 3, "what waited was taken at once: {}", batches.len());
+    }
+
+    #[test]
+    fn a_panic_ends_its_lane_and_nothing_else() {
+        let pool = Pool::start("test", 1).expect("threads");
+        let (done, results) = mpsc::channel();
+        let (said, panicked) = mpsc::channel();
+        let broken = pool.lane(
+            |_: Vec<u32>| panic!("on purpose"),
+            move || said.send(()).expect("receiver lives"),
+        );
+        broken.push(1);
+        panicked.recv().expect("told");
+        broken.push(2);
+        pool.run(|| panic!("on purpose"));
+        pool.run(move || done.send(3).expect("receiver lives"));
+        assert_eq!(results.recv(), Ok(3), "the only thread lives on");
+        assert!(panicked.recv().is_err(), "told once, and the handler is gone");
     }
 
     #[test]

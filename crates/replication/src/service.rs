@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::context::{PlaneContext, Registry};
 use crate::kv::refuse_unless_serving;
 use crate::message::{FromSource, LogView, Message, TargetSender};
-use crate::writer::{WriteBody, WriteRequest};
+use crate::writer::{Reply, WriteBody, WriteRequest};
 
 /// Log sent in one message of a fetch.
 const FETCH_BYTES: usize = 1024 * 1024;
@@ -97,7 +97,7 @@ impl v1::replication_server::Replication for ReplicationService {
         let (reply, answer) = oneshot::channel();
         let body = WriteBody::Marker(marker);
         let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
-        let message = Message::Write(WriteRequest { body, reply });
+        let message = Message::Write(WriteRequest { body, reply: Reply::new(reply, None) });
         copy.mailbox.send(message).await.map_err(|_| gone())?;
         let written = answer.await.map_err(|_| gone())??;
         Ok(Response::new(v1::PlaceMarkerResponse { marker, end: Some(written.end.into()) }))

@@ -12,6 +12,7 @@ use keelson_net::Lane as ChannelLane;
 use keelson_types::{CopyId, DatabaseId, Epoch, MemberId, RefusalReason};
 use keelson_wire::v1;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::context::{PlaneContext, Registry};
@@ -22,6 +23,8 @@ use crate::message::{FromTarget, Message, SourceSender};
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A session that was up for so long starts again with the first pause.
+const STEADY: Duration = Duration::from_secs(1);
 /// Time for the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 
@@ -29,14 +32,16 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 pub(crate) async fn keep(context: Arc<PlaneContext>, registry: Arc<Registry>, member: MemberId) {
     let mut pause = PAUSE_MIN;
     loop {
-        match session(&context, &registry, member).await {
-            Ok(()) => pause = PAUSE_MIN,
-            Err(why) => {
-                tracing::debug!(%member, %why, "log session");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
-            }
+        let begun = Instant::now();
+        if let Err(why) = session(&context, &registry, member).await {
+            tracing::debug!(%member, %why, "log session");
         }
+        // A session that breaks right after the handshake would else be tried without a pause.
+        if begun.elapsed() >= STEADY {
+            pause = PAUSE_MIN;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 

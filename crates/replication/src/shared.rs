@@ -1,6 +1,6 @@
 //! What readers and services see of a copy without asking its owner.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use keelson_env::KvStore;
@@ -26,6 +26,39 @@ impl AtomicPosition {
     }
 }
 
+/// Bytes of writes that may wait, be prepared, or be on their way to their commit.
+const PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What a request takes beside its keys and values.
+const REQUEST_BYTES: usize = 512;
+
+/// A part of the bytes that one copy may hold for writers; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    bytes: usize,
+    of: Arc<AtomicUsize>,
+}
+
+impl Held {
+    /// Takes a part, if it is there.
+    pub(crate) fn take(of: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let bytes = bytes + REQUEST_BYTES;
+        let taken = of.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+            // One large write must get through alone.
+            (held == 0 || held + bytes <= PENDING_BYTES_MAX).then_some(held + bytes)
+        });
+        taken.is_ok().then(|| Self { bytes, of: of.clone() })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Says which life of the copy's files this is; none is behind [`GONE`].
+pub(crate) const GONE: u64 = u64::MAX;
+
 /// The shared face of one copy.
 #[derive(Debug)]
 pub(crate) struct CopyShared {
@@ -42,6 +75,13 @@ pub(crate) struct CopyShared {
     /// Data address of the active's member, as last heard; empty if unknown.
     pub(crate) active_address: Mutex<String>,
     pub(crate) store: StoreSlot,
+    /// Of the log files that are kept, and of the store when it was closed last.
+    pub(crate) log_bytes: AtomicU64,
+    pub(crate) store_bytes: AtomicU64,
+    /// Bytes of unanswered writes, see [`Held`].
+    pub(crate) pending: Arc<AtomicUsize>,
+    /// Counts how often the files were opened; [`GONE`] when the copy is not here any more.
+    pub(crate) life: AtomicU64,
 }
 
 impl CopyShared {
@@ -50,6 +90,39 @@ impl CopyShared {
         if self.moved.receiver_count() > 0 {
             self.moved.send_modify(|count| *count += 1);
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            database: DatabaseId::from_bytes([7; 16]),
+            copy: CopyId::from_bytes([1; 16]),
+            name: "DB1".into(),
+            stream: StreamId::from_bytes([9; 16]),
+            gate: ServeGate::new(Arc::default()),
+            committed: AtomicPosition::default(),
+            durable: AtomicPosition::default(),
+            replayed: AtomicPosition::default(),
+            moved: watch::Sender::new(0),
+            active_address: Mutex::default(),
+            store: StoreSlot::default(),
+            log_bytes: AtomicU64::new(0),
+            store_bytes: AtomicU64::new(0),
+            pending: Arc::default(),
+            life: AtomicU64::new(0),
+        }
+    }
+
+    /// The copy's files were opened anew; readers of the old ones end.
+    pub(crate) fn reopened(&self) {
+        self.life.fetch_add(1, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// The copy is not here any more.
+    pub(crate) fn left(&self) {
+        self.life.store(GONE, Ordering::SeqCst);
+        self.wake();
     }
 
     /// Waits until `reached` is true of this copy.
@@ -98,6 +171,17 @@ impl StoreSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unanswered_writes_have_a_bound_and_give_it_back() {
+        let pending = Arc::new(AtomicUsize::new(0));
+        let large = Held::take(&pending, 2 * PENDING_BYTES_MAX);
+        assert!(large.is_some(), "alone");
+        assert!(Held::take(&pending, 1).is_none());
+        drop(large);
+        assert!(Held::take(&pending, 1).is_some());
+        assert_eq!(pending.load(Ordering::Relaxed), 0);
+    }
 
     #[test]
     fn packed_positions_keep_their_order() {

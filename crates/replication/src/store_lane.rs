@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use keelson_env::{KvStore, ReplayFrame, StoreError, StoreOpener};
@@ -43,7 +44,7 @@ pub(crate) struct StoreWorker {
     pub(crate) directory: PathBuf,
     pub(crate) reader: LogReader,
     pub(crate) digests: Arc<Digests>,
-    pub(crate) pool: Arc<Pool>,
+    pub(crate) scans: Arc<Pool>,
     pub(crate) done: UnboundedSender<Completion>,
     pub(crate) generation_bytes: u64,
     pub(crate) dirty_since: Option<Instant>,
@@ -90,6 +91,9 @@ impl StoreWorker {
             }
             StoreJob::Close => {
                 self.checkpoint();
+                if let Some(store) = self.shared.store.get() {
+                    self.shared.store_bytes.store(store.size_bytes(), Ordering::Relaxed);
+                }
                 self.shared.store.set(None);
                 self.report(Completion::StoreClosed);
             }
@@ -224,7 +228,7 @@ impl StoreWorker {
     fn take_digest(&self, store: &Arc<dyn KvStore>, id: u64) -> Result<(), StoreError> {
         let snapshot = store.clone().snapshot()?;
         let digests = self.digests.clone();
-        self.pool.run(move || {
+        self.scans.run(move || {
             let result = snapshot.digest().map_err(|error| error.to_string());
             digests.put(id, snapshot.at(), result);
         });

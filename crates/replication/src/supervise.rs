@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ impl Supervised {
         loop {
             let (done, completions) = mpsc::unbounded_channel();
             let owner = self.open(done, failures).await;
+            let files = owner.files();
             let run = AssertUnwindSafe(owner.run(&mut mailbox, completions)).catch_unwind();
             match run.await {
                 Ok(Exit::Stopped) => return,
@@ -57,6 +59,9 @@ impl Supervised {
                 Err(_) => {
                     tracing::error!(database = %self.shared.name, "the copy's owner panicked");
                     failures += 1;
+                    if let Some(files) = files {
+                        files.close().await;
+                    }
                     tokio::time::sleep(PANIC_PAUSE).await;
                 }
             }
@@ -86,6 +91,7 @@ impl Supervised {
                 (None, Cursor::new(state, framing), failed(fault))
             }
         };
+        self.shared.reopened();
         let mut owner = Owner::new(Start {
             shared: self.shared.clone(),
             context: self.context.clone(),
@@ -114,6 +120,7 @@ impl Supervised {
     }
 
     fn lanes(&self, open: OpenCopy, done: &mpsc::UnboundedSender<Completion>) -> Files {
+        self.shared.log_bytes.store(open.log.kept_bytes(), Ordering::Relaxed);
         let mut log = LogWorker {
             shared: self.shared.clone(),
             log: open.log,
@@ -128,14 +135,24 @@ impl Supervised {
             directory: open.store_directory,
             reader: open.reader.clone(),
             digests: self.digests.clone(),
-            pool: self.context.readers.clone(),
+            scans: self.context.scans.clone(),
             done: done.clone(),
             generation_bytes: self.identity.generation_bytes,
             dirty_since: None,
         };
+        let (told, told_too) = (done.clone(), done.clone());
+        // The owner has gone when the process stops or the copy is reopened.
+        let log_panicked = move || {
+            let fault = CopyFault::LogIo("its thread panicked; see the member's log".into());
+            let _ = told.send(Completion::LogFailed(fault));
+        };
+        let store_panicked = move || {
+            let fault = CopyFault::Store("its thread panicked; see the member's log".into());
+            let _ = told_too.send(Completion::StoreFailed(fault));
+        };
         Files {
-            log: self.context.logs.lane(move |jobs| log.work(jobs)),
-            store: self.context.stores.lane(move |jobs| store.work(jobs)),
+            log: self.context.logs.lane(move |jobs| log.work(jobs), log_panicked),
+            store: self.context.stores.lane(move |jobs| store.work(jobs), store_panicked),
             reader: open.reader,
         }
     }

@@ -7,6 +7,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::Stream;
 use keelson_format::{Chunk, Frame, Item};
@@ -20,6 +21,7 @@ use tonic::Status;
 use crate::context::{CopyHandle, PlaneContext};
 use crate::kv::is_discarded;
 use crate::message::{LogView, Message};
+use crate::shared::GONE;
 
 /// Log read at a time.
 const READ_BYTES: usize = 1024 * 1024;
@@ -34,6 +36,8 @@ pub(crate) async fn start(
     copy: CopyHandle,
     request: v1::WatchRequest,
 ) -> Result<Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>, Refusal> {
+    // Before the view: a copy that is opened anew in between ends the watch at once.
+    let life = copy.shared.life.load(Ordering::SeqCst);
     let log = log_view(&copy).await?;
     let (sender, responses) = mpsc::channel(AHEAD);
     let stream = Box::pin(ReceiverStream::new(responses));
@@ -50,7 +54,7 @@ pub(crate) async fn start(
         }
         token.end.position
     };
-    let watcher = Watcher { context, copy, log, at: from, prefix: request.prefix, sender };
+    let watcher = Watcher { context, copy, life, log, at: from, prefix: request.prefix, sender };
     tokio::spawn(watcher.run());
     Ok(stream)
 }
@@ -65,6 +69,8 @@ async fn log_view(copy: &CopyHandle) -> Result<LogView, Refusal> {
 struct Watcher {
     context: Arc<PlaneContext>,
     copy: CopyHandle,
+    /// Of the files that `log` reads.
+    life: u64,
     log: LogView,
     at: Position,
     prefix: bytes::Bytes,
@@ -75,11 +81,18 @@ impl Watcher {
     async fn run(mut self) {
         loop {
             let at = self.at;
-            let news = self.copy.shared.wait_until(|shared| readable(shared) > at);
+            let life = self.life;
+            let news = self.copy.shared.wait_until(|shared| {
+                readable(shared) > at || shared.life.load(Ordering::SeqCst) != life
+            });
             tokio::select! {
                 biased;
                 () = self.sender.closed() => return,
                 () = news => {}
+            }
+            if self.copy.shared.life.load(Ordering::SeqCst) != life {
+                let _ = self.sender.send(Err(self.ended().into())).await;
+                return;
             }
             match self.read().await {
                 Ok(Some(response)) => {
@@ -93,6 +106,18 @@ impl Watcher {
                     return;
                 }
             }
+        }
+    }
+
+    /// Why a watch ends that the client may begin anew, here or at another copy.
+    fn ended(&self) -> Refusal {
+        let name = &self.copy.shared.name;
+        match self.copy.shared.life.load(Ordering::SeqCst) {
+            GONE => Refusal::new(
+                RefusalReason::NotActive,
+                format!("this member has no copy of {name} any more"),
+            ),
+            _ => Refusal::new(RefusalReason::Activating, format!("{name} was opened anew")),
         }
     }
 

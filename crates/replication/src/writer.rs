@@ -12,17 +12,27 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use keelson_env::SessionState;
 use keelson_types::{
-    HybridTime, KEY_BYTES_MAX, LogEnd, Position, Record, RefusalReason, SessionId, SessionRecord,
+    HybridTime, LogEnd, Position, Record, RefusalReason, SessionId, SessionRecord,
 };
 use keelson_wire::Refusal;
 use tokio::sync::oneshot;
 
 use crate::overlay::{InFlight, Overlay};
+use crate::shared::Held;
 
 /// Range deletes of at most this many keys become single deletes (review S17).
 pub(crate) const RANGE_KEYS_MAX: usize = 1_000;
 /// A batch is closed once it has this many bytes.
 const BATCH_BYTES: usize = 1024 * 1024;
+/// A range delete is resolved to single deletes only while its batch stays below this; a frame must
+/// fit into one message between members, whatever the keys are.
+const RESOLVED_BYTES_MAX: usize = 2 * BATCH_BYTES;
+/// Committed bytes that the store may be behind before writers wait.
+const UNREPLAYED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Unconfirmed answers of one session.
+const UNCONFIRMED_MAX: usize = 10_000;
+/// What an operation or a condition takes beside its bytes.
+const PER_ITEM_BYTES: usize = 96;
 /// Sessions remembered beside the store.
 const SESSIONS_MAX: usize = 10_000;
 
@@ -70,6 +80,23 @@ pub(crate) enum WriteBody {
     Marker(u64),
 }
 
+impl WriteBody {
+    /// Bytes that the write keeps in memory while it waits.
+    pub(crate) fn bytes(&self) -> usize {
+        let Self::Apply { conditions, operations, .. } = self else { return 0 };
+        let tested = conditions.iter().map(|condition| match condition {
+            Condition::Exists(key, _) => key.len(),
+            Condition::Equals(key, value) => key.len() + value.len(),
+        });
+        let written = operations.iter().map(|operation| match operation {
+            Operation::Put(key, value) => key.len() + value.len(),
+            Operation::Delete(key) => key.len(),
+            Operation::DeleteRange(from, to) => from.len() + to.as_ref().map_or(0, Bytes::len),
+        });
+        tested.chain(written).map(|bytes| bytes + PER_ITEM_BYTES).sum()
+    }
+}
+
 /// Where a write ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Written {
@@ -80,10 +107,28 @@ pub(crate) struct Written {
 
 pub(crate) type WriteAnswer = Result<Written, Refusal>;
 
+/// Where a write is answered, and the part of the copy's bytes that it holds until then.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    sender: oneshot::Sender<WriteAnswer>,
+    _held: Option<Held>,
+}
+
+impl Reply {
+    pub(crate) fn new(sender: oneshot::Sender<WriteAnswer>, held: Option<Held>) -> Self {
+        Self { sender, _held: held }
+    }
+
+    /// Answers; the client may have gone, what was decided stands all the same.
+    pub(crate) fn send(self, answer: WriteAnswer) {
+        let _ = self.sender.send(answer);
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct WriteRequest {
     pub(crate) body: WriteBody,
-    pub(crate) reply: oneshot::Sender<WriteAnswer>,
+    pub(crate) reply: Reply,
 }
 
 /// What has to be read from the store before a request can be applied.
@@ -117,7 +162,7 @@ pub(crate) struct Prepared {
 
 #[derive(Debug)]
 struct Waiter {
-    reply: oneshot::Sender<WriteAnswer>,
+    reply: Reply,
     outcome: Result<bool, Refusal>,
 }
 
@@ -127,6 +172,7 @@ struct Flying {
     number: u64,
     end: LogEnd,
     time: HybridTime,
+    bytes: usize,
     waiters: Vec<Waiter>,
 }
 
@@ -146,18 +192,17 @@ struct Session {
 /// An answer that may leave as soon as the gate allows it.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    reply: oneshot::Sender<WriteAnswer>,
+    reply: Reply,
     answer: WriteAnswer,
 }
 
 impl Answer {
     pub(crate) fn send(self) {
-        // The client may have gone; the write stands all the same.
-        let _ = self.reply.send(self.answer);
+        self.reply.send(self.answer);
     }
 
     pub(crate) fn refuse(self, refusal: Refusal) {
-        let _ = self.reply.send(Err(refusal));
+        self.reply.send(Err(refusal));
     }
 }
 
@@ -170,10 +215,13 @@ pub(crate) struct Writer {
     open: u64,
     records: Vec<Record>,
     record_bytes: usize,
+    /// Bytes of the batch that was taken and is not framed yet.
+    taken_bytes: usize,
     waiters: Vec<Waiter>,
     flying: VecDeque<Flying>,
     /// Batches that are committed and not replayed.
-    unreplayed: VecDeque<(u64, Position)>,
+    unreplayed: VecDeque<(u64, Position, usize)>,
+    unreplayed_bytes: usize,
     replayed_batch: u64,
     /// Reads under way: ticket, and the batch replayed when it began.
     reads: BTreeMap<u64, u64>,
@@ -257,14 +305,15 @@ impl Writer {
 
     /// The open batch, ready to be framed; [`Self::framed`] must follow.
     pub(crate) fn take_records(&mut self) -> Vec<Record> {
-        self.record_bytes = 0;
+        self.taken_bytes = std::mem::take(&mut self.record_bytes);
         std::mem::take(&mut self.records)
     }
 
     /// The records taken became the frame that ends here.
     pub(crate) fn framed(&mut self, end: LogEnd, time: HybridTime) {
         let waiters = std::mem::take(&mut self.waiters);
-        self.flying.push_back(Flying { number: self.open, end, time, waiters });
+        let bytes = std::mem::take(&mut self.taken_bytes);
+        self.flying.push_back(Flying { number: self.open, end, time, bytes, waiters });
         self.open += 1;
     }
 
@@ -272,7 +321,8 @@ impl Writer {
     pub(crate) fn committed(&mut self, to: Position) -> Vec<Answer> {
         let mut answers = Vec::new();
         while let Some(flying) = self.flying.pop_front_if(|flying| flying.end.position <= to) {
-            self.unreplayed.push_back((flying.number, flying.end.position));
+            self.unreplayed.push_back((flying.number, flying.end.position, flying.bytes));
+            self.unreplayed_bytes += flying.bytes;
             for waiter in flying.waiters {
                 let written = |repeated| Written { end: flying.end, time: flying.time, repeated };
                 answers.push(Answer { reply: waiter.reply, answer: waiter.outcome.map(written) });
@@ -284,19 +334,29 @@ impl Writer {
 
     /// The store holds everything up to here: the overlay forgets it.
     pub(crate) fn replayed(&mut self, to: Position) {
-        while let Some((number, _)) = self.unreplayed.pop_front_if(|(_, end)| *end <= to) {
+        while let Some((number, _, bytes)) = self.unreplayed.pop_front_if(|(_, end, _)| *end <= to)
+        {
+            self.unreplayed_bytes -= bytes;
             self.replayed_batch = number;
         }
         self.forget();
     }
 
-    /// All waiters, when the epoch ends: their outcome is unknown.
+    /// Whether the store is so far behind that no more may be written: what it has not replayed is
+    /// kept in memory.
+    pub(crate) fn must_wait_for_replay(&self) -> bool {
+        self.unreplayed_bytes >= UNREPLAYED_BYTES_MAX
+    }
+
+    /// All waiters, when the epoch ends. What was queued is certainly not written; what became part
+    /// of a batch may be committed by the next epoch, so its outcome is unknown.
     pub(crate) fn into_waiting(self) -> Vec<Answer> {
-        let refusal = || Refusal::new(RefusalReason::Activating, "the epoch ended");
         let flying = self.flying.into_iter().flat_map(|flying| flying.waiters);
-        let waiting = flying.chain(self.waiters).map(|waiter| waiter.reply);
-        let queued = self.queue.into_iter().map(|prepared| prepared.request.reply);
-        waiting.chain(queued).map(|reply| Answer { reply, answer: Err(refusal()) }).collect()
+        let unknown = flying.chain(self.waiters).map(|waiter| (waiter.reply, outcome_unknown()));
+        let not_written = || Refusal::new(RefusalReason::NotActive, "the database is moving");
+        let queued = self.queue.into_iter().map(|prepared| (prepared.request.reply, not_written()));
+        let all = unknown.chain(queued);
+        all.map(|(reply, refusal)| Answer { reply, answer: Err(refusal) }).collect()
     }
 
     fn forget(&mut self) {
@@ -324,7 +384,7 @@ impl Writer {
     }
 
     /// Puts the waiter where its verdict belongs.
-    fn wait(&mut self, reply: oneshot::Sender<WriteAnswer>, verdict: Verdict) -> Option<Answer> {
+    fn wait(&mut self, reply: Reply, verdict: Verdict) -> Option<Answer> {
         match verdict {
             Verdict::Open(outcome) => self.waiters.push(Waiter { reply, outcome }),
             Verdict::At(batch, outcome) if batch == self.open => {
@@ -347,6 +407,10 @@ impl Writer {
 
     fn open_session(&mut self, session: SessionId, reads: &ReadResults) -> Verdict {
         for idle in reads.idle_sessions.iter().filter(|idle| **idle != session) {
+            // The store knows nothing of a write in flight, which makes the session a busy one.
+            if self.sessions.get(idle).is_some_and(|known| known.last_batch > self.replayed_batch) {
+                continue;
+            }
             self.sessions.remove(idle);
             self.record_session(*idle, SessionRecord::Expire);
         }
@@ -440,20 +504,21 @@ impl Writer {
 
     fn record_range(&mut self, from: Bytes, to: Option<Bytes>) {
         self.overlay.delete_range(from.clone(), to.clone(), self.open);
-        self.record_bytes += from.len() + 32;
-        // A range without an end goes to behind the longest possible key.
-        let to = to.unwrap_or_else(|| Bytes::from(vec![0xff; KEY_BYTES_MAX + 1]));
+        let to = to.unwrap_or_default();
+        self.record_bytes += from.len() + to.len() + 32;
         self.records.push(Record::DeleteRange { from, to });
     }
 
-    /// The keys that exist in a range, as the store and what is in flight have it; none if too
-    /// many.
+    /// The keys that exist in a range, as the store and what is in flight have it; none if they
+    /// are too many or too long.
     fn resolve(&self, from: &Bytes, to: Option<&Bytes>, stored: Vec<Bytes>) -> Option<Vec<Bytes>> {
         let alive = |key: &Bytes| !matches!(self.overlay.get(key), InFlight::Deleted(_));
         let mut keys: std::collections::BTreeSet<_> = stored.into_iter().filter(alive).collect();
         let flying = self.overlay.keys_in(from, to).filter(|(_, exists)| *exists);
         keys.extend(flying.map(|(key, _)| key).filter(alive));
-        (keys.len() <= RANGE_KEYS_MAX).then(|| keys.into_iter().collect())
+        let bytes: usize = keys.iter().map(|key| key.len() + 16).sum();
+        let fits = self.record_bytes + bytes <= RESOLVED_BYTES_MAX;
+        (keys.len() <= RANGE_KEYS_MAX && fits).then(|| keys.into_iter().collect())
     }
 
     fn record_session(&mut self, session: SessionId, change: SessionRecord) {
@@ -493,6 +558,10 @@ impl Writer {
             None if stamp.sequence < session.lowest_unanswered => {
                 unknown("the answer of this write was dropped: the client had confirmed it")
             }
+            None if session.applied.len() >= UNCONFIRMED_MAX => {
+                let message = "the session has too many unconfirmed answers";
+                Some(Verdict::Now(Err(Refusal::new(RefusalReason::Overloaded, message))))
+            }
             None => None,
         }
     }
@@ -525,6 +594,13 @@ impl Session {
         let known = state.applied.iter().map(|(number, end)| (*number, Applied::Known(*end)));
         Self { applied: known.collect(), lowest_unanswered: state.lowest_unanswered, last_batch: 0 }
     }
+}
+
+/// The answer to a write that may or may not be committed by the next epoch. The client takes this
+/// reason for an open outcome, and retries with its session only.
+pub(crate) fn outcome_unknown() -> Refusal {
+    let message = "the database moved while the write was under way";
+    Refusal::new(RefusalReason::StaleEpoch, message)
 }
 
 /// Where the answer of a request waits.

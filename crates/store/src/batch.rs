@@ -59,8 +59,11 @@ where
                     self.batch.put(keys::user_key(self.key, key), value);
                 }
                 Record::Delete { key } => self.batch.delete(keys::user_key(self.key, key)),
-                Record::DeleteRange { from, to } if from < to => {
-                    let end = keys::user_key(&mut Vec::new(), to).to_vec();
+                Record::DeleteRange { from, to } if to.is_empty() || from < to => {
+                    let end = match to.is_empty() {
+                        true => keys::USER_END.to_vec(),
+                        false => keys::user_key(&mut Vec::new(), to).to_vec(),
+                    };
                     self.batch.delete_range(keys::user_key(self.key, from), &end);
                     self.range_tombstones += 1;
                 }

@@ -25,7 +25,7 @@ pub enum Record {
     DeleteRange {
         /// First key removed.
         from: Bytes,
-        /// First key kept.
+        /// First key kept; empty: none, the range has no end.
         to: Bytes,
     },
     /// Bookkeeping of a client session (review S18).

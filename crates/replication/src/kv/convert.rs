@@ -73,7 +73,9 @@ fn range(from: Bytes, to: Bytes) -> Result<Operation, Refusal> {
 }
 
 pub(super) fn write(request: v1::WriteRequest) -> Result<WriteBody, Refusal> {
-    let bytes: usize = request.operations.iter().map(prost::Message::encoded_len).sum();
+    let operations: usize = request.operations.iter().map(prost::Message::encoded_len).sum();
+    let conditions: usize = request.conditions.iter().map(prost::Message::encoded_len).sum();
+    let bytes = operations + conditions;
     if bytes > BATCH_BYTES_MAX {
         let message = format!("the write has {bytes} bytes");
         return Err(Refusal::new(RefusalReason::BatchTooLarge, message));

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::context::CopyHandle;
-use crate::kv::{KvService, is_discarded, refuse_unless_serving};
+use crate::kv::{KvService, is_discarded, refuse_unless_still_serving};
 use crate::message::Message;
 
 /// Longest wait for replay; a client's shorter deadline ends the call earlier.
@@ -22,40 +22,41 @@ impl KvService {
         request: v1::GetRequest,
     ) -> Result<v1::GetResponse, Refusal> {
         let copy = self.copy(&request.database)?;
-        let must_serve = self.wait_readable(&copy, request.options.as_ref()).await?;
+        let serving = self.wait_readable(&copy, request.options.as_ref()).await?;
         let store = open_store(&copy).await?;
         let key = request.key;
         let value = self.on_reader(move || store.get(&key)).await?;
-        if must_serve {
+        if let Some(epoch) = serving {
             // The value was read while this copy may have been active; it may leave only if it
-            // still is.
-            refuse_unless_serving(&copy)?;
+            // still is, in the same epoch: in between, another active may have written.
+            refuse_unless_still_serving(&copy, epoch)?;
         }
         Ok(v1::GetResponse { found: value.is_some(), value: value.unwrap_or_default() })
     }
 
-    /// Waits until the copy may answer; says whether it must be the serving active to do so.
+    /// Waits until the copy may answer; says in which epoch it must serve to do so, if it must.
     pub(super) async fn wait_readable(
         &self,
         copy: &CopyHandle,
         options: Option<&v1::ReadOptions>,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<Option<u64>, Refusal> {
         let consistency = options.map_or(v1::ReadConsistency::Unspecified, |o| o.consistency());
         match consistency {
-            v1::ReadConsistency::Any => Ok(false),
+            v1::ReadConsistency::Any => Ok(None),
             v1::ReadConsistency::AtLeastToken => {
                 let token = options.map(|options| options.at_least_token.clone());
                 self.wait_for_token(copy, &token.unwrap_or_default()).await?;
-                Ok(false)
+                Ok(None)
             }
             v1::ReadConsistency::Unspecified | v1::ReadConsistency::Active => {
-                refuse_unless_serving(copy)?;
+                let epoch = copy.shared.gate.serving_epoch();
+                refuse_unless_still_serving(copy, epoch)?;
                 let committed = copy.shared.committed.load();
                 let reached = copy.shared.wait_until(|shared| {
-                    shared.replayed.load() >= committed || !shared.gate.is_serving()
+                    shared.replayed.load() >= committed || shared.gate.serving_epoch() != epoch
                 });
                 within(reached).await?;
-                Ok(true)
+                Ok(Some(epoch))
             }
         }
     }

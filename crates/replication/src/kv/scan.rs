@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::kv::read::open_store;
-use crate::kv::{Answers, KvService, refuse_unless_serving};
+use crate::kv::{Answers, KvService, refuse_unless_still_serving};
 
 /// Items and bytes of one message.
 const ITEMS: usize = 1_000;
@@ -26,11 +26,11 @@ impl KvService {
         request: v1::ScanRequest,
     ) -> Result<Answers<v1::ScanResponse>, Refusal> {
         let copy = self.copy(&request.database)?;
-        let must_serve = self.wait_readable(&copy, request.options.as_ref()).await?;
+        let serving = self.wait_readable(&copy, request.options.as_ref()).await?;
         let store = open_store(&copy).await?;
         let snapshot = self.on_reader(move || store.snapshot()).await?;
-        if must_serve {
-            refuse_unless_serving(&copy)?;
+        if let Some(epoch) = serving {
+            refuse_unless_still_serving(&copy, epoch)?;
         }
         let (sender, responses) = mpsc::channel(AHEAD);
         let (service, snapshot) = (self.clone(), Arc::new(Mutex::new(snapshot)));

@@ -1,15 +1,15 @@
 //! Carrying out the machine's actions, in order.
 
 use keelson_copy_core::{Action, Event, StopReason};
-use keelson_types::{Epoch, Position, Record, RefusalReason};
-use keelson_wire::{Refusal, v1};
+use keelson_types::{Epoch, Position, Record};
+use keelson_wire::v1;
 
 use crate::fetch;
 use crate::log_lane::LogJob;
 use crate::message::AfterCut;
 use crate::owner::{Owner, unix_millis};
 use crate::store_lane::StoreJob;
-use crate::writer::{Answer, Writer};
+use crate::writer::{Answer, Writer, outcome_unknown};
 
 impl Owner {
     pub(super) fn act(&mut self, action: Action) {
@@ -146,16 +146,11 @@ impl Owner {
         tracing::info!(database = %self.shared.name, %epoch, ?reason, "stopped serving");
         self.shared.gate.close();
         self.frames_in_flight = 0;
-        let refusal = || {
-            Refusal::new(
-                RefusalReason::NotActive,
-                "the database moved while the write was under way",
-            )
-            .with_address(self.shared.active_address())
-        };
         let waiting = self.writer.take().map(Writer::into_waiting).unwrap_or_default();
+        waiting.into_iter().for_each(Answer::send);
+        // These are committed, but nothing may be answered any more.
         let parked = std::mem::take(&mut self.parked);
-        waiting.into_iter().chain(parked).for_each(|answer| answer.refuse(refusal()));
+        parked.into_iter().for_each(|answer| answer.refuse(outcome_unknown()));
         self.peers.clear();
         self.peers_replayed.clear();
         self.shared.wake();

@@ -8,6 +8,7 @@ use keelson_copy_core::Event;
 use keelson_format::Chunk;
 use keelson_types::{CopyId, Epoch, MemberId, Position};
 use keelson_wire::{epoch_rows, v1};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::log_lane::LogJob;
 use crate::message::{Completion, FromTarget, SourceSender};
@@ -27,6 +28,8 @@ pub(super) struct PeerShip {
     unacked: VecDeque<(Position, usize)>,
     unacked_bytes: usize,
     reading: bool,
+    /// Held while log is read from files for this peer.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl PeerShip {
@@ -136,6 +139,7 @@ impl Owner {
             unacked: VecDeque::new(),
             unacked_bytes: 0,
             reading: false,
+            turn: None,
         };
         self.peers.insert(copy, ship);
         self.pump(copy);
@@ -161,8 +165,12 @@ impl Owner {
     fn pump(&mut self, copy: CopyId) {
         let end = self.cursor.end().position;
         loop {
-            let Some(peer) = self.peers.get(&copy) else { return };
-            if peer.reading || peer.unacked_bytes >= WINDOW_BYTES || peer.is_caught_up(end) {
+            let Some(peer) = self.peers.get_mut(&copy) else { return };
+            if peer.is_caught_up(end) {
+                peer.turn = None;
+                return;
+            }
+            if peer.reading || peer.unacked_bytes >= WINDOW_BYTES {
                 return;
             }
             let chunks = self.tail.read(peer.next, MESSAGE_BYTES);
@@ -182,6 +190,9 @@ impl Owner {
             return; // Not durable yet; the next completion pumps again.
         }
         peer.reading = true;
+        if peer.turn.is_none() {
+            return self.wait_for_turn(copy);
+        }
         let (from, epoch) = (peer.next, peer.epoch);
         let (mut reader, done) = (files.reader.clone(), self.done.clone());
         self.context.readers.run(move || {
@@ -189,6 +200,24 @@ impl Owner {
             let result = read.map_err(|error| error.to_string());
             drop(done.send(Completion::PeerRead { copy, epoch, from, result }));
         });
+    }
+
+    /// A few copies at a time catch up from files: what they have in flight is memory.
+    fn wait_for_turn(&self, copy: CopyId) {
+        let (turns, done) = (self.context.catching_up.clone(), self.done.clone());
+        tokio::spawn(async move {
+            if let Ok(turn) = turns.acquire_owned().await {
+                // An owner that ended gives the turn back by dropping it.
+                let _ = done.send(Completion::CatchUpTurn { copy, turn });
+            }
+        });
+    }
+
+    pub(super) fn take_turn(&mut self, copy: CopyId, turn: OwnedSemaphorePermit) {
+        if let Some(peer) = self.peers.get_mut(&copy) {
+            (peer.reading, peer.turn) = (false, Some(turn));
+            self.pump(copy);
+        }
     }
 
     pub(super) fn peer_read(

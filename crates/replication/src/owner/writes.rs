@@ -27,12 +27,12 @@ impl Owner {
     pub(super) fn take_write(&mut self, request: WriteRequest) {
         let Some(writer) = &mut self.writer else {
             let refusal = self.not_serving();
-            drop(request.reply.send(Err(refusal)));
+            request.reply.send(Err(refusal));
             return;
         };
         if writer.queued() >= QUEUE_MAX {
             let refusal = Refusal::new(RefusalReason::Overloaded, "too many writes wait");
-            drop(request.reply.send(Err(refusal)));
+            request.reply.send(Err(refusal));
             return;
         }
         match writer.plan(&request.body) {
@@ -105,7 +105,7 @@ impl Owner {
     pub(super) fn prepared(&mut self, prepared: Prepared) {
         match &mut self.writer {
             Some(writer) => writer.queue(prepared),
-            None => drop(prepared.request.reply.send(Err(self.not_serving()))),
+            None => prepared.request.reply.send(Err(self.not_serving())),
         }
     }
 
@@ -113,7 +113,7 @@ impl Owner {
         if let Some(writer) = &mut self.writer {
             writer.end_read(ticket);
         }
-        drop(request.reply.send(Err(refusal)));
+        request.reply.send(Err(refusal));
     }
 
     /// Builds frames while there is something to write and room in flight.
@@ -122,6 +122,9 @@ impl Owner {
             let Some(writer) = &mut self.writer else { return };
             if writer.queued() == 0 && !writer.has_records() {
                 return;
+            }
+            if writer.must_wait_for_replay() {
+                return; // The next completion of the store comes back here.
             }
             if !self.context.has_room() {
                 return self.refuse_queue();
