@@ -6,7 +6,7 @@
 //! for those completions.
 //!
 //! Beside the machine stand the decisions that need no history of events, as plain functions over
-//! values: [`lag`].
+//! values: [`lag`], [`suspension`].
 
 mod activation;
 mod active;
@@ -19,6 +19,7 @@ mod refused;
 mod rule_change;
 mod seal;
 mod status;
+pub mod suspension;
 
 pub use active::PeerView;
 pub use bytes::DecodeError;
