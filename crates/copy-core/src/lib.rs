@@ -6,11 +6,12 @@
 //! for those completions.
 //!
 //! Beside the machine stand the decisions that need no history of events, as plain functions over
-//! values: [`lag`], [`suspension`].
+//! values: [`copy_state`], [`lag`], [`suspension`].
 
 mod activation;
 mod active;
 mod bytes;
+pub mod copy_state;
 mod event;
 pub mod lag;
 mod machine;
