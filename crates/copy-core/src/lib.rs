@@ -6,7 +6,7 @@
 //! for those completions.
 //!
 //! Beside the machine stand the decisions that need no history of events, as plain functions over
-//! values: [`copy_state`], [`lag`], [`suspension`].
+//! values: [`copy_state`], [`lag`], [`suspension`], [`truncate`].
 
 mod activation;
 mod active;
@@ -21,6 +21,7 @@ mod rule_change;
 mod seal;
 mod status;
 pub mod suspension;
+pub mod truncate;
 
 pub use active::PeerView;
 pub use bytes::DecodeError;
