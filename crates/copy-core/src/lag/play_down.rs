@@ -6,6 +6,9 @@
 //! What the monitor does not know (`None` in the inputs) changes nothing: it starts nothing and
 //! ends nothing.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::time::Duration;
 
