@@ -40,7 +40,7 @@ const fn lagged(n: u128, generation: u64) -> PassiveFacts {
     PassiveFacts { ha: false, ..needs(n, generation) }
 }
 
-/// Protect one copy, 100 GiB free instead of 200, keep 50 logs.
+/// Protect one copy, keep 50 logs.
 const SHORT: ExpandedSettings = ExpandedSettings {
     min_copies_to_protect: 1,
     min_free_bytes: MIN_FREE_BYTES,
@@ -86,7 +86,7 @@ fn stuck(cut: CutRefusal) -> Expanded {
     Expanded::Stuck { cut: Some(cut) }
 }
 
-/// F104: off by default (0 copies), 204,800 MiB, 100,000 logs on a passive and 10,000 on the active.
+/// F104: off by default (0 copies), 204,800 MiB, 100,000 logs on a passive, 10,000 on the active.
 #[test]
 fn defaults_are_those_of_the_model() {
     let settings = ExpandedSettings::default();

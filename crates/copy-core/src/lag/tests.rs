@@ -100,8 +100,9 @@ fn log_is_replayed_a_lag_after_its_inspection() {
 /// F87: without a lag, or with the lag set aside, everything inspected is replayed.
 #[test]
 fn without_a_lag_in_force_everything_inspected_is_replayed() {
-    let clock = clock(&[(at(2, 100), HOUR)]);
-    let now = tick(HOUR);
+    // Not at a full second, to which marks are rounded up.
+    let now = HOUR + Duration::from_millis(1);
+    let (clock, now) = (clock(&[(at(2, 100), now)]), tick(now));
     for (lag, in_force, expected) in
         [(Duration::ZERO, true, at(2, 100)), (DAY, false, at(2, 100)), (DAY, true, Position::ZERO)]
     {
@@ -203,6 +204,9 @@ fn a_cut_forgets_the_fork() {
     assert_eq!(limit(&clock, DAY, DAY + 5 * HOUR), at(2, 99));
     clock.cut(Position::ZERO);
     assert_eq!(limit(&clock, DAY, 99 * DAY), Position::ZERO);
+    let now = moment(1, HOUR, T);
+    let found = InspectionClock::decode(&clock.encode(&now), Position::ZERO, &now);
+    assert_eq!(found.map(|clock| clock.marks()), Ok(0), "no mark stays below the cut");
 }
 
 /// F87: the list of marks is bounded; coarser marks make log younger, by a thousandth at most.
