@@ -5,6 +5,8 @@
 //! - [`select()`]: which copy may become active, and what log it must hold.
 //! - [`LeaseTable`] and [`LeaseHolder`]: who may serve, on the leader's and on the member's side.
 //! - [`Manager`]: the leader's machine that moves the active role.
+//! - [`expanded_truncation`]: which log goes against the ordinary rules when space runs out.
+//! - [`guarantee`]: whether a bulk writer may go on.
 //!
 //! All of it is pure: time, ids and answers come in with the call, so that the simulator and a
 //! later reader of a decision record get the same result from the same inputs.
@@ -14,6 +16,8 @@ mod apply;
 mod command;
 mod decision;
 mod event;
+pub mod expanded_truncation;
+pub mod guarantee;
 mod lease;
 mod manager;
 mod operation;

@@ -4,20 +4,31 @@
 //! socket; the driver (`replication`, or the simulator) carries the actions out in order and
 //! reports completions as further events. What must be durable before what is expressed by waiting
 //! for those completions.
+//!
+//! Beside the machine stand the decisions that need no history of events, as plain functions over
+//! values: [`copy_state`], [`lag`], [`suspension`], [`truncate`].
 
 mod activation;
 mod active;
+mod bytes;
+pub mod copy_state;
 mod event;
+pub mod lag;
 mod machine;
 mod passive;
+mod refused;
 mod rule_change;
 mod seal;
 mod status;
+pub mod suspension;
+pub mod truncate;
 
 pub use active::PeerView;
+pub use bytes::DecodeError;
 pub use event::{
     Action, Assignment, CopyConfig, Event, LogSource, MountFailure, MountOrder, OpenOffer,
     OpenRefusal, PeerCopy, Recovered, SealAnswer, SealRefusal, StopReason,
 };
 pub use machine::CopyMachine;
+pub use refused::Refused;
 pub use status::CopyView;

@@ -10,6 +10,8 @@ mod commit_rule;
 mod epoch;
 mod ids;
 mod limits;
+mod log_hold;
+mod log_sizes;
 mod position;
 mod reasons;
 mod record;
@@ -27,6 +29,8 @@ pub use ids::{
 pub use limits::{
     BATCH_BYTES_MAX, KEY_BYTES_MAX, LOG_UNIT_BYTES, SUSPEND_COMMENT_CHARS_MAX, VALUE_BYTES_MAX,
 };
+pub use log_hold::{HoldKind, LogHold};
+pub use log_sizes::{LogSizes, Queue};
 pub use position::{Generation, LogEnd, Position};
 pub use reasons::{CopyFault, FailureCode, RefusalReason};
 pub use record::{Record, SessionRecord};

@@ -13,6 +13,8 @@ pub enum CopyStatus {
     Mounting,
     /// Active copy of a database that is not open.
     Dismounted,
+    /// Active copy of a database that is being closed.
+    Dismounting,
     /// Active without a lease: it answers nothing until the lease returns or it dismounts.
     Held,
     /// Passive, connected, replaying.
@@ -33,8 +35,14 @@ pub enum CopyStatus {
     Suspended,
     /// Being seeded.
     Seeding,
+    /// Passive, healthy, and read as the source of a seed.
+    SeedingSource,
+    /// Passive with damaged ranges that are being fetched from another copy.
+    RangeRepair,
     /// Its member does not answer.
     ServiceDown,
+    /// The status could not be obtained.
+    Unknown,
 }
 
 impl fmt::Display for CopyStatus {
@@ -43,6 +51,7 @@ impl fmt::Display for CopyStatus {
             Self::Mounted => "Mounted",
             Self::Mounting => "Mounting",
             Self::Dismounted => "Dismounted",
+            Self::Dismounting => "Dismounting",
             Self::Held => "Held",
             Self::Healthy => "Healthy",
             Self::Initializing => "Initializing",
@@ -53,7 +62,10 @@ impl fmt::Display for CopyStatus {
             Self::FailedAndSuspended => "FailedAndSuspended",
             Self::Suspended => "Suspended",
             Self::Seeding => "Seeding",
+            Self::SeedingSource => "SeedingSource",
+            Self::RangeRepair => "RangeRepair",
             Self::ServiceDown => "ServiceDown",
+            Self::Unknown => "Unknown",
         })
     }
 }

@@ -1,0 +1,307 @@
+//! Data guarantee: may a bulk writer go on without outrunning the copies (F108-F113)?
+//!
+//! Two questions. *Health*: are enough copies there and close enough? *Flush*: has what the caller
+//! wrote been replayed on enough copies? Three answers, with reasons. A copy whose facts could not
+//! be obtained counts as "perhaps": if the answer hangs on it, it is [`Guarantee::Retry`].
+//!
+//! The constraint is a setting of its own beside the commit constraint: that one decides when a
+//! write is acknowledged, this one when a writer of much should wait.
+
+mod constraint;
+mod pacing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use keelson_types::{CopyId, CopyStatus, HybridTime, MemberId, Position, SiteName};
+
+pub use constraint::GuaranteeConstraint;
+pub use pacing::{CallerPacing, CallerStep};
+
+/// How far replay may be behind the configured lag: 10 minutes (F112).
+pub const REPLAY_BEHIND_MAX: Duration = Duration::from_mins(10);
+/// A copy queue, and the caller's average of it, must be below this many logs (F112).
+pub const COPY_QUEUE_LOGS: u64 = 10;
+/// Allowance for clocks that differ (F109).
+pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
+
+/// A copy as the check sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GuaranteeCopy {
+    /// The copy.
+    pub copy: CopyId,
+    /// Its member.
+    pub member: MemberId,
+    /// The member's site.
+    pub site: SiteName,
+    /// What its member says; nothing if it could not be asked.
+    pub facts: Option<GuaranteeFacts>,
+}
+
+/// What a member says of its copy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GuaranteeFacts {
+    /// Status of the copy.
+    pub status: CopyStatus,
+    /// Logs (MiB) still to be copied and inspected.
+    pub copy_queue_logs: u64,
+    /// How long ago the oldest log that waits for replay was inspected.
+    pub replay_behind: Duration,
+    /// The configured replay lag.
+    pub replay_lag: Duration,
+    /// The store holds everything before this.
+    pub replayed: Position,
+    /// Time of the newest frame replayed.
+    pub replayed_time: HybridTime,
+    /// The catalog has indexed what was replayed, and is whole.
+    pub catalog_current: bool,
+}
+
+/// A database as the check sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GuaranteeInputs<'a> {
+    /// What is asked for.
+    pub constraint: GuaranteeConstraint,
+    /// The active copy.
+    pub active: &'a GuaranteeCopy,
+    /// All passive copies, lagged ones included.
+    pub passives: &'a [GuaranteeCopy],
+}
+
+/// What the caller wrote last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlushTarget {
+    /// The commit time of its last log. A copy holds it for certain once it has replayed a frame
+    /// more than [`CLOCK_SKEW`] later, so an idle database needs a later frame to be written.
+    Time(HybridTime),
+    /// The position in its commit token: exact, and needs no later frame.
+    Position(Position),
+}
+
+/// Why a copy, or the database, does not satisfy a check.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum GuaranteeReason {
+    /// Its member could not be asked.
+    NoAnswer,
+    /// The status is not a healthy one.
+    NotHealthy(CopyStatus),
+    /// Replay is more than [`REPLAY_BEHIND_MAX`] behind the lag.
+    ReplayBehind(Duration),
+    /// The copy queue has this many logs.
+    CopyQueue(u64),
+    /// The average copy queue of the caller's queries is this long.
+    AverageCopyQueue(u64),
+    /// The catalog is not current.
+    Catalog,
+    /// The caller's data is not replayed yet.
+    NotReplayed,
+    /// The active is not mounted.
+    NotMounted,
+    /// No passive copy lies in another site than the active.
+    NoOtherSite,
+}
+
+impl fmt::Display for GuaranteeReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAnswer => write!(f, "does not answer"),
+            Self::NotHealthy(status) => write!(f, "is {status}"),
+            Self::ReplayBehind(behind) => write!(f, "replay is {} s behind", behind.as_secs()),
+            Self::CopyQueue(logs) => write!(f, "copy queue is {logs}, below 10 is needed"),
+            Self::AverageCopyQueue(logs) => {
+                write!(f, "average copy queue is {logs}, below 10 is needed")
+            }
+            Self::Catalog => write!(f, "catalog is not current"),
+            Self::NotReplayed => write!(f, "has not replayed the data yet"),
+            Self::NotMounted => write!(f, "the active copy is not mounted"),
+            Self::NoOtherSite => write!(f, "no passive copy lies in another site"),
+        }
+    }
+}
+
+/// A reason and the copy it is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Objection {
+    /// The copy; nothing for the database as a whole.
+    pub copy: Option<CopyId>,
+    /// Why.
+    pub reason: GuaranteeReason,
+}
+
+/// The answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Guarantee {
+    /// Something transient kept the answer from being known; ask again.
+    Retry(Vec<Objection>),
+    /// The condition holds, or the database is not replicated.
+    Satisfied,
+    /// It does not hold.
+    NotSatisfied(Vec<Objection>),
+}
+
+/// Copy queues as one caller saw them, for the averages of F112. The caller keeps it from its first
+/// query to its last; copies that are gone are dropped.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct QueueAverages {
+    seen: BTreeMap<CopyId, (u64, u64)>,
+}
+
+impl QueueAverages {
+    fn observe(&mut self, passives: &[GuaranteeCopy]) {
+        self.seen.retain(|copy, _| passives.iter().any(|passive| passive.copy == *copy));
+        for passive in passives {
+            if let Some(facts) = &passive.facts {
+                let (sum, count) = self.seen.entry(passive.copy).or_default();
+                *sum = sum.saturating_add(facts.copy_queue_logs);
+                *count += 1;
+            }
+        }
+    }
+
+    /// Whether the average is below the bound, and the average rounded down.
+    fn average(&self, copy: CopyId) -> (bool, u64) {
+        let (sum, count) = self.seen.get(&copy).copied().unwrap_or((0, 1));
+        (sum < COPY_QUEUE_LOGS.saturating_mul(count), sum / count)
+    }
+}
+
+/// Are enough copies there and healthy? Adds the current queues to the caller's averages first.
+pub fn health(inputs: &GuaranteeInputs<'_>, averages: &mut QueueAverages) -> Guarantee {
+    averages.observe(inputs.passives);
+    let averages = &*averages;
+    answer(inputs, |copy, facts| {
+        let mut reasons = Vec::new();
+        let mut object = |wrong: bool, reason| {
+            if wrong {
+                reasons.push(reason)
+            }
+        };
+        let healthy = matches!(facts.status, CopyStatus::Healthy | CopyStatus::SeedingSource);
+        object(!healthy, GuaranteeReason::NotHealthy(facts.status));
+        let allowed = facts.replay_lag.saturating_add(REPLAY_BEHIND_MAX);
+        let behind = facts.replay_behind.saturating_sub(facts.replay_lag);
+        object(facts.replay_behind > allowed, GuaranteeReason::ReplayBehind(behind));
+        let queue = facts.copy_queue_logs;
+        object(queue >= COPY_QUEUE_LOGS, GuaranteeReason::CopyQueue(queue));
+        let (below, average) = averages.average(copy);
+        object(!below, GuaranteeReason::AverageCopyQueue(average));
+        reasons
+    })
+}
+
+/// Has the caller's data been replayed on enough copies?
+#[must_use]
+pub fn flush(inputs: &GuaranteeInputs<'_>, target: FlushTarget) -> Guarantee {
+    answer(inputs, |_, facts| {
+        let arrived = match target {
+            FlushTarget::Position(position) => facts.replayed >= position,
+            FlushTarget::Time(commit) => later_than_skew(facts.replayed_time, commit),
+        };
+        if arrived { Vec::new() } else { vec![GuaranteeReason::NotReplayed] }
+    })
+}
+
+/// `R > C + 5 s`; equality is not enough.
+fn later_than_skew(replayed: HybridTime, commit: HybridTime) -> bool {
+    let skew_ms = u64::try_from(CLOCK_SKEW.as_millis()).unwrap_or(u64::MAX);
+    replayed.unix_millis() > commit.unix_millis().saturating_add(skew_ms)
+}
+
+/// What one copy, or the active, has against it.
+struct Verdict {
+    copy: CopyId,
+    site: SiteName,
+    objections: Vec<GuaranteeReason>,
+}
+
+impl Verdict {
+    /// Whether it counts, `None` if that is not known.
+    fn counts(&self) -> Option<bool> {
+        match self.objections[..] {
+            [] => Some(true),
+            [GuaranteeReason::NoAnswer] => None,
+            _ => Some(false),
+        }
+    }
+}
+
+/// Judges the copies one by one and combines them as the constraint asks.
+fn answer(
+    inputs: &GuaranteeInputs<'_>,
+    check: impl Fn(CopyId, &GuaranteeFacts) -> Vec<GuaranteeReason>,
+) -> Guarantee {
+    let constraint = inputs.constraint;
+    if constraint.asks_nothing() || (inputs.passives.is_empty() && !constraint.asks_catalog()) {
+        return Guarantee::Satisfied;
+    }
+    let active = judge(inputs.active, |_, facts| active_objections(constraint, facts));
+    let passives: Vec<_> = inputs
+        .passives
+        .iter()
+        .map(|passive| {
+            judge(passive, |copy, facts| {
+                let mut reasons = check(copy, facts);
+                let stale = constraint.asks_catalog() && !facts.catalog_current;
+                reasons.extend(stale.then_some(GuaranteeReason::Catalog));
+                reasons
+            })
+        })
+        .collect();
+    let enough = |unknown: bool| {
+        let counts = |verdict: &Verdict| verdict.counts().unwrap_or(unknown);
+        counts(&active) && constraint.enough(&inputs.active.site, &passives, counts)
+    };
+    if enough(false) {
+        return Guarantee::Satisfied;
+    }
+    let objections = objections(inputs, &active, &passives);
+    if enough(true) { Guarantee::Retry(objections) } else { Guarantee::NotSatisfied(objections) }
+}
+
+fn judge(
+    copy: &GuaranteeCopy,
+    check: impl Fn(CopyId, &GuaranteeFacts) -> Vec<GuaranteeReason>,
+) -> Verdict {
+    let objections = match &copy.facts {
+        Some(facts) => check(copy.copy, facts),
+        None => vec![GuaranteeReason::NoAnswer],
+    };
+    Verdict { copy: copy.copy, site: copy.site.clone(), objections }
+}
+
+/// The active must be mounted where the constraint says so, and its catalog current likewise.
+fn active_objections(
+    constraint: GuaranteeConstraint,
+    facts: &GuaranteeFacts,
+) -> Vec<GuaranteeReason> {
+    let mounted = facts.status == CopyStatus::Mounted;
+    let unmounted = constraint.asks_mounted() && !mounted;
+    let stale = constraint.asks_catalog() && !facts.catalog_current;
+    [unmounted.then_some(GuaranteeReason::NotMounted), stale.then_some(GuaranteeReason::Catalog)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn objections(
+    inputs: &GuaranteeInputs<'_>,
+    active: &Verdict,
+    passives: &[Verdict],
+) -> Vec<Objection> {
+    let about = |verdict: &Verdict| {
+        let copy = Some(verdict.copy);
+        verdict.objections.iter().map(move |reason| Objection { copy, reason: *reason }).collect()
+    };
+    let mut found: Vec<Objection> = about(active);
+    let elsewhere = passives.iter().any(|verdict| verdict.site != inputs.active.site);
+    if inputs.constraint.asks_other_site() && !elsewhere {
+        found.push(Objection { copy: None, reason: GuaranteeReason::NoOtherSite });
+    }
+    for verdict in passives {
+        found.append(&mut about(verdict));
+    }
+    found
+}

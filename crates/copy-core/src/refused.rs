@@ -1,0 +1,36 @@
+//! A refusal of the pure decisions of this crate: a stable reason and a message with values.
+
+use std::fmt;
+
+use keelson_types::RefusalReason;
+
+/// Why a request was refused. The driver maps it to an error with the reason's code and hint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refused {
+    /// With a stable code and a hint.
+    pub reason: RefusalReason,
+    /// With names and values.
+    pub message: String,
+}
+
+impl Refused {
+    pub(crate) fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+
+    pub(crate) fn bad_argument(message: impl Into<String>) -> Self {
+        Self::new(RefusalReason::BadArgument, message)
+    }
+
+    pub(crate) fn precondition(message: impl Into<String>) -> Self {
+        Self::new(RefusalReason::Precondition, message)
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, self.message)
+    }
+}
+
+impl std::error::Error for Refused {}

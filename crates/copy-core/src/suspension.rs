@@ -1,0 +1,275 @@
+//! Suspension of a copy as a value: what is stopped, by whom, why, since when and until when.
+//!
+//! Two things can be stopped: *replication* (copying and replay) and *activation* (automatic
+//! activation; copying and replay go on). Each has its own start and end, since a resume may clear
+//! one and keep the other (F44). The driver stores the value as an extension of the control record
+//! before it acts on it, so that it survives restarts. Ends are wall-clock times: they are an
+//! operator's appointment, and a clock that jumps moves them.
+
+use std::time::Duration;
+
+use keelson_types::SUSPEND_COMMENT_CHARS_MAX;
+
+use crate::bytes::{DecodeError, Reader, put_optional, put_text, put_u64};
+use crate::refused::Refused;
+
+#[cfg(test)]
+mod tests;
+
+const VERSION: u8 = 1;
+
+/// Longest time of a `suspend --for`: 365 days.
+pub const SUSPEND_FOR_MAX: Duration = Duration::from_hours(365 * 24);
+
+/// From when to when something is stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stop {
+    /// Unix milliseconds.
+    pub since_unix_ms: u64,
+    /// Unix milliseconds at which it ends by itself; nothing for "until resumed".
+    pub until_unix_ms: Option<u64>,
+}
+
+impl Stop {
+    fn is_over(&self, now_unix_ms: u64) -> bool {
+        self.until_unix_ms.is_some_and(|until| until <= now_unix_ms)
+    }
+}
+
+/// Who stopped replication (F49, action initiator).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum SuspendedBy {
+    /// An operator.
+    #[default]
+    Operator,
+    /// The system, for a fault that does not heal by itself: the copy is FailedAndSuspended.
+    Fault,
+    /// The system, because the copy holds a timeline that an activation at an instant discarded
+    /// (review S13). It may be the last holder, so an ordinary resume is refused.
+    DiscardedTimeline,
+}
+
+/// What is stopped on a copy. The default is nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Suspension {
+    /// Copying and replay are stopped.
+    pub replication: Option<Stop>,
+    /// The copy is no automatic candidate.
+    pub activation: Option<Stop>,
+    /// Who stopped replication, or activation if only that is stopped.
+    pub by: SuspendedBy,
+    /// Why; at most [`SUSPEND_COMMENT_CHARS_MAX`] characters.
+    pub comment: String,
+}
+
+/// What a request to suspend or resume meets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SuspendFacts {
+    /// The copy is the active one.
+    pub active: bool,
+    /// The copy is being seeded; the seed itself keeps it suspended.
+    pub seeding: bool,
+    /// Wall clock, Unix milliseconds.
+    pub now_unix_ms: u64,
+}
+
+/// A request to suspend.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SuspendRequest {
+    /// Block automatic activation only; copying and replay go on.
+    pub activation_only: bool,
+    /// Why.
+    pub comment: String,
+    /// End it after this time.
+    pub lasting: Option<Duration>,
+}
+
+/// A request to resume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ResumeRequest {
+    /// Keep the activation block.
+    pub replication_only: bool,
+    /// The operator gives the discarded timeline up that this copy holds.
+    pub release_discarded: bool,
+}
+
+impl Suspension {
+    /// The suspension after an operator's request. A repeated request renews comment and end and
+    /// keeps the start.
+    ///
+    /// # Errors
+    /// `precondition` for an active copy or one being seeded, `bad_argument` for a comment over 512
+    /// characters or a time of zero or over a year.
+    pub fn suspend(&self, request: &SuspendRequest, facts: &SuspendFacts) -> Result<Self, Refused> {
+        refuse_suspend(facts)?;
+        check_comment(&request.comment)?;
+        let until_unix_ms = end_of(request.lasting, facts.now_unix_ms)?;
+        let stop = |old: Option<Stop>| {
+            let since_unix_ms = old.map_or(facts.now_unix_ms, |stop| stop.since_unix_ms);
+            Some(Stop { since_unix_ms, until_unix_ms })
+        };
+        let replication =
+            if request.activation_only { self.replication } else { stop(self.replication) };
+        // What the system suspended stays so: an operator's comment must not turn it into
+        // something that an ordinary resume, or the end of a time, sets going again.
+        let by = if self.replication.is_some() { self.by } else { SuspendedBy::Operator };
+        let replication = match by {
+            SuspendedBy::Operator => replication,
+            SuspendedBy::Fault | SuspendedBy::DiscardedTimeline => self.replication,
+        };
+        let comment = request.comment.clone();
+        Ok(Self { replication, activation: stop(self.activation), by, comment })
+    }
+
+    /// The suspension after the system stopped replication, with the fault or receipt as comment
+    /// (cut to the bound). It has no end.
+    #[must_use]
+    pub fn suspended_by_system(&self, by: SuspendedBy, comment: &str, now_unix_ms: u64) -> Self {
+        let since_unix_ms = self.replication.map_or(now_unix_ms, |stop| stop.since_unix_ms);
+        Self {
+            replication: Some(Stop { since_unix_ms, until_unix_ms: None }),
+            activation: self.activation,
+            by: if self.by == SuspendedBy::DiscardedTimeline { self.by } else { by },
+            comment: comment.chars().take(SUSPEND_COMMENT_CHARS_MAX).collect(),
+        }
+    }
+
+    /// The suspension after an operator's resume: nothing, or the activation block alone. Resuming
+    /// what is not suspended changes nothing. A copy that is still bad is suspended again by the
+    /// system afterwards.
+    ///
+    /// # Errors
+    /// `precondition` for a copy being seeded, and for a holder of a discarded timeline unless the
+    /// request releases it.
+    pub fn resume(&self, request: &ResumeRequest, facts: &SuspendFacts) -> Result<Self, Refused> {
+        if facts.seeding {
+            let text = "the copy is being seeded; it resumes when the seed ends, or is cancelled";
+            return Err(Refused::precondition(text));
+        }
+        if self.by == SuspendedBy::DiscardedTimeline && !request.release_discarded {
+            let text = "the copy holds a discarded timeline and may be the last to do so; \
+                        release it to let the copy follow the active again";
+            return Err(Refused::precondition(text));
+        }
+        Ok(self.without_replication(request.replication_only))
+    }
+
+    /// What is left when replication goes on again.
+    fn without_replication(&self, keep_activation: bool) -> Self {
+        match self.activation.filter(|_| keep_activation) {
+            None => Self::default(),
+            activation => {
+                let comment = self.comment.clone();
+                Self { replication: None, activation, by: SuspendedBy::Operator, comment }
+            }
+        }
+    }
+
+    /// The suspension at a later time: what has run out is gone.
+    #[must_use]
+    pub fn at(&self, now_unix_ms: u64) -> Self {
+        let left = |stop: Option<Stop>| stop.filter(|stop| !stop.is_over(now_unix_ms));
+        let (replication, activation) = (left(self.replication), left(self.activation));
+        match (replication, activation) {
+            (None, None) => Self::default(),
+            (None, Some(_)) => {
+                Self { replication, activation, by: SuspendedBy::Operator, ..self.clone() }
+            }
+            (Some(_), _) => Self { replication, activation, ..self.clone() },
+        }
+    }
+
+    /// When [`Self::at`] changes next, in Unix milliseconds.
+    #[must_use]
+    pub fn next_end_unix_ms(&self) -> Option<u64> {
+        let ends = [self.replication, self.activation].into_iter().flatten();
+        ends.filter_map(|stop| stop.until_unix_ms).min()
+    }
+
+    /// Whether anything is stopped.
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        self.replication.is_none() && self.activation.is_none()
+    }
+
+    /// The bytes to store, at most 2,100.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let by = match self.by {
+            SuspendedBy::Operator => 0,
+            SuspendedBy::Fault => 1,
+            SuspendedBy::DiscardedTimeline => 2,
+        };
+        let mut out = vec![VERSION, by];
+        for stop in [self.replication, self.activation] {
+            out.push(u8::from(stop.is_some()));
+            if let Some(stop) = stop {
+                put_u64(&mut out, stop.since_unix_ms);
+                put_optional(&mut out, stop.until_unix_ms);
+            }
+        }
+        put_text(&mut out, &self.comment);
+        out
+    }
+
+    /// The reverse of [`Self::encode`].
+    ///
+    /// # Errors
+    /// [`DecodeError`]. The caller must then treat the copy as suspended: bytes that say so may be
+    /// the ones that are not understood.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::versioned(bytes, VERSION)?;
+        let by = match reader.u8()? {
+            0 => SuspendedBy::Operator,
+            1 => SuspendedBy::Fault,
+            2 => SuspendedBy::DiscardedTimeline,
+            _ => return Err(DecodeError::Malformed("initiator")),
+        };
+        let replication = read_stop(&mut reader)?;
+        let activation = read_stop(&mut reader)?;
+        let comment = reader.text()?;
+        reader.end()?;
+        if comment.chars().count() > SUSPEND_COMMENT_CHARS_MAX {
+            return Err(DecodeError::Malformed("comment"));
+        }
+        Ok(Self { replication, activation, by, comment })
+    }
+}
+
+fn read_stop(reader: &mut Reader<'_>) -> Result<Option<Stop>, DecodeError> {
+    if !reader.flag()? {
+        return Ok(None);
+    }
+    Ok(Some(Stop { since_unix_ms: reader.u64()?, until_unix_ms: reader.optional()? }))
+}
+
+fn refuse_suspend(facts: &SuspendFacts) -> Result<(), Refused> {
+    if facts.active {
+        let text = "the copy is the active one; switch over first, or dismount the database";
+        return Err(Refused::precondition(text));
+    }
+    if facts.seeding {
+        return Err(Refused::precondition("the copy is being seeded and suspended by that"));
+    }
+    Ok(())
+}
+
+fn check_comment(comment: &str) -> Result<(), Refused> {
+    let chars = comment.chars().count();
+    if chars > SUSPEND_COMMENT_CHARS_MAX {
+        let max = SUSPEND_COMMENT_CHARS_MAX;
+        let text = format!("the comment has {chars} characters, {max} are allowed");
+        return Err(Refused::bad_argument(text));
+    }
+    Ok(())
+}
+
+fn end_of(lasting: Option<Duration>, now_unix_ms: u64) -> Result<Option<u64>, Refused> {
+    let Some(lasting) = lasting else { return Ok(None) };
+    if lasting.is_zero() || lasting > SUSPEND_FOR_MAX {
+        let text = format!("a suspension lasts more than 0 and at most 365 days, not {lasting:?}");
+        return Err(Refused::bad_argument(text));
+    }
+    let millis = u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX);
+    Ok(Some(now_unix_ms.saturating_add(millis)))
+}
