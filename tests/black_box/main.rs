@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod command_line;
+mod copies;
 mod crashes;
 mod damage;
 mod data;

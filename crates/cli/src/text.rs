@@ -39,6 +39,11 @@ pub(crate) fn duration(duration: Duration) -> String {
     .to_string()
 }
 
+/// A span of time in whole units, as an operator would type it.
+pub(crate) fn span(span: Duration) -> String {
+    humantime::format_duration(span).to_string()
+}
+
 /// A size in binary units.
 pub(crate) fn size(bytes: u64) -> String {
     bytesize::ByteSize::b(bytes).display().iec().to_string()

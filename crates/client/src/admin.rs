@@ -218,6 +218,32 @@ impl Admin {
         ask!(self, Kind::Change, remove_copy, message)
     }
 
+    /// Stops copying and replay of a passive copy, or only its automatic activation.
+    ///
+    /// # Errors
+    /// `precondition` for the active copy, `bad_argument` for a comment over 512 characters or a
+    /// time of zero or over a year, `unknown_copy`.
+    pub async fn suspend_copy(&self, message: v1::SuspendCopyRequest) -> Result<(), ClientError> {
+        ask!(self, Kind::Change, suspend_copy, message).map(drop)
+    }
+
+    /// Lets a suspended copy go on, and gives the fault of a failed one another try.
+    ///
+    /// # Errors
+    /// `unknown_copy`; `precondition` for a holder of a discarded timeline.
+    pub async fn resume_copy(&self, message: v1::ResumeCopyRequest) -> Result<(), ClientError> {
+        ask!(self, Kind::Change, resume_copy, message).map(drop)
+    }
+
+    /// Changes the preference and the lags of a copy.
+    ///
+    /// # Errors
+    /// `bad_argument` for lags that are not 0 to 14 days, `precondition` for a replay lag of the
+    /// active or the last HA copy, `unknown_copy`.
+    pub async fn set_copy(&self, message: v1::SetCopyRequest) -> Result<(), ClientError> {
+        ask!(self, Kind::Change, set_copy, message).map(drop)
+    }
+
     /// State of copies, collected from all members now; empty names mean all.
     ///
     /// # Errors

@@ -5,8 +5,9 @@
 //! expected values answer a repetition as they answered the first time.
 
 use keelson_types::{
-    ClusterId, CommitRule, CopyId, DatabaseId, DatabaseName, Epoch, IncarnationId, LogEnd,
-    MemberId, MountIntent, OperationId, RefusalReason, SiteName, StreamId,
+    ClusterId, CommitRule, CopyId, DatabaseId, DatabaseName, Epoch, IncarnationId, LagSettings,
+    LogEnd, MemberId, MountIntent, OperationId, RefusalReason, Refused, ResumeRequest, SiteName,
+    StreamId, SuspendRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -148,7 +149,7 @@ pub enum Command {
         /// The copy.
         copy: NewCopy,
     },
-    /// Changes a copy's preference, or marks it as leaving.
+    /// Changes a copy's preference or lags, or marks it as leaving.
     SetCopy {
         /// The database.
         database: DatabaseId,
@@ -158,7 +159,30 @@ pub enum Command {
         preference: Option<u32>,
         /// Whether the active must drop it from the rule, and nothing may activate it.
         leaving: Option<bool>,
+        /// New lags; a replay lag makes the copy a lagged one.
+        #[serde(default)]
+        lag: Option<LagSettings>,
     },
+    /// Stops copying and replay, or only automatic activation (F43). Refused for the active copy.
+    SuspendCopy {
+        /// The database.
+        database: DatabaseId,
+        /// The copy.
+        copy: CopyId,
+        /// What is stopped, why and for how long; times count from the command's stamp.
+        request: SuspendRequest,
+    },
+    /// Lets a copy go on, and gives a fault another try (F44).
+    ResumeCopy {
+        /// The database.
+        database: DatabaseId,
+        /// The copy.
+        copy: CopyId,
+        /// What stays suspended.
+        request: ResumeRequest,
+    },
+    /// Suspensions whose time has run out by the command's stamp end.
+    EndSuspensions,
     /// Gives a wiped or reseeded copy its new identity (R4); the old id stays in recorded rules,
     /// where it is never reached again.
     ReplaceCopy {
@@ -268,6 +292,12 @@ pub struct Refusal {
     pub reason: RefusalReason,
     /// With names and values.
     pub message: String,
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        Self { reason: refused.reason, message: refused.message }
+    }
 }
 
 impl Refusal {

@@ -53,6 +53,26 @@ pub enum EventKind {
     CopyAdded(CopyId),
     /// A copy was removed.
     CopyRemoved(CopyId),
+    /// An operator suspended a copy.
+    CopySuspended {
+        /// The copy.
+        copy: CopyId,
+        /// Only its activation.
+        activation_only: bool,
+        /// Why.
+        comment: String,
+    },
+    /// A copy goes on: an operator resumed it, or its time was over.
+    CopyResumed(CopyId),
+    /// An operator changed the lags of a copy.
+    CopyLagSet {
+        /// The copy.
+        copy: CopyId,
+        /// Seconds.
+        replay_lag: u64,
+        /// Seconds.
+        truncation_lag: u64,
+    },
     /// An operator opened or closed a database.
     IntentChanged(MountIntent),
     /// An activation began.

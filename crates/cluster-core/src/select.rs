@@ -33,6 +33,8 @@ pub enum Exclusion {
     Lagged,
     /// An operator wants it gone.
     Leaving,
+    /// Its replication or its activation is suspended (F43).
+    Suspended,
     /// Another copy was asked for.
     NotRequested,
 }
@@ -177,6 +179,7 @@ fn judge(input: &SelectionInput<'_>, id: CopyId) -> Candidate {
     exclude(!input.alive.contains(&copy.member), Exclusion::NoContact);
     exclude(lagged, Exclusion::Lagged);
     exclude(copy.leaving, Exclusion::Leaving);
+    exclude(!copy.suspension.is_none(), Exclusion::Suspended);
     exclude(input.requested.is_some_and(|requested| requested != id), Exclusion::NotRequested);
     Candidate {
         copy: id,
@@ -199,7 +202,7 @@ pub fn first_rule(input: &SelectionInput<'_>, target: CopyId) -> CommitRule {
         let sane = |r: &SealReply| r.sealed == input.epoch && r.fault.is_none() && !r.may_have_lost;
         input.replies.iter().any(|r| r.copy == id && r.ha && sane(r))
     };
-    let ha = || database.copies.iter().filter(|(_, c)| c.kind == CopyKind::Ha && !c.leaving);
+    let ha = || database.copies.iter().filter(|(id, c)| **id == target || c.may_count());
     let mut chosen: Vec<_> = ha().filter(|(id, _)| **id == target || answers(**id)).collect();
     let block = database.settings.degrade_after_ms.is_none();
     if block && chosen.len() < 2 {

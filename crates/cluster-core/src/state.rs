@@ -17,8 +17,8 @@ use std::collections::BTreeMap;
 
 use keelson_types::{
     ClusterId, CommitConstraint, CommitRule, CopyId, DatabaseId, DatabaseName, DatabaseState,
-    Epoch, IncarnationId, LogEnd, MemberId, MemberName, MountIntent, OperationId, SiteName,
-    StreamId,
+    Epoch, IncarnationId, LagSettings, LogEnd, MemberId, MemberName, MountIntent, OperationId,
+    SiteName, StreamId, Suspension,
 };
 use serde::{Deserialize, Serialize};
 
@@ -179,6 +179,29 @@ pub struct CopyConfig {
     pub leaving: bool,
     /// Index of the command that added it.
     pub added_at_index: u64,
+    /// What an operator stopped (F43).
+    #[serde(default)]
+    pub suspension: Suspension,
+    /// Replay lag and truncation lag; `kind` is lagged if there is a replay lag (F87).
+    #[serde(default)]
+    pub lag: LagSettings,
+    /// How often an operator resumed the copy: each time it gives its fault another try.
+    #[serde(default)]
+    pub resumes: u64,
+}
+
+impl CopyConfig {
+    /// Whether the copy may take part in the commit rule.
+    #[must_use]
+    pub fn may_count(&self) -> bool {
+        self.kind == CopyKind::Ha && !self.leaving && !self.is_stopped()
+    }
+
+    /// Whether copying and replay are suspended.
+    #[must_use]
+    pub const fn is_stopped(&self) -> bool {
+        self.suspension.replication.is_some()
+    }
 }
 
 /// How the commit constraint is chosen.
@@ -207,6 +230,9 @@ pub struct DatabaseSettings {
     /// Whether the active compresses frames.
     #[serde(default)]
     pub lz4: bool,
+    /// Whether log that every copy is through with goes without a backup (F99).
+    #[serde(default)]
+    pub circular_logging: bool,
 }
 
 impl Default for DatabaseSettings {
@@ -217,6 +243,7 @@ impl Default for DatabaseSettings {
             dismount_after_ms: 30_000,
             generation_bytes: 16 * 1024 * 1024,
             lz4: false,
+            circular_logging: false,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! state decides. Changes are for the leader; a follower refuses them with the leader's address in
 //! the details. Reads are answered from the local applied state.
 
+mod copies;
 mod databases;
 mod digests;
 mod members;
@@ -23,9 +24,10 @@ use keelson_wire::v1::{
     InitClusterRequest, InitClusterResponse, ListDecisionsRequest, ListDecisionsResponse,
     ListEventsRequest, ListEventsResponse, MountDatabaseRequest, OperationStarted,
     RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
-    RemoveMemberRequest, RemoveMemberResponse, SetDatabaseRequest, SetDatabaseResponse,
-    SetMemberRequest, SetMemberResponse, ShowDatabaseRequest, ShowDatabaseResponse,
-    SwitchoverRequest, TopologyRequest, TopologyResponse,
+    RemoveMemberRequest, RemoveMemberResponse, ResumeCopyRequest, ResumeCopyResponse,
+    SetCopyRequest, SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest,
+    SetMemberResponse, ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest,
+    SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -99,6 +101,10 @@ arms! {
         Some("dismount_database"), admin_dismount_database;
     add_copy(AddCopyRequest) -> AddCopyResponse = Some("add_copy"), admin_add_copy;
     remove_copy(RemoveCopyRequest) -> RemoveCopyResponse = Some("remove_copy"), admin_remove_copy;
+    suspend_copy(SuspendCopyRequest) -> SuspendCopyResponse =
+        Some("suspend_copy"), admin_suspend_copy;
+    resume_copy(ResumeCopyRequest) -> ResumeCopyResponse = Some("resume_copy"), admin_resume_copy;
+    set_copy(SetCopyRequest) -> SetCopyResponse = Some("set_copy"), admin_set_copy;
     copy_status(CopyStatusRequest) -> CopyStatusResponse = None, admin_copy_status;
     switchover(SwitchoverRequest) -> OperationStarted = Some("switchover"), admin_switchover;
     compare_digests(CompareDigestsRequest) -> CompareDigestsResponse =

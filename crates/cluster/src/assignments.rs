@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keelson_cluster_core::{ClusterState, CopyConfig, Database, LeaseHolder};
+use keelson_cluster_core::{ClusterState, CopyConfig, CopyKind, Database, LeaseHolder};
 use keelson_types::{CopyId, DatabaseId, IncarnationId, MemberId, MountIntent, Tick, Weakness};
 use keelson_wire::v1::{
     AssignDatabase, AssignMembers, CommitConstraint, CopyAssignment, DatabaseAssignment,
@@ -214,7 +214,11 @@ fn assignment(database: &Database, this_copy: CopyId) -> DatabaseAssignment {
         copy: ids::bytes(*id),
         member: ids::bytes(config.member),
         leaving: config.leaving,
+        lagged: config.kind == CopyKind::Lagged,
+        suspended: config.is_stopped(),
     };
+    let own = database.copies.get(&this_copy);
+    let lag = own.map(|config| config.lag).unwrap_or_default();
     DatabaseAssignment {
         database: ids::bytes(database.id),
         name: database.name.to_string(),
@@ -231,5 +235,9 @@ fn assignment(database: &Database, this_copy: CopyId) -> DatabaseAssignment {
         copies: database.copies.iter().map(copy).collect(),
         lz4: database.settings.lz4,
         wanted_constraint: CommitConstraint::from(database.wanted_constraint()).into(),
+        replay_lag_seconds: lag.replay_lag().as_secs(),
+        truncation_lag_seconds: lag.truncation_lag().as_secs(),
+        resumes: own.map_or(0, |config| config.resumes),
+        circular_logging: database.settings.circular_logging,
     }
 }

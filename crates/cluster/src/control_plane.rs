@@ -35,6 +35,7 @@ use crate::peers::{Peers, call};
 use crate::quorum::QuorumClock;
 use crate::raft_types::{Raft, node_id};
 use crate::storage::{self, Opened, StorageFault};
+use crate::suspensions;
 use crate::timings::Timings;
 
 /// How long a clean stop waits for the data process to stop serving.
@@ -252,6 +253,7 @@ fn spawn_tasks(
     let (grants, granted) = mpsc::channel(GRANTS);
     let progress = Arc::new(Progress::default());
     context.spawn(LeaderTask::new(context.clone(), quorum, inputs).run());
+    context.spawn(suspensions::run(context.clone()));
     context.spawn(probe(context.clone(), progress.clone()));
     context.spawn(Renewer::new(context.clone(), progress, grants).run());
     context.spawn(Assigner::new(context.clone(), events, granted, announced).run());

@@ -38,6 +38,7 @@ mod quorum;
 mod raft_types;
 mod reports;
 mod storage;
+mod suspensions;
 mod timings;
 
 pub use applied::Applied;

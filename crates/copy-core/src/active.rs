@@ -31,6 +31,8 @@ pub(crate) struct Active {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) member: MemberId,
+    /// It wants no log now.
+    pub(crate) suspended: bool,
     pub(crate) link: PeerLink,
     /// Durable there in this epoch; stays true when the session breaks.
     pub(crate) durable: Position,
@@ -124,20 +126,26 @@ impl CopyMachine {
         let Role::Active(active) = &mut self.role else { return };
         let Some(assignment) = &self.assignment else { return };
         let others = assignment.copies.iter().filter(|c| c.copy != self.config.copy);
-        let wanted: BTreeMap<_, _> = others.map(|c| (c.copy, c.member)).collect();
+        let wanted: BTreeMap<_, _> = others.map(|c| (c.copy, (c.member, c.suspended))).collect();
         let gone: Vec<_> =
             active.peers.keys().filter(|copy| !wanted.contains_key(copy)).copied().collect();
         for copy in gone {
             active.peers.remove(&copy);
             out.push(Action::ClosePeer { copy });
         }
-        for (copy, member) in wanted {
-            active.peers.entry(copy).or_insert_with(|| Peer {
+        for (copy, (member, suspended)) in wanted {
+            let peer = active.peers.entry(copy).or_insert_with(|| Peer {
                 member,
+                suspended,
                 link: PeerLink::Down,
                 durable: Position::ZERO,
                 silent_since: None,
             });
+            peer.suspended = suspended;
+            if suspended && peer.link != PeerLink::Down {
+                peer.link = PeerLink::Down;
+                out.push(Action::ClosePeer { copy });
+            }
         }
         let connected = self.connected.clone();
         for member in connected {
@@ -149,7 +157,7 @@ impl CopyMachine {
         let Role::Active(active) = &mut self.role else { return };
         let epoch = active.epoch;
         for (copy, peer) in &mut active.peers {
-            if peer.member == member && peer.link == PeerLink::Down {
+            if peer.member == member && peer.link == PeerLink::Down && !peer.suspended {
                 peer.link = PeerLink::Offered;
                 out.push(Action::OpenPeer { copy: *copy, member, epoch });
             }

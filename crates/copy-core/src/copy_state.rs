@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use keelson_types::{CopyFault, CopyRole, CopyStatus, LogSizes, Queue, Tick, Watermarks};
 
-use crate::suspension::{SuspendedBy, Suspension};
+use keelson_types::{SuspendedBy, Suspension};
 
 pub use fault::{Healing, RECOPY_ATTEMPTS_MAX, fault_status, healing};
 

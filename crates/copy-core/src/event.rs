@@ -51,8 +51,11 @@ pub struct PeerCopy {
     pub member: MemberId,
     /// The member's site.
     pub site: SiteName,
-    /// It may take part in the commit rule: an HA copy that is not leaving. Others get the log too.
+    /// It may take part in the commit rule: an HA copy that is neither leaving nor suspended.
+    /// Others, but for suspended ones, get the log too.
     pub may_count: bool,
+    /// An operator stopped its copying and replay (F43): it is offered nothing.
+    pub suspended: bool,
 }
 
 /// What consensus says of the database, as far as this copy knows.
@@ -194,6 +197,9 @@ pub enum Event {
         /// Position behind the last replayed frame.
         to: Position,
     },
+    /// How far a lagged copy may replay now; nothing for a copy without lag. An activation and an
+    /// active copy pay no heed to it.
+    ReplayLimit(Option<Position>),
     /// The store failed beyond a reopen.
     StoreFailed {
         /// Why.
@@ -479,6 +485,8 @@ pub enum OpenRefusal {
     Busy,
     /// It failed.
     Failed,
+    /// An operator suspended it.
+    Suspended,
 }
 
 /// Why an active stops.

@@ -6,7 +6,7 @@
 //! for those completions.
 //!
 //! Beside the machine stand the decisions that need no history of events, as plain functions over
-//! values: [`copy_state`], [`lag`], [`suspension`], [`truncate`].
+//! values: [`copy_state`], [`lag`], [`truncate`].
 
 mod activation;
 mod active;
@@ -16,11 +16,9 @@ mod event;
 pub mod lag;
 mod machine;
 mod passive;
-mod refused;
 mod rule_change;
 mod seal;
 mod status;
-pub mod suspension;
 pub mod truncate;
 
 pub use active::PeerView;
@@ -29,6 +27,6 @@ pub use event::{
     Action, Assignment, CopyConfig, Event, LogSource, MountFailure, MountOrder, OpenOffer,
     OpenRefusal, PeerCopy, Recovered, SealAnswer, SealRefusal, StopReason,
 };
+pub use keelson_types::Refused;
 pub use machine::CopyMachine;
-pub use refused::Refused;
 pub use status::CopyView;

@@ -11,7 +11,8 @@ use keelson_types::{CopyFault, Epoch, EpochTable, LogEnd, MemberId, Position, Ti
 use crate::activation::Activation;
 use crate::active::Active;
 use crate::event::{
-    Action, Assignment, CopyConfig, Event, MountFailure, OpenRefusal, Recovered, StopReason,
+    Action, Assignment, CopyConfig, Event, MountFailure, OpenRefusal, PeerCopy, Recovered,
+    StopReason,
 };
 use crate::passive::Passive;
 use crate::seal::Sealing;
@@ -46,6 +47,7 @@ pub struct CopyMachine {
     pub(crate) committed: Position,
     pub(crate) replayed: Position,
     replay_asked: Position,
+    replay_limit: Option<Position>,
     saves: u64,
     pub(crate) assignment: Option<Assignment>,
     pub(crate) dead: BTreeSet<MemberId>,
@@ -83,6 +85,7 @@ impl CopyMachine {
             committed: found.committed.max(found.replayed),
             replayed: found.replayed,
             replay_asked: found.replayed,
+            replay_limit: None,
             saves: 0,
             assignment: None,
             dead: BTreeSet::new(),
@@ -118,6 +121,7 @@ impl CopyMachine {
             Event::EpochBegun { start, end } => self.epoch_begun(start, end, out),
             Event::Appended { end } => self.appended(end),
             Event::Replayed { to } => self.replayed_to(to, out),
+            Event::ReplayLimit(limit) => self.replay_limit = limit,
             Event::StoreFailed { fault } => self.failed(fault, false, out),
             Event::PeerUp { member } => self.peer_up(member, out),
             Event::PeerDown { member } => self.peer_down(member),
@@ -144,11 +148,29 @@ impl CopyMachine {
     /// What is always true afterwards: commits, rule changes, expiries, replay.
     fn upkeep(&mut self, now: Tick, out: &mut Vec<Action>) {
         self.active_upkeep(now, out);
-        let target = self.committed.min(self.durable.position);
+        let target = self.replay_target();
         if target > self.replay_asked && self.fault.is_none() && !self.cutting {
             self.replay_asked = target;
             out.push(Action::ReplayTo(target));
         }
+    }
+
+    /// Committed and durable; a suspended copy replays nothing, a lagged one what is old enough.
+    fn replay_target(&self) -> Position {
+        let target = self.committed.min(self.durable.position);
+        match self.replay_limit {
+            _ if self.own_epoch().is_some() => target,
+            _ if self.is_suspended() => Position::ZERO,
+            Some(limit) => target.min(limit),
+            None => target,
+        }
+    }
+
+    /// Whether an operator stopped copying and replay.
+    pub(crate) fn is_suspended(&self) -> bool {
+        let own = |copy: &&PeerCopy| copy.copy == self.config.copy;
+        let assignment = self.assignment.as_ref();
+        assignment.and_then(|a| a.copies.iter().find(own)).is_some_and(|copy| copy.suspended)
     }
 
     /// When to step with [`Event::Wake`] at the latest; `None` while nothing is waited for.
@@ -219,6 +241,7 @@ impl CopyMachine {
         let mine = assignment.active == Some(self.config.copy);
         let rule = assignment.rule.clone();
         self.assignment = Some(assignment);
+        self.leave_when_suspended(out);
         self.sync_peers(out);
         if let Some(rule) = rule.clone() {
             self.rule_published(epoch, rule);
@@ -232,6 +255,17 @@ impl CopyMachine {
                 self.resume(epoch, rule, out);
             }
             _ => self.give_up(epoch, StopReason::Restarted, out),
+        }
+    }
+
+    /// A suspended copy takes no more log; its source offers again once it goes on.
+    fn leave_when_suspended(&mut self, out: &mut Vec<Action>) {
+        if let Role::Passive(passive) = &self.role
+            && self.is_suspended()
+        {
+            let (member, epoch) = (passive.member, passive.epoch);
+            out.push(Action::SendRefused { member, epoch, refusal: OpenRefusal::Suspended });
+            self.role = Role::Idle;
         }
     }
 

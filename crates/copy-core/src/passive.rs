@@ -74,6 +74,9 @@ impl CopyMachine {
             Some(_) => return Some(OpenRefusal::Failed),
             None => {}
         }
+        if self.is_suspended() {
+            return Some(OpenRefusal::Suspended);
+        }
         if offer.stream != self.config.stream {
             return Some(OpenRefusal::Diverged);
         }

@@ -74,6 +74,9 @@ impl CopyMachine {
                 _ => CopyStatus::Failed,
             };
         }
+        if self.is_suspended() && self.own_epoch().is_none() {
+            return CopyStatus::Suspended;
+        }
         match &self.role {
             Role::Active(active) if active.held_since.is_some() => CopyStatus::Held,
             Role::Active(active) if active.serving => CopyStatus::Mounted,

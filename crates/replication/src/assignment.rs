@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keelson_copy_core::{Assignment as CoreAssignment, PeerCopy};
 use keelson_types::{
-    CommitConstraint, CommitRule, CopyId, DatabaseId, MemberId, SiteName, StreamId,
+    CommitConstraint, CommitRule, CopyId, DatabaseId, LagSettings, MemberId, SiteName, StreamId,
 };
 use keelson_wire::{Invalid, ids, v1};
 
@@ -40,7 +40,8 @@ impl Assignment {
             }
             let site = SiteName::new(site_of(member).ok_or(Invalid("copies.member"))?);
             let site = site.map_err(|_| Invalid("members.site"))?;
-            copies.push(PeerCopy { copy, member, site, may_count: !row.leaving });
+            let may_count = !row.leaving && !row.lagged && !row.suspended;
+            copies.push(PeerCopy { copy, member, site, may_count, suspended: row.suspended });
         }
         let degrade = message.degrade_after_millis;
         let assignment = CoreAssignment {
@@ -63,6 +64,13 @@ impl Assignment {
                 assignment,
                 generation_bytes: message.generation_bytes,
                 compress: message.lz4,
+                resumes: message.resumes,
+                lag: LagSettings::new(
+                    Duration::from_secs(message.replay_lag_seconds),
+                    Duration::from_secs(message.truncation_lag_seconds),
+                )
+                .map_err(|_| Invalid("lag"))?,
+                circular_logging: message.circular_logging,
             },
         })
     }

@@ -9,7 +9,9 @@ use keelson_copy_core::{
 use keelson_env::KvStore;
 use keelson_format::{Chunk, CursorState};
 use keelson_log::LogReader;
-use keelson_types::{CommitRule, CopyFault, CopyId, Epoch, EpochTable, LogEnd, MemberId, Position};
+use keelson_types::{
+    CommitRule, CopyFault, CopyId, Epoch, EpochTable, LagSettings, LogEnd, MemberId, Position,
+};
 use keelson_wire::{Refusal, v1};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -57,6 +59,10 @@ pub(crate) struct Assigned {
     pub(crate) assignment: Assignment,
     pub(crate) generation_bytes: u64,
     pub(crate) compress: bool,
+    /// How often an operator resumed this copy.
+    pub(crate) resumes: u64,
+    pub(crate) lag: LagSettings,
+    pub(crate) circular_logging: bool,
 }
 
 /// Answers of a passive to this active.

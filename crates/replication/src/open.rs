@@ -23,6 +23,9 @@ use crate::store_lane::{fault_of, log_fault};
 /// Starts that may be begun without an end before the copy is left alone (review S9.6).
 const START_TRIES_MAX: u32 = 5;
 
+/// Extension of the control record: the resumes at which the starts were counted anew.
+const RESUMES_EXTENSION: u16 = 1;
+
 /// Where the copies of a member lie.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
@@ -54,6 +57,8 @@ pub(crate) struct Identity {
     pub(crate) copy: CopyId,
     pub(crate) stream: StreamId,
     pub(crate) generation_bytes: u64,
+    /// How often an operator resumed the copy; each time its starts are counted anew.
+    pub(crate) resumes: u64,
 }
 
 /// A copy with its files.
@@ -76,7 +81,7 @@ pub(crate) fn open_copy(
 ) -> Result<OpenCopy, CopyFault> {
     let directory = places.database(identity.database);
     let (mut control, mut record) = open_control(places, identity, &directory)?;
-    count_start(&mut control, &mut record)?;
+    count_start(&mut control, &mut record, identity.resumes)?;
     let opened = open_files(places, opener, identity, shared, &record);
     if opened.is_err() {
         // It came to an end, if a bad one: only starts that take the process along count.
@@ -137,13 +142,38 @@ fn open_files(
     Ok((log, state, store_directory, recovered))
 }
 
-fn count_start(control: &mut ControlFile, record: &mut ControlRecord) -> Result<(), CopyFault> {
+fn count_start(
+    control: &mut ControlFile,
+    record: &mut ControlRecord,
+    resumes: u64,
+) -> Result<(), CopyFault> {
+    if set_number(record, RESUMES_EXTENSION, resumes) {
+        record.start_tries = 0;
+    }
     if record.start_tries >= START_TRIES_MAX {
         return Err(CopyFault::CrashLoop);
     }
     record.start_tries += 1;
     let written = control.write(record);
     written.map_err(|error| CopyFault::LogIo(format!("control file: {error}")))
+}
+
+/// Keeps a number that only rises as an extension of the record; says whether it rose.
+fn set_number(record: &mut ControlRecord, number: u16, value: u64) -> bool {
+    let found = record.extensions.iter_mut().find(|(n, _)| *n == number);
+    let bytes = value.to_le_bytes().to_vec();
+    match found {
+        Some((_, old)) => {
+            let before = <[u8; 8]>::try_from(&old[..]).map_or(0, u64::from_le_bytes);
+            *old = bytes;
+            before < value
+        }
+        None => {
+            record.extensions.push((number, bytes));
+            record.extensions.sort();
+            value > 0
+        }
+    }
 }
 
 fn make_directory(places: &Places, directory: &Path) -> Result<(), CopyFault> {
@@ -292,6 +322,7 @@ mod tests {
             copy: CopyId::from_bytes([copy; 16]),
             stream: StreamId::from_bytes([9; 16]),
             generation_bytes: 1024 * 1024,
+            resumes: 0,
         }
     }
 
@@ -311,6 +342,8 @@ mod tests {
             drop(open(&places, &stores, 1).unwrap());
         }
         assert_eq!(open(&places, &stores, 1).err(), Some(CopyFault::CrashLoop));
+        let resumed = Identity { resumes: 1, ..identity(1) };
+        assert!(open_copy(&places, &stores, &resumed, &CopyShared::for_tests()).is_ok());
     }
 
     #[test]

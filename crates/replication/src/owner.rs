@@ -393,7 +393,12 @@ impl Owner {
     }
 
     fn assigned(&mut self, assigned: crate::message::Assigned) {
-        self.known().assigned = Some(assigned.clone());
+        let before = self.known().assigned.replace(assigned.clone());
+        if before.is_some_and(|before| before.resumes < assigned.resumes) && self.fault().is_some()
+        {
+            // The operator wants another try, now.
+            self.reopen_at = Some(Instant::now());
+        }
         self.generation_bytes = assigned.generation_bytes;
         self.reframe(assigned.generation_bytes, assigned.compress);
         self.event(Event::Assigned(assigned.assignment));

@@ -338,6 +338,7 @@ impl Follower {
                 copy: assignment.copy,
                 stream: assignment.stream,
                 generation_bytes: assignment.assigned.generation_bytes,
+                resumes: assignment.assigned.resumes,
             },
             digests,
             known,

@@ -139,6 +139,7 @@ fn refusal(refused: &v1::ShipRefused) -> OpenRefusal {
         }
         Some(RefusalReason::Diverged) => OpenRefusal::Diverged,
         Some(RefusalReason::CopyFailed) => OpenRefusal::Failed,
+        Some(RefusalReason::Suspended) => OpenRefusal::Suspended,
         _ => OpenRefusal::Busy,
     }
 }

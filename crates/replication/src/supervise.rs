@@ -107,10 +107,17 @@ impl Supervised {
         owner
     }
 
+    /// How often an operator resumed the copy, as last heard.
+    fn resumes(&self) -> Option<u64> {
+        let known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        known.assigned.as_ref().map(|assigned| assigned.resumes)
+    }
+
     async fn open_files(&self) -> Result<OpenCopy, CopyFault> {
         let (reply, opened) = oneshot::channel();
-        let (context, identity, shared) =
+        let (context, mut identity, shared) =
             (self.context.clone(), self.identity.clone(), self.shared.clone());
+        identity.resumes = self.resumes().unwrap_or(identity.resumes);
         self.context.stores.run(move || {
             let opener = context.opener.0.as_ref();
             drop(reply.send(open_copy(&context.places, opener, &identity, &shared)));

@@ -9,13 +9,16 @@
 mod commit_rule;
 mod epoch;
 mod ids;
+mod lag_settings;
 mod limits;
 mod log_hold;
 mod log_sizes;
 mod position;
 mod reasons;
 mod record;
+mod refused;
 mod states;
+mod suspension;
 mod time;
 mod watermarks;
 mod weakness;
@@ -26,6 +29,7 @@ pub use ids::{
     ClusterId, CopyId, DatabaseId, DatabaseName, IncarnationId, LogId, MemberId, MemberName,
     NameError, OperationId, SessionId, SiteName, StoreId, StreamId,
 };
+pub use lag_settings::{LAG_MAX, LagSettings, PLAY_DOWN_MAX_DELAY};
 pub use limits::{
     BATCH_BYTES_MAX, KEY_BYTES_MAX, LOG_UNIT_BYTES, SUSPEND_COMMENT_CHARS_MAX, VALUE_BYTES_MAX,
 };
@@ -34,7 +38,11 @@ pub use log_sizes::{LogSizes, Queue};
 pub use position::{Generation, LogEnd, Position};
 pub use reasons::{CopyFault, FailureCode, RefusalReason};
 pub use record::{Record, SessionRecord};
+pub use refused::Refused;
 pub use states::{CopyRole, CopyStatus, DatabaseState, MountIntent};
+pub use suspension::{
+    ResumeRequest, SUSPEND_FOR_MAX, Stop, SuspendFacts, SuspendRequest, SuspendedBy, Suspension,
+};
 pub use time::{HybridTime, Tick};
 pub use watermarks::{WatermarkError, Watermarks};
 pub use weakness::Weakness;

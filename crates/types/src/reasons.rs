@@ -181,6 +181,9 @@ refusals! {
     /// The two logs share no position from which shipping could go on.
     Diverged = "diverged",
         "the copy has to be seeded again";
+    /// The copy is suspended.
+    Suspended = "suspended",
+        "keelson copy status shows who suspended it and why; keelson copy resume lets it go on";
     /// The copy failed; see its fault.
     CopyFailed = "copy_failed",
         "keelson copy status -o json shows the fault";

@@ -1,5 +1,7 @@
 //! `keelson copy`: copies of databases on members, and how far each of them is.
 
+mod changes;
+
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
@@ -37,6 +39,12 @@ pub(crate) enum Command {
     },
     /// Show state and queues of copies, asked from all members now
     Status(Status),
+    /// Change preference and lags of a copy
+    Set(changes::Set),
+    /// Stop copying and replay of a passive copy, or only its automatic activation
+    Suspend(changes::Suspend),
+    /// Let a suspended copy go on; gives the fault of a failed one another try
+    Resume(changes::Resume),
 }
 
 #[derive(Args, Debug)]
@@ -71,6 +79,9 @@ impl Command {
             Self::Remove { database, member } => remove(global, &database, &member).await,
             Self::List { database } => list(global, database.as_deref()).await,
             Self::Status(status) => status.run(global).await,
+            Self::Set(set) => set.run(global).await,
+            Self::Suspend(suspend) => suspend.run(global).await,
+            Self::Resume(resume) => resume.run(global).await,
         }
     }
 }
@@ -156,6 +167,8 @@ const STATUS_COLUMNS: &[Column] = &[
     wide("log"),
     wide("store"),
     wide("commit rule"),
+    wide("replay lag"),
+    wide("suspended"),
     wide("fault"),
 ];
 
@@ -199,8 +212,20 @@ fn status_row(row: &CopyStatusRow) -> Vec<String> {
         text::size(facts.log_bytes),
         text::size(facts.store_bytes),
         facts.commit_rule,
+        lag_text(row.replay_lag_seconds),
+        suspended_text(row),
         facts.fault,
     ]
+}
+
+fn lag_text(seconds: u64) -> String {
+    if seconds == 0 { String::new() } else { text::span(Duration::from_secs(seconds)) }
+}
+
+fn suspended_text(row: &CopyStatusRow) -> String {
+    let Some(suspension) = &row.suspension else { return String::new() };
+    let what = if suspension.replication { "replication" } else { "activation" };
+    format!("{what}: {}", suspension.comment)
 }
 
 /// The status as the member gave it; a member that did not answer gives none.
@@ -229,6 +254,14 @@ fn status_data(row: &CopyStatusRow) -> Value {
         "degraded": facts.degraded,
         "commit_rule": facts.commit_rule,
         "fault": facts.fault,
+        "replay_lag_seconds": row.replay_lag_seconds,
+        "truncation_lag_seconds": row.truncation_lag_seconds,
+        "activation_suspended": row.suspension.as_ref().is_some_and(|s| s.activation),
+        "replication_suspended": row.suspension.as_ref().is_some_and(|s| s.replication),
+        "suspend_comment": row.suspension.as_ref().map(|s| &s.comment),
+        "suspended_by": row.suspension.as_ref().map(|s| &s.by),
+        "suspended_since": row.suspension.as_ref().map(|s| text::time(s.since_unix_millis)),
+        "suspended_until": row.suspension.as_ref().map(|s| text::time(s.until_unix_millis)),
         "epoch": text::epoch(facts.epoch.as_ref()),
         "sealed": text::epoch(facts.sealed.as_ref()),
         "copy_queue_logs": text::logs(facts.copy_queue_bytes),

@@ -89,6 +89,9 @@ pub(crate) struct Settings {
     /// Compress the log with lz4
     #[arg(long, value_name = "BOOL")]
     lz4: Option<bool>,
+    /// Remove log that every copy is through with, without waiting for a backup
+    #[arg(long, value_name = "BOOL")]
+    circular_logging: Option<bool>,
 }
 
 fn duration_or_never(text: &str) -> Result<u64, String> {
@@ -125,6 +128,7 @@ impl Settings {
             dismount_after_millis: self.dismount_after,
             generation_bytes: self.generation_size.map(|size| size.as_u64()),
             lz4: self.lz4,
+            circular_logging: self.circular_logging,
         })
     }
 }
@@ -333,6 +337,7 @@ fn show(global: &Global, info: &DatabaseInfo) {
         ("degrade after", never(info.degrade_after_millis)),
         ("dismount after", never(info.dismount_after_millis)),
         ("lz4", info.lz4.to_string()),
+        ("circular logging", info.circular_logging.to_string()),
         ("copies", copies.collect::<Vec<_>>().join("; ")),
         ("epochs", epochs.collect::<Vec<_>>().join("; ")),
     ];
@@ -372,6 +377,7 @@ fn data(info: &DatabaseInfo) -> Value {
         "degrade_after_millis": info.degrade_after_millis,
         "dismount_after_millis": info.dismount_after_millis,
         "lz4": info.lz4,
+        "circular_logging": info.circular_logging,
         "copies": copies.collect::<Value>(),
         "epochs": epochs.collect::<Value>(),
     })

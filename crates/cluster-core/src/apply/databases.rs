@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use keelson_types::{
-    CommitConstraint, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch, MountIntent,
-    RefusalReason, StreamId,
+    CommitConstraint, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch, LagSettings,
+    MountIntent, RefusalReason, ResumeRequest, StreamId, SuspendFacts, SuspendRequest, Suspension,
 };
 
 use super::{Applied, refuse};
@@ -13,7 +13,7 @@ use crate::decision::ActivationReason;
 use crate::event::EventKind;
 use crate::ring::Ring;
 use crate::state::{
-    ClusterState, ConstraintSetting, CopyConfig, Database, DatabaseSettings, NewCopy,
+    ClusterState, ConstraintSetting, CopyConfig, CopyKind, Database, DatabaseSettings, NewCopy,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -28,9 +28,16 @@ impl ClusterState {
                 self.remove_database(index, *database, *force)
             }
             Command::AddCopy { database, copy } => self.add_copy(index, *database, copy),
-            Command::SetCopy { database, copy, preference, leaving } => {
-                self.set_copy(*database, *copy, *preference, *leaving)
+            Command::SetCopy { database, copy, preference, leaving, lag } => {
+                self.set_copy(index, (*database, *copy), *preference, *leaving, *lag)
             }
+            Command::SuspendCopy { database, copy, request } => {
+                self.suspend_copy(index, (*database, *copy), request)
+            }
+            Command::ResumeCopy { database, copy, request } => {
+                self.resume_copy(index, (*database, *copy), *request)
+            }
+            Command::EndSuspensions => Ok(self.end_suspensions(index)),
             Command::ReplaceCopy { database, old, new } => {
                 self.replace_copy(index, *database, *old, *new)
             }
@@ -139,10 +146,11 @@ impl ClusterState {
 
     fn set_copy(
         &mut self,
-        id: DatabaseId,
-        copy: CopyId,
+        index: u64,
+        (id, copy): (DatabaseId, CopyId),
         preference: Option<u32>,
         leaving: Option<bool>,
+        lag: Option<LagSettings>,
     ) -> Applied {
         let database = self.database(id)?;
         if leaving == Some(true) {
@@ -152,10 +160,76 @@ impl ClusterState {
                 return refuse(RefusalReason::Precondition, message);
             }
         }
-        let copy = known_copy(self.database_mut(id)?, copy)?;
-        copy.preference = preference.unwrap_or(copy.preference);
-        copy.leaving = leaving.unwrap_or(copy.leaving);
+        if lag.is_some_and(|lag| lag.is_lagged()) {
+            check_may_lag(database, copy)?;
+        }
+        let config = known_copy(self.database_mut(id)?, copy)?;
+        config.preference = preference.unwrap_or(config.preference);
+        config.leaving = leaving.unwrap_or(config.leaving);
+        let Some(lag) = lag.filter(|lag| *lag != config.lag) else { return Ok(Answer::Done) };
+        config.lag = lag;
+        config.kind = if lag.is_lagged() { CopyKind::Lagged } else { CopyKind::Ha };
+        let member = config.member;
+        let (replay_lag, truncation_lag) =
+            (lag.replay_lag().as_secs(), lag.truncation_lag().as_secs());
+        let kind = EventKind::CopyLagSet { copy, replay_lag, truncation_lag };
+        self.event(index, Some(member), Some(id), kind);
         Ok(Answer::Done)
+    }
+
+    fn suspend_facts(&self, id: DatabaseId, copy: CopyId) -> Result<SuspendFacts, Refusal> {
+        let database = self.database(id)?;
+        let active = database.target == Some(copy) && database.intent == MountIntent::Mounted;
+        Ok(SuspendFacts { active, seeding: false, now_unix_ms: self.clock_unix_ms })
+    }
+
+    fn suspend_copy(
+        &mut self,
+        index: u64,
+        (id, copy): (DatabaseId, CopyId),
+        request: &SuspendRequest,
+    ) -> Applied {
+        let facts = self.suspend_facts(id, copy)?;
+        let config = known_copy(self.database_mut(id)?, copy)?;
+        config.suspension = config.suspension.suspend(request, &facts)?;
+        let member = config.member;
+        let (activation_only, comment) = (request.activation_only, request.comment.clone());
+        let kind = EventKind::CopySuspended { copy, activation_only, comment };
+        self.event(index, Some(member), Some(id), kind);
+        Ok(Answer::Done)
+    }
+
+    fn resume_copy(
+        &mut self,
+        index: u64,
+        (id, copy): (DatabaseId, CopyId),
+        request: ResumeRequest,
+    ) -> Applied {
+        let facts = self.suspend_facts(id, copy)?;
+        let config = known_copy(self.database_mut(id)?, copy)?;
+        config.suspension = config.suspension.resume(&request, &facts)?;
+        config.resumes += 1;
+        let member = config.member;
+        self.event(index, Some(member), Some(id), EventKind::CopyResumed(copy));
+        Ok(Answer::Done)
+    }
+
+    fn end_suspensions(&mut self, index: u64) -> Answer {
+        let now = self.clock_unix_ms;
+        let mut ended = Vec::new();
+        for (id, database) in &mut self.databases {
+            for (copy, config) in &mut database.copies {
+                let left = config.suspension.at(now);
+                if left != config.suspension {
+                    config.suspension = left;
+                    ended.push((*id, *copy, config.member));
+                }
+            }
+        }
+        for (id, copy, member) in ended {
+            self.event(index, Some(member), Some(id), EventKind::CopyResumed(copy));
+        }
+        Answer::Done
     }
 
     fn replace_copy(&mut self, index: u64, id: DatabaseId, old: CopyId, new: CopyId) -> Applied {
@@ -224,6 +298,9 @@ fn new_copy(index: u64, copy: &NewCopy) -> CopyConfig {
         kind: copy.kind,
         leaving: false,
         added_at_index: index,
+        suspension: Suspension::default(),
+        lag: LagSettings::default(),
+        resumes: 0,
     }
 }
 
@@ -249,6 +326,16 @@ fn check_settings(settings: &DatabaseSettings, ha_copies: usize) -> Result<(), R
         }
         _ => Ok(()),
     }
+}
+
+/// A copy with a replay lag is no HA copy any more: another one must be there, and a commit rule
+/// that counts it must be able to let it go.
+fn check_may_lag(database: &Database, copy: CopyId) -> Result<(), Refusal> {
+    if database.target == Some(copy) {
+        let message = "the copy is the active one; move the database first";
+        return refuse(RefusalReason::Precondition, message);
+    }
+    check_enough_without(database, copy)
 }
 
 /// Whether the settings can still be met when the copy is gone.

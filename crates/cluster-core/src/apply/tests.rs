@@ -1,8 +1,8 @@
 //! Tests of `apply`.
 
 use keelson_types::{
-    ClusterId, CommitConstraint, DatabaseName, DatabaseState, Epoch, LogEnd, MountIntent,
-    OperationId,
+    ClusterId, CommitConstraint, DatabaseName, DatabaseState, Epoch, LagSettings, LogEnd,
+    MountIntent, OperationId, SuspendRequest,
 };
 
 use super::*;
@@ -11,7 +11,8 @@ use crate::decision::{ActivationReason, DECISION_FORMAT, DecisionRecord};
 use crate::operation::{OperationKind, OperationState};
 use crate::proof::Verdict;
 use crate::state::{
-    CERTIFIED_DEAD_MAX, ConstraintSetting, DatabaseSettings, EPOCH_HISTORY_MAX, OPERATIONS_MAX,
+    CERTIFIED_DEAD_MAX, ConstraintSetting, CopyKind, DatabaseSettings, EPOCH_HISTORY_MAX,
+    OPERATIONS_MAX,
 };
 use crate::testing::{
     DB, Log, copy, copy_of, create, epoch, life, member, member_config, new_copy, rule,
@@ -244,8 +245,13 @@ fn copies_are_added_replaced_and_removed() {
     log.refused(RefusalReason::Precondition, &remove(1));
     log.refused(RefusalReason::Precondition, &remove(3));
     log.refused(RefusalReason::UnknownCopy, &remove(9));
-    let leaving =
-        |n| Command::SetCopy { database: DB, copy: copy(n), preference: None, leaving: Some(true) };
+    let leaving = |n| Command::SetCopy {
+        database: DB,
+        copy: copy(n),
+        preference: None,
+        leaving: Some(true),
+        lag: None,
+    };
     log.refused(RefusalReason::Precondition, &leaving(1));
     log.ok(&leaving(3));
     let smaller = rule(2, 1, CommitConstraint::SecondCopy, &[1, 2]);
@@ -259,6 +265,54 @@ fn copies_are_added_replaced_and_removed() {
     assert!(database.rule.as_ref().expect("bound").has(copy(2)), "the old id stays in the rule");
     let active = Command::ReplaceCopy { database: DB, old: copy(1), new: copy(10) };
     log.refused(RefusalReason::Precondition, &active);
+}
+
+/// F43, F44: what an operator suspends is recorded, ends by itself, and never the active copy.
+#[test]
+fn copies_are_suspended_and_resumed() {
+    let mut log = three_copies();
+    activate(&mut log, 1);
+    let suspend = |n, comment: &str, lasting| Command::SuspendCopy {
+        database: DB,
+        copy: copy(n),
+        request: SuspendRequest { activation_only: false, comment: comment.into(), lasting },
+    };
+    let at = |unix_ms, command| Command::Stamped { unix_ms, command: Box::new(command) };
+    log.refused(RefusalReason::Precondition, &suspend(1, "active", None));
+    log.refused(RefusalReason::BadArgument, &suspend(2, &"x".repeat(513), None));
+    log.refused(RefusalReason::UnknownCopy, &suspend(9, "", None));
+    log.ok(&at(1_000, suspend(2, "disk change", Some(std::time::Duration::from_secs(60)))));
+    let config = |log: &Log| log.state.databases[&DB].copies[&copy(2)].clone();
+    assert!(config(&log).is_stopped() && !config(&log).may_count());
+    log.ok(&at(60_999, Command::EndSuspensions));
+    assert!(config(&log).is_stopped(), "its time is not over");
+    log.ok(&at(61_000, Command::EndSuspensions));
+    assert!(!config(&log).is_stopped());
+    log.ok(&suspend(2, "again", None));
+    let request = keelson_types::ResumeRequest { replication_only: true, ..Default::default() };
+    log.ok(&Command::ResumeCopy { database: DB, copy: copy(2), request });
+    assert!(!config(&log).is_stopped() && config(&log).suspension.activation.is_some());
+    assert_eq!(config(&log).resumes, 1);
+}
+
+/// F87, F89: a replay lag makes a lagged copy, which is no HA copy; the last HA copy stays one.
+#[test]
+fn a_replay_lag_makes_a_lagged_copy() {
+    let mut log = three_copies();
+    activate(&mut log, 1);
+    let lag = |n, hours: i64| Command::SetCopy {
+        database: DB,
+        copy: copy(n),
+        preference: None,
+        leaving: None,
+        lag: LagSettings::from_seconds(hours * 3_600, 0).ok(),
+    };
+    log.refused(RefusalReason::Precondition, &lag(1, 1));
+    log.ok(&lag(2, 24));
+    assert_eq!(log.state.databases[&DB].copies[&copy(2)].kind, CopyKind::Lagged);
+    assert_eq!(log.state.databases[&DB].ha_copy_count(), 2);
+    log.ok(&lag(2, 0));
+    assert_eq!(log.state.databases[&DB].copies[&copy(2)].kind, CopyKind::Ha);
 }
 
 #[test]

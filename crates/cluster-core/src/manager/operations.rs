@@ -121,6 +121,11 @@ impl Manager {
             let message = format!("the copy on {at} is lagged or leaving");
             return Err(refusal(RefusalReason::TargetUnfit, message));
         }
+        if !config.suspension.is_none() {
+            let comment = &config.suspension.comment;
+            let message = format!("the copy on {at} is suspended ({comment}); resume it first");
+            return Err(refusal(RefusalReason::TargetUnfit, message));
+        }
         if let Some(fault) = self.faults.get(&copy) {
             let message = format!("the copy on {at} failed: {fault}");
             return Err(refusal(RefusalReason::TargetUnfit, message));

@@ -82,6 +82,7 @@ fn preference_then_name_decide_among_equals() {
         copy: copy(n),
         preference: Some(preference),
         leaving: None,
+        lag: None,
     };
     scene.log.ok(&preference(1, 9));
     scene.log.ok(&preference(2, 3));
@@ -116,8 +117,13 @@ fn lagged_leaving_and_differently_sealed_copies_are_excluded() {
     let mut scene = Scene::new(&[(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))]);
     scene.replies[0].sealed = epoch(1);
     scene.replies[1].ha = false;
-    let leaving =
-        Command::SetCopy { database: DB, copy: copy(3), preference: None, leaving: Some(true) };
+    let leaving = Command::SetCopy {
+        database: DB,
+        copy: copy(3),
+        preference: None,
+        leaving: Some(true),
+        lag: None,
+    };
     scene.log.ok(&leaving);
     assert_eq!(scene.excluded(1), [Exclusion::OtherEpoch(epoch(1))]);
     assert_eq!(scene.excluded(2), [Exclusion::Lagged]);

@@ -49,6 +49,7 @@ fn settings(
         dismount_after_ms: asked.dismount_after_millis.unwrap_or(base.dismount_after_ms),
         generation_bytes: asked.generation_bytes.unwrap_or(base.generation_bytes),
         lz4: asked.lz4.unwrap_or(base.lz4),
+        circular_logging: asked.circular_logging.unwrap_or(base.circular_logging),
     })
 }
 
@@ -171,6 +172,7 @@ impl Context {
             dismount_after_millis: database.settings.dismount_after_ms,
             blocked: self.why_not_mounted(database),
             lz4: database.settings.lz4,
+            circular_logging: database.settings.circular_logging,
         }
     }
 
@@ -275,8 +277,13 @@ impl Context {
             let what = format!("{} holds no copy of {}", member.name, database.name);
             refusal(RefusalReason::UnknownCopy, what)
         })?;
-        let leaving =
-            Command::SetCopy { database: id, copy, preference: None, leaving: Some(true) };
+        let leaving = Command::SetCopy {
+            database: id,
+            copy,
+            preference: None,
+            leaving: Some(true),
+            lag: None,
+        };
         let (index, _) = self.propose_here(leaving).await?.answer()?;
         self.reached(index, LEAVE_DEADLINE).await?;
         self.left_rule(id, copy, &request.database).await?;

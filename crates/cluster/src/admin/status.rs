@@ -13,6 +13,7 @@ use keelson_wire::v1::{
 };
 use keelson_wire::{Refusal, ids};
 
+use crate::admin::copies::suspension;
 use crate::context::Context;
 use crate::facts::{AllFacts, of_copy};
 
@@ -177,6 +178,9 @@ fn row(
         participant: database.rule.as_ref().is_some_and(|rule| rule.has(id)),
         reachable: answer.is_some(),
         facts: answer.and_then(|facts| of_copy(facts, database.id)).cloned(),
+        suspension: suspension(&copy.suspension),
+        replay_lag_seconds: copy.lag.replay_lag().as_secs(),
+        truncation_lag_seconds: copy.lag.truncation_lag().as_secs(),
     }
 }
 

@@ -3,7 +3,7 @@
 use keelson_types::{Generation, LOG_UNIT_BYTES, Position};
 
 use super::*;
-use crate::suspension::{SuspendFacts, SuspendRequest};
+use keelson_types::{SuspendFacts, SuspendRequest};
 
 use CopyStatus as S;
 

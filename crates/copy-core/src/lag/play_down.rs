@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::marks::LagTime;
 use crate::bytes::{DecodeError, Reader, put_optional};
-use crate::refused::Refused;
+use keelson_types::Refused;
 
 const VERSION: u8 = 1;
 const MIB: u64 = 1024 * 1024;

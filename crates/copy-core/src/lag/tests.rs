@@ -62,7 +62,7 @@ fn lags_are_zero_to_fourteen_days() {
     }
     let refused = LagSettings::from_seconds(0, over).expect_err("over 14 days");
     assert_eq!(refused.reason, RefusalReason::BadArgument);
-    assert_eq!(refused.message, "truncation lag of 14.00:00:01 is over 14 days");
+    assert_eq!(refused.message, "truncation lag of 1209601 s is over 14 days");
     let negative = LagSettings::from_seconds(-5, 0).expect_err("negative");
     assert_eq!(negative.message, "replay lag of -5 s is negative");
     let delay = LagSettings::default().with_play_down_max_delay(LAG_MAX + HOUR);

@@ -1,6 +1,6 @@
 //! Frames and acknowledgements of a matched session, at both ends, and the replay target.
 
-use keelson_copy_core::{Action, Event, OpenRefusal};
+use keelson_copy_core::{Action, Event, OpenRefusal, PeerCopy};
 use keelson_types::{CopyStatus, EpochTable, Position};
 
 use crate::support::{Bench, assignment, at, copy, end, epoch, member, start, table};
@@ -123,4 +123,54 @@ fn a_passive_shows_whether_it_is_caught_up() {
     bench.step(Event::CommittedUpTo { epoch: epoch(1), committed: at(3, 0) });
     assert_eq!(bench.machine.view().status, CopyStatus::Resynchronizing);
     assert_eq!(bench.machine.table(), &EpochTable::new());
+}
+
+/// F43: a suspended copy takes no log and replays nothing; F44: it goes on where it was.
+#[test]
+fn a_suspended_passive_takes_nothing_until_it_is_resumed() {
+    let mut bench = Bench::passive(1);
+    bench.received(1, at(1, 100));
+    bench.step(Event::Logged { end: end(1, at(1, 100)) });
+    let mut news = assignment(epoch(1), Some(1));
+    news.copies[0].suspended = true;
+    let refused =
+        Action::SendRefused { member: member(1), epoch: epoch(1), refusal: OpenRefusal::Suspended };
+    bench.check(Event::Assigned(news), &[refused.clone()]);
+    assert_eq!(bench.machine.expects(epoch(1)), None);
+    assert_eq!(bench.machine.view().status, CopyStatus::Suspended);
+    let offer = crate::support::offer(1, &[start(1, Position::ZERO)], at(1, 200));
+    bench.check(Event::Open(offer.clone()), &[refused]);
+    bench.step(Event::Assigned(assignment(epoch(1), Some(1))));
+    let opened = bench.step(Event::Open(offer));
+    assert!(matches!(opened[..], [Action::SendOpened { .. }]), "{opened:?}");
+}
+
+/// F43: the active offers a suspended copy nothing, and offers again once it is resumed.
+#[test]
+fn the_active_leaves_a_suspended_peer_alone() {
+    let mut bench = Bench::active(3, &[1, 2]);
+    let mut news = assignment(epoch(3), Some(0));
+    news.copies[2] = PeerCopy { may_count: false, suspended: true, ..news.copies[2].clone() };
+    let actions = bench.step(Event::Assigned(news));
+    assert_eq!(actions[0], Action::ClosePeer { copy: copy(2) });
+    let proposed =
+        |action: &Action| matches!(action, Action::ProposeRule { rule, .. } if !rule.has(copy(2)));
+    assert!(actions.iter().any(proposed), "it leaves the rule at once: {actions:?}");
+    assert_eq!(bench.step(Event::PeerUp { member: member(2) }), []);
+    let actions = bench.step(Event::Assigned(assignment(epoch(3), Some(0))));
+    let open = Action::OpenPeer { copy: copy(2), member: member(2), epoch: epoch(3) };
+    assert_eq!(actions[0], open);
+}
+
+/// F87: a lagged copy replays only what is old enough.
+#[test]
+fn a_lagged_passive_replays_up_to_its_limit() {
+    let mut bench = Bench::passive(1);
+    bench.step(Event::ReplayLimit(Some(at(1, 50))));
+    bench.received(1, at(1, 100));
+    bench.step(Event::Logged { end: end(1, at(1, 100)) });
+    let committed = Event::CommittedUpTo { epoch: epoch(1), committed: at(1, 100) };
+    bench.check(committed, &[Action::ReplayTo(at(1, 50))]);
+    bench.check(Event::ReplayLimit(Some(at(1, 70))), &[Action::ReplayTo(at(1, 70))]);
+    bench.check(Event::ReplayLimit(None), &[Action::ReplayTo(at(1, 100))]);
 }

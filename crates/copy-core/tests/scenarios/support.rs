@@ -67,6 +67,7 @@ pub(crate) fn assignment(epoch: Epoch, active: Option<u128>) -> Assignment {
         member: member(n),
         site: SiteName::new("a").expect("valid"),
         may_count: true,
+        suspended: false,
     };
     Assignment {
         epoch,

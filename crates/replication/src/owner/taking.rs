@@ -132,6 +132,7 @@ impl Owner {
             OpenRefusal::Diverged => (RefusalReason::Diverged, None),
             OpenRefusal::Busy => (RefusalReason::Activating, None),
             OpenRefusal::Failed => (RefusalReason::CopyFailed, None),
+            OpenRefusal::Suspended => (RefusalReason::Suspended, None),
         };
         let fault = self.fault().map(|fault| fault.to_string()).unwrap_or_default();
         let refused = v1::ShipRefused {

@@ -368,7 +368,8 @@ fn assignment_of(
             copy: *id,
             member: config.member,
             site: state.members.get(&config.member)?.config.site.clone(),
-            may_count: config.kind == keelson_cluster_core::CopyKind::Ha && !config.leaving,
+            may_count: config.may_count(),
+            suspended: config.is_stopped(),
         })
     });
     let open = database.intent == MountIntent::Mounted;

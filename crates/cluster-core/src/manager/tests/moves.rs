@@ -97,7 +97,13 @@ fn a_switchover_is_checked_before_anything_changes() {
     let fault = ManagerEvent::CopyFaultChanged { copy: copy(2), fault: Some(CopyFault::DiskFull) };
     let leaving = |world: &mut World| {
         let (copy, leaving) = (copy(2), Some(true));
-        world.log.ok(&Command::SetCopy { database: DB, copy, preference: None, leaving });
+        world.log.ok(&Command::SetCopy {
+            database: DB,
+            copy,
+            preference: None,
+            leaving,
+            lag: None,
+        });
     };
     check(&|_| {}, 9, RefusalReason::UnknownMember);
     check(&|world| drop(world.step(fault.clone())), 2, RefusalReason::TargetUnfit);

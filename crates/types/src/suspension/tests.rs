@@ -1,6 +1,6 @@
-//! Tests of suspend, resume, expiry and bytes.
+//! Tests of suspend, resume and expiry.
 
-use keelson_types::RefusalReason;
+use crate::RefusalReason;
 
 use super::*;
 
@@ -147,28 +147,4 @@ fn a_suspension_for_a_time_ends_by_itself() {
     let renewed = timed.suspend(&for_hours(2), &facts(NOW + HOUR)).expect("accepted");
     assert_eq!(renewed.next_end_unix_ms(), Some(NOW + 3 * HOUR));
     assert_eq!(renewed.replication.map(|stop| stop.since_unix_ms), Some(NOW));
-}
-
-/// F43: the value survives restarts; damaged bytes are refused, never misread as "not suspended".
-#[test]
-fn bytes_come_back_and_damage_is_refused() {
-    let by = SuspendedBy::DiscardedTimeline;
-    for value in [
-        Suspension::default(),
-        suspended(&full(&"é".repeat(512))),
-        suspended(&activation_only()),
-        suspended(&for_hours(3)),
-        suspended(&for_hours(3)).suspended_by_system(by, "receipt", NOW),
-    ] {
-        let bytes = value.encode();
-        assert!(bytes.len() <= 2_100, "{} bytes", bytes.len());
-        assert_eq!(Suspension::decode(&bytes), Ok(value));
-        for length in 0..bytes.len() {
-            assert!(Suspension::decode(&bytes[..length]).is_err(), "{length} bytes");
-        }
-        let newer = [&[2], &bytes[1..]].concat();
-        assert_eq!(Suspension::decode(&newer), Err(DecodeError::Version(2)));
-        let longer = [&bytes[..], &[0]].concat();
-        assert_eq!(Suspension::decode(&longer), Err(DecodeError::Malformed("length")));
-    }
 }

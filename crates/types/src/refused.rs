@@ -1,8 +1,8 @@
-//! A refusal of the pure decisions of this crate: a stable reason and a message with values.
+//! A refusal of a pure decision: a stable reason and a message with values.
 
 use std::fmt;
 
-use keelson_types::RefusalReason;
+use crate::RefusalReason;
 
 /// Why a request was refused. The driver maps it to an error with the reason's code and hint.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,15 +14,21 @@ pub struct Refused {
 }
 
 impl Refused {
-    pub(crate) fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
+    /// A refusal.
+    #[must_use]
+    pub fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
     }
 
-    pub(crate) fn bad_argument(message: impl Into<String>) -> Self {
+    /// An argument has no meaning.
+    #[must_use]
+    pub fn bad_argument(message: impl Into<String>) -> Self {
         Self::new(RefusalReason::BadArgument, message)
     }
 
-    pub(crate) fn precondition(message: impl Into<String>) -> Self {
+    /// The state forbids it.
+    #[must_use]
+    pub fn precondition(message: impl Into<String>) -> Self {
         Self::new(RefusalReason::Precondition, message)
     }
 }

@@ -2,27 +2,25 @@
 //!
 //! Two things can be stopped: *replication* (copying and replay) and *activation* (automatic
 //! activation; copying and replay go on). Each has its own start and end, since a resume may clear
-//! one and keep the other (F44). The driver stores the value as an extension of the control record
-//! before it acts on it, so that it survives restarts. Ends are wall-clock times: they are an
-//! operator's appointment, and a clock that jumps moves them.
+//! one and keep the other (F44). It is part of the configuration of a copy in consensus, so it
+//! survives restarts, holds while the member is down, and the active drops the copy from its commit
+//! rule at once (R1). Ends are wall-clock times: they are an operator's appointment, and a clock
+//! that jumps moves them.
 
 use std::time::Duration;
 
-use keelson_types::SUSPEND_COMMENT_CHARS_MAX;
+use serde::{Deserialize, Serialize};
 
-use crate::bytes::{DecodeError, Reader, put_optional, put_text, put_u64};
-use crate::refused::Refused;
+use crate::{Refused, SUSPEND_COMMENT_CHARS_MAX};
 
 #[cfg(test)]
 mod tests;
-
-const VERSION: u8 = 1;
 
 /// Longest time of a `suspend --for`: 365 days.
 pub const SUSPEND_FOR_MAX: Duration = Duration::from_hours(365 * 24);
 
 /// From when to when something is stopped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Stop {
     /// Unix milliseconds.
     pub since_unix_ms: u64,
@@ -37,7 +35,8 @@ impl Stop {
 }
 
 /// Who stopped replication (F49, action initiator).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SuspendedBy {
     /// An operator.
     #[default]
@@ -50,7 +49,7 @@ pub enum SuspendedBy {
 }
 
 /// What is stopped on a copy. The default is nothing.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Suspension {
     /// Copying and replay are stopped.
     pub replication: Option<Stop>,
@@ -74,7 +73,7 @@ pub struct SuspendFacts {
 }
 
 /// A request to suspend.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SuspendRequest {
     /// Block automatic activation only; copying and replay go on.
     pub activation_only: bool,
@@ -85,7 +84,7 @@ pub struct SuspendRequest {
 }
 
 /// A request to resume.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ResumeRequest {
     /// Keep the activation block.
     pub replication_only: bool,
@@ -191,56 +190,6 @@ impl Suspension {
     pub const fn is_none(&self) -> bool {
         self.replication.is_none() && self.activation.is_none()
     }
-
-    /// The bytes to store, at most 2,100.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let by = match self.by {
-            SuspendedBy::Operator => 0,
-            SuspendedBy::Fault => 1,
-            SuspendedBy::DiscardedTimeline => 2,
-        };
-        let mut out = vec![VERSION, by];
-        for stop in [self.replication, self.activation] {
-            out.push(u8::from(stop.is_some()));
-            if let Some(stop) = stop {
-                put_u64(&mut out, stop.since_unix_ms);
-                put_optional(&mut out, stop.until_unix_ms);
-            }
-        }
-        put_text(&mut out, &self.comment);
-        out
-    }
-
-    /// The reverse of [`Self::encode`].
-    ///
-    /// # Errors
-    /// [`DecodeError`]. The caller must then treat the copy as suspended: bytes that say so may be
-    /// the ones that are not understood.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::versioned(bytes, VERSION)?;
-        let by = match reader.u8()? {
-            0 => SuspendedBy::Operator,
-            1 => SuspendedBy::Fault,
-            2 => SuspendedBy::DiscardedTimeline,
-            _ => return Err(DecodeError::Malformed("initiator")),
-        };
-        let replication = read_stop(&mut reader)?;
-        let activation = read_stop(&mut reader)?;
-        let comment = reader.text()?;
-        reader.end()?;
-        if comment.chars().count() > SUSPEND_COMMENT_CHARS_MAX {
-            return Err(DecodeError::Malformed("comment"));
-        }
-        Ok(Self { replication, activation, by, comment })
-    }
-}
-
-fn read_stop(reader: &mut Reader<'_>) -> Result<Option<Stop>, DecodeError> {
-    if !reader.flag()? {
-        return Ok(None);
-    }
-    Ok(Some(Stop { since_unix_ms: reader.u64()?, until_unix_ms: reader.optional()? }))
 }
 
 fn refuse_suspend(facts: &SuspendFacts) -> Result<(), Refused> {

@@ -1,0 +1,180 @@
+//! `keelson copy set`, `suspend` and `resume`.
+
+use std::time::Duration;
+
+use clap::Args;
+use keelson_wire::v1::{ResumeCopyRequest, SetCopyRequest, SuspendCopyRequest};
+use serde_json::json;
+
+use crate::context::Global;
+use crate::failure::Outcome;
+use crate::output;
+use crate::text;
+
+/// A copy as `DB@member`.
+#[derive(Clone, Debug)]
+pub(crate) struct CopyName {
+    database: String,
+    member: String,
+}
+
+impl std::str::FromStr for CopyName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.rsplit_once('@') {
+            Some((database, member)) if !database.is_empty() && !member.is_empty() => {
+                Ok(Self { database: database.into(), member: member.into() })
+            }
+            _ => Err("a copy is named DATABASE@MEMBER, for example DB1@m2".into()),
+        }
+    }
+}
+
+impl std::fmt::Display for CopyName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.database, self.member)
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Set {
+    /// The copy, as DATABASE@MEMBER
+    copy: CopyName,
+    /// Activation preference, 1 is the first choice
+    #[arg(long)]
+    preference: Option<u32>,
+    /// How long log waits for replay after it arrived, 0 to 14 days; makes a lagged copy
+    #[arg(long, value_name = "TIME", value_parser = seconds, allow_hyphen_values = true)]
+    replay_lag: Option<i64>,
+    /// How long log is kept after replay, 0 to 14 days
+    #[arg(long, value_name = "TIME", value_parser = seconds, allow_hyphen_values = true)]
+    truncation_lag: Option<i64>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Suspend {
+    /// The copy, as DATABASE@MEMBER
+    copy: CopyName,
+    /// Why; at most 512 characters
+    #[arg(long, default_value = "")]
+    comment: String,
+    /// Block automatic activation only; copying and replay go on
+    #[arg(long)]
+    activation_only: bool,
+    /// Resume by itself after this time
+    #[arg(long = "for", value_name = "TIME")]
+    lasting: Option<humantime::Duration>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Resume {
+    /// The copy, as DATABASE@MEMBER
+    copy: CopyName,
+    /// Keep automatic activation blocked
+    #[arg(long)]
+    replication_only: bool,
+}
+
+/// Whole seconds of a time like "7days", or of a bare number of seconds, which the server checks.
+fn seconds(text: &str) -> Result<i64, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    i64::try_from(time.as_secs()).map_err(|_| "too long".into())
+}
+
+impl Set {
+    pub(super) async fn run(self, global: &Global) -> Outcome {
+        let span = |seconds: i64| match u64::try_from(seconds) {
+            Ok(seconds) => text::span(Duration::from_secs(seconds)),
+            Err(_) => format!("{seconds}s"),
+        };
+        let changes = [
+            self.preference.map(|preference| format!("preference {preference}")),
+            self.replay_lag.map(|lag| format!("replay lag {}", span(lag))),
+            self.truncation_lag.map(|lag| format!("truncation lag {}", span(lag))),
+        ];
+        let changes: Vec<_> = changes.into_iter().flatten().collect();
+        let plan = format!("set {} of copy {}", changes.join(", "), self.copy);
+        if global.only_shows(&plan) {
+            return Ok(());
+        }
+        let request = SetCopyRequest {
+            database: self.copy.database.clone(),
+            member: self.copy.member.clone(),
+            preference: self.preference,
+            replay_lag_seconds: self.replay_lag,
+            truncation_lag_seconds: self.truncation_lag,
+        };
+        global.connect().await?.admin().set_copy(request).await?;
+        done(global, &self.copy, &plan);
+        Ok(())
+    }
+}
+
+impl Suspend {
+    pub(super) async fn run(self, global: &Global) -> Outcome {
+        let what = if self.activation_only { "activation" } else { "copying and replay" };
+        let plan = format!("suspend {what} of copy {}", self.copy);
+        if global.only_shows(&plan) {
+            return Ok(());
+        }
+        // Less than a second is a second: 0 means "until resumed" to the server.
+        let seconds = self.lasting.map_or(0, |time| time.as_secs().max(1));
+        let request = SuspendCopyRequest {
+            database: self.copy.database.clone(),
+            member: self.copy.member.clone(),
+            activation_only: self.activation_only,
+            comment: self.comment,
+            for_seconds: seconds,
+        };
+        global.connect().await?.admin().suspend_copy(request).await?;
+        done(global, &self.copy, &plan);
+        Ok(())
+    }
+}
+
+impl Resume {
+    pub(super) async fn run(self, global: &Global) -> Outcome {
+        let plan = format!("resume copy {}", self.copy);
+        if global.only_shows(&plan) {
+            return Ok(());
+        }
+        let request = ResumeCopyRequest {
+            database: self.copy.database.clone(),
+            member: self.copy.member.clone(),
+            replication_only: self.replication_only,
+        };
+        global.connect().await?.admin().resume_copy(request).await?;
+        done(global, &self.copy, &plan);
+        Ok(())
+    }
+}
+
+fn done(global: &Global, copy: &CopyName, sentence: &str) {
+    let data = json!({ "database": copy.database, "member": copy.member, "done": sentence });
+    output::print_done(global.output, &format!("done: {sentence}"), &data);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_have_two_names() {
+        let copy: CopyName = "DB1@m2".parse().unwrap();
+        assert_eq!((copy.database.as_str(), copy.member.as_str()), ("DB1", "m2"));
+        for bad in ["DB1", "@m2", "DB1@", ""] {
+            assert!(bad.parse::<CopyName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn times_are_words_or_seconds() {
+        assert_eq!(seconds("7days"), Ok(7 * 86_400));
+        assert_eq!(seconds("-5"), Ok(-5), "the server refuses it with a code");
+        assert!(seconds("soon").is_err());
+    }
+}

@@ -1,0 +1,115 @@
+//! Suspending, resuming and setting copies: every change is one command, decided where it is
+//! applied.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keelson_cluster_core::Command;
+use keelson_types::{
+    CopyId, DatabaseId, LagSettings, RefusalReason, ResumeRequest, SuspendRequest, SuspendedBy,
+    Suspension,
+};
+use keelson_wire::Refusal;
+use keelson_wire::v1::{
+    CopySuspension, ResumeCopyRequest, ResumeCopyResponse, SetCopyRequest, SetCopyResponse,
+    SuspendCopyRequest, SuspendCopyResponse,
+};
+
+use crate::admin::databases::label;
+use crate::context::Context;
+
+impl Context {
+    pub(super) async fn admin_suspend_copy(
+        self: &Arc<Self>,
+        request: SuspendCopyRequest,
+    ) -> Result<SuspendCopyResponse, Refusal> {
+        self.require_leader()?;
+        let (database, copy) = self.copy_called(&request.database, &request.member)?;
+        let lasting = Some(request.for_seconds).filter(|seconds| *seconds > 0);
+        let request = SuspendRequest {
+            activation_only: request.activation_only,
+            comment: request.comment,
+            lasting: lasting.map(Duration::from_secs),
+        };
+        self.propose_here(Command::SuspendCopy { database, copy, request }).await?.answer()?;
+        Ok(SuspendCopyResponse {})
+    }
+
+    pub(super) async fn admin_resume_copy(
+        self: &Arc<Self>,
+        request: ResumeCopyRequest,
+    ) -> Result<ResumeCopyResponse, Refusal> {
+        self.require_leader()?;
+        let (database, copy) = self.copy_called(&request.database, &request.member)?;
+        let request = ResumeRequest {
+            replication_only: request.replication_only,
+            ..ResumeRequest::default()
+        };
+        self.propose_here(Command::ResumeCopy { database, copy, request }).await?.answer()?;
+        Ok(ResumeCopyResponse {})
+    }
+
+    pub(super) async fn admin_set_copy(
+        self: &Arc<Self>,
+        request: SetCopyRequest,
+    ) -> Result<SetCopyResponse, Refusal> {
+        self.require_leader()?;
+        let (database, copy) = self.copy_called(&request.database, &request.member)?;
+        let lag = self.lag_asked(&request, database, copy)?;
+        let preference = request.preference;
+        if preference == Some(0) {
+            let what = "preferences begin at 1, the first choice";
+            return Err(Refusal::new(RefusalReason::BadArgument, what));
+        }
+        let change = Command::SetCopy { database, copy, preference, leaving: None, lag };
+        self.propose_here(change).await?.answer()?;
+        Ok(SetCopyResponse {})
+    }
+
+    /// The lags after a request that names one of them, both, or none.
+    fn lag_asked(
+        &self,
+        request: &SetCopyRequest,
+        database: DatabaseId,
+        copy: CopyId,
+    ) -> Result<Option<LagSettings>, Refusal> {
+        if request.replay_lag_seconds.is_none() && request.truncation_lag_seconds.is_none() {
+            return Ok(None);
+        }
+        let now = self.applied.read(|state| {
+            let config = state.databases.get(&database)?.copies.get(&copy)?;
+            Some(config.lag)
+        });
+        let now = now.unwrap_or_default();
+        let seconds = |lag: Duration| i64::try_from(lag.as_secs()).unwrap_or(i64::MAX);
+        let lag = LagSettings::from_seconds(
+            request.replay_lag_seconds.unwrap_or(seconds(now.replay_lag())),
+            request.truncation_lag_seconds.unwrap_or(seconds(now.truncation_lag())),
+        );
+        lag.map(Some).map_err(|refused| Refusal::new(refused.reason, refused.message))
+    }
+
+    fn copy_called(&self, database: &str, member: &str) -> Result<(DatabaseId, CopyId), Refusal> {
+        let database = self.database_called(database)?;
+        let member = self.member_called(member)?;
+        let copy = database.copy_on(member.id).ok_or_else(|| {
+            let what = format!("{} holds no copy of {}", member.name, database.name);
+            Refusal::new(RefusalReason::UnknownCopy, what)
+        })?;
+        Ok((database.id, copy))
+    }
+}
+
+/// A suspension as status pages show it; nothing if nothing is suspended.
+pub(super) fn suspension(value: &Suspension) -> Option<CopySuspension> {
+    let stops = [value.replication, value.activation];
+    let first = stops.into_iter().flatten().next()?;
+    Some(CopySuspension {
+        replication: value.replication.is_some(),
+        activation: value.activation.is_some(),
+        comment: value.comment.clone(),
+        since_unix_millis: first.since_unix_ms,
+        until_unix_millis: first.until_unix_ms.unwrap_or(0),
+        by: label::<SuspendedBy>(&value.by),
+    })
+}
