@@ -10,6 +10,7 @@ mod active;
 mod event;
 mod machine;
 mod passive;
+pub mod range_fetch;
 mod rule_change;
 mod seal;
 mod status;
