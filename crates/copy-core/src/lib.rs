@@ -7,6 +7,7 @@
 
 mod activation;
 mod active;
+pub mod divergence;
 mod event;
 mod machine;
 mod passive;
