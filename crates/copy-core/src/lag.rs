@@ -17,7 +17,7 @@ use keelson_types::{Position, SUSPEND_COMMENT_CHARS_MAX, Tick};
 
 pub use keelson_types::{LAG_MAX, LagSettings, PLAY_DOWN_MAX_DELAY};
 
-use crate::bytes::{DecodeError, Reader, put_text};
+use crate::byte_codec::{DecodeError, Reader, put_text};
 use keelson_types::Refused;
 
 pub use clock::{BootId, InspectionClock, Moment, REBOOT_CREDIT_MAX};

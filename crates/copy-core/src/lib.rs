@@ -6,23 +6,25 @@
 //! for those completions.
 //!
 //! Beside the machine stand the decisions that need no history of events, as plain functions over
-//! values: [`copy_state`], [`lag`], [`truncate`].
+//! values: [`copy_state`], [`divergence`], [`lag`], [`truncate`].
 
 mod activation;
 mod active;
-mod bytes;
+mod byte_codec;
 pub mod copy_state;
+pub mod divergence;
 mod event;
 pub mod lag;
 mod machine;
 mod passive;
+pub mod range_fetch;
 mod rule_change;
 mod seal;
 mod status;
 pub mod truncate;
 
 pub use active::PeerView;
-pub use bytes::DecodeError;
+pub use byte_codec::DecodeError;
 pub use event::{
     Action, Assignment, CopyConfig, Event, LogSource, MountFailure, MountOrder, OpenOffer,
     OpenRefusal, PeerCopy, Recovered, SealAnswer, SealRefusal, StopReason,

@@ -27,6 +27,10 @@ pub enum Weakness {
     ResumeAfterRestart,
     /// H9: a copy is admitted before it holds all that was acknowledged (R1).
     AdmitBeforeCaughtUp,
+    /// H10: fetched keys are trusted as soon as they are there, before replay has reached Q (S14).
+    TrustBeforeQ,
+    /// H10: what was fetched before an epoch change counts after it (S14).
+    KeepFetchedAcrossEpochs,
     /// H12: a lease that runs out gives the epoch up instead of holding (R8).
     ExpiryDismounts,
     /// H14: a new incarnation ends the old one's lease at once (S9.3).

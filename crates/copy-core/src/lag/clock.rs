@@ -20,7 +20,7 @@ use keelson_types::{Position, Tick};
 
 use super::marks::{AgeMarks, LagTime};
 use super::{LagSettings, millis};
-use crate::bytes::{DecodeError, Reader, put_u64};
+use crate::byte_codec::{DecodeError, Reader, put_u64};
 
 /// Longest time off that is believed of the wall clock after a reboot.
 pub const REBOOT_CREDIT_MAX: Duration = Duration::from_hours(1);

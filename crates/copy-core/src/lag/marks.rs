@@ -10,7 +10,7 @@ use std::time::Duration;
 use keelson_types::Position;
 
 use super::millis;
-use crate::bytes::{DecodeError, Reader, put_position, put_u64};
+use crate::byte_codec::{DecodeError, Reader, put_position, put_u64};
 
 /// Marks kept at most.
 pub const MARKS_MAX: usize = 2_048;

@@ -13,7 +13,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::marks::LagTime;
-use crate::bytes::{DecodeError, Reader, put_optional};
+use crate::byte_codec::{DecodeError, Reader, put_optional};
 use keelson_types::Refused;
 
 const VERSION: u8 = 1;

@@ -5,6 +5,7 @@
 //! members vote.
 
 mod leases;
+mod resync;
 mod rules;
 mod seals;
 
