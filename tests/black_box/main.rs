@@ -9,6 +9,7 @@ mod command_line;
 mod crashes;
 mod damage;
 mod data;
+mod dev;
 mod import;
 mod kill_loop;
 mod moves;
