@@ -1,6 +1,7 @@
 //! Wrong input gives a clear error with a stable code and a hint, and loses nothing.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use keelson_client::{Client, ClientConfig, ClientOptions, WriteBatch};
@@ -66,6 +67,18 @@ async fn keys_values_and_batches_over_the_limits_are_refused() -> Result<()> {
         batch.push_put(format!("k{number}"), vec![0; 6 * 1024 * 1024]);
     }
     assert_eq!(reason(database.write(batch).await), RefusalReason::BatchTooLarge);
+    // Over what one message may have: a server could not even read it.
+    let before = Instant::now();
+    let huge = vec![0; 25 * 1024 * 1024];
+    assert_eq!(reason(database.put("k", huge.clone()).await), RefusalReason::ValueTooLarge);
+    let session = database.session().await?;
+    assert_eq!(reason(session.put("k", huge.clone()).await), RefusalReason::ValueTooLarge);
+    let file = cluster.path().join("huge");
+    std::fs::write(&file, huge)?;
+    let file = file.display().to_string();
+    let output = cluster.cli().run(["kv", "put", "DB1", "k", "--file", &file]).await?;
+    check(&output, REFUSED, "value_too_large");
+    ensure!(before.elapsed() < Duration::from_secs(10), "retried for {:?}", before.elapsed());
     assert_eq!(database.get("k0").await?, None);
     let largest = vec![7; VALUE_BYTES_MAX];
     database.put(vec![b'k'; KEY_BYTES_MAX], largest.clone()).await?;

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use keelson_testkit::Cli;
 
 use crate::data::cluster;
+use crate::moves::another;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn copy_status_has_the_promised_fields() -> Result<()> {
@@ -86,6 +87,81 @@ async fn values_pass_through_the_command_line() -> Result<()> {
     cli.succeed(["kv", "delete", "DB1", "greeting"]).await?;
     let output = cli.run(["kv", "get", "DB1", "greeting"]).await?;
     assert_eq!((output.code, output.error_code()), (Some(1), Some("not_found")));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_gives_as_many_items_as_asked_for_beside_the_keys_of_the_tools() -> Result<()> {
+    let cluster = cluster().await?;
+    let database = cluster.client().database("DB1");
+    for number in 0..200 {
+        database.put(format!("\0keelson/import/{number}"), "1").await?;
+    }
+    for key in ["a", "b", "c", "d"] {
+        database.put(key, "v").await?;
+    }
+    let cli = cluster.cli();
+    assert_eq!(cli.succeed(["kv", "scan", "DB1", "--limit", "3"]).await?, "a\tv\nb\tv\nc\tv\n");
+    let text = cli.succeed(["kv", "scan", "DB1", "--from", "b", "--limit", "2"]).await?;
+    assert_eq!(text, "b\tv\nc\tv\n");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn decisions_are_a_table_and_operations_keep_their_comment() -> Result<()> {
+    let cluster = cluster().await?;
+    let cli = cluster.cli();
+    let to = another(&cluster, &cluster.active_of("DB1").await?);
+    let moved = ["switchover", "DB1", "--to", &to, "--comment", "a new disk"];
+    let ended = cli.json(moved).await?;
+    let time = |name: &str| ended[name].as_u64().unwrap_or(0);
+    let (started, took) = ("started_unix_millis", time("ended_unix_millis"));
+    ensure!(time(started) > 1_600_000_000_000 && took - time(started) < 60_000, "{ended}");
+    let id = ended["operation"].as_str().unwrap_or_default();
+    let shown = cli.json(["operation", "show", id]).await?;
+    assert_eq!(shown["comment"], "a new disk");
+    let long = "x".repeat(513);
+    let refused = cli.run(["switchover", "DB1", "--to", &to, "--comment", &long]).await?;
+    assert_eq!(refused.error_code(), Some("bad_argument"), "{refused:?}");
+    let text = cli.succeed(["decision", "list", "DB1"]).await?;
+    let header: Vec<_> = text.lines().take(1).flat_map(str::split_whitespace).collect();
+    assert_eq!(header, ["TIME", "DATABASE", "EPOCH", "REASON", "CHOSEN", "VERDICT", "WHY"]);
+    let last = text.lines().last().unwrap_or_default();
+    for expected in ["DB1", &format!("switchover to {to}"), "lossless", "\"a new disk\""] {
+        ensure!(last.contains(expected), "no {expected} in {last}");
+    }
+    let records = cli.json(["decision", "list", "DB1"]).await?;
+    let record = records.as_array().and_then(|all| all.last()).map(|entry| &entry["record"]);
+    ensure!(record.is_some_and(|record| record["operation"] == id), "{records}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_databases_are_measured_and_removed() -> Result<()> {
+    let cluster = cluster().await?;
+    let cli = cluster.cli();
+    let idle = ["bench", "idle", "--databases", "5", "--duration", "1s"];
+    let report = cli.json(idle).await?;
+    assert_eq!((&report["databases"], &report["copies"]), (&5.into(), &3.into()));
+    let members = report["members"].as_array().expect("an array");
+    assert_eq!(members.len(), 3);
+    for member in members {
+        assert_eq!(member["copies"], 6, "DB1 and five others: {member}");
+        for process in ["control", "data", "both"] {
+            let number = |name: &str| member[process][name].as_u64();
+            ensure!(number("resident_bytes") > Some(1 << 20), "{process}: {member}");
+            ensure!(number("open_files") > Some(0), "{process}: {member}");
+            ensure!(number("cpu_millis").is_some(), "{process}: {member}");
+        }
+    }
+    let list = cli.json(["database", "list"]).await?;
+    assert_eq!(list.as_array().map(Vec::len), Some(1), "{list}");
+    let text = cli.succeed(idle.into_iter().chain(["--keep", "--copies", "2"])).await?;
+    ensure!(text.contains("MEMBER") && text.contains("MiB"), "{text}");
+    let list = cli.json(["database", "list"]).await?;
+    assert_eq!(list.as_array().map(Vec::len), Some(6), "{list}");
+    let refused = cli.run(idle).await?;
+    assert_eq!(refused.error_code(), Some("already_exists"), "{refused:?}");
     Ok(())
 }
 

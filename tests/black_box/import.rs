@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use keelson_client::ScanOptions;
-use keelson_testkit::{eventually, synthesize_packages};
+use keelson_testkit::{Cluster, eventually, synthesize_packages};
 use serde_json::Value;
 
 use crate::data::cluster;
@@ -100,6 +100,102 @@ async fn every_format_is_found_out_and_imported() -> Result<()> {
         let found = cluster.client().database("DB1").get(format!("{prefix}{key}")).await?;
         ensure!(found.is_some(), "{name}: there is no {key}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbered_records_of_several_files_stay_apart() -> Result<()> {
+    let cluster = cluster().await?;
+    let root = cluster.path().join("several");
+    std::fs::create_dir_all(root.join("sub"))?;
+    for (name, value) in [("a.jsonl", 1), ("sub/b.jsonl", 2)] {
+        std::fs::write(root.join(name), format!("{{\"n\":{value}}}\n{{\"n\":{value}0}}\n"))?;
+    }
+    let path = root.display().to_string();
+    let import = ["kv", "import", "DB1", &path, "--format", "json-lines"];
+    assert_eq!(number(&cluster.cli().json(import).await?, "records"), 4);
+    let database = cluster.client().database("DB1");
+    let items = database.scan(ScanOptions::default()).await?.collect().await?;
+    let items: Vec<_> = items
+        .iter()
+        .map(|item| (String::from_utf8_lossy(&item.key), String::from_utf8_lossy(&item.value)))
+        .collect();
+    let expected = [
+        ("a.jsonl/000000000001", "{\"n\":1}"),
+        ("a.jsonl/000000000002", "{\"n\":10}"),
+        ("sub/b.jsonl/000000000001", "{\"n\":2}"),
+        ("sub/b.jsonl/000000000002", "{\"n\":20}"),
+    ];
+    assert_eq!(items, expected.map(|(key, value)| (key.into(), value.into())));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_record_of_a_key_stays() -> Result<()> {
+    const RECORDS: usize = 60_000;
+    const KEYS: usize = 900;
+    let cluster = cluster().await?;
+    let path = cluster.path().join("repeated.jsonl");
+    let mut text = String::new();
+    for number in 0..RECORDS {
+        writeln!(text, "{{\"key\":\"k{:03}\",\"value\":\"{number}\"}}", number % KEYS)?;
+    }
+    std::fs::write(&path, text)?;
+    let file = path.display().to_string();
+    cluster.cli().succeed(["kv", "import", "DB1", &file]).await?;
+    let database = cluster.client().database("DB1");
+    let items = database.scan(ScanOptions::prefix("k")).await?.collect().await?;
+    assert_eq!(items.len(), KEYS);
+    for item in items {
+        let value: usize = std::str::from_utf8(&item.value)?.parse()?;
+        ensure!(value >= RECORDS - KEYS, "{:?} has the record {value} of {RECORDS}", item.key);
+    }
+    Ok(())
+}
+
+/// Begins an import and kills it once some of its records are there.
+async fn killed_import(cluster: &Cluster, args: &[&str], records: u64) -> Result<()> {
+    let mut import =
+        cluster.cli().command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let database = cluster.client().database("DB1");
+    eventually("a part is imported", || async {
+        let options = ScanOptions { limit: records, keys_only: true, ..ScanOptions::prefix("lib") };
+        let found = database.scan(options).await?.collect().await?.len() as u64;
+        ensure!(found == records, "{found} records");
+        Ok(())
+    })
+    .await?;
+    Ok(import.kill().await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_of_former_states_and_before_a_restart_does_not_count() -> Result<()> {
+    const RECORDS: u64 = 20_000;
+    let cluster = cluster().await?;
+    let path = cluster.path().join("many_Packages");
+    let file = path.display().to_string();
+    let database = cluster.client().database("DB1");
+    let reserved = || async {
+        anyhow::Ok(database.scan(ScanOptions::prefix("\0")).await?.collect().await?.len())
+    };
+    synthesize_packages(&path, RECORDS, 40_000_000)?;
+    killed_import(&cluster, &["kv", "import", "DB1", &file], 8_000).await?;
+    ensure!(reserved().await? > 0, "there is no progress");
+    // Everything is gone, so that all must be imported again; that run is killed early.
+    database.delete_range("lib", "lic").await?;
+    killed_import(&cluster, &["kv", "import", "DB1", &file, "--restart"], 1).await?;
+    cluster.cli().succeed(["kv", "import", "DB1", &file]).await?;
+    let options = ScanOptions { keys_only: true, ..ScanOptions::prefix("lib") };
+    let all = database.scan(options).await?.collect().await?.len() as u64;
+    assert_eq!((all, reserved().await?), (RECORDS, 0));
+    // An import that is given up for a changed file leaves nothing behind either.
+    database.delete_range("lib", "lic").await?;
+    synthesize_packages(&path, RECORDS, 41_000_000)?;
+    killed_import(&cluster, &["kv", "import", "DB1", &file], 1_000).await?;
+    ensure!(reserved().await? > 0, "there is no progress");
+    synthesize_packages(&path, 50, 100_000)?;
+    cluster.cli().succeed(["kv", "import", "DB1", &file]).await?;
+    assert_eq!(reserved().await?, 0);
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod copies;
 mod crashes;
 mod damage;
 mod data;
+mod dev;
 mod edges;
 mod import;
 mod kill_loop;

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use keelson_wire::v1;
 
-/// Conditions and operations of one atomic write. At most 16 MiB of keys and values together; keys
-/// have 1 byte to 64 KiB, values at most 8 MiB (the server refuses anything else with a stable
-/// code).
+/// Conditions and operations of one atomic write. At most 16 MiB as they are sent (keys, values and
+/// a few bytes for each part); keys have 1 byte to 64 KiB, values at most 8 MiB. Anything else is
+/// refused with a stable code before it is sent.
 #[derive(Clone, Debug, Default)]
 pub struct WriteBatch {
     pub(crate) conditions: Vec<v1::Condition>,

@@ -58,6 +58,13 @@ pub(crate) struct Ended {
     pub(crate) open: bool,
 }
 
+impl From<ClientError> for Ended {
+    /// Nothing was sent.
+    fn from(error: ClientError) -> Self {
+        Self { error, open: false }
+    }
+}
+
 impl From<Ended> for ClientError {
     fn from(ended: Ended) -> Self {
         ended.error

@@ -11,7 +11,7 @@ use tonic::Request;
 use crate::call::{self, Retry};
 use crate::client::Shared;
 use crate::session::Session;
-use crate::{ClientError, ScanOptions, ScanStream, WatchStream, WriteBatch, scan, watch};
+use crate::{ClientError, ScanOptions, ScanStream, WatchStream, WriteBatch, limits, scan, watch};
 
 /// An acknowledged write: it is committed under the database's commit rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +90,7 @@ impl Database {
         read: Read,
     ) -> Result<Option<Bytes>, ClientError> {
         let (key, read) = (key.into(), &read);
+        limits::key(&key)?;
         let answer = call::call(&self.shared, &self.name, Retry::Read, |mut kv, limit| {
             let key = key.clone();
             async move {
@@ -146,6 +147,8 @@ impl Database {
         if batch.conditions.is_empty() {
             return Ok(self.write_stamped(&batch, None).await?);
         }
+        // Before a session is opened for nothing.
+        limits::batch(&batch)?;
         // The session has a handle without a session, so that neither keeps the other alive.
         let bare = Self { conditional: Arc::default(), ..self.clone() };
         let session = self.conditional.get_or_try_init(|| Session::open(bare)).await?;
@@ -214,6 +217,8 @@ impl Database {
         value: Bytes,
         stamp: Option<&dyn Stamper>,
     ) -> Result<Written, call::Ended> {
+        limits::key(&key)?;
+        limits::value(&value)?;
         call::call(&self.shared, &self.name, Retry::Write, |mut kv, limit| {
             let message = v1::PutRequest {
                 database: self.name.to_string(),
@@ -232,6 +237,7 @@ impl Database {
         key: Bytes,
         stamp: Option<&dyn Stamper>,
     ) -> Result<Written, call::Ended> {
+        limits::key(&key)?;
         call::call(&self.shared, &self.name, Retry::Write, |mut kv, limit| {
             let message = v1::DeleteRequest {
                 database: self.name.to_string(),
@@ -250,6 +256,8 @@ impl Database {
         to: Bytes,
         stamp: Option<&dyn Stamper>,
     ) -> Result<Written, call::Ended> {
+        limits::border(&from)?;
+        limits::border(&to)?;
         call::call(&self.shared, &self.name, Retry::Write, |mut kv, limit| {
             let message = v1::DeleteRangeRequest {
                 database: self.name.to_string(),
@@ -268,6 +276,7 @@ impl Database {
         batch: &WriteBatch,
         stamp: Option<&dyn Stamper>,
     ) -> Result<Written, call::Ended> {
+        limits::batch(batch)?;
         call::call(&self.shared, &self.name, Retry::Write, |mut kv, limit| {
             let message = v1::WriteRequest {
                 database: self.name.to_string(),

@@ -35,6 +35,7 @@ mod client;
 mod config;
 mod database;
 mod error;
+mod limits;
 mod operations;
 mod pool;
 mod scan;

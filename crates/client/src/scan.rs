@@ -15,7 +15,7 @@ use tonic::{Response, Streaming};
 use crate::call::{self, Retry};
 use crate::database::timed;
 use crate::error::Failure;
-use crate::{ClientError, Database, Read};
+use crate::{ClientError, Database, Read, limits};
 
 /// A scan ends within this time; only its start is bound by the client's deadline.
 const SCAN_LIMIT: Duration = Duration::from_secs(3600);
@@ -115,6 +115,8 @@ pub(crate) async fn start(
     database: &Database,
     options: ScanOptions,
 ) -> Result<ScanStream, ClientError> {
+    limits::border(&options.from)?;
+    limits::border(&options.to)?;
     let options = &options;
     let name = database.name();
     let (first, answers) =

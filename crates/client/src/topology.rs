@@ -3,7 +3,9 @@
 //! The picture comes from any control process and may be old; what counts is that every failure
 //! leads to a newer one: an address in a refusal is taken at once, a route that failed is
 //! forgotten, and a refresh asks the members in turn until one answers. A route of a lower epoch
-//! never replaces one of a higher epoch.
+//! never replaces one of a higher epoch of the same database. Epochs of two databases do not
+//! compare: one that was removed and created again under its name begins anew, and what was heard
+//! last of it counts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,8 +14,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use keelson_types::{Epoch, RefusalReason};
-use keelson_wire::v1;
+use keelson_types::{DatabaseId, Epoch, MemberId, RefusalReason};
+use keelson_wire::{ids, v1};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -30,6 +32,8 @@ const ASK_LIMIT: Duration = Duration::from_secs(2);
 /// Addresses of one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberAddresses {
+    /// Identity of the member; `None` if the answering member did not say.
+    pub id: Option<MemberId>,
     /// Site of the member.
     pub site: String,
     /// Where Admin and Operations are.
@@ -41,6 +45,8 @@ pub struct MemberAddresses {
 /// Who holds a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatabaseRoute {
+    /// Which database has the name now; `None` if the answering member did not say.
+    pub id: Option<DatabaseId>,
     /// Newest epoch that the answering member knew.
     pub epoch: Epoch,
     /// Member of the active copy; `None` while none is chosen.
@@ -64,6 +70,7 @@ impl From<v1::TopologyResponse> for Topology {
     fn from(answer: v1::TopologyResponse) -> Self {
         let members = answer.members.into_iter().map(|member| {
             let addresses = MemberAddresses {
+                id: ids::member(&member.member).ok(),
                 site: member.site,
                 control: member.control_address,
                 data: member.data_address,
@@ -72,6 +79,7 @@ impl From<v1::TopologyResponse> for Topology {
         });
         let databases = answer.databases.into_iter().map(|database| {
             let route = DatabaseRoute {
+                id: ids::database(&database.database).ok(),
                 epoch: database.epoch.map(Into::into).unwrap_or_default(),
                 active: (!database.active_member.is_empty()).then_some(database.active_member),
                 copies: database.copy_members,
@@ -99,7 +107,15 @@ pub(crate) enum Lookup {
 #[derive(Clone)]
 struct Route {
     address: Arc<str>,
+    id: Option<DatabaseId>,
     epoch: Epoch,
+}
+
+impl Route {
+    /// Whether `new` tells of a later activation, or of another database of the name.
+    fn is_older_than(&self, new: &DatabaseRoute) -> bool {
+        self.id != new.id || self.epoch < new.epoch
+    }
 }
 
 #[derive(Default)]
@@ -150,8 +166,9 @@ impl TopologyCache {
     /// A server said that `address` serves `database`.
     pub(crate) fn note_active(&self, database: &str, address: &str) {
         self.write(|state| {
-            let epoch = state.picture.databases.get(database).map_or(Epoch::ZERO, |d| d.epoch);
-            let route = Route { address: address.into(), epoch };
+            let known = state.picture.databases.get(database);
+            let (id, epoch) = known.map_or((None, Epoch::ZERO), |known| (known.id, known.epoch));
+            let route = Route { address: address.into(), id, epoch };
             state.routes.insert(database.to_owned(), route);
         });
     }
@@ -241,23 +258,26 @@ impl TopologyCache {
     }
 }
 
-/// Takes a new picture. A route stays unless the picture knows a higher epoch; a route that was
+/// Takes a new picture. A route stays unless the picture knows a higher epoch or another database of
+/// the name; a route that was
 /// found wrong and forgotten may return from the picture, because there is nothing better to try.
 fn merge(state: &mut State, mut picture: Topology) {
     for (name, new) in &mut picture.databases {
         if let Some(old) = state.picture.databases.get(name)
+            && old.id == new.id
             && old.epoch > new.epoch
         {
             *new = old.clone();
         }
         let address = new.active.as_ref().and_then(|member| picture.members.get(member));
-        let known = state.routes.get(name).map(|route| route.epoch);
+        let known = state.routes.get(name);
         match address {
-            Some(address) if known.is_none_or(|epoch| epoch < new.epoch) => {
-                let route = Route { address: address.data.as_str().into(), epoch: new.epoch };
+            Some(address) if known.is_none_or(|route| route.is_older_than(new)) => {
+                let (id, epoch) = (new.id, new.epoch);
+                let route = Route { address: address.data.as_str().into(), id, epoch };
                 state.routes.insert(name.clone(), route);
             }
-            None if known.is_some_and(|epoch| epoch < new.epoch) => {
+            None if known.is_some_and(|route| route.is_older_than(new)) => {
                 state.routes.remove(name);
             }
             _ => {}
@@ -304,11 +324,13 @@ mod tests {
 
     fn picture(epoch: u64, active: &str) -> Topology {
         let member = |n: u8| MemberAddresses {
+            id: None,
             site: "s".into(),
             control: format!("m{n}:7400"),
             data: format!("m{n}:7401"),
         };
         let route = DatabaseRoute {
+            id: Some(DatabaseId::from_u128(1)),
             epoch: Epoch::new(1, epoch),
             active: (!active.is_empty()).then(|| active.into()),
             copies: vec!["m1".into(), "m2".into()],
@@ -333,6 +355,25 @@ mod tests {
         assert_eq!(cache.lookup("DB1"), Lookup::At("m2:7401".into()));
         cache.write(|state| merge(state, picture(4, "m1")));
         assert_eq!(cache.lookup("DB1"), Lookup::At("m1:7401".into()));
+    }
+
+    #[test]
+    fn a_database_created_again_under_its_name_replaces_the_removed_one() {
+        let created_again = |epoch, active| {
+            let mut picture = picture(epoch, active);
+            for route in picture.databases.values_mut() {
+                route.id = Some(DatabaseId::from_u128(2));
+            }
+            picture
+        };
+        let cache = cache(picture(7, "m1"));
+        cache.write(|state| merge(state, created_again(1, "m2")));
+        assert_eq!(cache.lookup("DB1"), Lookup::At("m2:7401".into()));
+        assert_eq!(cache.picture().databases["DB1"].epoch, Epoch::new(1, 1));
+        cache.write(|state| merge(state, created_again(0, "m1")));
+        assert_eq!(cache.lookup("DB1"), Lookup::At("m2:7401".into()));
+        cache.write(|state| merge(state, picture(1, "")));
+        assert_eq!(cache.lookup("DB1"), Lookup::NoActive);
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub enum OperationKind {
         database: DatabaseId,
         /// Where to.
         to: MemberId,
+        /// Why, in the operator's words; may be empty.
+        #[serde(default)]
+        comment: String,
     },
     /// Opens a database.
     Mount {

@@ -44,7 +44,7 @@ impl Context {
             return Ok(());
         }
         let event = match kind {
-            OperationKind::Switchover { database, to } => {
+            OperationKind::Switchover { database, to, .. } => {
                 ManagerEvent::MoveRequested { operation: id, database, to }
             }
             OperationKind::Mount { database } => {
@@ -77,7 +77,7 @@ fn member_name(state: &ClusterState, id: MemberId) -> String {
 /// An operation as clients see it.
 fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> Operation {
     let (kind, subject) = match &operation.kind {
-        OperationKind::Switchover { database, to } => {
+        OperationKind::Switchover { database, to, .. } => {
             let to = member_name(state, *to);
             ("switchover", format!("{} to {to}", database_name(state, *database)))
         }
@@ -85,6 +85,10 @@ fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> O
         OperationKind::Dismount { database } => ("dismount", database_name(state, *database)),
         OperationKind::Seed { database, .. } => ("seed", database_name(state, *database)),
         OperationKind::Other(name) => (name.as_str(), String::new()),
+    };
+    let comment = match &operation.kind {
+        OperationKind::Switchover { comment, .. } => comment.clone(),
+        _ => String::new(),
     };
     let (word, code) = match &operation.state {
         OperationState::Running => ("running", String::new()),
@@ -103,6 +107,7 @@ fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> O
         ended_unix_millis: if operation.is_finished() { operation.updated_unix_ms } else { 0 },
         done: u64::from(operation.progress_percent),
         total: 100,
+        comment,
     }
 }
 

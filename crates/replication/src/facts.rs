@@ -40,6 +40,8 @@ pub(crate) async fn answer(
         control_pid: 0,
         data_pid: std::process::id(),
         lease_left_millis: u64::try_from(lease_left.as_millis()).unwrap_or(u64::MAX),
+        open_files: open_files(),
+        ..v1::MemberFactsResponse::default()
     };
     context.report(request, v1::data_to_control::Message::Facts(response));
 }
@@ -117,4 +119,10 @@ fn usage() -> (u64, u64) {
         u64::try_from(of(usage.user_time()) + of(usage.system_time())).unwrap_or(0)
     });
     (resident.unwrap_or(0), millis.unwrap_or(0))
+}
+
+/// Files and connections that this process has open.
+fn open_files() -> u32 {
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    u32::try_from(open).unwrap_or(u32::MAX)
 }

@@ -6,6 +6,7 @@
 //! to an older version is possible. What must be equal on all members (databases, rules) is kept in
 //! consensus, not here.
 
+mod check;
 mod fields;
 mod raw;
 
@@ -16,10 +17,12 @@ use std::path::{Path, PathBuf};
 use keelson_net::TlsFiles;
 use keelson_types::{MemberName, RefusalReason, SiteName};
 
+pub(crate) use check::check_certificate;
+pub use check::{Report, check};
 pub use fields::{FIELDS, Field, explain, sample};
 
 use crate::Problem;
-use raw::RawConfig;
+use raw::{RawConfig, RawTls};
 
 /// The times of consensus and leases.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,10 +68,7 @@ impl Config {
     /// # Errors
     /// `bad_configuration` with every problem found.
     pub fn load(path: &Path) -> Result<Self, Problem> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let message = format!("configuration {} cannot be read: {error}", path.display());
-            Problem::of(RefusalReason::BadConfiguration, message)
-        })?;
+        let text = read(path)?;
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Self::parse(&path, &text).map_err(|problems| {
             let message = format!("configuration {}: {}", path.display(), problems.join("; "));
@@ -81,10 +81,8 @@ impl Config {
     /// # Errors
     /// Every problem found, one line each.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Vec<String>> {
-        let raw: RawConfig =
-            toml::from_str(text).map_err(|error| vec![error.to_string().trim().to_owned()])?;
-        let unknown = fields::unknown_keys(text);
-        check_raw(path, raw, unknown)
+        let parsed = Parsed::of(path, text);
+        parsed.config.ok_or(parsed.problems)
     }
 
     /// The file it was read from.
@@ -178,101 +176,36 @@ impl Config {
     }
 }
 
-/// What `keelson config check` prints.
-#[derive(Debug)]
-pub struct Report {
-    /// The checked configuration.
-    pub config: Config,
-    /// What is allowed and yet worth a look.
-    pub warnings: Vec<String>,
+fn read(path: &Path) -> Result<String, Problem> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("configuration {} cannot be read: {error}", path.display());
+        Problem::of(RefusalReason::BadConfiguration, message)
+    })
 }
 
-/// Checks a file strictly: unknown keys are errors, and the TLS files must be usable now.
-///
-/// # Errors
-/// `bad_configuration`, or the code of the TLS problem.
-pub fn check(path: &Path) -> Result<Report, Problem> {
-    let config = Config::load(path)?;
-    if let [first, ..] = config.unknown_keys() {
-        let all = config.unknown_keys().join(", ");
-        let message = format!("configuration {}: unknown keys: {all}", path.display());
-        let hint = format!("remove {first:?}, or see keelson config explain for the right name");
-        return Err(Problem::new(RefusalReason::BadConfiguration.code().0, message, hint));
-    }
-    let identity = config.tls().load()?;
-    check_certificate(&config, identity.own())?;
-    let mut warnings = Vec::new();
-    if config.log_dir() == config.data_dir() {
-        warnings.push(
-            "log_dir and data_dir share a disk; a disk of its own makes commits faster".into(),
-        );
-    }
-    let left = identity.not_after().duration_since(std::time::SystemTime::now());
-    let days = left.map_or(0, |left| left.as_secs() / (24 * 3600));
-    if days < 30 {
-        warnings.push(format!("the certificate expires in {days} days"));
-    }
-    Ok(Report { config, warnings })
+/// What could be made of a file: the configuration if nothing is wrong, else the parts that are
+/// usable by themselves.
+struct Parsed {
+    config: Option<Config>,
+    name: Option<MemberName>,
+    tls: Option<TlsFiles>,
+    unknown: Vec<String>,
+    problems: Vec<String>,
 }
 
-/// The certificate must be this member's.
-pub(crate) fn check_certificate(
-    config: &Config,
-    own: &keelson_net::PeerIdentity,
-) -> Result<(), Problem> {
-    if own.role == keelson_net::Role::Member && own.name == config.name().as_str() {
-        return Ok(());
-    }
-    let (cert, name) = (config.tls().cert.display(), config.name());
-    let message = format!("certificate {cert} is for {own}, not for member {name}");
-    let hint = format!("keelson certs issue member {name} makes the right one");
-    Err(Problem::new(RefusalReason::BadCertificate.code().0, message, hint))
-}
-
-fn check_raw(path: &Path, raw: RawConfig, unknown: Vec<String>) -> Result<Config, Vec<String>> {
-    let mut checks = Checks { base: base_of(path), problems: Vec::new() };
-    let name = checks.name(&raw.name, "name", MemberName::new);
-    let site = checks.name(&raw.site, "site", SiteName::new);
-    let data_dir = checks.path(&raw.data_dir);
-    let log_dir = raw.log_dir.map_or_else(|| data_dir.clone(), |dir| checks.path(&dir));
-    let run_dir = raw.run_dir.map_or_else(|| data_dir.clone(), |dir| checks.path(&dir));
-    let tls = TlsFiles {
-        ca: checks.path(&raw.tls.ca),
-        cert: checks.path(&raw.tls.cert),
-        key: checks.path(&raw.tls.key),
-    };
-    checks.listen("control_address", &raw.control_address);
-    checks.listen("data_address", &raw.data_address);
-    if raw.control_address == raw.data_address {
-        let both = &raw.control_address;
-        checks.problem(format!("control_address and data_address are both {both:?}"));
-    }
-    let advertise_control = raw.advertise_control.unwrap_or_else(|| raw.control_address.clone());
-    let advertise_data = raw.advertise_data.unwrap_or_else(|| raw.data_address.clone());
-    checks.advertise("advertise_control", "control_address", &advertise_control);
-    checks.advertise("advertise_data", "data_address", &advertise_data);
-    let profile = checks.profile(&raw.profile);
-    checks.level(&raw.log.level);
-    let log_file = raw.log.file.map(|file| checks.path(&file));
-    match (name, site, profile, checks.problems.is_empty()) {
-        (Some(name), Some(site), Some(profile), true) => Ok(Config {
-            path: path.to_owned(),
-            name,
-            site,
-            data_dir,
-            log_dir,
-            run_dir,
-            control_address: raw.control_address,
-            data_address: raw.data_address,
-            advertise_control,
-            advertise_data,
-            profile,
-            tls,
-            log_level: raw.log.level,
-            log_file,
-            unknown,
-        }),
-        _ => Err(checks.problems),
+impl Parsed {
+    fn of(path: &Path, text: &str) -> Self {
+        let table = match text.parse::<toml::Table>() {
+            Ok(table) => table,
+            Err(error) => {
+                let problems = vec![error.to_string().trim().to_owned()];
+                return Self { config: None, name: None, tls: None, unknown: vec![], problems };
+            }
+        };
+        let mut problems = Vec::new();
+        let raw = RawConfig::of(&table, &mut problems);
+        let checks = Checks { base: base_of(path), problems };
+        checks.all(path, raw, fields::unknown_keys(&table))
     }
 }
 
@@ -287,6 +220,57 @@ struct Checks {
 }
 
 impl Checks {
+    fn all(mut self, path: &Path, raw: RawConfig, unknown: Vec<String>) -> Parsed {
+        let name = raw.name.and_then(|name| self.name(&name, "name", MemberName::new));
+        let site = self.name(&raw.site, "site", SiteName::new);
+        let tls = self.tls(&raw.tls);
+        let advertise_control =
+            raw.advertise_control.unwrap_or_else(|| raw.control_address.clone());
+        let advertise_data = raw.advertise_data.unwrap_or_else(|| raw.data_address.clone());
+        self.listen("control_address", &raw.control_address);
+        self.listen("data_address", &raw.data_address);
+        if raw.control_address == raw.data_address {
+            let both = &raw.control_address;
+            self.problem(format!("control_address and data_address are both {both:?}"));
+        }
+        self.advertise("advertise_control", "control_address", &advertise_control);
+        self.advertise("advertise_data", "data_address", &advertise_data);
+        let profile = self.profile(&raw.profile);
+        self.level(&raw.log.level);
+        let data_dir = raw.data_dir.map(|dir| self.path(&dir));
+        let parts = (name.clone(), site, data_dir, tls.clone(), profile);
+        let config = match parts {
+            (Some(name), Some(site), Some(data_dir), Some(tls), Some(profile))
+                if self.problems.is_empty() =>
+            {
+                Some(Config {
+                    path: path.to_owned(),
+                    name,
+                    site,
+                    log_dir: raw.log_dir.map_or_else(|| data_dir.clone(), |dir| self.path(&dir)),
+                    run_dir: raw.run_dir.map_or_else(|| data_dir.clone(), |dir| self.path(&dir)),
+                    data_dir,
+                    control_address: raw.control_address,
+                    data_address: raw.data_address,
+                    advertise_control,
+                    advertise_data,
+                    profile,
+                    tls,
+                    log_level: raw.log.level,
+                    log_file: raw.log.file.map(|file| self.path(&file)),
+                    unknown: unknown.clone(),
+                })
+            }
+            _ => None,
+        };
+        Parsed { config, name, tls, unknown, problems: self.problems }
+    }
+
+    fn tls(&self, raw: &RawTls) -> Option<TlsFiles> {
+        let path = |written: &Option<PathBuf>| written.as_ref().map(|file| self.path(file));
+        Some(TlsFiles { ca: path(&raw.ca)?, cert: path(&raw.cert)?, key: path(&raw.key)? })
+    }
+
     fn problem(&mut self, text: String) {
         self.problems.push(text);
     }

@@ -2,10 +2,13 @@
 //!
 //! The loops are closed: every client sends its next request when the last one was answered.
 //! Latencies are of single requests, retries included, in an HDR histogram with three digits. The
-//! longest gap is the longest time in which no client got an answer.
+//! longest gap is the longest time in which no client got an answer. `idle` measures the opposite:
+//! what members use while nobody asks for anything.
 
 mod fsync;
+mod idle;
 mod load;
+mod usage;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,6 +29,8 @@ pub(crate) enum Command {
     Get(Load),
     /// Atomic writes of several records
     Batch(Batch),
+    /// Memory and processor time of the members while many databases lie idle
+    Idle(idle::Idle),
     /// Raw fdatasync of rewritten 4 KiB blocks, without any database, for comparison
     Fsync(fsync::Fsync),
 }
@@ -104,6 +109,7 @@ impl Command {
             Self::Put(load) => load.run(global, Work::Put),
             Self::Get(load) => load.run(global, Work::Get),
             Self::Batch(batch) => batch.load.run(global, Work::Batch(batch.batch)),
+            Self::Idle(idle) => block_on(idle.run(global)),
             Self::Fsync(fsync) => fsync.run(global),
         }
     }

@@ -1,15 +1,26 @@
 //! `keelson decision`: why the active manager did what it did.
 
+mod table;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use clap::Subcommand;
+use keelson_client::Client;
 use serde_json::Value;
 
 use crate::context::Global;
 use crate::failure::Outcome;
 use crate::output;
+use crate::text;
+use table::Names;
+
+/// Names and comments make a table easier to read, and are not waited for longer than this.
+const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
-    /// List the newest decision records, the newest last
+    /// List the newest decision records, the newest last; -o json gives them with every input
     List {
         /// Only those of this database
         #[arg(default_value = "")]
@@ -23,7 +34,8 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         let Self::List { database, limit } = self;
-        let records = global.client()?.admin().list_decisions(&database, limit).await?;
+        let client = global.client()?;
+        let records = client.admin().list_decisions(&database, limit).await?;
         let records: Vec<Value> = records
             .into_iter()
             .map(|record| serde_json::from_str(&record).unwrap_or(Value::String(record)))
@@ -32,9 +44,33 @@ impl Command {
             output::print_data(global.output, &Value::Array(records));
             return Ok(());
         }
-        for record in records {
-            output::emit(&format!("{record}\n"));
-        }
+        let names = names(&client).await;
+        let rows = records.iter().map(|record| table::row(&names, record)).collect();
+        output::print_list(global.output, table::COLUMNS, rows, &Value::Null);
         Ok(())
     }
+}
+
+/// What the ids in records stand for, as far as it can be learned now.
+async fn names(client: &Client) -> Names {
+    // Records can be read without names, and are wanted most when the cluster is not well.
+    let topology = tokio::time::timeout(NAMES_PATIENCE, client.refresh_topology());
+    let topology = match topology.await {
+        Ok(Ok(topology)) => topology,
+        _ => client.topology(),
+    };
+    let members = topology.members.iter();
+    let members = members.filter_map(|(name, member)| Some((member.id?.to_string(), name.clone())));
+    let databases = topology.databases.iter();
+    let databases = databases.filter_map(|(name, one)| Some((one.id?.to_string(), name.clone())));
+    let operations = client.operations();
+    let comments = match tokio::time::timeout(NAMES_PATIENCE, operations.list()).await {
+        Ok(Ok(operations)) => operations
+            .into_iter()
+            .filter(|operation| !operation.comment.is_empty())
+            .map(|operation| (text::id(&operation.operation), operation.comment))
+            .collect(),
+        _ => BTreeMap::new(),
+    };
+    Names { of: members.chain(databases).collect(), comments }
 }

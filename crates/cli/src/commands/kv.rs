@@ -202,13 +202,19 @@ impl Get {
             output::print_data(global.output, &Value::Object(item(&key, Some(&value))));
             return Ok(());
         }
-        let mut out = io::stdout().lock();
-        out.write_all(&value)?;
-        if out.is_terminal() && !value.ends_with(b"\n") {
-            out.write_all(b"\n")?;
-        }
-        Ok(out.flush()?)
+        let out = io::stdout().lock();
+        let terminal = out.is_terminal();
+        Ok(print_value(out, terminal, &value)?)
     }
+}
+
+/// The bytes as they are; on a terminal the prompt then begins on a line of its own.
+fn print_value(mut out: impl Write, terminal: bool, value: &[u8]) -> io::Result<()> {
+    out.write_all(value)?;
+    if terminal && !value.ends_with(b"\n") {
+        out.write_all(b"\n")?;
+    }
+    out.flush()
 }
 
 impl Delete {
@@ -246,7 +252,9 @@ impl Scan {
                 ScanOptions { from: bytes(&self.from), to: bytes(&self.to), ..Default::default() }
             }
         };
-        let limit = if self.limit == 0 { 0 } else { self.limit + reserved::KEYS_MAX };
+        // The server would count the tools' own keys, and how many there are is not known. Where
+        // they may be, the scan is broken off here.
+        let limit = if reserved::is_within(&range.from, &range.to) { 0 } else { self.limit };
         let options = ScanOptions { keys_only: self.keys_only, limit, ..range };
         let mut scan = open(global, &self.database).await?.scan(options).await?;
         let mut items = Vec::new();
@@ -357,5 +365,23 @@ fn shown(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains(char::is_control) => text.to_owned(),
         _ => bytes.escape_ascii().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_terminal_gets_a_line_end_behind_the_value() {
+        let printed = |terminal, value: &[u8]| {
+            let mut out = Vec::new();
+            print_value(&mut out, terminal, value).unwrap();
+            out
+        };
+        assert_eq!(printed(false, b"v"), b"v");
+        assert_eq!(printed(true, b"v"), b"v\n");
+        assert_eq!(printed(true, b"v\n"), b"v\n");
+        assert_eq!(printed(true, b""), b"\n");
     }
 }

@@ -99,6 +99,7 @@ async fn list(global: &Global) -> Outcome {
         column("phase"),
         column("started"),
         wide("ended"),
+        wide("comment"),
         wide("message"),
     ];
     let rows = operations.iter().map(|operation| {
@@ -110,6 +111,7 @@ async fn list(global: &Global) -> Outcome {
             operation.phase.clone(),
             text::time(operation.started_unix_millis),
             text::time(operation.ended_unix_millis),
+            operation.comment.clone(),
             operation.message.clone(),
         ]
     });
@@ -125,6 +127,7 @@ fn show(global: &Global, operation: &Operation) {
         ("subject", operation.subject.clone()),
         ("state", operation.state.clone()),
         ("phase", operation.phase.clone()),
+        ("comment", operation.comment.clone()),
         ("message", operation.message.clone()),
         ("code", operation.code.clone()),
         ("started", text::time(operation.started_unix_millis)),
@@ -142,6 +145,7 @@ pub(crate) fn data(operation: &Operation) -> Value {
         "subject": operation.subject,
         "state": operation.state,
         "phase": operation.phase,
+        "comment": operation.comment,
         "message": operation.message,
         "code": operation.code,
         "started": text::time(operation.started_unix_millis),

@@ -3,6 +3,7 @@
 use clap::Args;
 use keelson_client::succeeded;
 use keelson_types::RefusalReason;
+use keelson_wire::v1::Operation;
 use serde_json::json;
 
 use crate::commands::operation;
@@ -17,7 +18,7 @@ pub(crate) struct Switchover {
     /// Member that becomes active
     #[arg(long)]
     to: String,
-    /// Why; kept in the decision record
+    /// Why, in at most 512 characters; kept with the operation (operation show, decision list)
     #[arg(long, default_value = "")]
     comment: String,
     /// Return as soon as the move has begun
@@ -39,10 +40,20 @@ impl Switchover {
             return Ok(());
         }
         let ended = succeeded(operation::follow(&client, started).await?)?;
-        let millis = ended.ended_unix_millis.saturating_sub(ended.started_unix_millis);
-        let sentence = format!("{database} is active on {to} (moved in {millis} ms)");
+        let sentence = format!("{database} is active on {to}{}", took(&ended));
         output::print_done(global.output, &sentence, &operation::data(&ended));
         Ok(())
+    }
+}
+
+/// How long it took; nothing if the record lacks one of the times.
+fn took(ended: &Operation) -> String {
+    match (ended.started_unix_millis, ended.ended_unix_millis) {
+        (1.., 1..) => {
+            let millis = ended.ended_unix_millis.saturating_sub(ended.started_unix_millis);
+            format!(" (moved in {millis} ms)")
+        }
+        _ => String::new(),
     }
 }
 
@@ -68,4 +79,20 @@ fn preview(global: &Global, client: &keelson_client::Client, database: &str, to:
     };
     global.only_shows(&plan);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_without_times_tells_no_duration() {
+        let operation = |started_unix_millis, ended_unix_millis| Operation {
+            started_unix_millis,
+            ended_unix_millis,
+            ..Operation::default()
+        };
+        assert_eq!(took(&operation(1_000, 1_250)), " (moved in 250 ms)");
+        assert_eq!(took(&operation(0, 1_795_369_662_820)), "");
+    }
 }

@@ -7,7 +7,7 @@ mod fake;
 use std::time::{Duration, Instant};
 
 use keelson_client::{ScanOptions, WriteBatch, v1};
-use keelson_types::RefusalReason as R;
+use keelson_types::{BATCH_BYTES_MAX, KEY_BYTES_MAX, RefusalReason as R};
 
 use fake::{Reply, World};
 
@@ -51,6 +51,37 @@ async fn final_refusals_are_not_retried() {
         let error = world.client.database("DB1").put("k", "v").await.unwrap_err();
         assert_eq!((error.reason, world.members[0].script().calls), (reason, 1));
     }
+}
+
+#[tokio::test]
+async fn what_is_over_the_limits_is_never_sent() {
+    let world = World::start(LONG).await;
+    let database = world.client.database("DB1");
+    let session = database.session().await.unwrap();
+    let long = vec![b'k'; KEY_BYTES_MAX + 1];
+    let huge = vec![0; 25 * 1024 * 1024];
+    let batch = || WriteBatch::new().put("a", huge.clone());
+    let sixths = (0..6).fold(WriteBatch::new(), |batch, n| {
+        batch.if_absent("a").put(n.to_string(), vec![0; BATCH_BYTES_MAX / 5])
+    });
+    let refused = [
+        (database.put("k", huge.clone()).await, R::ValueTooLarge),
+        (database.put(long.clone(), "v").await, R::BadKey),
+        (database.delete(long.clone()).await, R::BadKey),
+        (database.delete_range("a", long.clone()).await, R::BadKey),
+        (database.write(batch()).await, R::ValueTooLarge),
+        (database.write(sixths).await, R::BatchTooLarge),
+        (session.put("k", huge.clone()).await, R::ValueTooLarge),
+        (session.write(batch()).await, R::ValueTooLarge),
+    ];
+    for (result, reason) in refused {
+        assert_eq!(result.unwrap_err().reason, reason);
+    }
+    assert_eq!(database.get(long.clone()).await.unwrap_err().reason, R::BadKey);
+    let scan = database.scan(ScanOptions { from: long.into(), ..ScanOptions::default() }).await;
+    assert_eq!(scan.unwrap_err().reason, R::BadKey);
+    let script = world.members[0].script();
+    assert_eq!((script.calls, script.sessions.len()), (0, 1), "only the session was opened");
 }
 
 #[tokio::test]

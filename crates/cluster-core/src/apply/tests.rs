@@ -533,7 +533,7 @@ fn the_state_survives_json() {
     activate(&mut log, 1);
     allocate(&mut log, 1);
     log.ok(&Command::CertifyDeath { member: member(3), incarnation: life(3) });
-    let put = OperationKind::Switchover { database: DB, to: member(2) };
+    let put = OperationKind::Switchover { database: DB, to: member(2), comment: "why".into() };
     log.ok(&Command::PutOperation { id: OperationId::from_u128(1), kind: put });
     let record = decision(DB, epoch(2));
     log.ok(&Command::RecordDecision(Box::new(record)));

@@ -49,7 +49,9 @@ impl Manager {
     pub(super) fn adopt_operations(&mut self, state: &ClusterState) {
         for operation in state.operations.values().filter(|operation| !operation.is_finished()) {
             let (database, goal) = match &operation.kind {
-                OperationKind::Switchover { database, to } => (*database, Goal::Move { to: *to }),
+                OperationKind::Switchover { database, to, .. } => {
+                    (*database, Goal::Move { to: *to })
+                }
                 OperationKind::Mount { database } => (*database, Goal::Mount),
                 OperationKind::Dismount { database } => (*database, Goal::Dismount),
                 OperationKind::Seed { .. } | OperationKind::Other(_) => continue,

@@ -26,6 +26,9 @@ use crate::context::Context;
 /// How long a leaving copy may take to leave the commit rule.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(20);
 
+/// Longest comment of an operation; it is kept in the replicated state.
+const COMMENT_CHARS_MAX: usize = 512;
+
 /// The settings asked for, on top of `base`.
 fn settings(
     base: DatabaseSettings,
@@ -242,10 +245,12 @@ impl Context {
         self.require_leader()?;
         let database = self.database_called(&request.database)?.id;
         let to = self.member_called(&request.to)?.id;
-        if !request.comment.is_empty() {
-            tracing::info!(%database, %to, comment = request.comment, "switchover asked");
+        let comment = request.comment;
+        if comment.chars().count() > COMMENT_CHARS_MAX {
+            let what = format!("a comment has at most {COMMENT_CHARS_MAX} characters");
+            return Err(refusal(RefusalReason::BadArgument, what));
         }
-        self.begin(&request.operation, OperationKind::Switchover { database, to }).await
+        self.begin(&request.operation, OperationKind::Switchover { database, to, comment }).await
     }
 
     pub(super) async fn admin_add_copy(

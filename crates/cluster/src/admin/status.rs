@@ -157,6 +157,10 @@ fn member_status(state: &ClusterState, member: &Member, facts: &AllFacts) -> Mem
             cpu_millis: facts.cpu_millis,
             control_pid: facts.control_pid,
             data_pid: facts.data_pid,
+            open_files: facts.open_files,
+            control_resident_bytes: facts.control_resident_bytes,
+            control_cpu_millis: facts.control_cpu_millis,
+            control_open_files: facts.control_open_files,
             ..status
         },
         _ => status,

@@ -198,11 +198,10 @@ pub fn sample() -> String {
     text
 }
 
-/// Keys of `text` that no field describes. `text` parses as TOML.
-pub(super) fn unknown_keys(text: &str) -> Vec<String> {
-    let Ok(table) = text.parse::<toml::Table>() else { return Vec::new() };
+/// Keys of a file that no field describes.
+pub(super) fn unknown_keys(table: &toml::Table) -> Vec<String> {
     let mut unknown = Vec::new();
-    collect(&table, "", &mut unknown);
+    collect(table, "", &mut unknown);
     unknown
 }
 

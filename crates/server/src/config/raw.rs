@@ -1,8 +1,10 @@
-//! What is written in the file, before any check. Defaults stand here and nowhere else.
+//! What is written in the file, before any check of its meaning. Defaults stand here and nowhere
+//! else.
+//!
+//! Keys are taken one by one instead of all at once, so that every missing or mistyped key is
+//! named, not only the first.
 
 use std::path::PathBuf;
-
-use serde::Deserialize;
 
 pub(super) const DEFAULT_SITE: &str = "default";
 pub(super) const DEFAULT_CONTROL_ADDRESS: &str = "127.0.0.1:7400";
@@ -10,63 +12,94 @@ pub(super) const DEFAULT_DATA_ADDRESS: &str = "127.0.0.1:7401";
 pub(super) const DEFAULT_PROFILE: &str = "lan";
 pub(super) const DEFAULT_LEVEL: &str = "info";
 
-#[derive(Deserialize, Debug)]
+/// The keys of the file. A key without a default is `None` if it is missing or no text.
+#[derive(Debug)]
 pub(super) struct RawConfig {
-    pub(super) name: String,
-    #[serde(default = "site")]
+    pub(super) name: Option<String>,
     pub(super) site: String,
-    pub(super) data_dir: PathBuf,
+    pub(super) data_dir: Option<PathBuf>,
     pub(super) log_dir: Option<PathBuf>,
     pub(super) run_dir: Option<PathBuf>,
-    #[serde(default = "control_address")]
     pub(super) control_address: String,
-    #[serde(default = "data_address")]
     pub(super) data_address: String,
     pub(super) advertise_control: Option<String>,
     pub(super) advertise_data: Option<String>,
-    #[serde(default = "profile")]
     pub(super) profile: String,
     pub(super) tls: RawTls,
-    #[serde(default)]
     pub(super) log: RawLog,
 }
 
-#[derive(Deserialize, Debug)]
+#[derive(Debug)]
 pub(super) struct RawTls {
-    pub(super) ca: PathBuf,
-    pub(super) cert: PathBuf,
-    pub(super) key: PathBuf,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) cert: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
 }
 
-#[derive(Deserialize, Debug)]
+#[derive(Debug)]
 pub(super) struct RawLog {
-    #[serde(default = "level")]
     pub(super) level: String,
     pub(super) file: Option<PathBuf>,
 }
 
-impl Default for RawLog {
-    fn default() -> Self {
-        Self { level: level(), file: None }
+impl RawConfig {
+    /// Takes the keys out of a parsed file. What is missing or no text is added to `problems`.
+    pub(super) fn of(table: &toml::Table, problems: &mut Vec<String>) -> Self {
+        let mut keys = Keys { table, problems };
+        Self {
+            name: keys.needed("name"),
+            site: keys.or("site", DEFAULT_SITE),
+            data_dir: keys.needed("data_dir").map(PathBuf::from),
+            log_dir: keys.optional("log_dir").map(PathBuf::from),
+            run_dir: keys.optional("run_dir").map(PathBuf::from),
+            control_address: keys.or("control_address", DEFAULT_CONTROL_ADDRESS),
+            data_address: keys.or("data_address", DEFAULT_DATA_ADDRESS),
+            advertise_control: keys.optional("advertise_control"),
+            advertise_data: keys.optional("advertise_data"),
+            profile: keys.or("profile", DEFAULT_PROFILE),
+            tls: RawTls {
+                ca: keys.needed("tls.ca").map(PathBuf::from),
+                cert: keys.needed("tls.cert").map(PathBuf::from),
+                key: keys.needed("tls.key").map(PathBuf::from),
+            },
+            log: RawLog {
+                level: keys.or("log.level", DEFAULT_LEVEL),
+                file: keys.optional("log.file").map(PathBuf::from),
+            },
+        }
     }
 }
 
-fn site() -> String {
-    DEFAULT_SITE.into()
+struct Keys<'a> {
+    table: &'a toml::Table,
+    problems: &'a mut Vec<String>,
 }
 
-fn control_address() -> String {
-    DEFAULT_CONTROL_ADDRESS.into()
-}
+impl Keys<'_> {
+    fn find(&self, key: &str) -> Option<&toml::Value> {
+        match key.split_once('.') {
+            None => self.table.get(key),
+            Some((table, key)) => self.table.get(table)?.as_table()?.get(key),
+        }
+    }
 
-fn data_address() -> String {
-    DEFAULT_DATA_ADDRESS.into()
-}
+    fn optional(&mut self, key: &str) -> Option<String> {
+        let problem = match self.find(key)? {
+            toml::Value::String(text) => return Some(text.clone()),
+            other => format!("{key} = {other}: must be text, but is {}", other.type_str()),
+        };
+        self.problems.push(problem);
+        None
+    }
 
-fn profile() -> String {
-    DEFAULT_PROFILE.into()
-}
+    fn or(&mut self, key: &str, default: &str) -> String {
+        self.optional(key).unwrap_or_else(|| default.to_owned())
+    }
 
-fn level() -> String {
-    DEFAULT_LEVEL.into()
+    fn needed(&mut self, key: &str) -> Option<String> {
+        if self.find(key).is_none() {
+            self.problems.push(format!("{key} is missing"));
+        }
+        self.optional(key)
+    }
 }

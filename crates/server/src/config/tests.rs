@@ -36,10 +36,13 @@ fn what_is_wrong_is_named_with_its_value() {
     refused("data_address = '127.0.0.1:7400'\n", "both \"127.0.0.1:7400\"");
     refused("control_address = 'nonsense'\n", "control_address = \"nonsense\"");
     refused("profile = 'moon'\n", "profile = \"moon\"");
-    refused("site = 7\n", "invalid type");
+    refused("site = 7\n", "site = 7: must be text, but is integer");
     assert!(parse("control_address = '0.0.0.0:7400'\nadvertise_control = 'h:7400'\n").is_ok());
     let none = Config::parse(Path::new("x"), "").unwrap_err();
-    assert!(none[0].contains("name"), "{none:?}");
+    let needed = ["name", "data_dir", "tls.ca", "tls.cert", "tls.key"];
+    assert_eq!(none, needed.map(|key| format!("{key} is missing")));
+    let syntax = Config::parse(Path::new("x"), "name = \n").unwrap_err();
+    assert!(syntax.len() == 1 && syntax[0].contains("line 1"), "{syntax:?}");
 }
 
 #[test]
@@ -89,7 +92,41 @@ fn a_check_is_strict() {
     std::fs::write(&path, format!("{NEEDED}colour = 'red'\n{TLS}")).unwrap();
     assert!(check(&path).unwrap_err().message.contains("colour"));
     std::fs::write(&path, format!("{NEEDED}{TLS}")).unwrap();
+    let missing = check(&path).unwrap_err();
+    assert_eq!(missing.code, "bad_configuration");
+    assert!(missing.message.contains("3 problems:"), "{}", missing.message);
+    for file in ["ca.pem", "m1.pem"] {
+        std::fs::write(dir.path().join(file), "").unwrap();
+    }
     assert_eq!(check(&path).unwrap_err().code, "tls_file_missing");
+}
+
+#[test]
+fn a_check_names_every_problem_of_the_file_its_keys_and_its_certificates() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m1.toml");
+    let text = "data_dir = 7\nsite = 'a/b'\nprofile = 'moon'\ncolour = 'red'\n\
+        control_address = '0.0.0.0:7400'\n[tls]\nca = 'ca.pem'\ncert = 'm1.pem'\n\
+        key = 'm1.key'\ncipher = 'x'\n[log]\nlevel = 'a=b=c'\n";
+    std::fs::write(&path, text).unwrap();
+    let problem = check(&path).unwrap_err();
+    assert_eq!(problem.code, "bad_configuration");
+    let expected = [
+        "name is missing",
+        "data_dir = 7",
+        "site = \"a/b\"",
+        "profile = \"moon\"",
+        "unknown keys: colour, tls.cipher",
+        "advertise_control = \"0.0.0.0:7400\"",
+        "ca.pem cannot be read",
+        "m1.pem cannot be read",
+        "m1.key cannot be read",
+        "log.level = \"a=b=c\"",
+    ];
+    for expected in expected {
+        assert!(problem.message.contains(expected), "{expected:?} is not in {}", problem.message);
+    }
+    assert!(problem.message.contains("10 problems:"), "{}", problem.message);
 }
 
 #[test]
@@ -97,8 +134,10 @@ fn a_certificate_of_another_member_is_refused() {
     let own =
         |role, name: &str| keelson_net::PeerIdentity { name: name.into(), role, address: None };
     let config = parse("").unwrap();
-    assert!(check_certificate(&config, &own(keelson_net::Role::Member, "m1")).is_ok());
+    let check =
+        |own: &keelson_net::PeerIdentity| check_certificate(config.tls(), config.name(), own);
+    assert!(check(&own(keelson_net::Role::Member, "m1")).is_ok());
     for own in [own(keelson_net::Role::Member, "m2"), own(keelson_net::Role::Admin, "m1")] {
-        assert_eq!(check_certificate(&config, &own).unwrap_err().code, "bad_certificate");
+        assert_eq!(check(&own).unwrap_err().code, "bad_certificate");
     }
 }

@@ -1,6 +1,7 @@
 //! The few administrative calls that `keelson dev` makes itself. They are repeated until they
 //! succeed or time is up: members are only starting. Every one of them is safe to repeat.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -85,8 +86,9 @@ impl DevAdmin {
         done.await
     }
 
-    /// Waits until every database has an active copy bound.
-    pub(super) async fn wait_until_mounted(&self) -> anyhow::Result<()> {
+    /// Waits until every database has an active copy that serves, and gives all copies.
+    pub(super) async fn wait_until_mounted(&self) -> anyhow::Result<Vec<v1::CopyStatusRow>> {
+        let rows = RefCell::default();
         let done = self.call("waiting for the databases", async |mut admin| {
             let request = v1::CopyStatusRequest::default();
             let status = admin.copy_status(timed(request)).await?.into_inner();
@@ -96,12 +98,14 @@ impl DevAdmin {
             names.sort_unstable();
             names.dedup();
             if actives >= names.len() {
+                rows.replace(status.rows);
                 return Ok(());
             }
             let what = format!("{actives} of {} databases serve", names.len());
             Err(Refusal::new(RefusalReason::Activating, what).into())
         });
-        done.await
+        done.await?;
+        Ok(rows.into_inner())
     }
 
     async fn call(

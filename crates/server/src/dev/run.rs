@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use keelson_wire::v1::CopyStatusRow;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Child;
@@ -94,9 +95,8 @@ impl Running {
                     say(&format!("  keelson server --config {config}"));
                 }
                 outcome = &mut forming, if !formed => {
-                    outcome?;
                     formed = true;
-                    greet(cluster);
+                    greet(cluster, &outcome?);
                 }
             }
         }
@@ -183,7 +183,11 @@ async fn ended(members: &mut [Member]) -> (String, String, String) {
 }
 
 /// Forms the cluster and creates the databases; a cluster of a former run has them.
-async fn form(cluster: &DevCluster, options: &DevOptions, copies: u32) -> anyhow::Result<()> {
+async fn form(
+    cluster: &DevCluster,
+    options: &DevOptions,
+    copies: u32,
+) -> anyhow::Result<Vec<CopyStatusRow>> {
     let admin = DevAdmin::new(cluster)?;
     if !cluster.existed {
         say(&format!("starting {} members in {}", cluster.members.len(), cluster.dir.display()));
@@ -209,7 +213,7 @@ fn spread(members: &[DevMember], database: u32, copies: u32) -> Vec<String> {
     order.take(copies as usize).map(|member| member.name.clone()).collect()
 }
 
-fn greet(cluster: &DevCluster) {
+fn greet(cluster: &DevCluster, copies: &[CopyStatusRow]) {
     for member in &cluster.members {
         let DevMember { name, control_address, data_address, .. } = member;
         say(&format!("  {name}: control {control_address}, data {data_address}"));
@@ -218,17 +222,44 @@ fn greet(cluster: &DevCluster) {
     say(&format!("  export KEELSON_CLIENT={}", cluster.client_toml.display()));
     say("  keelson cluster status");
     say("  keelson copy status");
-    say("  keelson kv put DB1 greeting hello && keelson kv get DB1 greeting");
-    say("  keelson switchover DB1");
+    for suggestion in suggestions(copies) {
+        say(&format!("  {suggestion}"));
+    }
     say(&format!(
         "\nCtrl-C stops it; keelson dev --dir {} starts it again.",
         cluster.dir.display()
     ));
 }
 
+/// Commands that work on the databases as they are now.
+fn suggestions(copies: &[CopyStatusRow]) -> Vec<String> {
+    let Some(first) = copies.first() else { return Vec::new() };
+    let name = &first.database;
+    let mut commands =
+        vec![format!("keelson kv put {name} greeting hello && keelson kv get {name} greeting")];
+    let passive = copies.iter().find(|copy| copy.database == *name && !copy.active);
+    commands.extend(passive.map(|copy| format!("keelson switchover {name} --to {}", copy.member)));
+    commands
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn suggestions_name_a_database_and_a_member_that_are_there() {
+        let copy = |database: &str, member: &str, active| CopyStatusRow {
+            database: database.into(),
+            member: member.into(),
+            active,
+            ..CopyStatusRow::default()
+        };
+        let put = "keelson kv put A greeting hello && keelson kv get A greeting";
+        assert!(suggestions(&[]).is_empty());
+        assert_eq!(suggestions(&[copy("A", "m1", true), copy("B", "m2", false)]), [put]);
+        let moved = [copy("A", "m1", true), copy("A", "m3", false), copy("A", "m2", false)];
+        assert_eq!(suggestions(&moved), [put, "keelson switchover A --to m3"]);
+    }
 
     #[test]
     fn databases_begin_at_different_members() {

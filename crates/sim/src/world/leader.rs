@@ -376,7 +376,7 @@ impl World {
     pub(crate) fn switch_over(&mut self, database: DatabaseId, to: MemberId) {
         let Some(leader) = self.ready_leader() else { return };
         let operation = OperationId::from_u128(0x7000 + u128::from(self.fresh()));
-        let kind = OperationKind::Switchover { database, to };
+        let kind = OperationKind::Switchover { database, to, comment: String::new() };
         self.note(format_args!("an operator moves {database} to {to}"));
         self.propose(leader, Command::PutOperation { id: operation, kind }, Origin::None);
         self.manage(leader, ManagerEvent::MoveRequested { operation, database, to });

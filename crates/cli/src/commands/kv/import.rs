@@ -5,7 +5,10 @@
 //! import that was killed at any moment continues, with the same command, behind exactly what was
 //! committed. The progress records lie below the tools' own prefix and are removed when the import
 //! ends. They belong to this source as it is: if the file, its time of change, or an option that
-//! shapes the records differs, the import starts from the beginning (and overwrites the same keys).
+//! shapes the records differs, the import starts from the beginning (and overwrites the same keys),
+//! and the progress records of former states of the same path are removed.
+//!
+//! If a key occurs several times, its last record is what stays.
 //!
 //! A malformed line or a record over a limit is reported with its place; everything else is
 //! imported, and the exit code is 5.
@@ -13,9 +16,11 @@
 mod batch;
 mod deb822;
 mod json_lines;
+mod lanes;
 mod lines;
 mod mbox;
 mod pipeline;
+mod progress;
 mod report;
 mod source;
 mod table;
@@ -71,7 +76,8 @@ pub(crate) struct Import {
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// Field, column or header that holds the key. Default: "key" of JSON objects that have one,
-    /// package/version of package stanzas, otherwise the number of the record
+    /// package/version of package stanzas, otherwise the number of the record (behind the path of
+    /// its file, if there are several)
     #[arg(long, value_name = "NAME")]
     key_field: Option<String>,
     /// Put this before every key

@@ -165,7 +165,8 @@ fn a_refused_wish_ends_its_operation() {
 #[test]
 fn a_new_leader_finishes_the_operations_of_its_predecessor() {
     let mut world = World::established();
-    let kind = crate::OperationKind::Switchover { database: DB, to: member(2) };
+    let kind =
+        crate::OperationKind::Switchover { database: DB, to: member(2), comment: String::new() };
     world.log.ok(&Command::PutOperation { id: OPERATION, kind });
     world.step(ManagerEvent::MoveRequested { operation: OPERATION, database: DB, to: member(2) });
     world.run_seals(&[(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))], 2);

@@ -61,11 +61,20 @@ impl Found {
     }
 }
 
+/// The key of a record that has none of its own: its number in its file, behind the path of the
+/// file if the source has several.
+pub(super) fn numbered_key(file: Option<&str>, number: u64) -> Bytes {
+    match file {
+        None => format!("{number:012}").into(),
+        Some(file) => format!("{file}/{number:012}").into(),
+    }
+}
+
 /// Records that are written together. Where a batch ends depends on the records alone, so that a
 /// second run over the same source makes the same batches.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// Number of the batch, from 0.
+    /// Number of the batch in its lane, from 0.
     pub(super) index: u64,
     pub(super) records: Vec<(Bytes, Bytes)>,
     /// Bytes of keys and values.

@@ -2,7 +2,8 @@
 //!
 //! With a key field the record is the whole line under that field's value. Without: an object with
 //! `key` (or `key_base64`) and `value` (or `value_base64`) is what `export` writes; any other
-//! object is kept as a whole under the number of its line.
+//! object is kept as a whole under the number of its line, behind the path of its file if there are
+//! several.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::Shape;
-use super::batch::{Found, Place};
+use super::batch::{Found, Place, numbered_key};
 use super::lines::{Line, Lines};
 use crate::text;
 
@@ -57,14 +58,9 @@ impl JsonLines {
                 let value = text::from_fields(&object, "value");
                 Ok((key?, value.ok_or("there is a key, but no value")??))
             }
-            None => Ok((record_number(number), line.into())),
+            None => Ok((numbered_key(self.file.as_deref(), number), line.into())),
         }
     }
-}
-
-/// The key of a record that has none of its own.
-pub(super) fn record_number(number: u64) -> Bytes {
-    format!("{number:012}").into()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! A mail folder in one file: messages begin with a line "From ".
 //!
-//! The key is the number of the message, or the value of the header that the key field names.
+//! The key is the number of the message (see [`numbered_key`]), or the value of the header that the key field names.
 //! Quoted lines (">From ") lose one quote sign, as the "rd" variant of the format wants.
 
 use std::io;
@@ -9,8 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Shape;
-use super::batch::{Found, Place};
-use super::json_lines::record_number;
+use super::batch::{Found, Place, numbered_key};
 use super::lines::{Line, Lines};
 
 pub(super) struct Mbox {
@@ -96,7 +95,9 @@ impl Mbox {
     }
 
     fn key(&self, message: &[u8]) -> Result<Bytes, String> {
-        let Some(name) = &self.shape.key_field else { return Ok(record_number(self.messages)) };
+        let Some(name) = &self.shape.key_field else {
+            return Ok(numbered_key(self.file.as_deref(), self.messages));
+        };
         header(message, name).ok_or_else(|| format!("the message has no header {name:?}"))
     }
 }

@@ -1,10 +1,10 @@
 //! Writes batches through several lanes and remembers, with every batch, how far each lane has
 //! come.
 //!
-//! Batch `n` goes through lane `n % 8`, and a lane writes one batch after the other. So "this lane
-//! has written its batches below `n`", kept in the same atomic write as the batch, says exactly
-//! which batches are in the database, whenever an import is killed. The reader runs on a thread of
-//! its own and is held back by the lanes' short queues.
+//! A lane writes one batch after the other. So "this lane has written its batches below `n`", kept
+//! in the same atomic write as the batch, says exactly which batches are in the database, whenever
+//! an import is killed. The reader runs on a thread of its own and is held back by the lanes' short
+//! queues.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,26 +15,21 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::batch::{Batch, Found};
+use super::lanes::{LANES, Lanes};
+use super::progress::Records;
 use super::report::Report;
 use super::source::Source;
-use crate::commands::kv::reserved;
 use crate::failure::{Failure, Outcome};
-
-/// Batches under way together.
-const LANES: u64 = 8;
 
 /// Batches that wait in front of a lane.
 const WAITING_MAX: usize = 2;
-
-/// How far each lane has come: the first batch number that it has not written.
-type Progress = Vec<u64>;
 
 /// Reads everything and writes nothing.
 pub(super) async fn count(source: Source, report: Report) -> Outcome<Report> {
     let report = Arc::new(Mutex::new(report));
     let shared = report.clone();
     let read = move || {
-        each_batch(source, &shared, |batch| {
+        each_batch(source, &shared, |_, batch| {
             imported(&shared, &batch);
             true
         })
@@ -50,22 +45,20 @@ pub(super) async fn run(
     restart: bool,
     report: Report,
 ) -> Outcome<Report> {
-    let identity = source.identity();
-    let progress = if restart { vec![0; LANES as usize] } else { load(database, identity).await? };
+    let records = Records::of(&source);
     let session = database.session().await?;
+    let progress = records.begin(database, &session, restart).await?;
     let report = Arc::new(Mutex::new(report));
     let mut lanes = JoinSet::new();
     let mut senders = Vec::new();
     for lane in 0..LANES {
         let (sender, batches) = mpsc::channel(WAITING_MAX);
         senders.push(sender);
-        let key = progress_key(identity, lane);
-        lanes.spawn(write_lane(session.clone(), key, batches, report.clone()));
+        lanes.spawn(write_lane(session.clone(), records.key(lane), batches, report.clone()));
     }
     let shared = report.clone();
     let reader = tokio::task::spawn_blocking(move || {
-        each_batch(source, &shared, |batch| {
-            let lane = (batch.index % LANES) as usize;
+        each_batch(source, &shared, |lane, batch| {
             if batch.index < progress[lane] {
                 lock(&shared, |report| report.skipped(batch.records.len() as u64));
                 return true;
@@ -89,35 +82,34 @@ pub(super) async fn run(
         )));
     }
     read?;
-    clear(&session, identity).await?;
+    records.clear(&session).await?;
     Ok(report)
 }
 
-/// Reads all records into batches; `take` returns false to stop.
+/// Reads all records into batches of lanes; `take` returns false to stop.
 fn each_batch(
     mut source: Source,
     report: &Mutex<Report>,
-    mut take: impl FnMut(Batch) -> bool,
+    mut take: impl FnMut(usize, Batch) -> bool,
 ) -> Outcome {
-    let mut batch = Batch::default();
+    let mut lanes = Lanes::default();
     while let Some(found) = source.next()? {
         match found {
             Found::Bad { place, reason } => lock(report, |report| report.bad(&place, &reason)),
             Found::Record { key, value, .. } => {
-                batch.add(key, value);
-                if batch.is_full() {
-                    batch.read = source.read_bytes();
-                    let next = Batch { index: batch.index + 1, ..Batch::default() };
-                    if !take(std::mem::replace(&mut batch, next)) {
-                        return Ok(());
-                    }
+                if let Some((lane, batch)) = lanes.add(key, value)
+                    && !take(lane, Batch { read: source.read_bytes(), ..batch })
+                {
+                    return Ok(());
                 }
             }
         }
     }
-    batch.read = source.read_bytes();
-    if !batch.records.is_empty() {
-        take(batch);
+    let read = source.read_bytes();
+    for (lane, batch) in lanes.rest() {
+        if !take(lane, Batch { read, ..batch }) {
+            break;
+        }
     }
     Ok(())
 }
@@ -139,27 +131,6 @@ async fn write_lane(
         imported(&report, &batch);
     }
     Ok(())
-}
-
-async fn load(database: &Database, identity: u64) -> Outcome<Progress> {
-    let mut progress = Vec::new();
-    for lane in 0..LANES {
-        let value = database.get(progress_key(identity, lane)).await?.unwrap_or_default();
-        let number = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
-        progress.push(number.unwrap_or(0));
-    }
-    Ok(progress)
-}
-
-/// Removes the progress records of an import that has ended.
-async fn clear(session: &Session, identity: u64) -> Outcome {
-    let keys = (0..LANES).map(|lane| progress_key(identity, lane));
-    session.write(keys.fold(WriteBatch::new(), WriteBatch::delete)).await?;
-    Ok(())
-}
-
-fn progress_key(identity: u64, lane: u64) -> Bytes {
-    [reserved::PREFIX, format!("import/{identity:016x}/{lane}").as_bytes()].concat().into()
 }
 
 fn imported(report: &Mutex<Report>, batch: &Batch) {

@@ -25,6 +25,7 @@ const SAMPLE_BYTES: u64 = 64 * 1024;
 
 /// Files or a directory, with their format.
 pub(super) struct Source {
+    root: PathBuf,
     format: Format,
     shape: Shape,
     entries: Vec<Entry>,
@@ -62,6 +63,7 @@ impl Source {
             return Err(Failure::new(RefusalReason::BadArgument, message));
         }
         Ok(Self {
+            root: path.canonicalize().unwrap_or_else(|_| path.to_owned()),
             format,
             shape,
             several: entries.len() > 1,
@@ -87,10 +89,15 @@ impl Source {
         self.read.load(Ordering::Relaxed) + self.taken
     }
 
+    /// Names the path of this source, whatever lies there (64 bits of FNV-1a).
+    pub(super) fn path_identity(&self) -> u64 {
+        fnv(self.root.as_os_str().as_encoded_bytes())
+    }
+
     /// Names this source as it is now: files, their sizes and times, and the options that shape the
     /// records. Another source, or this one changed, has another name (64 bits of FNV-1a).
     pub(super) fn identity(&self) -> u64 {
-        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        let mut hash = Fnv::default();
         hash.add(self.format.name().as_bytes());
         hash.add(self.shape.key_field.as_deref().unwrap_or_default().as_bytes());
         hash.add(self.shape.key_prefix.as_bytes());
@@ -163,6 +170,19 @@ impl Source {
 }
 
 struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+/// The same number for the same bytes, on every machine and in every version.
+pub(super) fn fnv(bytes: &[u8]) -> u64 {
+    let mut hash = Fnv::default();
+    hash.add(bytes);
+    hash.0
+}
 
 impl Fnv {
     /// Adds a field with its length, so that fields cannot run into each other.
@@ -295,6 +315,32 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_several_files_do_not_meet() {
+        let root = std::env::temp_dir().join(format!("keelson-source-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir_all(root.join("sub")).unwrap();
+        let contents = [
+            (Format::JsonLines, "{\"n\":1}\n"),
+            (Format::Csv, "id\n1\n"),
+            (Format::Mbox, "From a\nSubject: x\n\nbody\n"),
+        ];
+        for (format, text) in contents {
+            std::fs::write(root.join("a"), text).unwrap();
+            std::fs::write(root.join("sub/b"), text).unwrap();
+            let keys = |path: &Path| {
+                let mut source = Source::open(path, Some(format), Shape::default()).unwrap();
+                let next = || match source.next().unwrap()? {
+                    Found::Record { key, .. } => Some(key),
+                    Found::Bad { place, reason } => panic!("{place}: {reason}"),
+                };
+                std::iter::from_fn(next).collect::<Vec<_>>()
+            };
+            assert_eq!(keys(&root), ["a/000000000001", "sub/b/000000000001"], "{format:?}");
+            assert_eq!(keys(&root.join("a")), ["000000000001"], "{format:?}");
+        }
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
     fn a_compressed_file_is_read_and_its_identity_follows_its_options() {
         let root = std::env::temp_dir().join(format!("keelson-source-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&root).unwrap();
@@ -312,6 +358,7 @@ mod tests {
         assert_eq!(source.read_bytes(), source.total_bytes());
         assert_eq!(open("p/").identity(), source.identity());
         assert_ne!(open("").identity(), source.identity());
+        assert_eq!(open("").path_identity(), source.path_identity());
         std::fs::remove_dir_all(&root).unwrap();
     }
 }

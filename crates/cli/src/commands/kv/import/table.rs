@@ -7,8 +7,7 @@ use csv::{ErrorKind, Reader, ReaderBuilder, StringRecord};
 use serde_json::{Map, Value};
 
 use super::Shape;
-use super::batch::{Found, Place};
-use super::json_lines::record_number;
+use super::batch::{Found, Place, numbered_key};
 
 pub(super) struct Table {
     reader: Reader<Box<dyn BufRead + Send>>,
@@ -67,7 +66,7 @@ impl Table {
         }
         let key = match self.key_column {
             Some(column) => row.get(column).unwrap_or_default().to_owned().into(),
-            None => record_number(self.rows),
+            None => numbered_key(self.file.as_deref(), self.rows),
         };
         let cells = self.header.iter().zip(row.iter());
         let object: Map<String, Value> =
