@@ -216,6 +216,10 @@ fn assignment(database: &Database, this_copy: CopyId) -> DatabaseAssignment {
         leaving: config.leaving,
         lagged: config.kind == CopyKind::Lagged,
         suspended: config.is_stopped(),
+        suspended_since_unix_millis: config
+            .suspension
+            .replication
+            .map_or(0, |stop| stop.since_unix_ms),
     };
     let own = database.copies.get(&this_copy);
     let lag = own.map(|config| config.lag).unwrap_or_default();

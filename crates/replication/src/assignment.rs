@@ -9,6 +9,7 @@ use keelson_types::{
 use keelson_wire::{Invalid, ids, v1};
 
 use crate::message::Assigned;
+use crate::owner::OtherFacts;
 
 /// A database with a copy on this member.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ impl Assignment {
         let active = CopyId::from_slice(&message.active);
         let mut copies = Vec::with_capacity(message.copies.len());
         let mut active_member = None;
+        let (this_copy, mut others) = (ids::copy(&message.this_copy)?, Vec::new());
         for row in &message.copies {
             let (copy, member) = (ids::copy(&row.copy)?, ids::member(&row.member)?);
             if active == Some(copy) {
@@ -41,6 +43,17 @@ impl Assignment {
             let site = SiteName::new(site_of(member).ok_or(Invalid("copies.member"))?);
             let site = site.map_err(|_| Invalid("members.site"))?;
             let may_count = !row.leaving && !row.lagged && !row.suspended;
+            if copy != this_copy {
+                others.push(OtherFacts {
+                    copy,
+                    member,
+                    lagged: row.lagged,
+                    leaving: row.leaving,
+                    suspended_since_unix_ms: row
+                        .suspended
+                        .then_some(row.suspended_since_unix_millis),
+                });
+            }
             copies.push(PeerCopy { copy, member, site, may_count, suspended: row.suspended });
         }
         let degrade = message.degrade_after_millis;
@@ -57,7 +70,7 @@ impl Assignment {
             database: ids::database(&message.database)?,
             name: message.name,
             stream: ids::stream(&message.stream)?,
-            copy: ids::copy(&message.this_copy)?,
+            copy: this_copy,
             active_member,
             assigned_at: message.assigned_at,
             assigned: Assigned {
@@ -71,6 +84,7 @@ impl Assignment {
                 )
                 .map_err(|_| Invalid("lag"))?,
                 circular_logging: message.circular_logging,
+                others,
             },
         })
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, RwLock};
 
 use keelson_copy_core::StopReason;
+use keelson_copy_core::lag::BootId;
 use keelson_env::StoreOpener;
 use keelson_net::{Connector, Expect, Lane as ChannelLane, PeerChannel};
 use keelson_types::{
@@ -23,6 +24,13 @@ use crate::shared::CopyShared;
 const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 /// Copies that catch up from files at the same time; each has up to 8 MiB on its way.
 const CATCHING_UP_MAX: usize = 16;
+
+/// Which boot of the machine this is. Without an answer every start counts as a new boot.
+fn boot_id() -> BootId {
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let id = read.ok().and_then(|text| text.trim().parse::<uuid::Uuid>().ok());
+    BootId(id.unwrap_or_else(uuid::Uuid::new_v4).as_u128())
+}
 
 /// Another member, as consensus knows it.
 #[derive(Clone, Debug)]
@@ -55,6 +63,8 @@ pub(crate) struct PlaneContext {
     /// To the control process; bounded by what the copies have to report.
     pub(crate) reports: mpsc::UnboundedSender<v1::DataToControl>,
     pub(crate) reserve_bytes: u64,
+    /// Of this machine; tells whether ticks of an earlier life compare.
+    pub(crate) boot: BootId,
 }
 
 /// The opener of stores, with a debug face.
@@ -95,6 +105,7 @@ impl PlaneContext {
             catching_up: Arc::new(Semaphore::new(CATCHING_UP_MAX)),
             members: RwLock::default(),
             reports: parts.reports,
+            boot: boot_id(),
             reserve_bytes: parts.reserve_bytes.unwrap_or(RESERVE_BYTES),
         })
     }

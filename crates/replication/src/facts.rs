@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keelson_types::{CopyStatus, Position, Watermarks};
+use keelson_copy_core::truncate::{Blocker, Holder};
+use keelson_types::{CopyStatus, Watermarks};
 use keelson_wire::{ids, v1};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -27,7 +28,7 @@ pub(crate) async fn answer(
         wanted.databases.is_empty() || wanted.databases.iter().any(|want| want[..] == id[..])
     };
     let copies: Vec<_> = registry.all().into_iter().filter(chosen).collect();
-    let facts = futures::future::join_all(copies.iter().map(facts_of)).await;
+    let facts = futures::future::join_all(copies.iter().map(|copy| facts_of(&context, copy))).await;
     let (resident_bytes, cpu_millis) = usage();
     let lease_left = context.lease.expires().since(boottime_now());
     let response = v1::MemberFactsResponse {
@@ -46,7 +47,7 @@ pub(crate) async fn answer(
     context.report(request, v1::data_to_control::Message::Facts(response));
 }
 
-async fn facts_of(copy: &CopyHandle) -> v1::CopyFacts {
+async fn facts_of(context: &PlaneContext, copy: &CopyHandle) -> v1::CopyFacts {
     let (reply, view) = oneshot::channel();
     let asked = async {
         copy.mailbox.send(Message::View(reply)).await.ok()?;
@@ -56,7 +57,7 @@ async fn facts_of(copy: &CopyHandle) -> v1::CopyFacts {
     let database = ids::bytes(copy.shared.database);
     let id = ids::bytes(copy.shared.copy);
     match view {
-        Some(view) => facts(copy, &view, database, id),
+        Some(view) => facts(context, copy, &view, database, id),
         None => v1::CopyFacts {
             database,
             copy: id,
@@ -68,6 +69,7 @@ async fn facts_of(copy: &CopyHandle) -> v1::CopyFacts {
 }
 
 fn facts(
+    context: &PlaneContext,
     copy: &CopyHandle,
     view: &OwnerView,
     database: bytes::Bytes,
@@ -75,7 +77,7 @@ fn facts(
 ) -> v1::CopyFacts {
     let core = &view.view;
     let marks = Watermarks {
-        truncated: Position::ZERO,
+        truncated: view.truncated,
         checkpointed: view.checkpointed.min(core.replayed),
         replayed: core.replayed,
         inspected: core.inspected,
@@ -100,6 +102,25 @@ fn facts(
         serving,
         commit_rule: core.rule.as_ref().map(describe).unwrap_or_default(),
         degraded: core.degraded,
+        log_held_by: view.blockers.iter().map(|blocker| holder(context, blocker)).collect(),
+        actual_lag_millis: view.actual_lag.map_or(0, |lag| lag.as_millis() as u64),
+    }
+}
+
+fn holder(context: &PlaneContext, blocker: &Blocker) -> v1::LogHolder {
+    let holder = match blocker.who {
+        Holder::Copy(_, member) => match context.member(member) {
+            Some(peer) => format!("copy on {}", peer.name),
+            None => format!("copy on {member}"),
+        },
+        Holder::Operation(operation) => format!("operation {operation}"),
+        Holder::Database => "the database".into(),
+    };
+    v1::LogHolder {
+        from: Some(blocker.from.into()),
+        holder,
+        reason: blocker.why.to_string(),
+        since_unix_millis: blocker.since_unix_ms.unwrap_or(0),
     }
 }
 

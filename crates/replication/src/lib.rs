@@ -12,6 +12,7 @@ mod facts;
 mod fetch;
 mod gate;
 mod kv;
+mod lag_file;
 mod log_lane;
 mod message;
 mod open;

@@ -4,14 +4,17 @@
 //! A failed write or sync poisons the log: it is reported once, everything after it is dropped, and
 //! the copy is opened anew from its files later (review S10).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use keelson_env::Disk;
 use keelson_format::{Chunk, ControlRecord};
 use keelson_log::{ControlFile, Log, LogError};
-use keelson_types::{CopyFault, CopyId, Epoch, EpochTable, LogEnd, Position};
+use keelson_types::{CopyFault, CopyId, Epoch, EpochTable, Generation, LogEnd, Position};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::lag_file;
 use crate::message::{AfterCut, Completion};
 use crate::shared::CopyShared;
 use crate::store_lane::log_fault;
@@ -26,6 +29,10 @@ pub(crate) enum LogJob {
     CompareChain { copy: CopyId, epoch: Epoch, matched: Position, chain: u32 },
     /// The copy stands: its start counts as a success.
     Settled,
+    /// Remove generations before this one.
+    Truncate(Generation),
+    /// Keep the clock of a lag.
+    SaveClock(Vec<u8>),
     /// Sync and do nothing any more.
     Close(tokio::sync::oneshot::Sender<()>),
     /// Keep seal and epochs.
@@ -41,6 +48,9 @@ pub(crate) struct LogWorker {
     pub(crate) record: ControlRecord,
     pub(crate) done: UnboundedSender<Completion>,
     pub(crate) broken: bool,
+    pub(crate) disk: Arc<dyn Disk>,
+    /// Of the control file.
+    pub(crate) directory: PathBuf,
 }
 
 impl LogWorker {
@@ -74,6 +84,13 @@ impl LogWorker {
                 LogJob::Settled => {
                     self.record.start_tries = 0;
                     self.write_control()
+                }
+                LogJob::Truncate(before) => {
+                    self.sync(unsynced.take()).and_then(|()| self.truncate(before))
+                }
+                LogJob::SaveClock(bytes) => {
+                    self.save_clock(&bytes);
+                    Ok(())
                 }
                 LogJob::Control { save, sealed, table } => {
                     self.sync(unsynced.take()).and_then(|()| self.save(save, sealed, table))
@@ -121,6 +138,22 @@ impl LogWorker {
         }
         self.report(Completion::LogCut { state: report.state, then });
         Ok(())
+    }
+
+    fn truncate(&mut self, before: Generation) -> Result<(), CopyFault> {
+        let gone = self.log.truncate_before(before).map_err(|error| log_fault(&error))?;
+        let first = self.log.first_generation().unwrap_or_default();
+        self.shared.log_bytes.store(self.log.kept_bytes(), Ordering::Relaxed);
+        tracing::debug!(database = %self.shared.name, gone, ?first, "log truncated");
+        self.report(Completion::Truncated(first));
+        Ok(())
+    }
+
+    /// Without it a lagged copy lags longer after a restart, so a failure stops nothing.
+    fn save_clock(&self, bytes: &[u8]) {
+        if let Err(error) = lag_file::save(&*self.disk, &self.directory, bytes) {
+            tracing::warn!(database = %self.shared.name, %error, "the lag clock was not saved");
+        }
     }
 
     fn save(&mut self, save: u64, sealed: Epoch, table: EpochTable) -> Result<(), CopyFault> {

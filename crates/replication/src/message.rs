@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use keelson_copy_core::truncate::{Blocker, TruncationOrder};
 use keelson_copy_core::{
     Assignment, CopyView, MountFailure, MountOrder, OpenOffer, SealAnswer, SealRefusal,
 };
@@ -10,11 +11,13 @@ use keelson_env::KvStore;
 use keelson_format::{Chunk, CursorState};
 use keelson_log::LogReader;
 use keelson_types::{
-    CommitRule, CopyFault, CopyId, Epoch, EpochTable, LagSettings, LogEnd, MemberId, Position,
+    CommitRule, CopyFault, CopyId, Epoch, EpochTable, Generation, LagSettings, LogEnd, MemberId,
+    Position,
 };
 use keelson_wire::{Refusal, v1};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use crate::owner::{OtherFacts, Reported};
 use crate::writer::{Prepared, ReadResults, WriteRequest};
 
 /// Sends frames and offers to one member.
@@ -63,13 +66,15 @@ pub(crate) struct Assigned {
     pub(crate) resumes: u64,
     pub(crate) lag: LagSettings,
     pub(crate) circular_logging: bool,
+    /// The other copies, as truncation sees them.
+    pub(crate) others: Vec<OtherFacts>,
 }
 
 /// Answers of a passive to this active.
 #[derive(Debug)]
 pub(crate) enum FromTarget {
     Opened { copy: CopyId, epoch: Epoch, matched: Position, chain: u32 },
-    Ack { copy: CopyId, epoch: Epoch, durable: Position, replayed: Position },
+    Ack { copy: CopyId, epoch: Epoch, reported: Reported },
     Refused { copy: CopyId, epoch: Epoch, refusal: keelson_copy_core::OpenRefusal },
 }
 
@@ -80,6 +85,7 @@ pub(crate) enum FromSource {
     Matched { epoch: Epoch },
     Frames { epoch: Epoch, chunk: Chunk, committed: Position },
     Committed { epoch: Epoch, committed: Position },
+    Truncate(TruncationOrder),
 }
 
 /// A snapshot for status pages.
@@ -95,6 +101,11 @@ pub(crate) struct OwnerView {
     /// Of an idle store: when it was closed.
     pub(crate) store_bytes: u64,
     pub(crate) log_bytes: u64,
+    pub(crate) truncated: Position,
+    /// How long the oldest log waits for replay, on a lagged copy.
+    pub(crate) actual_lag: Option<std::time::Duration>,
+    /// Who keeps log, and from where; the first one decides.
+    pub(crate) blockers: Vec<Blocker>,
     /// Where each other copy's store is, at an active.
     pub(crate) replayed: BTreeMap<CopyId, Position>,
 }
@@ -125,6 +136,10 @@ pub(crate) enum Completion {
     },
     StoreOpened(Result<Arc<dyn KvStore>, CopyFault>),
     StoreClosed,
+    /// The store is durable further than before.
+    Checkpointed,
+    /// The own log begins with this generation now.
+    Truncated(Generation),
     StoreFailed(CopyFault),
     Prepared(Box<Prepared>),
     PrepareFailed {

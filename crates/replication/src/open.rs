@@ -17,6 +17,7 @@ use keelson_types::{
     CopyFault, CopyId, DatabaseId, EpochTable, LogId, Position, StoreId, StreamId,
 };
 
+use crate::lag_file;
 use crate::shared::CopyShared;
 use crate::store_lane::{fault_of, log_fault};
 
@@ -70,6 +71,8 @@ pub(crate) struct OpenCopy {
     pub(crate) state: CursorState,
     pub(crate) store_directory: PathBuf,
     pub(crate) recovered: Recovered,
+    /// The clock of a lagged copy.
+    pub(crate) saved_clock: Option<Vec<u8>>,
 }
 
 /// Opens, or creates, a copy. Blocking; runs on a thread of the pool.
@@ -90,7 +93,8 @@ pub(crate) fn open_copy(
     }
     let (log, state, store_directory, recovered) = opened?;
     let reader = log.reader();
-    Ok(OpenCopy { log, control, record, reader, state, store_directory, recovered })
+    let saved_clock = lag_file::load(&*places.disk, &directory);
+    Ok(OpenCopy { log, control, record, reader, state, store_directory, recovered, saved_clock })
 }
 
 type OpenFiles = (Log, CursorState, PathBuf, Recovered);
@@ -116,6 +120,7 @@ fn open_files(
     let store_directory = places.store(identity.database, record.store);
     let store = opener.open(&store_directory).map_err(|error| fault_of(&error))?;
     let replayed = store.replayed().position;
+    shared.checkpointed.store(store.checkpointed());
     shared.store.set(Some(store));
     let state = recovery.state;
     let mut table = record.epoch_table.clone();

@@ -8,8 +8,10 @@
 //! opens the copy anew.
 
 mod actions;
+mod lagging;
 mod shipping;
 mod taking;
+mod truncating;
 mod writes;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -32,7 +34,10 @@ use crate::context::PlaneContext;
 use crate::gate::boottime_now;
 use crate::log_lane::LogJob;
 use crate::message::{Completion, Message, OwnerView, SourceSender, TargetSender};
+use crate::owner::lagging::Lag;
 use crate::owner::shipping::PeerShip;
+pub(crate) use crate::owner::truncating::{OtherFacts, Reported};
+use crate::owner::truncating::{Truncating, nothing_reported};
 use crate::pool::Lane;
 use crate::shared::CopyShared;
 use crate::store_lane::StoreJob;
@@ -95,7 +100,11 @@ pub(crate) struct Owner {
     /// Committed while the lease does not cover the epoch: answered when it comes back.
     parked: Vec<Answer>,
     peers: BTreeMap<CopyId, PeerShip>,
-    peers_replayed: BTreeMap<CopyId, Position>,
+    reported: BTreeMap<CopyId, Reported>,
+    truncation: Truncating,
+    lag: Option<Lag>,
+    /// What was saved of the clock of the lag, until it is needed.
+    saved_clock: Option<Vec<u8>>,
     sessions: BTreeMap<MemberId, SourceSender>,
     /// Passive: where acknowledgements go.
     inbound: BTreeMap<MemberId, TargetSender>,
@@ -143,6 +152,9 @@ pub(crate) struct Start {
     pub(crate) generation_bytes: u64,
     pub(crate) known: Arc<Mutex<Known>>,
     pub(crate) failures: u32,
+    /// Where the log begins.
+    pub(crate) first: Position,
+    pub(crate) saved_clock: Option<Vec<u8>>,
 }
 
 impl Owner {
@@ -173,7 +185,10 @@ impl Owner {
             frames_in_flight: 0,
             parked: Vec::new(),
             peers: BTreeMap::new(),
-            peers_replayed: BTreeMap::new(),
+            reported: nothing_reported(),
+            truncation: Truncating::of_log_from(start.first),
+            lag: None,
+            saved_clock: start.saved_clock,
             sessions: BTreeMap::new(),
             inbound: BTreeMap::new(),
             fetch_go: None,
@@ -259,6 +274,7 @@ impl Owner {
         self.pump_peers();
         self.trim_tail();
         self.publish();
+        self.truncate();
         self.plan_reopen();
         self.settle();
     }
@@ -284,11 +300,13 @@ impl Owner {
         let now = boottime_now();
         let machine = self.machine.next_wake().map(|tick| Instant::now() + tick.since(now));
         let store = self.store_used.map(|used| used + STORE_IDLE);
-        machine.into_iter().chain(store).chain(self.reopen_at).min()
+        let lag = self.lag_wake().map(|tick| Instant::now() + tick.since(now));
+        machine.into_iter().chain(store).chain(self.reopen_at).chain(lag).min()
     }
 
     fn woken(&mut self) {
         self.events.push_back(Event::Wake);
+        self.lag_woken();
         if self.store_used.is_some_and(|used| used.elapsed() >= STORE_IDLE) {
             self.store_used = None;
             self.tail.clear();
@@ -354,6 +372,7 @@ impl Owner {
                 self.frames_in_flight = self.frames_in_flight.saturating_sub(frames);
                 self.last_inspected_millis = unix_millis();
                 self.event(Event::Logged { end });
+                self.lag_inspected(end.position);
             }
             Completion::LogFailed(fault) => self.event(Event::LogFailed { fault }),
             Completion::LogCut { state, then } => self.log_cut(state, then),
@@ -361,6 +380,8 @@ impl Owner {
             Completion::Replayed { to, time_millis } => self.replayed(to, time_millis),
             Completion::StoreOpened(result) => self.store_opened(&result),
             Completion::StoreClosed => self.after_close(),
+            Completion::Checkpointed => self.checkpointed(),
+            Completion::Truncated(first) => self.truncated(first),
             Completion::StoreFailed(fault) => self.store_failed(fault),
             Completion::Prepared(prepared) => self.prepared(*prepared),
             Completion::PrepareFailed { request, ticket, refusal } => {
@@ -401,6 +422,8 @@ impl Owner {
         }
         self.generation_bytes = assigned.generation_bytes;
         self.reframe(assigned.generation_bytes, assigned.compress);
+        self.set_lag(assigned.lag);
+        self.truncation.due = true;
         self.event(Event::Assigned(assigned.assignment));
     }
 
@@ -431,7 +454,7 @@ impl Owner {
         let store = self.shared.store.get();
         OwnerView {
             view: self.machine.view(),
-            checkpointed: store.as_ref().map_or(self.replay_sent, |store| store.checkpointed()),
+            checkpointed: self.shared.checkpointed.load(),
             generation_bytes: self.generation_bytes,
             last_inspected_unix_millis: self.last_inspected_millis,
             last_replayed_unix_millis: self.last_replayed_millis,
@@ -441,7 +464,10 @@ impl Owner {
                 |store| store.size_bytes(),
             ),
             log_bytes: self.shared.log_bytes.load(Ordering::Relaxed),
-            replayed: self.peers_replayed.clone(),
+            replayed: self.reported.iter().map(|(copy, r)| (*copy, r.replayed)).collect(),
+            truncated: self.truncation.first,
+            actual_lag: self.actual_lag(),
+            blockers: self.blockers(),
         }
     }
 
@@ -452,6 +478,7 @@ impl Owner {
     /// Ends everything this owner began, and waits until its lanes are done with the files.
     async fn stopped(&mut self) {
         self.shared.gate.close();
+        self.save_clock();
         if let Some(writer) = self.writer.take() {
             writer.into_waiting().into_iter().for_each(Answer::send);
         }

@@ -312,6 +312,7 @@ impl Follower {
             committed: AtomicPosition::default(),
             durable: AtomicPosition::default(),
             replayed: AtomicPosition::default(),
+            checkpointed: AtomicPosition::default(),
             moved: watch::Sender::new(0),
             active_address: Mutex::default(),
             store: StoreSlot::default(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use keelson_copy_core::OpenOffer;
+use keelson_copy_core::truncate::TruncationOrder;
 use keelson_format::Chunk;
 use keelson_net::require_member;
 use keelson_types::{DatabaseId, Epoch, LogEnd, MemberId, Position, RefusalReason};
@@ -230,6 +231,14 @@ fn read(
                 chunk: Chunk::new(at(frames.position), frames.body),
                 committed: at(frames.committed),
             },
+        ),
+        M::Truncate(order) => (
+            ids::database(&order.database).ok()?,
+            FromSource::Truncate(TruncationOrder {
+                epoch: epoch(order.epoch),
+                up_to: at(order.up_to),
+                truncated: at(order.truncated),
+            }),
         ),
         M::Committed(committed) => (
             ids::database(&committed.database).ok()?,

@@ -18,6 +18,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use crate::context::{PlaneContext, Registry};
 use crate::fetch::client;
 use crate::message::{FromTarget, Message, SourceSender};
+use crate::owner::Reported;
 
 /// First pause after a break; doubled up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -116,8 +117,11 @@ fn read(message: v1::target_message::Message) -> Option<(DatabaseId, FromTarget)
             FromTarget::Ack {
                 copy: CopyId::from_slice(&ack.copy)?,
                 epoch: epoch(ack.epoch),
-                durable: ack.durable.map(Into::into).unwrap_or_default(),
-                replayed: ack.replayed.map(Into::into).unwrap_or_default(),
+                reported: Reported {
+                    inspected: ack.durable.map(Into::into).unwrap_or_default(),
+                    replayed: ack.replayed.map(Into::into).unwrap_or_default(),
+                    checkpointed: ack.checkpointed.map(Into::into).unwrap_or_default(),
+                },
             },
         ),
         v1::target_message::Message::Refused(refused) => (

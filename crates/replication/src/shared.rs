@@ -70,6 +70,8 @@ pub(crate) struct CopyShared {
     pub(crate) committed: AtomicPosition,
     pub(crate) durable: AtomicPosition,
     pub(crate) replayed: AtomicPosition,
+    /// What the store holds durably.
+    pub(crate) checkpointed: AtomicPosition,
     /// Wakes those who wait for a position; the number only says that something moved.
     pub(crate) moved: watch::Sender<u64>,
     /// Data address of the active's member, as last heard; empty if unknown.
@@ -103,6 +105,7 @@ impl CopyShared {
             committed: AtomicPosition::default(),
             durable: AtomicPosition::default(),
             replayed: AtomicPosition::default(),
+            checkpointed: AtomicPosition::default(),
             moved: watch::Sender::new(0),
             active_address: Mutex::default(),
             store: StoreSlot::default(),

@@ -123,7 +123,11 @@ impl StoreWorker {
     fn checkpoint(&mut self) {
         let Some(store) = self.shared.store.get() else { return };
         match store.checkpoint() {
-            Ok(_) => self.dirty_since = None,
+            Ok(_) => {
+                self.dirty_since = None;
+                self.shared.checkpointed.store(store.checkpointed());
+                self.report(Completion::Checkpointed);
+            }
             Err(StoreError::NoSpace) => self.report(Completion::StoreFailed(CopyFault::DiskFull)),
             Err(error) => self.report(Completion::StoreFailed(fault_of(&error))),
         }

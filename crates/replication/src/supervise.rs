@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use keelson_format::{Cursor, CursorState, FramingConfig};
-use keelson_types::{CopyFault, MemberId};
+use keelson_types::{CopyFault, MemberId, Position};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::context::{PlaneContext, Registry};
@@ -76,8 +76,11 @@ impl Supervised {
             generation_bytes: self.identity.generation_bytes,
             ..FramingConfig::default()
         };
+        let (mut first, mut saved_clock) = (Position::ZERO, None);
         let (files, cursor, recovered) = match opened {
-            Ok(open) => {
+            Ok(mut open) => {
+                first.generation = open.log.first_generation().unwrap_or_default();
+                saved_clock = open.saved_clock.take();
                 let cursor = Cursor::new(open.state, framing);
                 let recovered = open.recovered.clone();
                 self.shared.committed.store(recovered.committed);
@@ -102,6 +105,8 @@ impl Supervised {
             generation_bytes: self.identity.generation_bytes,
             known: self.known.clone(),
             failures,
+            first,
+            saved_clock,
         });
         owner.catch_up(self.registry.sessions());
         owner
@@ -135,6 +140,8 @@ impl Supervised {
             record: open.record,
             done: done.clone(),
             broken: false,
+            disk: self.context.places.disk.clone(),
+            directory: self.context.places.database(self.shared.database),
         };
         let mut store = StoreWorker {
             shared: self.shared.clone(),

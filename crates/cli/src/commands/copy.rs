@@ -218,6 +218,19 @@ fn status_row(row: &CopyStatusRow) -> Vec<String> {
     ]
 }
 
+/// Who keeps log, the first one decides.
+pub(super) fn held_by(facts: &CopyFacts) -> Value {
+    let holders = facts.log_held_by.iter().map(|holder| {
+        json!({
+            "from": text::position(holder.from.as_ref()),
+            "holder": holder.holder,
+            "reason": holder.reason,
+            "since": text::time(holder.since_unix_millis),
+        })
+    });
+    holders.collect()
+}
+
 fn lag_text(seconds: u64) -> String {
     if seconds == 0 { String::new() } else { text::span(Duration::from_secs(seconds)) }
 }
@@ -258,6 +271,8 @@ fn status_data(row: &CopyStatusRow) -> Value {
         "truncation_lag_seconds": row.truncation_lag_seconds,
         "activation_suspended": row.suspension.as_ref().is_some_and(|s| s.activation),
         "replication_suspended": row.suspension.as_ref().is_some_and(|s| s.replication),
+        "actual_lag_millis": facts.actual_lag_millis,
+        "log_held_by": held_by(&facts),
         "suspend_comment": row.suspension.as_ref().map(|s| &s.comment),
         "suspended_by": row.suspension.as_ref().map(|s| &s.by),
         "suspended_since": row.suspension.as_ref().map(|s| text::time(s.since_unix_millis)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use keelson_client::succeeded;
 use keelson_types::{CommitConstraint, RefusalReason};
-use keelson_wire::v1::{DatabaseInfo, DatabaseSettings, LogEnd};
+use keelson_wire::v1::{CopyFacts, DatabaseInfo, DatabaseSettings, LogEnd};
 use serde_json::{Value, json};
 
 use crate::commands::operation;
@@ -140,8 +140,11 @@ impl Command {
             Self::Remove { database } => remove(global, &database).await,
             Self::List => list(global).await,
             Self::Show { database } => {
-                let info = global.client()?.admin().show_database(&database).await?;
-                show(global, &info);
+                let admin = global.client()?.admin();
+                let info = admin.show_database(&database).await?;
+                let rows = admin.copy_status(&database, "").await?;
+                let active = rows.into_iter().find(|row| row.active).and_then(|row| row.facts);
+                show(global, &info, &active.unwrap_or_default());
                 Ok(())
             }
             Self::Set(set) => set.run(global).await,
@@ -307,7 +310,7 @@ async fn digest(global: &Global, name: &str) -> Outcome {
     })
 }
 
-fn show(global: &Global, info: &DatabaseInfo) {
+fn show(global: &Global, info: &DatabaseInfo, active: &CopyFacts) {
     let never = |millis: u64| match millis {
         0 => "never".into(),
         millis => text::duration(Duration::from_millis(millis)),
@@ -321,6 +324,14 @@ fn show(global: &Global, info: &DatabaseInfo) {
         let established = if epoch.established { "" } else { ", not established" };
         let number = text::epoch(epoch.epoch.as_ref());
         format!("{number} on {} ({}{established})", epoch.member, epoch.reason)
+    });
+    let held = active.log_held_by.iter().map(|holder| {
+        let from = text::position(holder.from.as_ref());
+        let since = match holder.since_unix_millis {
+            0 => String::new(),
+            millis => format!(", since {}", text::time(millis)),
+        };
+        format!("{} from {from}: {}{since}", holder.holder, holder.reason)
     });
     let rows = [
         ("database", info.name.clone()),
@@ -338,13 +349,15 @@ fn show(global: &Global, info: &DatabaseInfo) {
         ("dismount after", never(info.dismount_after_millis)),
         ("lz4", info.lz4.to_string()),
         ("circular logging", info.circular_logging.to_string()),
+        ("log on the active", text::size(active.log_bytes)),
+        ("log held by", held.collect::<Vec<_>>().join("; ")),
         ("copies", copies.collect::<Vec<_>>().join("; ")),
         ("epochs", epochs.collect::<Vec<_>>().join("; ")),
     ];
-    output::print_one(global.output, &rows, &data(info));
+    output::print_one(global.output, &rows, &data(info, active));
 }
 
-fn data(info: &DatabaseInfo) -> Value {
+fn data(info: &DatabaseInfo, active: &CopyFacts) -> Value {
     let copies = info.copies.iter().map(|copy| {
         json!({
             "copy": text::id(&copy.copy),
@@ -378,6 +391,8 @@ fn data(info: &DatabaseInfo) -> Value {
         "dismount_after_millis": info.dismount_after_millis,
         "lz4": info.lz4,
         "circular_logging": info.circular_logging,
+        "log_bytes": active.log_bytes,
+        "log_held_by": super::copy::held_by(active),
         "copies": copies.collect::<Value>(),
         "epochs": epochs.collect::<Value>(),
     })

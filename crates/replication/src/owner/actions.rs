@@ -138,6 +138,7 @@ impl Owner {
     fn serve(&mut self, epoch: Epoch) {
         tracing::info!(database = %self.shared.name, %epoch, "serving");
         self.writer = Some(Writer::new());
+        self.truncation.due = true;
         self.shared.gate.open(epoch);
         self.shared.wake();
     }
@@ -152,7 +153,7 @@ impl Owner {
         let parked = std::mem::take(&mut self.parked);
         parked.into_iter().for_each(|answer| answer.refuse(outcome_unknown()));
         self.peers.clear();
-        self.peers_replayed.clear();
+        self.reported.clear();
         self.shared.wake();
     }
 

@@ -90,10 +90,11 @@ impl Owner {
             FromTarget::Opened { copy, epoch, matched, chain } => {
                 self.compare_chain(copy, epoch, matched, chain);
             }
-            FromTarget::Ack { copy, epoch, durable, replayed } => {
+            FromTarget::Ack { copy, epoch, reported } => {
+                let durable = reported.inspected;
                 if let Some(peer) = self.peers.get_mut(&copy).filter(|peer| peer.epoch == epoch) {
                     peer.acked(durable);
-                    self.peers_replayed.insert(copy, replayed);
+                    self.reported(copy, reported);
                 }
                 self.event(Event::Acked { copy, epoch, durable });
             }
@@ -142,6 +143,7 @@ impl Owner {
             turn: None,
         };
         self.peers.insert(copy, ship);
+        self.order_truncation_of(member);
         self.pump(copy);
     }
 

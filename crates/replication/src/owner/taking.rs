@@ -27,6 +27,7 @@ impl Owner {
             FromSource::Frames { epoch, chunk, committed } => {
                 self.take_chunk(epoch, chunk, Some(committed));
             }
+            FromSource::Truncate(order) => self.truncation_ordered(order),
             FromSource::Committed { epoch, committed } => {
                 self.event(Event::CommittedUpTo { epoch, committed });
             }
@@ -71,6 +72,7 @@ impl Owner {
     pub(super) fn log_cut(&mut self, state: CursorState, then: AfterCut) {
         self.cursor = Cursor::new(state, *self.cursor.config());
         self.tail.clear();
+        self.lag_cut(state.position);
         match then {
             AfterCut::Machine => self.event(Event::LogCut { end: state.end }),
             AfterCut::Opened(member, epoch, matched) => self.say_opened(member, epoch, matched),
@@ -122,6 +124,7 @@ impl Owner {
             copy: self.copy_bytes(),
             durable: Some(durable.into()),
             replayed: Some(self.shared.replayed.load().into()),
+            checkpointed: Some(self.shared.checkpointed.load().into()),
         };
         self.send_target(member, v1::target_message::Message::Ack(ack));
     }
@@ -150,6 +153,15 @@ impl Owner {
         if let Some(sender) = self.inbound.get(&member) {
             // A closed session reports itself.
             let _ = sender.send(Ok(v1::TargetMessage { message: Some(message) }));
+        }
+    }
+
+    /// Tells the active what changed here without any log having arrived.
+    pub(super) fn acknowledge_again(&mut self) {
+        let (durable, view) = (self.machine.durable().position, self.machine.view());
+        let members: Vec<_> = self.inbound.keys().copied().collect();
+        if self.machine.expects(view.epoch).is_some() {
+            members.into_iter().for_each(|member| self.send_ack(member, view.epoch, durable));
         }
     }
 

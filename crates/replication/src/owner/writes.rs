@@ -175,6 +175,7 @@ impl Owner {
             writer.replayed(to);
         }
         self.event(Event::Replayed { to });
+        self.lag_replayed(to);
     }
 
     pub(super) fn open_store(&mut self, reply: StoreWaiter) {

@@ -1,0 +1,179 @@
+//! Truncation: the active decides which log nobody needs and says so; every copy removes its own
+//! (F99-F102). What may go is decided by `copy_core::truncate`; here are its inputs.
+//!
+//! The decision is taken when one of its inputs moved by a generation, never by a timer.
+
+use std::collections::BTreeMap;
+
+use keelson_copy_core::truncate::{
+    Blocker, OtherCopy, OwnLog, Truncation, TruncationInputs, TruncationOrder, TruncationRole,
+    truncation_point,
+};
+use keelson_types::{CopyId, Generation, MemberId, Position};
+use keelson_wire::v1;
+
+use crate::gate::boottime_now;
+use crate::log_lane::LogJob;
+use crate::owner::{Owner, unix_millis};
+
+/// What consensus says of another copy, as far as truncation needs it.
+#[derive(Clone, Debug)]
+pub(crate) struct OtherFacts {
+    pub(crate) copy: CopyId,
+    pub(crate) member: MemberId,
+    pub(crate) lagged: bool,
+    pub(crate) leaving: bool,
+    pub(crate) suspended_since_unix_ms: Option<u64>,
+}
+
+/// Positions that another copy reported to this active.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reported {
+    pub(crate) inspected: Position,
+    pub(crate) replayed: Position,
+    pub(crate) checkpointed: Position,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Truncating {
+    /// An input changed.
+    pub(super) due: bool,
+    /// Where the own log begins.
+    pub(super) first: Position,
+    /// The newest order of an active, at a passive.
+    order: Option<TruncationOrder>,
+    /// What was decided last, for status.
+    pub(super) decided: Option<Truncation>,
+    under_way: bool,
+}
+
+impl Truncating {
+    pub(super) fn of_log_from(first: Position) -> Self {
+        Self { first, due: true, ..Self::default() }
+    }
+}
+
+impl Owner {
+    /// Decides anew if something changed, and removes what may go.
+    pub(super) fn truncate(&mut self) {
+        if !std::mem::take(&mut self.truncation.due) || self.truncation.under_way {
+            return;
+        }
+        let Some(decided) = self.decide_truncation() else { return };
+        let before = decided.up_to.generation;
+        self.truncation.decided = Some(decided);
+        if before > self.truncation.first.generation {
+            self.truncation.under_way = true;
+            self.log_job(LogJob::Truncate(before));
+        } else {
+            self.order_truncation();
+        }
+    }
+
+    fn decide_truncation(&self) -> Option<Truncation> {
+        let assigned = self.known().assigned.clone()?;
+        let own = OwnLog {
+            copy: self.shared.copy,
+            member: self.context.member,
+            truncated: self.truncation.first,
+            checkpointed: self.shared.checkpointed.load(),
+            end: self.machine.durable().position,
+        };
+        let others: Vec<_> = assigned.others.iter().map(|other| self.other_copy(other)).collect();
+        let role = match &self.writer {
+            Some(_) => TruncationRole::Active {
+                established: true,
+                others: &others,
+                circular_logging: assigned.circular_logging,
+                backed_up: None,
+            },
+            None => TruncationRole::Passive {
+                order: self.truncation.order,
+                sealed: self.machine.sealed(),
+            },
+        };
+        let now = boottime_now();
+        let aged_out =
+            self.lag.as_ref().map_or(own.end, |lag| lag.clock.aged_out(&lag.settings, now));
+        let inputs = TruncationInputs {
+            own,
+            role,
+            lags: assigned.lag,
+            aged_out,
+            holds: &[],
+            now_unix_ms: unix_millis(),
+        };
+        Some(truncation_point(&inputs))
+    }
+
+    fn other_copy(&self, facts: &OtherFacts) -> OtherCopy {
+        let reported = self.reported.get(&facts.copy);
+        OtherCopy {
+            copy: facts.copy,
+            member: facts.member,
+            lagged: facts.lagged,
+            inspected: reported.map(|reported| reported.inspected),
+            checkpointed: reported.map(|reported| reported.checkpointed),
+            suspended_since_unix_ms: facts.suspended_since_unix_ms,
+            needs_no_log: facts.leaving,
+        }
+    }
+
+    /// Takes what another copy reports; a decision is due when its checkpoint reached another
+    /// generation, or, for a lagged one, its log did.
+    pub(super) fn reported(&mut self, copy: CopyId, now: Reported) {
+        let before = self.reported.insert(copy, now).unwrap_or_default();
+        let generations = |r: Reported| (r.inspected.generation, r.checkpointed.generation);
+        self.truncation.due |= generations(before) != generations(now);
+    }
+
+    /// Who keeps log here, as decided last.
+    pub(super) fn blockers(&self) -> Vec<Blocker> {
+        self.truncation.decided.as_ref().map(|d| d.blockers.clone()).unwrap_or_default()
+    }
+
+    /// The own store is durable further than before.
+    pub(super) fn checkpointed(&mut self) {
+        self.truncation.due = true;
+        self.acknowledge_again();
+    }
+
+    /// An active's order.
+    pub(super) fn truncation_ordered(&mut self, order: TruncationOrder) {
+        self.truncation.order = Some(order);
+        self.truncation.due = true;
+    }
+
+    pub(super) fn truncated(&mut self, first: Generation) {
+        self.truncation.under_way = false;
+        self.truncation.first = Position { generation: first, offset: 0 };
+        self.truncation.due = true;
+        self.order_truncation();
+    }
+
+    /// Tells the passives which log nobody needs; only an established active does.
+    pub(super) fn order_truncation(&self) {
+        let peers: Vec<_> = self.peers.values().map(|peer| peer.member).collect();
+        peers.into_iter().for_each(|member| self.order_truncation_of(member));
+    }
+
+    pub(super) fn order_truncation_of(&self, member: MemberId) {
+        let (Some(decided), Some(epoch), Some(_)) =
+            (&self.truncation.decided, self.machine.own_epoch(), &self.writer)
+        else {
+            return;
+        };
+        let order = v1::ShipTruncate {
+            database: self.database_bytes(),
+            epoch: Some(epoch.into()),
+            up_to: Some(decided.up_to.into()),
+            truncated: Some(self.truncation.first.into()),
+        };
+        self.send_source(member, v1::source_message::Message::Truncate(order));
+    }
+}
+
+/// An empty map for a new owner.
+pub(super) fn nothing_reported() -> BTreeMap<CopyId, Reported> {
+    BTreeMap::new()
+}
