@@ -258,9 +258,9 @@ impl TopologyCache {
     }
 }
 
-/// Takes a new picture. A route stays unless the picture knows a higher epoch or another database of
-/// the name; a route that was
-/// found wrong and forgotten may return from the picture, because there is nothing better to try.
+/// Takes a new picture. A route stays unless the picture knows a higher epoch or another database
+/// of the name; a route that was found wrong and forgotten may return from the picture, because
+/// there is nothing better to try.
 fn merge(state: &mut State, mut picture: Topology) {
     for (name, new) in &mut picture.databases {
         if let Some(old) = state.picture.databases.get(name)

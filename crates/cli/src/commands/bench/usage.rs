@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::idle::Measured;
 use crate::context::Global;
 use crate::output::{self, Column, column, wide};
-use crate::text;
 
 /// What one process of a member used.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -133,7 +132,7 @@ const COLUMNS: &[Column] = &[
 impl Measured {
     pub(super) fn print(&self, global: &Global) {
         if !global.output.is_data() {
-            let seconds = |time: Duration| text::duration(Duration::from_secs(time.as_secs()));
+            let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
             output::emit(&format!(
                 "{} databases with {} copies each, idle for {}; created in {}, established after \
                  another {}, each written and read after another {}\n\n",

@@ -1,7 +1,8 @@
 //! A mail folder in one file: messages begin with a line "From ".
 //!
-//! The key is the number of the message (see [`numbered_key`]), or the value of the header that the key field names.
-//! Quoted lines (">From ") lose one quote sign, as the "rd" variant of the format wants.
+//! The key is the number of the message (see [`numbered_key`]), or the value of the header that the
+//! key field names. Quoted lines (">From ") lose one quote sign, as the "rd" variant of the format
+//! wants.
 
 use std::io;
 use std::sync::Arc;
