@@ -94,3 +94,110 @@ async fn lags_out_of_bounds_are_refused() -> Result<()> {
     assert_eq!(status(&cluster, "m3").await?["activation_preference"], 1);
     Ok(())
 }
+
+fn generation(row: &Value, field: &str) -> u64 {
+    let position = row[field].as_str().unwrap_or_default();
+    position.split(':').next().and_then(|part| u64::from_str_radix(part, 16).ok()).unwrap_or(0)
+}
+
+/// F87: log waits for replay as long as the lag says, over restarts too; F89: no HA copy meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lagged_copy_replays_late_and_remembers_its_clock() -> Result<()> {
+    let mut cluster = cluster().await?;
+    cluster.cli().succeed(["switchover", "DB1", "--to", "m1"]).await?;
+    let database = cluster.client().database("DB1");
+    database.put("early", "v").await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    cluster.cli().succeed(["copy", "set", "DB1@m3", "--replay-lag", "1h"]).await?;
+    eventually("the lagged copy leaves the commit rule", || async {
+        let row = status(&cluster, "m3").await?;
+        ensure!(row["participant"] == false && row["replay_lag_seconds"] == 3_600, "{row}");
+        Ok(())
+    })
+    .await?;
+    database.put("late", "v").await?;
+    let inspected = |wanted: Value| {
+        let cluster = &cluster;
+        async move {
+            eventually("the lagged copy has the log", || async {
+                let row = status(cluster, "m3").await?;
+                ensure!(row["inspected"] == wanted, "{row}");
+                Ok(row)
+            })
+            .await
+        }
+    };
+    let end = status(&cluster, "m1").await?["inspected"].clone();
+    let row = inspected(end.clone()).await?;
+    ensure!(row["replayed"] != end, "it replayed at once: {row}");
+    let refused = cluster.cli().run(["switchover", "DB1", "--to", "m3"]).await?;
+    check(&refused, 3, "target_unfit");
+    cluster.member("m3").kill()?;
+    cluster.member("m3").start()?;
+    cluster.wait_until_whole().await?;
+    let row = until_status(&cluster, "m3", "Healthy").await?;
+    ensure!(row["replayed"] != end, "the restart released the lag: {row}");
+    cluster.cli().succeed(["copy", "set", "DB1@m3", "--replay-lag", "1s"]).await?;
+    eventually("a second later it has replayed", || async {
+        let row = status(&cluster, "m3").await?;
+        ensure!(row["replayed"] == end, "{row}");
+        Ok(())
+    })
+    .await?;
+    cluster.cli().succeed(["copy", "set", "DB1@m3", "--replay-lag", "0"]).await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    cluster.equal_digest("DB1", 3).await?;
+    Ok(())
+}
+
+/// F99-F101: log goes when every copy is through with it; a suspended copy keeps all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn log_goes_when_every_copy_is_through_with_it() -> Result<()> {
+    let cluster = Cluster::start(3).await?;
+    let args = ["database", "create", "DB1", "--on", "m1,m2,m3", "--generation-size", "1MiB"];
+    cluster.cli().succeed(args).await?;
+    cluster.cli().succeed(["database", "set", "DB1", "--circular-logging", "true"]).await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    cluster.cli().succeed(["switchover", "DB1", "--to", "m1"]).await?;
+    cluster.cli().succeed(["copy", "suspend", "DB1@m3", "--comment", "holds log"]).await?;
+    let database = cluster.client().database("DB1");
+    for number in 0..12 {
+        database.put(format!("k{number}"), vec![number; 512 * 1024]).await?;
+    }
+    eventually("the suspended copy is named as the holder", || async {
+        let shown = cluster.cli().json(["database", "show", "DB1"]).await?;
+        let held = shown["log_held_by"].as_array().cloned().unwrap_or_default();
+        let holds =
+            |row: &Value| row["holder"] == "copy on m3" && row["reason"] == "replication suspended";
+        ensure!(held.iter().any(holds), "{shown}");
+        Ok(())
+    })
+    .await?;
+    eventually("the stores of the others are durable", || async {
+        for member in ["m1", "m2"] {
+            let row = status(&cluster, member).await?;
+            ensure!(generation(&row, "checkpointed") >= 6, "{row}");
+            ensure!(generation(&row, "truncated") <= 1, "log that m3 needs is gone: {row}");
+        }
+        Ok(())
+    })
+    .await?;
+    cluster.cli().succeed(["copy", "resume", "DB1@m3"]).await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    eventually("every copy truncates", || async {
+        for member in ["m1", "m2", "m3"] {
+            let row = status(&cluster, member).await?;
+            ensure!(generation(&row, "truncated") >= 6, "{row}");
+        }
+        Ok(())
+    })
+    .await?;
+    cluster.equal_digest("DB1", 3).await?;
+    assert_eq!(database.get("k3").await?.map(|value| value.len()), Some(512 * 1024));
+    // F107: a copy that needs the log from its start comes too late.
+    cluster.cli().succeed(["copy", "remove", "DB1", "--on", "m3", "--yes"]).await?;
+    cluster.cli().succeed(["copy", "add", "DB1", "--on", "m3"]).await?;
+    let row = until_status(&cluster, "m3", "FailedAndSuspended").await?;
+    ensure!(row["fault"].as_str().is_some_and(|fault| fault.contains("log is missing")), "{row}");
+    Ok(())
+}

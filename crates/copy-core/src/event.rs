@@ -251,6 +251,13 @@ pub enum Event {
         /// Epoch of the offer.
         epoch: Epoch,
     },
+    /// The active's log begins behind the end of this one: what lies between is gone (F107).
+    LogGone {
+        /// Epoch of the offer.
+        epoch: Epoch,
+        /// Where the active's log begins.
+        begins: Position,
+    },
     /// Log bytes arrived where [`crate::CopyMachine::expects`] wants them, and passed inspection.
     Received {
         /// Epoch of the session or of the mount order.

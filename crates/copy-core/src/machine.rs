@@ -133,6 +133,7 @@ impl CopyMachine {
                 self.peer_refused(now, copy, epoch, &refusal, out);
             }
             Event::Open(offer) => self.open(&offer, out),
+            Event::LogGone { epoch, begins } => self.log_gone(epoch, begins),
             Event::Matched { epoch } => self.matched(epoch, out),
             Event::Received { epoch, end, starts } => self.received(epoch, end, &starts, out),
             Event::CommittedUpTo { epoch, committed } => self.committed_up_to(epoch, committed),

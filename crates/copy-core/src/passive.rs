@@ -125,6 +125,18 @@ impl CopyMachine {
         }
     }
 
+    /// Only a seed helps: the copy waits for an operator. A resume lets it try again.
+    pub(crate) fn log_gone(&mut self, epoch: Epoch, begins: Position) {
+        if let Role::Passive(passive) = &self.role
+            && passive.epoch == epoch
+            && passive.step == PassiveStep::Offered
+        {
+            let what = format!("this log ends at {}, the active's begins at {begins}", self.end);
+            self.role = Role::Idle;
+            self.fault = Some(CopyFault::MissingLog(what));
+        }
+    }
+
     pub(crate) fn matched(&mut self, epoch: Epoch, out: &mut Vec<Action>) {
         if let Role::Passive(passive) = &mut self.role
             && passive.epoch == epoch

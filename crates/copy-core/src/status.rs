@@ -68,7 +68,7 @@ impl CopyMachine {
     fn status(&self) -> CopyStatus {
         if self.fault.is_some() {
             return match self.fault {
-                Some(CopyFault::Diverged(_) | CopyFault::CrashLoop) => {
+                Some(CopyFault::Diverged(_) | CopyFault::CrashLoop | CopyFault::MissingLog(_)) => {
                     CopyStatus::FailedAndSuspended
                 }
                 _ => CopyStatus::Failed,

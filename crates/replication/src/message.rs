@@ -86,6 +86,7 @@ pub(crate) enum FromSource {
     Frames { epoch: Epoch, chunk: Chunk, committed: Position },
     Committed { epoch: Epoch, committed: Position },
     Truncate(TruncationOrder),
+    LogGone { epoch: Epoch, begins: Position },
 }
 
 /// A snapshot for status pages.

@@ -206,7 +206,11 @@ fn read(
     let epoch = |epoch: Option<v1::Epoch>| epoch.map(Epoch::from).unwrap_or_default();
     let at = |position: Option<v1::Position>| position.map(Position::from).unwrap_or_default();
     Some(match message {
-        M::Handshake(_) | M::Close(_) => return None,
+        M::Handshake(_) => return None,
+        M::Close(close) => (
+            ids::database(&close.database).ok()?,
+            FromSource::LogGone { epoch: epoch(close.epoch), begins: at(close.log_begins) },
+        ),
         M::Open(open) => {
             let offer = OpenOffer {
                 member,

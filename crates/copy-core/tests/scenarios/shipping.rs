@@ -174,3 +174,20 @@ fn a_lagged_passive_replays_up_to_its_limit() {
     bench.check(Event::ReplayLimit(Some(at(1, 70))), &[Action::ReplayTo(at(1, 70))]);
     bench.check(Event::ReplayLimit(None), &[Action::ReplayTo(at(1, 100))]);
 }
+
+/// F107: a copy that misses log which is gone waits for an operator, and says what it misses.
+#[test]
+fn a_passive_whose_log_is_gone_at_the_active_waits_for_a_seed() {
+    let mut bench = Bench::empty();
+    let offer = crate::support::offer(1, &[start(1, Position::ZERO)], at(9, 200));
+    bench.step(Event::Open(offer.clone()));
+    bench.step(Event::ControlSaved { save: 1 });
+    bench.check(Event::LogGone { epoch: epoch(1), begins: at(7, 0) }, &[]);
+    assert_eq!(bench.machine.view().status, CopyStatus::FailedAndSuspended);
+    let refused = bench.step(Event::Open(offer));
+    let failed = OpenRefusal::Failed;
+    assert!(
+        matches!(&refused[..], [Action::SendRefused { refusal, .. }] if *refusal == failed),
+        "{refused:?}"
+    );
+}

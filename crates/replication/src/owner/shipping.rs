@@ -108,12 +108,31 @@ impl Owner {
 
     /// Looks the own chain value at the matched position up, in the log files.
     fn compare_chain(&mut self, copy: CopyId, epoch: Epoch, matched: Position, chain: u32) {
+        let begins = self.truncation.first;
+        if matched.generation.next() < begins.generation {
+            return self.say_log_gone(copy, epoch, begins);
+        }
         if matched == self.machine.end().position {
             let same = self.cursor.state().chain == chain;
             self.event(Event::Opened { copy, epoch, matched, chain_matches: same });
         } else {
             self.log_job(LogJob::CompareChain { copy, epoch, matched, chain });
         }
+    }
+
+    /// F107: log that the copy misses was truncated; only a seed helps it.
+    fn say_log_gone(&self, copy: CopyId, epoch: Epoch, begins: Position) {
+        let assigned = self.known().assigned.clone();
+        let others = assigned.iter().flat_map(|assigned| &assigned.others);
+        let Some(member) = others.filter(|o| o.copy == copy).map(|o| o.member).next() else {
+            return;
+        };
+        let close = v1::ShipClose {
+            database: self.database_bytes(),
+            epoch: Some(epoch.into()),
+            log_begins: Some(begins.into()),
+        };
+        self.send_source(member, v1::source_message::Message::Close(close));
     }
 
     pub(super) fn ship_from(

@@ -27,6 +27,9 @@ impl Owner {
             FromSource::Frames { epoch, chunk, committed } => {
                 self.take_chunk(epoch, chunk, Some(committed));
             }
+            FromSource::LogGone { epoch, begins } => {
+                self.event(Event::LogGone { epoch, begins });
+            }
             FromSource::Truncate(order) => self.truncation_ordered(order),
             FromSource::Committed { epoch, committed } => {
                 self.event(Event::CommittedUpTo { epoch, committed });
