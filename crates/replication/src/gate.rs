@@ -108,8 +108,8 @@ impl ServeGate {
         self.serving.load(Ordering::SeqCst) != 0
     }
 
-    /// The epoch that the copy serves, as one word; 0 while it serves none. A read that began in one
-    /// epoch must not be answered in another.
+    /// The epoch that the copy serves, as one word; 0 while it serves none. A read that began in
+    /// one epoch must not be answered in another.
     #[must_use]
     pub fn serving_epoch(&self) -> u64 {
         self.serving.load(Ordering::SeqCst)

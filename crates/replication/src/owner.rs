@@ -8,6 +8,7 @@
 //! opens the copy anew.
 
 mod actions;
+mod idle;
 mod lagging;
 mod shipping;
 mod taking;
@@ -34,6 +35,7 @@ use crate::context::PlaneContext;
 use crate::gate::boottime_now;
 use crate::log_lane::LogJob;
 use crate::message::{Completion, Message, OwnerView, SourceSender, TargetSender};
+use crate::owner::idle::IdleClose;
 use crate::owner::lagging::Lag;
 use crate::owner::shipping::PeerShip;
 pub(crate) use crate::owner::truncating::{OtherFacts, Reported};
@@ -103,6 +105,7 @@ pub(crate) struct Owner {
     reported: BTreeMap<CopyId, Reported>,
     truncation: Truncating,
     lag: Option<Lag>,
+    idle: IdleClose,
     /// What was saved of the clock of the lag, until it is needed.
     saved_clock: Option<Vec<u8>>,
     sessions: BTreeMap<MemberId, SourceSender>,
@@ -188,6 +191,7 @@ impl Owner {
             reported: nothing_reported(),
             truncation: Truncating::of_log_from(start.first),
             lag: None,
+            idle: IdleClose::default(),
             saved_clock: start.saved_clock,
             sessions: BTreeMap::new(),
             inbound: BTreeMap::new(),
@@ -301,12 +305,19 @@ impl Owner {
         let machine = self.machine.next_wake().map(|tick| Instant::now() + tick.since(now));
         let store = self.store_used.map(|used| used + STORE_IDLE);
         let lag = self.lag_wake().map(|tick| Instant::now() + tick.since(now));
-        machine.into_iter().chain(store).chain(self.reopen_at).chain(lag).min()
+        machine
+            .into_iter()
+            .chain(store)
+            .chain(self.reopen_at)
+            .chain(lag)
+            .chain(self.idle.wake())
+            .min()
     }
 
     fn woken(&mut self) {
         self.events.push_back(Event::Wake);
         self.lag_woken();
+        self.close_idle_generation();
         if self.store_used.is_some_and(|used| used.elapsed() >= STORE_IDLE) {
             self.store_used = None;
             self.tail.clear();

@@ -155,6 +155,7 @@ impl Owner {
             before = chunk.end;
         }
         self.frames_in_flight += 1;
+        self.idle.wrote(Instant::now());
         self.log_job(LogJob::Write { chunks: encoded.chunks, end });
         self.events.push_back(Event::Appended { end: end.position });
         self.run_machine();
