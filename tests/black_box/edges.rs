@@ -49,7 +49,7 @@ async fn a_removed_copy_can_be_added_again_on_the_same_member() -> Result<()> {
     let database = cluster.client().database("DB1");
     database.put("before", "v").await?;
     for round in 0..2 {
-        let gone = cluster.names().into_iter().rev().next().unwrap_or_default();
+        let gone = cluster.names().into_iter().next_back().unwrap_or_default();
         cluster.cli().succeed(["switchover", "DB1", "--to", "m1"]).await?;
         cluster.cli().succeed(["copy", "remove", "DB1", "--on", &gone, "--yes"]).await?;
         database.put(format!("without {round}"), "v").await?;

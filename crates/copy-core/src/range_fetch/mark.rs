@@ -7,8 +7,8 @@
 //! magic "KEELMARK" · version u32 · length of the body u32 · CRC-32 of both and the body u32 · body
 //! body:    epoch · floor · Q flag u8, Q end · fetched flag u8 (1 = all), key
 //!          rounds u32 · estimate, this round, all rounds (keys u64, bytes u64 each)
-//!          purpose u8 (0 repair, 1 resync) · for a resync: fork end, rewound u8, salvage count u16,
-//!          16 bytes each · span count u32, spans
+//!          purpose u8 (0 repair, 1 resync) · for a resync: fork end, rewound u8,
+//!          salvage count u16, 16 bytes each · span count u32, spans
 //! span:    key, end flag u8 (0 = to the end of the store), key if 1
 //! key:     0 schema | 1 session, 16 bytes | 2 user, length u32, bytes
 //! epoch:   u32, u64 · position: u64, u64 · end: epoch, position          (all little-endian)

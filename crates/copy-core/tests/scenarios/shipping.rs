@@ -135,7 +135,7 @@ fn a_suspended_passive_takes_nothing_until_it_is_resumed() {
     news.copies[0].suspended = true;
     let refused =
         Action::SendRefused { member: member(1), epoch: epoch(1), refusal: OpenRefusal::Suspended };
-    bench.check(Event::Assigned(news), &[refused.clone()]);
+    bench.check(Event::Assigned(news), std::slice::from_ref(&refused));
     assert_eq!(bench.machine.expects(epoch(1)), None);
     assert_eq!(bench.machine.view().status, CopyStatus::Suspended);
     let offer = crate::support::offer(1, &[start(1, Position::ZERO)], at(1, 200));

@@ -2,6 +2,7 @@
 
 use super::*;
 use keelson_types::Epoch;
+use tokio::sync::oneshot;
 
 fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
