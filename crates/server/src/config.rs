@@ -2,9 +2,9 @@
 //!
 //! `RawConfig` is what was written; [`Config`] is checked, with absolute paths and private fields.
 //! Nothing is corrected silently: every problem is listed with the values that conflict. A key that
-//! this version does not know is an error for [`mod@check`] and a warning at start, so that going back
-//! to an older version is possible. What must be equal on all members (databases, rules) is kept in
-//! consensus, not here.
+//! this version does not know is an error for `config check` and a warning at start, so that going
+//! back to an older version is possible. What must be equal on all members (databases, rules) is
+//! kept in consensus, not here.
 
 mod check;
 mod fields;
