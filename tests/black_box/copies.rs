@@ -201,3 +201,32 @@ async fn log_goes_when_every_copy_is_through_with_it() -> Result<()> {
     ensure!(row["fault"].as_str().is_some_and(|fault| fault.contains("log is missing")), "{row}");
     Ok(())
 }
+
+/// F108, F112: three answers with reasons, for a database whose copies follow and one whose do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_data_guarantee_says_whether_enough_copies_follow() -> Result<()> {
+    let mut cluster = cluster().await?;
+    cluster.cli().succeed(["switchover", "DB1", "--to", "m1"]).await?;
+    cluster.client().database("DB1").put("k", "v").await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    let health = cluster.cli().json(["guarantee", "health", "DB1"]).await?;
+    assert_eq!(health["answer"], "satisfied", "{health}");
+    assert_eq!(health["constraint"], "second_copy", "F111: {health}");
+    let all = ["guarantee", "flush", "DB1", "--constraint", "all_copies"];
+    assert_eq!(cluster.cli().json(all).await?["answer"], "satisfied");
+    cluster.cli().succeed(["copy", "suspend", "DB1@m3"]).await?;
+    cluster.client().database("DB1").put("k", "w").await?;
+    until_status(&cluster, "m3", "Suspended").await?;
+    let output = cluster.cli().run(all).await?;
+    check(&output, 1, "guarantee_not_satisfied");
+    let health = ["guarantee", "health", "DB1", "--constraint", "all_copies"];
+    check(&cluster.cli().run(health).await?, 1, "guarantee_not_satisfied");
+    cluster.member("m3").kill()?;
+    check(&cluster.cli().run(all).await?, 4, "guarantee_unknown");
+    assert_eq!(cluster.cli().run(["guarantee", "health", "DB1"]).await?.code, Some(0));
+    let unknown = ["guarantee", "health", "DB1", "--constraint", "most"];
+    check(&cluster.cli().run(unknown).await?, 3, "bad_argument");
+    let catalog = ["guarantee", "health", "DB1", "--constraint", "catalog_second_copy"];
+    check(&cluster.cli().run(catalog).await?, 1, "guarantee_not_satisfied");
+    Ok(())
+}

@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::block_on;
 use crate::commands::{
-    bench, certs, cluster, completions, config, copy, database, decision, event, kv, log, member,
-    operation, server, switchover,
+    bench, certs, cluster, completions, config, copy, database, decision, event, guarantee, kv,
+    log, member, operation, server, switchover,
 };
 use crate::context::Global;
 use crate::failure::Outcome;
@@ -48,6 +48,9 @@ enum Command {
     Copy(copy::Command),
     /// Move the active role of a database to another member
     Switchover(switchover::Switchover),
+    /// Whether enough copies follow closely enough for a writer of much
+    #[command(subcommand)]
+    Guarantee(guarantee::Command),
     /// Recorded decisions of the active manager
     #[command(subcommand)]
     Decision(decision::Command),
@@ -91,6 +94,7 @@ impl Cli {
             Command::Database(command) => block_on(command.run(global)),
             Command::Copy(command) => block_on(command.run(global)),
             Command::Switchover(command) => block_on(command.run(global)),
+            Command::Guarantee(command) => block_on(command.run(global)),
             Command::Decision(command) => block_on(command.run(global)),
             Command::Event(command) => block_on(command.run(global)),
             Command::Operation(command) => block_on(command.run(global)),

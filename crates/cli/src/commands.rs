@@ -9,6 +9,7 @@ pub(crate) mod copy;
 pub(crate) mod database;
 pub(crate) mod decision;
 pub(crate) mod event;
+pub(crate) mod guarantee;
 pub(crate) mod kv;
 pub(crate) mod log;
 pub(crate) mod member;

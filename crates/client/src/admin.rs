@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use keelson_types::{DatabaseId, OperationId, RefusalReason};
+use keelson_types::{CopyId, DatabaseId, OperationId, RefusalReason};
 use keelson_wire::{ids, v1};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Response, Status};
@@ -200,8 +200,12 @@ impl Admin {
         member: &str,
         preference: Option<u32>,
     ) -> Result<v1::AddCopyResponse, ClientError> {
-        let message =
-            v1::AddCopyRequest { database: database.into(), member: member.into(), preference };
+        let message = v1::AddCopyRequest {
+            database: database.into(),
+            member: member.into(),
+            preference,
+            copy: ids::bytes(CopyId::new(Uuid::new_v4())),
+        };
         ask!(self, Kind::Change, add_copy, message)
     }
 
@@ -242,6 +246,28 @@ impl Admin {
     /// active or the last HA copy, `unknown_copy`.
     pub async fn set_copy(&self, message: v1::SetCopyRequest) -> Result<(), ClientError> {
         ask!(self, Kind::Change, set_copy, message).map(drop)
+    }
+
+    /// Whether a writer of much may go on: are enough copies there, healthy and close enough?
+    ///
+    /// # Errors
+    /// `unknown_database`, `bad_argument` for an unknown constraint, `activating`.
+    pub async fn guarantee_health(
+        &self,
+        message: v1::GuaranteeRequest,
+    ) -> Result<v1::GuaranteeResponse, ClientError> {
+        ask!(self, Kind::Question, guarantee_health, message)
+    }
+
+    /// Whether what was written is replayed on enough copies.
+    ///
+    /// # Errors
+    /// As [`Self::guarantee_health`]; `bad_argument` for a token of another database.
+    pub async fn guarantee_flush(
+        &self,
+        message: v1::GuaranteeRequest,
+    ) -> Result<v1::GuaranteeResponse, ClientError> {
+        ask!(self, Kind::Question, guarantee_flush, message)
     }
 
     /// State of copies, collected from all members now; empty names mean all.

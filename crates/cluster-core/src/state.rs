@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decision::{ActivationReason, DecisionEntry};
 use crate::event::Event;
+use crate::guarantee::GuaranteeConstraint;
 use crate::operation::Operation;
 use crate::order::{MountOrder, Peer, Source};
 use crate::ring::Ring;
@@ -233,6 +234,9 @@ pub struct DatabaseSettings {
     /// Whether log that every copy is through with goes without a backup (F99).
     #[serde(default)]
     pub circular_logging: bool,
+    /// Which copies writers of much wait for (F110).
+    #[serde(default)]
+    pub guarantee: GuaranteeConstraint,
 }
 
 impl Default for DatabaseSettings {
@@ -244,6 +248,7 @@ impl Default for DatabaseSettings {
             generation_bytes: 16 * 1024 * 1024,
             lz4: false,
             circular_logging: false,
+            guarantee: GuaranteeConstraint::None,
         }
     }
 }

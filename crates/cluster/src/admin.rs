@@ -7,6 +7,7 @@
 mod copies;
 mod databases;
 mod digests;
+mod guarantee;
 mod members;
 mod records;
 mod status;
@@ -21,13 +22,14 @@ use keelson_wire::v1::{
     AddCopyRequest, AddCopyResponse, AddMemberRequest, AddMemberResponse, ClusterStatusRequest,
     ClusterStatusResponse, CompareDigestsRequest, CompareDigestsResponse, CopyStatusRequest,
     CopyStatusResponse, CreateDatabaseRequest, CreateDatabaseResponse, DismountDatabaseRequest,
-    InitClusterRequest, InitClusterResponse, ListDecisionsRequest, ListDecisionsResponse,
-    ListEventsRequest, ListEventsResponse, MountDatabaseRequest, OperationStarted,
-    RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
-    RemoveMemberRequest, RemoveMemberResponse, ResumeCopyRequest, ResumeCopyResponse,
-    SetCopyRequest, SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest,
-    SetMemberResponse, ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest,
-    SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
+    GuaranteeRequest, GuaranteeResponse, InitClusterRequest, InitClusterResponse,
+    ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest, ListEventsResponse,
+    MountDatabaseRequest, OperationStarted, RemoveCopyRequest, RemoveCopyResponse,
+    RemoveDatabaseRequest, RemoveDatabaseResponse, RemoveMemberRequest, RemoveMemberResponse,
+    ResumeCopyRequest, ResumeCopyResponse, SetCopyRequest, SetCopyResponse, SetDatabaseRequest,
+    SetDatabaseResponse, SetMemberRequest, SetMemberResponse, ShowDatabaseRequest,
+    ShowDatabaseResponse, SuspendCopyRequest, SuspendCopyResponse, SwitchoverRequest,
+    TopologyRequest, TopologyResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -105,6 +107,8 @@ arms! {
         Some("suspend_copy"), admin_suspend_copy;
     resume_copy(ResumeCopyRequest) -> ResumeCopyResponse = Some("resume_copy"), admin_resume_copy;
     set_copy(SetCopyRequest) -> SetCopyResponse = Some("set_copy"), admin_set_copy;
+    guarantee_health(GuaranteeRequest) -> GuaranteeResponse = None, admin_guarantee_health;
+    guarantee_flush(GuaranteeRequest) -> GuaranteeResponse = None, admin_guarantee_flush;
     copy_status(CopyStatusRequest) -> CopyStatusResponse = None, admin_copy_status;
     switchover(SwitchoverRequest) -> OperationStarted = Some("switchover"), admin_switchover;
     compare_digests(CompareDigestsRequest) -> CompareDigestsResponse =

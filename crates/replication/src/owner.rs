@@ -116,7 +116,6 @@ pub(crate) struct Owner {
     replay_sent: Position,
     store_waiters: Vec<StoreWaiter>,
     store_used: Option<Instant>,
-    last_inspected_millis: u64,
     last_replayed_millis: u64,
     generation_bytes: u64,
     stopping: Option<oneshot::Sender<()>>,
@@ -200,7 +199,6 @@ impl Owner {
             replay_sent: replayed,
             store_waiters: Vec::new(),
             store_used: Some(Instant::now()),
-            last_inspected_millis: 0,
             last_replayed_millis: 0,
             generation_bytes: start.generation_bytes,
             stopping: None,
@@ -381,7 +379,6 @@ impl Owner {
         match completion {
             Completion::Logged { end, frames } => {
                 self.frames_in_flight = self.frames_in_flight.saturating_sub(frames);
-                self.last_inspected_millis = unix_millis();
                 self.event(Event::Logged { end });
                 self.lag_inspected(end.position);
             }
@@ -467,7 +464,7 @@ impl Owner {
             view: self.machine.view(),
             checkpointed: self.shared.checkpointed.load(),
             generation_bytes: self.generation_bytes,
-            last_inspected_unix_millis: self.last_inspected_millis,
+            last_inspected_unix_millis: self.cursor.state().time.unix_millis(),
             last_replayed_unix_millis: self.last_replayed_millis,
             generated: self.generated.max(self.machine.end().position),
             store_bytes: store.map_or_else(

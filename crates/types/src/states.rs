@@ -45,6 +45,30 @@ pub enum CopyStatus {
     Unknown,
 }
 
+impl CopyStatus {
+    /// All states, for those who read their names.
+    pub const ALL: [Self; 18] = [
+        Self::Mounted,
+        Self::Mounting,
+        Self::Dismounted,
+        Self::Dismounting,
+        Self::Held,
+        Self::Healthy,
+        Self::Initializing,
+        Self::Resynchronizing,
+        Self::DisconnectedAndHealthy,
+        Self::DisconnectedAndResynchronizing,
+        Self::Failed,
+        Self::FailedAndSuspended,
+        Self::Suspended,
+        Self::Seeding,
+        Self::SeedingSource,
+        Self::RangeRepair,
+        Self::ServiceDown,
+        Self::Unknown,
+    ];
+}
+
 impl fmt::Display for CopyStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

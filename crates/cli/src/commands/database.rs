@@ -92,6 +92,9 @@ pub(crate) struct Settings {
     /// Remove log that every copy is through with, without waiting for a backup
     #[arg(long, value_name = "BOOL")]
     circular_logging: Option<bool>,
+    /// Which copies writers of much wait for (keelson guarantee)
+    #[arg(long, value_name = "CONSTRAINT")]
+    guarantee_constraint: Option<String>,
 }
 
 fn duration_or_never(text: &str) -> Result<u64, String> {
@@ -129,6 +132,7 @@ impl Settings {
             generation_bytes: self.generation_size.map(|size| size.as_u64()),
             lz4: self.lz4,
             circular_logging: self.circular_logging,
+            guarantee_constraint: self.guarantee_constraint.clone(),
         })
     }
 }
@@ -349,6 +353,7 @@ fn show(global: &Global, info: &DatabaseInfo, active: &CopyFacts) {
         ("dismount after", never(info.dismount_after_millis)),
         ("lz4", info.lz4.to_string()),
         ("circular logging", info.circular_logging.to_string()),
+        ("guarantee constraint", info.guarantee_constraint.clone()),
         ("log on the active", text::size(active.log_bytes)),
         ("log held by", held.collect::<Vec<_>>().join("; ")),
         ("copies", copies.collect::<Vec<_>>().join("; ")),
@@ -391,6 +396,7 @@ fn data(info: &DatabaseInfo, active: &CopyFacts) -> Value {
         "dismount_after_millis": info.dismount_after_millis,
         "lz4": info.lz4,
         "circular_logging": info.circular_logging,
+        "guarantee_constraint": info.guarantee_constraint,
         "log_bytes": active.log_bytes,
         "log_held_by": super::copy::held_by(active),
         "copies": copies.collect::<Value>(),

@@ -299,6 +299,8 @@ admin! {
     suspend_copy: SuspendCopyRequest => SuspendCopyResponse,
     resume_copy: ResumeCopyRequest => ResumeCopyResponse,
     set_copy: SetCopyRequest => SetCopyResponse,
+    guarantee_health: GuaranteeRequest => GuaranteeResponse,
+    guarantee_flush: GuaranteeRequest => GuaranteeResponse,
     copy_status: CopyStatusRequest => CopyStatusResponse,
     switchover: SwitchoverRequest => OperationStarted,
     compare_digests: CompareDigestsRequest => CompareDigestsResponse,

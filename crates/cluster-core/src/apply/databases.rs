@@ -74,7 +74,10 @@ impl ClusterState {
             id,
             name: name.clone(),
             created_at_index: index,
-            settings: settings.clone(),
+            settings: DatabaseSettings {
+                guarantee: settings.guarantee.after_copy_added(copies.len()),
+                ..settings.clone()
+            },
             intent: MountIntent::Mounted,
             copies: BTreeMap::new(),
             stream,
@@ -139,7 +142,10 @@ impl ClusterState {
             return Ok(Answer::Done);
         }
         self.check_new_copy(database, copy)?;
-        self.database_mut(id)?.copies.insert(copy.copy, new_copy(index, copy));
+        let database = self.database_mut(id)?;
+        database.copies.insert(copy.copy, new_copy(index, copy));
+        database.settings.guarantee =
+            database.settings.guarantee.after_copy_added(database.copies.len());
         self.event(index, Some(copy.member), Some(id), EventKind::CopyAdded(copy.copy));
         Ok(Answer::Done)
     }

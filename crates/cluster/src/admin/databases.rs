@@ -53,6 +53,10 @@ fn settings(
         generation_bytes: asked.generation_bytes.unwrap_or(base.generation_bytes),
         lz4: asked.lz4.unwrap_or(base.lz4),
         circular_logging: asked.circular_logging.unwrap_or(base.circular_logging),
+        guarantee: match asked.guarantee_constraint.as_deref() {
+            None => base.guarantee,
+            Some(name) => super::guarantee::constraint(name)?,
+        },
     })
 }
 
@@ -176,6 +180,7 @@ impl Context {
             blocked: self.why_not_mounted(database),
             lz4: database.settings.lz4,
             circular_logging: database.settings.circular_logging,
+            guarantee_constraint: database.settings.guarantee.to_string(),
         }
     }
 
@@ -262,7 +267,10 @@ impl Context {
         let member = self.member_called(&request.member)?;
         let last = database.copies.values().map(|copy| copy.preference).max().unwrap_or(0);
         let preference = request.preference.unwrap_or(last + 1);
-        let copy = fresh_copy(member.id, preference);
+        let mut copy = fresh_copy(member.id, preference);
+        if !request.copy.is_empty() {
+            copy.copy = ids::copy(&request.copy)?;
+        }
         let id = copy.copy;
         let command = Command::AddCopy { database: database.id, copy };
         self.propose_here(command).await?.answer()?;

@@ -1,0 +1,84 @@
+//! `keelson guarantee`: may a writer of much go on without outrunning the copies?
+
+use clap::{Args, Subcommand};
+use keelson_wire::v1::{GuaranteeRequest, GuaranteeResponse};
+use serde_json::{Value, json};
+
+use crate::context::Global;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::{self, column};
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Are enough copies there, healthy, and close enough? Exit code 1 if not, 4 if not known
+    Health(Question),
+    /// Is everything committed now replayed on enough copies? Exit codes as for health
+    Flush(Question),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Question {
+    /// Name of the database
+    database: String,
+    /// Which copies count; default: the database's own setting
+    #[arg(long, default_value = "")]
+    constraint: String,
+}
+
+impl Command {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
+        let admin = global.client()?.admin();
+        let request = |question: &Question| GuaranteeRequest {
+            database: question.database.clone(),
+            constraint: question.constraint.clone(),
+            ..GuaranteeRequest::default()
+        };
+        let answer = match &self {
+            Self::Health(question) => admin.guarantee_health(request(question)).await?,
+            Self::Flush(question) => admin.guarantee_flush(request(question)).await?,
+        };
+        show(global, &answer);
+        verdict(&answer)
+    }
+}
+
+fn show(global: &Global, answer: &GuaranteeResponse) {
+    let objections = answer
+        .objections
+        .iter()
+        .map(|objection| json!({ "member": objection.member, "reason": objection.reason }));
+    let data = json!({
+        "answer": answer.answer,
+        "constraint": answer.constraint,
+        "objections": objections.collect::<Value>(),
+    });
+    if global.output.is_data() || answer.objections.is_empty() {
+        let sentence = format!("{} ({})", answer.answer, answer.constraint);
+        output::print_done(global.output, &sentence, &data);
+        return;
+    }
+    let rows = answer.objections.iter().map(|objection| {
+        let who = if objection.member.is_empty() { "database" } else { &objection.member };
+        vec![who.to_owned(), objection.reason.clone()]
+    });
+    output::print_list(global.output, &[column("member"), column("reason")], rows.collect(), &data);
+}
+
+/// The exit code says the answer too.
+fn verdict(answer: &GuaranteeResponse) -> Outcome {
+    let (code, exit, hint) = match answer.answer.as_str() {
+        "satisfied" => return Ok(()),
+        "retry" => ("guarantee_unknown", Exit::Unavailable, "ask again; a member did not answer"),
+        _ => (
+            "guarantee_not_satisfied",
+            Exit::Failed,
+            "wait and ask again before writing more; keelson copy status shows the queues",
+        ),
+    };
+    Err(Failure {
+        code: code.into(),
+        message: format!("the data guarantee {} is {}", answer.constraint, answer.answer),
+        hint: hint.into(),
+        exit,
+    })
+}
