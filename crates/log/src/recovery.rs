@@ -262,18 +262,20 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Walks generations from the last one back, until the frames read prove that everything before
-    /// them was durable, and at least one frame was read. Returns the first one walked.
+    /// Walks generations from the last one back to the floor, and at least one frame. Returns the
+    /// first one walked.
+    ///
+    /// Only the copy's own floor counts: what frames say was durable on the *active*, while a
+    /// passive may have died, or its sync failed, before that was durable here. The owner moves
+    /// the floor with every generation, so this is two or three files.
     fn walk_back(&mut self) -> Result<usize, LogError> {
-        let mut proven = self.floor;
         let mut frames = 0;
         for index in (0..self.opened.len()).rev() {
             self.walk(index)?;
             let walked = self.opened[index].walked.as_ref().expect("just walked");
-            proven = proven.max(walked.durable);
             frames += walked.frames;
             let complete = walked.hole.is_none() || index + 1 == self.opened.len();
-            if complete && frames > 0 && proven >= self.opened[index].header.previous_end {
+            if complete && frames > 0 && self.floor >= self.opened[index].header.previous_end {
                 return Ok(index);
             }
         }

@@ -127,10 +127,20 @@ impl LogWorker {
         self.log.sync().map_err(|error: LogError| log_fault(&error))?;
         self.shared.log_bytes.store(self.log.kept_bytes(), Ordering::Relaxed);
         self.report(Completion::Logged { end, frames });
+        // Recovery trusts what lies before the floor and reads the rest.
+        if end.position.generation > self.record.durable_floor.generation {
+            self.record.durable_floor = self.log.durable_end().position;
+            self.write_control()?;
+        }
         Ok(())
     }
 
     fn cut(&mut self, to: Position, then: AfterCut) -> Result<(), CopyFault> {
+        if to < self.record.durable_floor {
+            // Before the cut: a crash in between must not look like lost log.
+            self.record.durable_floor = to;
+            self.write_control()?;
+        }
         let report = self.log.cut(to).map_err(|error| log_fault(&error))?;
         if let Some(salvage) = &report.salvage {
             let file = salvage.display();

@@ -259,3 +259,26 @@ fn a_chunk_that_does_not_continue_is_refused_and_nothing_is_written() {
     assert!(matches!(error, LogError::Header { .. }), "{error}");
     assert_eq!(disk.operations(), before);
 }
+
+/// A passive got frames of an active that had them durable long ago, and died before its own sync.
+/// What it finds in the cache and reports as its end must survive a power loss from then on.
+#[test]
+fn what_a_dead_passive_left_in_the_cache_is_durable_once_it_is_reported() {
+    let (_, active) = committed(60, 300);
+    let end = active.log.position();
+    let chunks = active.reader().read(Position::ZERO, end, usize::MAX).expect("reads");
+    for seed in 0..20 {
+        let disk = sim();
+        let mut passive = Copy::on(&disk);
+        passive.receive(&chunks).expect("takes the log");
+        drop(passive);
+        disk.restart_process();
+        let (log, recovery) = open(&disk, Position::ZERO).expect("opens");
+        assert_eq!(recovery.state.position, end, "nothing was lost with the process");
+        drop(log);
+        disk.crash(seed);
+        let (log, recovery) = open(&disk, Position::ZERO).expect("opens");
+        assert_eq!((recovery.damage, recovery.state.position), (None, end), "seed {seed}");
+        assert_eq!(read_all(&log).len(), 60, "seed {seed}");
+    }
+}
