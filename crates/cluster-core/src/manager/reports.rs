@@ -60,8 +60,8 @@ impl Manager {
                 self.dismount_requested(operation, database);
             }
             ManagerEvent::CommandDone { tag, outcome } => self.command_done(tag, outcome, batch),
+            ManagerEvent::Applied => self.hear_again(state, batch),
             ManagerEvent::Timer
-            | ManagerEvent::Applied
             | ManagerEvent::BecameLeader { .. }
             | ManagerEvent::LostLeadership => {}
         }
@@ -108,6 +108,19 @@ impl Manager {
             let here = state.databases.get(id).and_then(|d| d.target_member()) == Some(member);
             if here && dismount.progress == DismountProgress::Ordered {
                 dismount.progress = DismountProgress::Wanted;
+            }
+        }
+    }
+
+    /// A silence that was proposed before its member was heard again, and recorded after it, would
+    /// stay for ever: members are reported alive once per life.
+    fn hear_again(&mut self, state: &ClusterState, batch: &mut Batch) {
+        for (member, contact) in &self.contacts {
+            let Contact::Alive(incarnation) = contact else { continue };
+            let recorded = state.members.get(member);
+            if recorded.is_some_and(|recorded| recorded.silent == Some(*incarnation)) {
+                let (member, incarnation, silent) = (*member, *incarnation, false);
+                batch.commands.push(Command::NoteSilence { member, incarnation, silent });
             }
         }
     }

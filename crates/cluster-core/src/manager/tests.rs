@@ -255,6 +255,21 @@ fn silence(n: u128, silent: bool) -> Command {
     Command::NoteSilence { member: member(n), incarnation: life(n), silent }
 }
 
+/// The member was heard between the proposal of its silence and the record of it; it is
+/// reported alive only once.
+#[test]
+fn a_silence_recorded_after_its_member_was_heard_again_is_taken_back() {
+    let mut world = World::established();
+    world.alive(2);
+    world.log.ok(&silence(2, true));
+    world.raw(ManagerEvent::Applied).into_iter().for_each(|action| {
+        if let ManagerAction::Propose { command, .. } = action {
+            world.log.apply(&command);
+        }
+    });
+    assert_eq!(world.log.state.members[&member(2)].silent, None);
+}
+
 #[test]
 fn a_slow_live_copy_is_waited_for_until_the_deadline() {
     let mut world = World::established();
