@@ -47,7 +47,7 @@ enum Until {
     Started,
     /// Something is acknowledged again.
     Writing,
-    /// All copies follow.
+    /// All copies follow and count in the commit rule.
     Whole,
 }
 
@@ -206,7 +206,7 @@ impl Range {
                 self.bring_back()?;
                 writer.progress(100).await?;
                 self.cluster.wait_until_whole().await?;
-                self.cluster.wait_until_following("DB1").await?;
+                self.cluster.wait_until_counting("DB1").await?;
                 self.kills.clear();
                 Ok(())
             }

@@ -261,11 +261,16 @@ impl CopyMachine {
 
     /// A suspended copy takes no more log; its source offers again once it goes on.
     fn leave_when_suspended(&mut self, out: &mut Vec<Action>) {
-        if let Role::Passive(passive) = &self.role
-            && self.is_suspended()
-        {
+        if self.is_suspended() {
+            self.leave_source(OpenRefusal::Suspended, out);
+        }
+    }
+
+    /// Takes no more log of its source, which is told: it offers again after a pause.
+    fn leave_source(&mut self, refusal: OpenRefusal, out: &mut Vec<Action>) {
+        if let Role::Passive(passive) = &self.role {
             let (member, epoch) = (passive.member, passive.epoch);
-            out.push(Action::SendRefused { member, epoch, refusal: OpenRefusal::Suspended });
+            out.push(Action::SendRefused { member, epoch, refusal });
             self.role = Role::Idle;
         }
     }
@@ -319,6 +324,7 @@ impl CopyMachine {
             self.stop(StopReason::Failed(fault.clone()), out);
             self.give_up(epoch, StopReason::Failed(fault.clone()), out);
         }
+        self.leave_source(OpenRefusal::Failed, out);
         self.role = Role::Idle;
         self.log_broken |= log;
         self.fault.get_or_insert(fault);
@@ -333,11 +339,7 @@ impl CopyMachine {
             self.stop(reason.clone(), out);
             self.give_up(epoch, reason, out);
         }
-        if let Role::Passive(passive) = &self.role {
-            let (member, epoch) = (passive.member, passive.epoch);
-            out.push(Action::SendRefused { member, epoch, refusal: OpenRefusal::Busy });
-            self.role = Role::Idle;
-        }
+        self.leave_source(OpenRefusal::Busy, out);
         if self.end > self.durable && !self.cutting {
             self.cut(self.durable.position, out);
         }

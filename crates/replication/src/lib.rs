@@ -25,6 +25,7 @@ mod service;
 mod sessions;
 mod shared;
 mod store_lane;
+mod store_slot;
 mod supervise;
 mod tail;
 mod watch;

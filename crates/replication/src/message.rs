@@ -18,7 +18,7 @@ use keelson_wire::{Refusal, v1};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::owner::{OtherFacts, Reported};
-use crate::writer::{Prepared, ReadResults, WriteRequest};
+use crate::writer::{Prepared, ReadResults, Ticket, WriteRequest};
 
 /// Sends frames and offers to one member.
 pub(crate) type SourceSender = mpsc::UnboundedSender<v1::SourceMessage>;
@@ -41,7 +41,8 @@ pub(crate) enum Message {
     Session(MemberId, Option<SourceSender>),
     FromTarget(FromTarget),
     FromSource(MemberId, FromSource),
-    SourceDown(MemberId),
+    /// The session of this member ended to which these answers went.
+    SourceDown(MemberId, TargetSender),
     View(oneshot::Sender<OwnerView>),
     /// For whoever reads the log: table, ends, a reader.
     LogView(oneshot::Sender<Result<LogView, Refusal>>),
@@ -145,7 +146,7 @@ pub(crate) enum Completion {
     Prepared(Box<Prepared>),
     PrepareFailed {
         request: WriteRequest,
-        ticket: u64,
+        ticket: Ticket,
         refusal: Refusal,
     },
     /// The copy may read log from files for this peer.
@@ -193,6 +194,6 @@ pub(crate) enum AfterCut {
 }
 
 /// Results of reads, by ticket.
-pub(crate) fn prepared(request: WriteRequest, reads: ReadResults, ticket: u64) -> Completion {
+pub(crate) fn prepared(request: WriteRequest, reads: ReadResults, ticket: Ticket) -> Completion {
     Completion::Prepared(Box::new(Prepared { request, reads, ticket: Some(ticket) }))
 }

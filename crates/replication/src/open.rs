@@ -118,10 +118,9 @@ fn open_files(
     );
     let (log, recovery) = opened.map_err(|error| log_fault(&error))?;
     let store_directory = places.store(identity.database, record.store);
-    let store = opener.open(&store_directory).map_err(|error| fault_of(&error))?;
+    let store = shared.store.open(opener, &store_directory).map_err(|error| fault_of(&error))?;
     let replayed = store.replayed().position;
     shared.checkpointed.store(store.checkpointed());
-    shared.store.set(Some(store));
     let state = recovery.state;
     let mut table = record.epoch_table.clone();
     let known = table.last_epoch();

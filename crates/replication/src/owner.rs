@@ -34,7 +34,7 @@ use tokio::time::Instant;
 use crate::context::PlaneContext;
 use crate::gate::boottime_now;
 use crate::log_lane::LogJob;
-use crate::message::{Completion, Message, OwnerView, SourceSender, TargetSender};
+use crate::message::{Completion, Message, OwnerView, SourceSender};
 use crate::owner::idle::IdleClose;
 use crate::owner::lagging::Lag;
 use crate::owner::shipping::PeerShip;
@@ -109,8 +109,6 @@ pub(crate) struct Owner {
     /// What was saved of the clock of the lag, until it is needed.
     saved_clock: Option<Vec<u8>>,
     sessions: BTreeMap<MemberId, SourceSender>,
-    /// Passive: where acknowledgements go.
-    inbound: BTreeMap<MemberId, TargetSender>,
     fetch_go: Option<oneshot::Sender<()>>,
     generated: Position,
     replay_sent: Position,
@@ -193,7 +191,6 @@ impl Owner {
             idle: IdleClose::default(),
             saved_clock: start.saved_clock,
             sessions: BTreeMap::new(),
-            inbound: BTreeMap::new(),
             fetch_go: None,
             generated,
             replay_sent: replayed,
@@ -226,6 +223,8 @@ impl Owner {
         for (member, sender) in sessions {
             self.session(member, Some(sender));
         }
+        // They believe that the former owner takes their log.
+        self.refuse_sources();
     }
 
     /// Runs until the mailbox is closed, the copy is stopped, or it failed and is worth another
@@ -364,10 +363,7 @@ impl Owner {
             Message::Session(member, sender) => self.session(member, sender),
             Message::FromTarget(message) => self.take_from_target(message),
             Message::FromSource(member, message) => self.take_from_source(member, message),
-            Message::SourceDown(member) => {
-                self.inbound.remove(&member);
-                self.event(Event::SourceDown { member });
-            }
+            Message::SourceDown(member, replies) => self.source_down(member, &replies),
             Message::View(reply) => drop(reply.send(self.view())),
             Message::LogView(reply) => drop(reply.send(self.log_view())),
             Message::OpenStore(reply) => self.open_store(reply),

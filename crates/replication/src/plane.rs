@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ use crate::open::{Identity, Places};
 use crate::orders;
 use crate::owner::MAILBOX;
 use crate::sessions;
-use crate::shared::{AtomicPosition, CopyShared, StoreSlot};
+use crate::shared::CopyShared;
 use crate::supervise::{Known, Supervised};
 
 /// How long the files of a copy may take to close.
@@ -303,24 +302,13 @@ impl Follower {
         assignment: &Assignment,
         predecessor: Option<oneshot::Receiver<()>>,
     ) -> CopyHandle {
-        let shared = Arc::new(CopyShared {
-            database: assignment.database,
-            copy: assignment.copy,
-            name: assignment.name.clone(),
-            stream: assignment.stream,
-            gate: ServeGate::new(self.context.lease.clone()),
-            committed: AtomicPosition::default(),
-            durable: AtomicPosition::default(),
-            replayed: AtomicPosition::default(),
-            checkpointed: AtomicPosition::default(),
-            moved: watch::Sender::new(0),
-            active_address: Mutex::default(),
-            store: StoreSlot::default(),
-            log_bytes: AtomicU64::new(0),
-            store_bytes: AtomicU64::new(0),
-            pending: Arc::default(),
-            life: AtomicU64::new(0),
-        });
+        let shared = Arc::new(CopyShared::new(
+            assignment.database,
+            assignment.copy,
+            assignment.name.clone(),
+            assignment.stream,
+            ServeGate::new(self.context.lease.clone()),
+        ));
         let (mailbox, messages) = mpsc::channel(MAILBOX);
         let digests = Arc::new(Digests::new());
         let handle = CopyHandle { shared: shared.clone(), mailbox, digests: digests.clone() };

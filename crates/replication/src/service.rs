@@ -174,7 +174,7 @@ async fn take_session(
         }
     }
     for copy in registry.all() {
-        let _ = copy.mailbox.send(Message::SourceDown(member)).await;
+        let _ = copy.mailbox.send(Message::SourceDown(member, answers.clone())).await;
     }
 }
 

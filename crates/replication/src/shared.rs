@@ -3,11 +3,12 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use keelson_env::KvStore;
-use keelson_types::{CopyId, DatabaseId, Generation, Position, StreamId};
+use keelson_types::{CopyId, DatabaseId, Generation, Position, RefusalReason, StreamId};
+use keelson_wire::Refusal;
 use tokio::sync::watch;
 
 use crate::gate::ServeGate;
+use crate::store_slot::StoreSlot;
 
 /// A position packed into one word, order kept: 32 bits of generation, 32 bits of offset (a
 /// generation has at most 1 GiB plus one frame).
@@ -57,7 +58,42 @@ impl Drop for Held {
 }
 
 /// Says which life of the copy's files this is; none is behind [`GONE`].
-pub(crate) const GONE: u64 = u64::MAX;
+const GONE: u64 = u64::MAX;
+
+/// One life of a copy's files, for those who read them.
+#[derive(Debug)]
+pub(crate) struct Life {
+    of: Arc<CopyShared>,
+    number: u64,
+}
+
+impl Life {
+    /// The present one. Taken before the files are, so that none is missed.
+    pub(crate) fn of(shared: &Arc<CopyShared>) -> Self {
+        Self { of: shared.clone(), number: shared.life.load(Ordering::SeqCst) }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.of.life.load(Ordering::SeqCst) != self.number
+    }
+
+    /// Waits until it is over.
+    pub(crate) async fn over(&self) {
+        self.of.wait_until(|_| self.is_over()).await;
+    }
+
+    /// Tells a reader why it ends; it may begin anew, here or at another copy.
+    pub(crate) fn refusal(&self) -> Refusal {
+        let name = &self.of.name;
+        match self.of.life.load(Ordering::SeqCst) {
+            GONE => {
+                let message = format!("this member has no copy of {name} any more");
+                Refusal::new(RefusalReason::NotActive, message)
+            }
+            _ => Refusal::new(RefusalReason::Activating, format!("{name} was opened anew")),
+        }
+    }
+}
 
 /// The shared face of one copy.
 #[derive(Debug)]
@@ -83,25 +119,24 @@ pub(crate) struct CopyShared {
     /// Bytes of unanswered writes, see [`Held`].
     pub(crate) pending: Arc<AtomicUsize>,
     /// Counts how often the files were opened; [`GONE`] when the copy is not here any more.
-    pub(crate) life: AtomicU64,
+    life: AtomicU64,
 }
 
 impl CopyShared {
-    /// Tells everyone who waits that a position moved.
-    pub(crate) fn wake(&self) {
-        if self.moved.receiver_count() > 0 {
-            self.moved.send_modify(|count| *count += 1);
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn for_tests() -> Self {
+    /// Of a copy whose files were not opened yet.
+    pub(crate) fn new(
+        database: DatabaseId,
+        copy: CopyId,
+        name: String,
+        stream: StreamId,
+        gate: ServeGate,
+    ) -> Self {
         Self {
-            database: DatabaseId::from_bytes([7; 16]),
-            copy: CopyId::from_bytes([1; 16]),
-            name: "DB1".into(),
-            stream: StreamId::from_bytes([9; 16]),
-            gate: ServeGate::new(Arc::default()),
+            database,
+            copy,
+            name,
+            stream,
+            gate,
             committed: AtomicPosition::default(),
             durable: AtomicPosition::default(),
             replayed: AtomicPosition::default(),
@@ -116,7 +151,21 @@ impl CopyShared {
         }
     }
 
-    /// The copy's files were opened anew; readers of the old ones end.
+    /// Tells everyone who waits that a position moved.
+    pub(crate) fn wake(&self) {
+        if self.moved.receiver_count() > 0 {
+            self.moved.send_modify(|count| *count += 1);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        let (database, copy) = (DatabaseId::from_bytes([7; 16]), CopyId::from_bytes([1; 16]));
+        let stream = StreamId::from_bytes([9; 16]);
+        Self::new(database, copy, "DB1".into(), stream, ServeGate::new(Arc::default()))
+    }
+
+    /// The copy's files are closed or opened anew; readers of the old ones end.
     pub(crate) fn reopened(&self) {
         self.life.fetch_add(1, Ordering::SeqCst);
         self.wake();
@@ -143,31 +192,6 @@ impl CopyShared {
 
     pub(crate) fn active_address(&self) -> String {
         self.active_address.lock().map(|a| a.clone()).unwrap_or_default()
-    }
-}
-
-/// The store of a copy while it is open. Stores with nothing to do are closed (review P7).
-#[derive(Debug, Default)]
-pub(crate) struct StoreSlot(Mutex<Option<OpenStore>>);
-
-#[derive(Clone)]
-struct OpenStore(Arc<dyn KvStore>);
-
-impl std::fmt::Debug for OpenStore {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("OpenStore")
-    }
-}
-
-impl StoreSlot {
-    pub(crate) fn get(&self) -> Option<Arc<dyn KvStore>> {
-        let slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        slot.as_ref().map(|store| store.0.clone())
-    }
-
-    pub(crate) fn set(&self, store: Option<Arc<dyn KvStore>>) {
-        let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *slot = store.map(OpenStore);
     }
 }
 

@@ -94,12 +94,12 @@ impl StoreWorker {
                 if let Some(store) = self.shared.store.get() {
                     self.shared.store_bytes.store(store.size_bytes(), Ordering::Relaxed);
                 }
-                self.shared.store.set(None);
+                self.shared.store.close();
                 self.report(Completion::StoreClosed);
             }
             StoreJob::Stop(done) => {
                 self.checkpoint();
-                self.shared.store.set(None);
+                self.shared.store.retire();
                 let _ = done.send(());
             }
             StoreJob::Replay { .. } => {}
@@ -112,12 +112,7 @@ impl StoreWorker {
     }
 
     fn open(&self) -> Result<Arc<dyn KvStore>, StoreError> {
-        if let Some(store) = self.shared.store.get() {
-            return Ok(store);
-        }
-        let store = self.opener.open(&self.directory)?;
-        self.shared.store.set(Some(store.clone()));
-        Ok(store)
+        self.shared.store.open(&*self.opener, &self.directory)
     }
 
     fn checkpoint(&mut self) {
@@ -139,7 +134,8 @@ impl StoreWorker {
         let second = match first {
             Err(ReplayFailure::Store(StoreError::Failed(why))) => {
                 tracing::warn!(database = %self.shared.name, %why, "store failed; reopening it");
-                self.shared.store.set(None);
+                self.shared.store.retire();
+                self.shared.reopened();
                 self.replay(to, &[])
             }
             other => other,

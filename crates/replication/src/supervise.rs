@@ -3,7 +3,7 @@
 //! What consensus and the sessions said survives in [`Known`], so that a new owner starts from the
 //! same news. A copy that cannot be opened still has an owner, which answers with its fault.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use keelson_format::{Cursor, CursorState, FramingConfig};
-use keelson_types::{CopyFault, MemberId, Position};
+use keelson_types::{CopyFault, Epoch, MemberId, Position};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::context::{PlaneContext, Registry};
 use crate::digest::Digests;
 use crate::log_lane::LogWorker;
-use crate::message::{Assigned, Completion, Message};
+use crate::message::{Assigned, Completion, Message, TargetSender};
 use crate::open::{Identity, OpenCopy, failed, open_copy};
 use crate::owner::{Exit, Files, Owner, Start};
 use crate::shared::CopyShared;
@@ -31,6 +31,8 @@ const PANIC_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Known {
     pub(crate) assigned: Option<Assigned>,
     pub(crate) dead: BTreeSet<MemberId>,
+    /// Where answers to the sources go, and the epoch of what each offered last.
+    pub(crate) inbound: BTreeMap<MemberId, (Epoch, TargetSender)>,
 }
 
 /// What a copy's task works with.
@@ -66,7 +68,8 @@ impl Supervised {
                 }
             }
             self.shared.gate.close();
-            self.shared.store.set(None);
+            self.shared.store.retire();
+            self.shared.reopened();
         }
     }
 
@@ -94,7 +97,6 @@ impl Supervised {
                 (None, Cursor::new(state, framing), failed(fault))
             }
         };
-        self.shared.reopened();
         let mut owner = Owner::new(Start {
             shared: self.shared.clone(),
             context: self.context.clone(),

@@ -7,7 +7,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures::Stream;
 use keelson_format::{Chunk, Frame, Item};
@@ -21,7 +20,7 @@ use tonic::Status;
 use crate::context::{CopyHandle, PlaneContext};
 use crate::kv::is_discarded;
 use crate::message::{LogView, Message};
-use crate::shared::GONE;
+use crate::shared::Life;
 
 /// Log read at a time.
 const READ_BYTES: usize = 1024 * 1024;
@@ -37,7 +36,7 @@ pub(crate) async fn start(
     request: v1::WatchRequest,
 ) -> Result<Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>, Refusal> {
     // Before the view: a copy that is opened anew in between ends the watch at once.
-    let life = copy.shared.life.load(Ordering::SeqCst);
+    let life = Life::of(&copy.shared);
     let log = log_view(&copy).await?;
     let (sender, responses) = mpsc::channel(AHEAD);
     let stream = Box::pin(ReceiverStream::new(responses));
@@ -70,7 +69,7 @@ struct Watcher {
     context: Arc<PlaneContext>,
     copy: CopyHandle,
     /// Of the files that `log` reads.
-    life: u64,
+    life: Life,
     log: LogView,
     at: Position,
     prefix: bytes::Bytes,
@@ -80,18 +79,16 @@ struct Watcher {
 impl Watcher {
     async fn run(mut self) {
         loop {
-            let at = self.at;
-            let life = self.life;
-            let news = self.copy.shared.wait_until(|shared| {
-                readable(shared) > at || shared.life.load(Ordering::SeqCst) != life
-            });
+            let (at, life) = (self.at, &self.life);
+            let news =
+                self.copy.shared.wait_until(|shared| readable(shared) > at || life.is_over());
             tokio::select! {
                 biased;
                 () = self.sender.closed() => return,
                 () = news => {}
             }
-            if self.copy.shared.life.load(Ordering::SeqCst) != life {
-                let _ = self.sender.send(Err(self.ended().into())).await;
+            if self.life.is_over() {
+                let _ = self.sender.send(Err(self.life.refusal().into())).await;
                 return;
             }
             match self.read().await {
@@ -106,18 +103,6 @@ impl Watcher {
                     return;
                 }
             }
-        }
-    }
-
-    /// Why a watch ends that the client may begin anew, here or at another copy.
-    fn ended(&self) -> Refusal {
-        let name = &self.copy.shared.name;
-        match self.copy.shared.life.load(Ordering::SeqCst) {
-            GONE => Refusal::new(
-                RefusalReason::NotActive,
-                format!("this member has no copy of {name} any more"),
-            ),
-            _ => Refusal::new(RefusalReason::Activating, format!("{name} was opened anew")),
         }
     }
 

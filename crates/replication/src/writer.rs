@@ -14,14 +14,14 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use keelson_env::SessionState;
 use keelson_types::{
-    HybridTime, LogEnd, Position, Record, RefusalReason, SessionId, SessionRecord,
+    Epoch, HybridTime, LogEnd, Position, Record, RefusalReason, SessionId, SessionRecord,
 };
 use keelson_wire::Refusal;
 
 use crate::overlay::{InFlight, Overlay};
 pub(crate) use crate::writer::request::{
-    Condition, Operation, Prepared, ReadPlan, ReadResults, Reply, Stamp, WriteAnswer, WriteBody,
-    WriteRequest, Written,
+    Condition, Operation, Prepared, ReadPlan, ReadResults, Reply, Stamp, Ticket, WriteAnswer,
+    WriteBody, WriteRequest, Written,
 };
 
 /// Range deletes of at most this many keys become single deletes (review S17).
@@ -85,7 +85,7 @@ impl Answer {
 }
 
 /// See the module page.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Writer {
     overlay: Overlay,
     queue: VecDeque<Prepared>,
@@ -102,14 +102,29 @@ pub(crate) struct Writer {
     unreplayed_bytes: usize,
     replayed_batch: u64,
     /// Reads under way: ticket, and the batch replayed when it began.
-    reads: BTreeMap<u64, u64>,
-    next_ticket: u64,
+    reads: BTreeMap<Ticket, u64>,
+    last_ticket: Ticket,
     sessions: BTreeMap<SessionId, Session>,
 }
 
 impl Writer {
-    pub(crate) fn new() -> Self {
-        Self { open: 1, ..Self::default() }
+    pub(crate) fn new(epoch: Epoch) -> Self {
+        Self {
+            overlay: Overlay::default(),
+            queue: VecDeque::new(),
+            open: 1,
+            records: Vec::new(),
+            record_bytes: 0,
+            taken_bytes: 0,
+            waiters: Vec::new(),
+            flying: VecDeque::new(),
+            unreplayed: VecDeque::new(),
+            unreplayed_bytes: 0,
+            replayed_batch: 0,
+            reads: BTreeMap::new(),
+            last_ticket: Ticket { epoch, number: 0 },
+            sessions: BTreeMap::new(),
+        }
     }
 
     /// What must be read before the request can be queued; `None` if nothing.
@@ -133,18 +148,23 @@ impl Writer {
     }
 
     /// Registers a read that begins now; its results stay valid until [`Self::fill`] used them.
-    pub(crate) fn begin_read(&mut self) -> u64 {
-        self.next_ticket += 1;
-        self.reads.insert(self.next_ticket, self.replayed_batch);
-        self.next_ticket
+    pub(crate) fn begin_read(&mut self) -> Ticket {
+        self.last_ticket.number += 1;
+        self.reads.insert(self.last_ticket, self.replayed_batch);
+        self.last_ticket
     }
 
-    pub(crate) fn queue(&mut self, prepared: Prepared) {
+    /// Takes a request with its reads, or gives it back if they were made for another epoch.
+    pub(crate) fn queue(&mut self, prepared: Prepared) -> Option<Prepared> {
+        if prepared.ticket.is_some_and(|ticket| !self.reads.contains_key(&ticket)) {
+            return Some(prepared);
+        }
         self.queue.push_back(prepared);
+        None
     }
 
     /// A read came to nothing.
-    pub(crate) fn end_read(&mut self, ticket: u64) {
+    pub(crate) fn end_read(&mut self, ticket: Ticket) {
         self.reads.remove(&ticket);
         self.forget();
     }

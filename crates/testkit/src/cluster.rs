@@ -281,6 +281,23 @@ impl Cluster {
         .await
     }
 
+    /// Waits until every copy of `database` is mounted or follows, and counts in its commit rule; for
+    /// databases without lagged or suspended copies.
+    ///
+    /// # Errors
+    /// Not within a minute; the error names the copies that do not.
+    pub async fn wait_until_counting(&self, database: &str) -> Result<()> {
+        self.wait_until_following(database).await?;
+        eventually(&format!("all copies of {database} count"), || async {
+            let rows = self.client.admin().copy_status(database, "").await?;
+            let others: Vec<_> = rows.iter().filter(|row| !row.participant).collect();
+            let names: Vec<_> = others.iter().map(|row| row.member.as_str()).collect();
+            ensure!(names.is_empty(), "not in the commit rule: {}", names.join(", "));
+            Ok(())
+        })
+        .await
+    }
+
     /// Compares the content of all copies and gives the common digest.
     ///
     /// # Errors

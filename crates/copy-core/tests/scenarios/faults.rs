@@ -28,7 +28,10 @@ fn a_failed_sync_ends_the_epoch_and_poisons_the_log() {
 fn a_passive_whose_store_fails_takes_no_more_frames_but_keeps_its_log() {
     let mut bench = Bench::passive(1);
     bench.received(1, at(1, 100));
-    bench.check(Event::StoreFailed { fault: CopyFault::Store("gone".into()) }, &[]);
+    // The source must know, or it would never offer the log again once the copy is well.
+    let refused =
+        Action::SendRefused { member: member(1), epoch: epoch(1), refusal: OpenRefusal::Failed };
+    bench.check(Event::StoreFailed { fault: CopyFault::Store("gone".into()) }, &[refused]);
     assert_eq!(bench.machine.expects(epoch(1)), None);
     bench.check(Event::Logged { end: end(1, at(1, 100)) }, &[]);
     bench.seal(2);

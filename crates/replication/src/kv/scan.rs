@@ -1,22 +1,28 @@
 //! Scans: one snapshot, read piece by piece as the client takes it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use keelson_env::{KvSnapshot, ScanItem, StoreError};
+use keelson_types::RefusalReason;
 use keelson_wire::{Refusal, v1};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::kv::read::open_store;
 use crate::kv::{Answers, KvService, refuse_unless_still_serving};
+use crate::shared::Life;
 
 /// Items and bytes of one message.
 const ITEMS: usize = 1_000;
 const BYTES: usize = 1024 * 1024;
 /// Messages read ahead of the client.
 const AHEAD: usize = 2;
+/// How long a client may take nothing; its snapshot keeps memory and files alive.
+const STALLED: Duration = Duration::from_secs(60);
 
 type Snapshot = Arc<Mutex<Box<dyn KvSnapshot>>>;
 
@@ -26,6 +32,8 @@ impl KvService {
         request: v1::ScanRequest,
     ) -> Result<Answers<v1::ScanResponse>, Refusal> {
         let copy = self.copy(&request.database)?;
+        // Before the store: one that is opened anew in between ends the scan at once.
+        let life = Life::of(&copy.shared);
         let serving = self.wait_readable(&copy, request.options.as_ref()).await?;
         let store = open_store(&copy).await?;
         let snapshot = self.on_reader(move || store.snapshot()).await?;
@@ -35,7 +43,13 @@ impl KvService {
         let (sender, responses) = mpsc::channel(AHEAD);
         let (service, snapshot) = (self.clone(), Arc::new(Mutex::new(snapshot)));
         tokio::spawn(async move {
-            let outcome = service.send_scan(request, snapshot, &sender).await;
+            let scan = service.send_scan(request, snapshot, &sender);
+            // Whichever way it ends, the snapshot is gone before anything else is sent: it keeps
+            // files alive, and the store from being opened anew.
+            let outcome = tokio::select! {
+                outcome = scan => outcome,
+                () = life.over() => Err(life.refusal()),
+            };
             if let Err(refusal) = outcome {
                 // A client that has gone needs no answer.
                 let _ = sender.send(Err(Status::from(refusal))).await;
@@ -62,7 +76,12 @@ impl KvService {
             from = successor(last);
             left -= items.len();
             let items = items.into_iter().map(|item| pair(item, request.keys_only)).collect();
-            if sender.send(Ok(v1::ScanResponse { items })).await.is_err() {
+            let sent = timeout(STALLED, sender.send(Ok(v1::ScanResponse { items }))).await;
+            let stalled = |_| {
+                let message = "the client took nothing for too long, so its snapshot was given up";
+                Refusal::new(RefusalReason::DeadlineExceeded, message)
+            };
+            if sent.map_err(stalled)?.is_err() {
                 break;
             }
         }

@@ -137,7 +137,7 @@ impl Owner {
 
     fn serve(&mut self, epoch: Epoch) {
         tracing::info!(database = %self.shared.name, %epoch, "serving");
-        self.writer = Some(Writer::new());
+        self.writer = Some(Writer::new(epoch));
         self.truncation.due = true;
         self.shared.gate.open(epoch);
         self.shared.wake();

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use keelson_copy_core::Event;
+use keelson_copy_core::{Event, OpenRefusal};
 use keelson_format::Chunk;
 use keelson_types::{CopyId, Epoch, MemberId, Position};
 use keelson_wire::{epoch_rows, v1};
@@ -261,6 +261,8 @@ impl Owner {
             Err(why) => {
                 tracing::error!(database = %self.shared.name, %from, %why, "shipping cannot read");
                 self.peers.remove(&copy);
+                // The copy leaves the rule, and is offered the log again after a pause.
+                self.event(Event::Refused { copy, epoch, refusal: OpenRefusal::Busy });
             }
         }
     }

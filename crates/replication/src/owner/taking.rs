@@ -7,14 +7,14 @@ use keelson_types::{CopyFault, Epoch, LogEnd, MemberId, Position, RefusalReason}
 use keelson_wire::{Refusal, v1};
 
 use crate::log_lane::LogJob;
-use crate::message::{AfterCut, FromSource, LogView};
+use crate::message::{AfterCut, FromSource, LogView, TargetSender};
 use crate::owner::Owner;
 
 impl Owner {
     pub(super) fn take_from_source(&mut self, member: MemberId, message: FromSource) {
         match message {
             FromSource::Open { offer, copy, reply } => {
-                self.inbound.insert(member, reply);
+                self.known().inbound.insert(member, (offer.epoch, reply));
                 if copy != self.shared.copy {
                     // The source has not heard of this copy's new identity yet.
                     self.send_refused(member, offer.epoch, &OpenRefusal::Busy);
@@ -65,10 +65,30 @@ impl Owner {
 
     /// Ends the agreement with the source; the refusal makes it offer its log again.
     fn drop_source(&mut self, epoch: Epoch) {
-        let members: Vec<_> = self.inbound.keys().copied().collect();
+        let members: Vec<_> = self.known().inbound.keys().copied().collect();
         for member in members {
             self.send_refused(member, epoch, &OpenRefusal::Busy);
             self.event(Event::SourceDown { member });
+        }
+    }
+
+    /// The end of a session that was replaced already means nothing.
+    pub(super) fn source_down(&mut self, member: MemberId, replies: &TargetSender) {
+        let mut known = self.known();
+        let current = known.inbound.get(&member);
+        if current.is_none_or(|(_, sender)| !sender.same_channel(replies)) {
+            return;
+        }
+        known.inbound.remove(&member);
+        drop(known);
+        self.event(Event::SourceDown { member });
+    }
+
+    /// Makes every source offer its log again.
+    pub(super) fn refuse_sources(&self) {
+        let inbound = self.known().inbound.clone();
+        for (member, (epoch, _)) in inbound {
+            self.send_refused(member, epoch, &OpenRefusal::Busy);
         }
     }
 
@@ -132,7 +152,7 @@ impl Owner {
         self.send_target(member, v1::target_message::Message::Ack(ack));
     }
 
-    pub(super) fn send_refused(&mut self, member: MemberId, epoch: Epoch, refusal: &OpenRefusal) {
+    pub(super) fn send_refused(&self, member: MemberId, epoch: Epoch, refusal: &OpenRefusal) {
         let (code, sealed) = match refusal {
             OpenRefusal::SealedHigher(sealed) => (RefusalReason::StaleEpoch, Some(*sealed)),
             OpenRefusal::Diverged => (RefusalReason::Diverged, None),
@@ -153,7 +173,7 @@ impl Owner {
     }
 
     fn send_target(&self, member: MemberId, message: v1::target_message::Message) {
-        if let Some(sender) = self.inbound.get(&member) {
+        if let Some((_, sender)) = self.known().inbound.get(&member) {
             // A closed session reports itself.
             let _ = sender.send(Ok(v1::TargetMessage { message: Some(message) }));
         }
@@ -162,7 +182,7 @@ impl Owner {
     /// Tells the active what changed here without any log having arrived.
     pub(super) fn acknowledge_again(&mut self) {
         let (durable, view) = (self.machine.durable().position, self.machine.view());
-        let members: Vec<_> = self.inbound.keys().copied().collect();
+        let members: Vec<_> = self.known().inbound.keys().copied().collect();
         if self.machine.expects(view.epoch).is_some() {
             members.into_iter().for_each(|member| self.send_ack(member, view.epoch, durable));
         }

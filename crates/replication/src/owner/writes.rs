@@ -12,7 +12,7 @@ use crate::log_lane::LogJob;
 use crate::message::{Completion, prepared};
 use crate::owner::{Owner, StoreWaiter, unix_millis};
 use crate::store_lane::StoreJob;
-use crate::writer::{Prepared, RANGE_KEYS_MAX, ReadPlan, ReadResults, WriteRequest};
+use crate::writer::{Prepared, RANGE_KEYS_MAX, ReadPlan, ReadResults, Ticket, WriteRequest};
 
 /// Frames of an active that may be on their way to its own disk.
 const FRAMES_IN_FLIGHT: usize = 2;
@@ -38,7 +38,7 @@ impl Owner {
         match writer.plan(&request.body) {
             None => {
                 let reads = ReadResults::default();
-                writer.queue(Prepared { request, reads, ticket: None });
+                self.prepared(Prepared { request, reads, ticket: None });
             }
             Some(plan) => self.prepare(request, plan),
         }
@@ -76,7 +76,7 @@ impl Owner {
     }
 
     /// The store is closed: open it first, then read.
-    fn prepare_when_open(&mut self, request: WriteRequest, plan: ReadPlan, ticket: u64) {
+    fn prepare_when_open(&mut self, request: WriteRequest, plan: ReadPlan, ticket: Ticket) {
         let (reply, opened) = tokio::sync::oneshot::channel();
         self.open_store(reply);
         let (done, readers) = (self.done.clone(), self.context.readers.clone());
@@ -103,13 +103,23 @@ impl Owner {
     }
 
     pub(super) fn prepared(&mut self, prepared: Prepared) {
-        match &mut self.writer {
+        let refused = match &mut self.writer {
             Some(writer) => writer.queue(prepared),
-            None => prepared.request.reply.send(Err(self.not_serving())),
+            None => Some(prepared),
+        };
+        if let Some(prepared) = refused {
+            let refusal = Refusal::new(RefusalReason::NotActive, "the database was moved")
+                .with_address(self.shared.active_address());
+            prepared.request.reply.send(Err(refusal));
         }
     }
 
-    pub(super) fn prepare_failed(&mut self, request: WriteRequest, ticket: u64, refusal: Refusal) {
+    pub(super) fn prepare_failed(
+        &mut self,
+        request: WriteRequest,
+        ticket: Ticket,
+        refusal: Refusal,
+    ) {
         if let Some(writer) = &mut self.writer {
             writer.end_read(ticket);
         }
@@ -216,7 +226,7 @@ impl Owner {
 
     pub(super) fn store_failed(&mut self, fault: CopyFault) {
         tracing::error!(database = %self.shared.name, %fault, "store failed; the copy stops");
-        self.shared.store.set(None);
+        self.shared.store.retire();
         self.event(Event::StoreFailed { fault });
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keelson_env::SessionState;
-use keelson_types::{HybridTime, LogEnd, SessionId};
+use keelson_types::{Epoch, HybridTime, LogEnd, SessionId};
 use keelson_wire::Refusal;
 use tokio::sync::oneshot;
 
@@ -118,6 +118,14 @@ pub(crate) struct ReadPlan {
     pub(crate) idle_sessions: bool,
 }
 
+/// Names a read under way: the epoch whose writer asked for it, and a number in it. What was read for
+/// one epoch says nothing in the next, whose writer knows of other writes in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket {
+    pub(super) epoch: Epoch,
+    pub(super) number: u64,
+}
+
 /// What was read.
 #[derive(Debug, Default)]
 pub(crate) struct ReadResults {
@@ -134,5 +142,5 @@ pub(crate) struct Prepared {
     pub(crate) request: WriteRequest,
     pub(crate) reads: ReadResults,
     /// Ticket of its read, if there was one.
-    pub(crate) ticket: Option<u64>,
+    pub(crate) ticket: Option<Ticket>,
 }

@@ -12,6 +12,10 @@ fn end(offset: u64) -> LogEnd {
     LogEnd { epoch: Epoch::new(0, 1), position: Position::new(1, offset) }
 }
 
+fn writer() -> Writer {
+    Writer::new(Epoch::new(0, 1))
+}
+
 type Pending = oneshot::Receiver<WriteAnswer>;
 
 fn request(body: WriteBody) -> (WriteRequest, Pending) {
@@ -22,7 +26,7 @@ fn request(body: WriteBody) -> (WriteRequest, Pending) {
 fn queue(writer: &mut Writer, body: WriteBody, reads: ReadResults) -> Pending {
     let (request, answer) = request(body);
     let ticket = writer.plan(&request.body).map(|_| writer.begin_read());
-    writer.queue(Prepared { request, reads, ticket });
+    assert!(writer.queue(Prepared { request, reads, ticket }).is_none());
     answer
 }
 
@@ -66,7 +70,7 @@ fn answer(reply: &mut Pending) -> Option<Result<(u64, bool), RefusalReason>> {
 
 #[test]
 fn a_write_is_answered_when_its_frame_is_committed_and_not_before() {
-    let mut writer = Writer::new();
+    let mut writer = writer();
     let mut first = queue(&mut writer, put("a", "1"), ReadResults::default());
     assert_eq!(frame(&mut writer, 100).len(), 1);
     let mut second = queue(&mut writer, put("b", "2"), ReadResults::default());
@@ -81,7 +85,7 @@ fn a_write_is_answered_when_its_frame_is_committed_and_not_before() {
 
 #[test]
 fn a_condition_sees_what_is_in_flight_and_its_failure_waits_for_that_commit() {
-    let mut writer = Writer::new();
+    let mut writer = writer();
     queue(&mut writer, put("a", "1"), ReadResults::default());
     frame(&mut writer, 100);
     let absent = Condition::Exists(bytes("a"), false);
@@ -95,8 +99,22 @@ fn a_condition_sees_what_is_in_flight_and_its_failure_waits_for_that_commit() {
 }
 
 #[test]
+fn what_was_read_for_one_epoch_is_given_back_in_the_next() {
+    let (mut before, mut after) = (writer(), Writer::new(Epoch::new(0, 2)));
+    let (old, now) = (before.begin_read(), after.begin_read());
+    let prepared = |ticket| {
+        let body = when(Condition::Exists(bytes("a"), false), Operation::Delete(bytes("a")));
+        Prepared { request: request(body).0, reads: ReadResults::default(), ticket: Some(ticket) }
+    };
+    after.end_read(old);
+    assert!(after.queue(prepared(old)).is_some(), "the key may have been written since");
+    assert!(after.queue(prepared(now)).is_none());
+    assert_eq!(after.queued(), 1);
+}
+
+#[test]
 fn a_slow_read_does_not_bring_an_older_value_back() {
-    let mut writer = Writer::new();
+    let mut writer = writer();
     let equals = Condition::Equals(bytes("a"), bytes("new"));
     let (late, mut reply) = request(when(equals, Operation::Delete(bytes("a"))));
     let ticket = writer.begin_read();
@@ -107,7 +125,7 @@ fn a_slow_read_does_not_bring_an_older_value_back() {
     writer.replayed(Position::new(1, 100));
     let mut reads = ReadResults::default();
     reads.values.insert(bytes("a"), Some(bytes("old")));
-    writer.queue(Prepared { request: late, reads, ticket: Some(ticket) });
+    assert!(writer.queue(Prepared { request: late, reads, ticket: Some(ticket) }).is_none());
     assert_eq!(frame(&mut writer, 200), [Record::Delete { key: bytes("a") }]);
     commit(&mut writer, 200);
     assert_eq!(answer(&mut reply), Some(Ok((200, false))));
@@ -117,7 +135,7 @@ fn a_slow_read_does_not_bring_an_older_value_back() {
 
 #[test]
 fn a_retry_joins_its_original_and_an_unknown_session_is_never_executed() {
-    let (mut writer, session) = (Writer::new(), SessionId::from_u128(1));
+    let (mut writer, session) = (writer(), SessionId::from_u128(1));
     let mut unknown = queue(&mut writer, stamped(session, 1, 1), ReadResults::default());
     frame(&mut writer, 100);
     assert_eq!(answer(&mut unknown), Some(Err(RefusalReason::OutcomeUnknown)));
@@ -136,7 +154,7 @@ fn a_retry_joins_its_original_and_an_unknown_session_is_never_executed() {
 
 #[test]
 fn answers_the_client_confirmed_are_dropped() {
-    let (mut writer, session) = (Writer::new(), SessionId::from_u128(1));
+    let (mut writer, session) = (writer(), SessionId::from_u128(1));
     queue(&mut writer, WriteBody::OpenSession(session), ReadResults::default());
     queue(&mut writer, stamped(session, 1, 1), ReadResults::default());
     queue(&mut writer, stamped(session, 2, 2), ReadResults::default());
@@ -149,7 +167,7 @@ fn answers_the_client_confirmed_are_dropped() {
 
 #[test]
 fn a_session_that_the_store_knows_goes_on_after_a_failover() {
-    let (mut writer, session) = (Writer::new(), SessionId::from_u128(1));
+    let (mut writer, session) = (writer(), SessionId::from_u128(1));
     let state = SessionState {
         last_used: HybridTime::default(),
         applied: vec![(7, end(70))],
@@ -167,7 +185,7 @@ fn a_session_that_the_store_knows_goes_on_after_a_failover() {
 
 #[test]
 fn a_small_range_becomes_deletes_of_what_exists() {
-    let mut writer = Writer::new();
+    let mut writer = writer();
     queue(&mut writer, put("b", "1"), ReadResults::default());
     frame(&mut writer, 100);
     queue(
@@ -186,7 +204,7 @@ fn a_small_range_becomes_deletes_of_what_exists() {
 
 #[test]
 fn a_large_range_stays_a_range_and_hides_what_is_in_it() {
-    let mut writer = Writer::new();
+    let mut writer = writer();
     let range = Operation::DeleteRange(bytes("a"), None);
     let body = WriteBody::Apply { conditions: Vec::new(), operations: vec![range], stamp: None };
     queue(&mut writer, body, ReadResults { ranges: vec![None], ..ReadResults::default() });
@@ -204,7 +222,7 @@ fn a_large_range_stays_a_range_and_hides_what_is_in_it() {
 /// Frames must fit into one message between members, whatever the keys are.
 #[test]
 fn a_range_of_few_but_long_keys_stays_a_range() {
-    let mut writer = Writer::new();
+    let mut writer = writer();
     let range = Operation::DeleteRange(bytes("k"), None);
     let body = WriteBody::Apply { conditions: Vec::new(), operations: vec![range], stamp: None };
     let long = |n: u8| Bytes::from(vec![n; keelson_types::KEY_BYTES_MAX]);
@@ -215,7 +233,7 @@ fn a_range_of_few_but_long_keys_stays_a_range() {
 
 #[test]
 fn a_store_far_behind_makes_writers_wait_until_it_caught_up() {
-    let mut writer = Writer::new();
+    let mut writer = writer();
     let large = Bytes::from(vec![0; 8 * 1024 * 1024]);
     for end in 1..=8 {
         assert!(!writer.must_wait_for_replay());
@@ -233,7 +251,7 @@ fn a_store_far_behind_makes_writers_wait_until_it_caught_up() {
 
 #[test]
 fn when_the_epoch_ends_nobody_is_told_that_a_write_stands() {
-    let mut writer = Writer::new();
+    let mut writer = writer();
     let mut flying = queue(&mut writer, put("a", "1"), ReadResults::default());
     frame(&mut writer, 100);
     let mut queued = queue(&mut writer, put("b", "1"), ReadResults::default());
