@@ -35,6 +35,7 @@ mod view;
 mod tests;
 
 use keelson_types::{CopyRole, Epoch, LogEnd, Position, Tick, Weakness};
+pub use keelson_types::{Span, StoreKey};
 
 pub use event::{
     Cause, Chunk, Donor, FetchAction, FetchConfig, FetchEvent, FetchFailure, FetchOrder,
@@ -43,7 +44,7 @@ pub use event::{
 pub use mark::{
     CostBook, Fetched, MARK_BYTES_MAX, MARK_VERSION, Mark, MarkError, Purpose, SALVAGES_MAX,
 };
-pub use spans::{FetchCost, Span, Spans, StoreKey, TouchedSet};
+pub use spans::{FetchCost, Spans, TouchedSet};
 pub use view::{FetchPhase, FetchView};
 
 use round::Pending;

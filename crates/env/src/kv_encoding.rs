@@ -73,6 +73,9 @@ impl SessionState {
     /// What is known of a session after the frame ending at `end`, of time `time`, changed it.
     /// Opening an open session keeps its answers. A write of an unknown session leaves it unknown:
     /// a retry is then refused as "outcome unknown" instead of applied twice (review S18).
+    ///
+    /// Frames repeated over a state that has them already lead to that state again (a range fetch
+    /// does so), because an active lets no write of an unknown session into the log.
     #[must_use]
     pub fn replay(
         state: Option<Self>,

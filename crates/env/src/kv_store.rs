@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keelson_types::{HybridTime, LogEnd, Position, Record, SessionId};
+use keelson_types::{
+    HybridTime, KEY_BYTES_MAX, LogEnd, Position, Record, SessionId, Span, StoreKey,
+};
 
 /// One committed frame, decoded, ready to be replayed.
 #[derive(Clone, Debug)]
@@ -38,6 +40,10 @@ pub struct SessionState {
 /// A key and its value.
 pub type ScanItem = (Bytes, Bytes);
 
+/// A key of any kind with its value: the body of the schema, a session as
+/// [`SessionState::encode`] has it, or a user's value.
+pub type StoreItem = (StoreKey, Bytes);
+
 /// Why a store could not do something.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -59,6 +65,9 @@ pub enum StoreError {
         /// Where the store stands.
         replayed: Position,
     },
+    /// Items that no store of this version would have handed out; nothing was applied.
+    #[error("not the content of a store: {0}")]
+    Malformed(String),
     /// A record this version does not know.
     #[error("a record needs version {0}")]
     NeedsVersion(u32),
@@ -97,6 +106,19 @@ pub trait KvSnapshot: Send {
         bytes_max: usize,
     ) -> Result<Vec<ScanItem>, StoreError>;
 
+    /// At most `limit` items of a span, of every kind, in ascending order, and not more than
+    /// `bytes_max` of keys and values, except that one item is returned if there is any. What a
+    /// donor of a range fetch answers with.
+    ///
+    /// # Errors
+    /// Damage or failure of the store.
+    fn read_span(
+        &self,
+        span: &Span,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<StoreItem>, StoreError>;
+
     /// A digest of everything that replay defines (user keys, sessions, schema, epoch and
     /// position), equal on all copies at the same position, whatever the layout on disk; see
     /// [`KvDigest`](crate::KvDigest). Reads the whole store.
@@ -121,12 +143,29 @@ pub trait KvStore: Send + Sync {
     /// fails: drop all handles and reopen.
     fn replay(&self, frames: &[ReplayFrame]) -> Result<(), StoreError>;
 
+    /// Sets the replayed position, durably, and changes nothing else: the first step of a range
+    /// fetch that undoes a fork. Only here may [`Self::checkpointed`] go back.
+    ///
+    /// # Errors
+    /// As for [`Self::replay`]. After [`StoreError::NoSpace`] the position is set in memory only.
+    fn rewind(&self, to: LogEnd) -> Result<(), StoreError>;
+
+    /// Makes the content of `spans` equal to `items`, all of which lie in them, in one atomic
+    /// batch: what is not among the items is removed. The position stays, so until the log is
+    /// replayed up to where the items come from the content belongs to no position; a mark beside
+    /// the store says so. Durable with the next checkpoint, which flushes even if the position did
+    /// not move.
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`]; else as for [`Self::replay`].
+    fn overwrite(&self, spans: &[Span], items: &[StoreItem]) -> Result<(), StoreError>;
+
     /// End of the last frame replayed, perhaps only in memory.
     fn replayed(&self) -> LogEnd;
 
     /// Position that survives a crash, as a lower bound. It also moves between calls of
-    /// `checkpoint`, when the store flushes by itself, and never goes back. Cheap enough for every
-    /// status report.
+    /// `checkpoint`, when the store flushes by itself, and goes back in [`Self::rewind`] only.
+    /// Cheap enough for every status report.
     fn checkpointed(&self) -> Position;
 
     /// Makes everything replayed durable and returns the new checkpoint. When to do so (by log
@@ -208,4 +247,43 @@ pub fn check_order(replayed: LogEnd, frames: &[ReplayFrame]) -> Result<(), Store
         last = frame.end;
     }
     Ok(())
+}
+
+/// The states of the sessions among the items.
+///
+/// # Errors
+/// [`StoreError::Malformed`] for an item outside of the spans, in the wrong order, or that is no
+/// session where there should be one.
+pub fn check_items(
+    spans: &[Span],
+    items: &[StoreItem],
+) -> Result<Vec<(SessionId, SessionState)>, StoreError> {
+    let malformed = |what: &str| StoreError::Malformed(what.to_owned());
+    let mut sessions = Vec::new();
+    let mut rest = spans;
+    let mut last: Option<&StoreKey> = None;
+    for (key, value) in items {
+        if last.is_some_and(|last| last >= key) {
+            return Err(malformed("keys do not ascend"));
+        }
+        last = Some(key);
+        while rest.first().is_some_and(|span| span.ends_before(key)) {
+            rest = &rest[1..];
+        }
+        if !rest.first().is_some_and(|span| span.covers(key)) {
+            return Err(malformed("a key was not asked for"));
+        }
+        match key {
+            StoreKey::Schema => {}
+            StoreKey::Session(id) => {
+                let state = SessionState::decode(value);
+                sessions.push((*id, state.ok_or_else(|| malformed("a session does not decode"))?));
+            }
+            StoreKey::User(key) if key.len() > KEY_BYTES_MAX => {
+                return Err(malformed("a key is too long"));
+            }
+            StoreKey::User(_) => {}
+        }
+    }
+    Ok(sessions)
 }

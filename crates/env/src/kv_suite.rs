@@ -4,6 +4,8 @@
 //! opener and a directory of its own that does not exist yet. Crashes beyond dropping a handle are
 //! the business of each store's own tests.
 
+mod overwrite;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,6 +39,12 @@ pub const CASES: &[Case] = &[
     ("digests_depend_on_content_and_position", digests_depend_on_content_and_position),
     ("digests_do_not_depend_on_the_way", digests_do_not_depend_on_the_way),
     ("a_checkpoint_directory_is_a_store", a_checkpoint_directory_is_a_store),
+    ("a_rewind_is_durable", overwrite::a_rewind_is_durable),
+    ("spans_become_what_they_are_told", overwrite::spans_become_what_they_are_told),
+    ("a_checkpoint_takes_what_was_overwritten", overwrite::a_checkpoint_takes_what_was_overwritten),
+    ("spans_are_read_in_order_and_bounded", overwrite::spans_are_read_in_order_and_bounded),
+    ("malformed_items_change_nothing", overwrite::malformed_items_change_nothing),
+    ("a_fork_is_undone_by_chunks_of_a_donor", overwrite::a_fork_is_undone_by_chunks_of_a_donor),
 ];
 
 /// A frame of epoch 0.1 ending at `offset` in generation 1; its time is `offset` milliseconds.

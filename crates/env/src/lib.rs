@@ -19,7 +19,8 @@ pub use kv_encoding::{
     log_end_from_bytes, log_end_to_bytes,
 };
 pub use kv_store::{
-    KvSnapshot, KvStore, ReplayFrame, ScanItem, SessionState, StoreError, StoreOpener, check_order,
+    KvSnapshot, KvStore, ReplayFrame, ScanItem, SessionState, StoreError, StoreItem, StoreOpener,
+    check_items, check_order,
 };
 pub use mem_store::{MemStore, MemStoreOpener};
 pub use sim_disk::{SimDisk, SplitMix64};

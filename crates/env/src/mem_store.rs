@@ -1,10 +1,9 @@
 //! The in-memory store: ordered maps with the crash semantics of the real one.
 //!
 //! A [`MemStoreOpener`] stands for a volume and the processes that used it. Each directory holds
-//! what was checkpointed plus the frames replayed since; a handle holds what was replayed. Dropping
-//! handles loses the frames since the checkpoint; [`MemStoreOpener::crash`] keeps some first ones
-//! of them, as a memtable that was flushed just before would. Handles from before a crash fail for
-//! ever.
+//! what was checkpointed plus the changes made since; a handle holds all of it. Dropping handles
+//! loses the changes since the checkpoint; [`MemStoreOpener::crash`] keeps some first ones of them,
+//! as a memtable that was flushed just before would. Handles from before a crash fail for ever.
 //!
 //! A snapshot shares the maps with its store: the next `replay` copies them once if it still lives.
 
@@ -14,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
-use keelson_types::{HybridTime, LogEnd, Position, Record, SessionId};
+use keelson_types::{HybridTime, LogEnd, Position, Record, SessionId, Span, StoreKey};
 
 use crate::{
     KvDigest, KvSnapshot, KvStore, ReplayFrame, ScanItem, SessionState, SplitMix64, StoreError,
-    StoreOpener, check_order,
+    StoreItem, StoreOpener, check_items, check_order,
 };
 
 /// What replay made of a log so far.
@@ -31,7 +30,53 @@ struct Content {
     at: LogEnd,
 }
 
+/// What a store did to its content, each atomic.
+#[derive(Clone)]
+enum Change {
+    Frame(ReplayFrame),
+    Rewind(LogEnd),
+    Overwrite(Vec<Span>, Vec<StoreItem>),
+}
+
 impl Content {
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::Frame(frame) => self.replay(frame),
+            Change::Rewind(to) => self.at = *to,
+            Change::Overwrite(spans, items) => self.overwrite(spans, items),
+        }
+    }
+
+    fn overwrite(&mut self, spans: &[Span], items: &[StoreItem]) {
+        let inside = |key: StoreKey| spans.iter().any(|span| span.covers(&key));
+        if inside(StoreKey::Schema) {
+            self.schema = None;
+        }
+        self.sessions.retain(|id, _| !inside(StoreKey::Session(*id)));
+        let gone: Vec<_> = spans.iter().flat_map(|span| self.users(span)).cloned().collect();
+        gone.iter().for_each(|key| self.remove(key));
+        for (key, value) in items {
+            match key {
+                StoreKey::Schema => self.schema = Some(value.clone()),
+                StoreKey::Session(id) => {
+                    self.sessions.extend(SessionState::decode(value).map(|state| (*id, state)));
+                }
+                StoreKey::User(key) => {
+                    self.user_bytes += (key.len() + value.len()) as u64;
+                    self.user.insert(key.clone(), value.clone());
+                }
+            }
+        }
+    }
+
+    fn users<'a>(&'a self, span: &'a Span) -> impl Iterator<Item = &'a Bytes> {
+        let range = span.users().filter(|(from, to)| to.is_none_or(|to| *from < to));
+        let bounds = range.map(|(from, to)| {
+            (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded))
+        });
+        bounds.into_iter().flat_map(|bounds| self.user.range::<[u8], _>(bounds)).map(|(key, _)| key)
+    }
+
     fn replay(&mut self, frame: &ReplayFrame) {
         for record in &frame.records {
             self.apply(record, frame);
@@ -79,8 +124,8 @@ impl Content {
 #[derive(Default)]
 struct Files {
     checkpoint: Content,
-    /// Replayed by the open handle since the checkpoint.
-    pending: Vec<ReplayFrame>,
+    /// Done by the open handle since the checkpoint.
+    pending: Vec<Change>,
     /// Rises when the process that has the store open crashes.
     life: u64,
     open: Weak<MemStore>,
@@ -88,9 +133,9 @@ struct Files {
 }
 
 impl Files {
-    fn keep_first(&mut self, frames: usize) {
-        for frame in self.pending.drain(..).take(frames) {
-            self.checkpoint.replay(&frame);
+    fn keep_first(&mut self, changes: usize) {
+        for change in self.pending.drain(..).take(changes) {
+            self.checkpoint.change(&change);
         }
     }
 }
@@ -228,7 +273,27 @@ impl KvStore for MemStore {
         }
         let content = Arc::make_mut(&mut live);
         frames.iter().for_each(|frame| content.replay(frame));
-        files.pending.extend_from_slice(frames);
+        files.pending.extend(frames.iter().cloned().map(Change::Frame));
+        Ok(())
+    }
+
+    fn rewind(&self, to: LogEnd) -> Result<(), StoreError> {
+        let mut live = lock(&self.live);
+        let mut files = self.writable()?;
+        let change = Change::Rewind(to);
+        Arc::make_mut(&mut live).change(&change);
+        files.pending.push(change);
+        files.keep_first(usize::MAX);
+        Ok(())
+    }
+
+    fn overwrite(&self, spans: &[Span], items: &[StoreItem]) -> Result<(), StoreError> {
+        check_items(spans, items)?;
+        let mut live = lock(&self.live);
+        let mut files = self.writable()?;
+        let change = Change::Overwrite(spans.to_vec(), items.to_vec());
+        Arc::make_mut(&mut live).change(&change);
+        files.pending.push(change);
         Ok(())
     }
 
@@ -338,6 +403,34 @@ impl KvSnapshot for MemSnapshot {
                 break;
             }
             items.push((key.clone(), value.clone()));
+        }
+        Ok(items)
+    }
+
+    fn read_span(
+        &self,
+        span: &Span,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<StoreItem>, StoreError> {
+        let content = self.content()?;
+        let schema = content.schema.iter().map(|body| (StoreKey::Schema, body.clone()));
+        let sessions = content.sessions.iter().map(|(id, state)| {
+            let mut encoded = Vec::new();
+            state.encode(&mut encoded);
+            (StoreKey::Session(*id), encoded.into())
+        });
+        let found = schema.chain(sessions).filter(|(key, _)| span.covers(key));
+        let value = |key: &Bytes| content.user.get(key).cloned().unwrap_or_default();
+        let users = content.users(span).map(|key| (StoreKey::User(key.clone()), value(key)));
+        let mut items = Vec::new();
+        let mut bytes = 0;
+        for (key, value) in found.chain(users).take(limit) {
+            bytes += key.len_bytes() as usize + value.len();
+            if bytes > bytes_max && !items.is_empty() {
+                break;
+            }
+            items.push((key, value));
         }
         Ok(items)
     }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use keelson_env::{
-    POSITION_KEY, ReplayFrame, SCHEMA_KEY, SessionState, StoreError, log_end_to_bytes,
+    POSITION_KEY, ReplayFrame, SCHEMA_KEY, SessionState, StoreError, StoreItem, log_end_to_bytes,
 };
-use keelson_types::{LogEnd, Record, SessionId, SessionRecord};
+use keelson_types::{LogEnd, Record, SessionId, SessionRecord, Span, StoreKey};
 use rocksdb::WriteBatch;
 
 use crate::keys;
@@ -94,6 +94,51 @@ where
         };
         change.new = SessionState::replay(change.new.take(), record, frame.end, frame.time);
         Ok(())
+    }
+
+    /// Makes spans equal to items, which were checked. A key that stands alone costs no range
+    /// tombstone. Later entries of a batch win, so what is put survives the removal before it.
+    pub(crate) fn overwrite(
+        &mut self,
+        spans: &[Span],
+        items: &[StoreItem],
+        old_sessions: Vec<(SessionId, SessionState)>,
+        new_sessions: Vec<(SessionId, SessionState)>,
+    ) {
+        for span in spans {
+            self.remove(span);
+        }
+        for (key, value) in items {
+            match key {
+                StoreKey::Schema => self.batch.put(SCHEMA_KEY, value),
+                StoreKey::User(key) => self.batch.put(keys::user_key(self.key, key), value),
+                StoreKey::Session(_) => {} // In their own list, with their index.
+            }
+        }
+        for (id, state) in old_sessions {
+            let old = bucket_of(Some(&state));
+            self.sessions.insert(id, Change { old, new: None });
+        }
+        for (id, state) in new_sessions {
+            let entry = self.sessions.entry(id).or_insert(Change { old: None, new: None });
+            entry.new = Some(state);
+        }
+    }
+
+    fn remove(&mut self, span: &Span) {
+        if span.covers(&StoreKey::Schema) {
+            self.batch.delete(SCHEMA_KEY);
+        }
+        if let Some(StoreKey::User(key)) = span.only_key() {
+            self.batch.delete(keys::user_key(self.key, key));
+        } else if let Some((from, to)) = span.users() {
+            let end = match to {
+                None => keys::USER_END.to_vec(),
+                Some(to) => keys::user_key(&mut Vec::new(), to).to_vec(),
+            };
+            self.batch.delete_range(keys::user_key(self.key, from), &end);
+            self.range_tombstones += 1;
+        }
     }
 
     /// Adds sessions and position; `first` adds the format version.

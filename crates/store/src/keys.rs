@@ -13,7 +13,7 @@
 //! every write. The first batch of a store writes the version, so position and version appear
 //! together.
 
-use keelson_env::{SYSTEM_PREFIX, USER_PREFIX};
+use keelson_env::{SESSION_PREFIX, SYSTEM_PREFIX, SessionState, StoreError, USER_PREFIX};
 use keelson_types::{HybridTime, SessionId};
 
 /// Newest format of keys and values that this version reads and writes.
@@ -53,9 +53,19 @@ pub(crate) fn parse_idle_key(key: &[u8]) -> Option<(u32, SessionId)> {
 /// Key of a session's state.
 pub(crate) fn session_key(session: SessionId) -> [u8; 18] {
     let mut key = [0; 18];
-    key[..2].copy_from_slice(&keelson_env::SESSION_PREFIX);
+    key[..2].copy_from_slice(&SESSION_PREFIX);
     key[2..].copy_from_slice(&session.into_bytes());
     key
+}
+
+/// Id and state of a stored session.
+pub(crate) fn parse_session(
+    key: &[u8],
+    value: &[u8],
+) -> Result<(SessionId, SessionState), StoreError> {
+    let id = key.strip_prefix(&SESSION_PREFIX).and_then(SessionId::from_slice);
+    let parsed = id.zip(SessionState::decode(value));
+    parsed.ok_or_else(|| StoreError::Damaged("a session does not decode".to_owned()))
 }
 
 /// Replaces `buffer` by the stored form of a user key and returns it.

@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use keelson_env::{
     KvSnapshot, KvStore, POSITION_KEY, ReplayFrame, SCHEMA_KEY, SessionState, StoreError,
-    check_order, log_end_from_bytes,
+    StoreItem, check_items, check_order, log_end_from_bytes,
 };
-use keelson_types::{HybridTime, LogEnd, Position, SessionId};
+use keelson_types::{HybridTime, LogEnd, Position, SessionId, Span};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     DB, FlushOptions, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions, properties,
@@ -65,6 +65,8 @@ struct Writer {
     unlooked_bytes: usize,
     /// Background errors that were looked into.
     background_errors: u64,
+    /// Content was changed without moving the position, and is not known to be durable.
+    overwritten: bool,
     failure: Option<StoreError>,
 }
 
@@ -115,6 +117,7 @@ impl RocksStore {
                 range_tombstones: 0,
                 unlooked_bytes: 0,
                 background_errors: 0,
+                overwritten: false,
                 failure: None,
             }),
             replayed: Mutex::new(at),
@@ -193,6 +196,13 @@ impl RocksStore {
         }
     }
 
+    fn count_tombstones(&self, writer: &mut Writer, more: u64) {
+        writer.range_tombstones += more;
+        if writer.range_tombstones >= RANGE_TOMBSTONES_MAX {
+            self.start_flush(writer);
+        }
+    }
+
     /// Waits until a write cannot be stopped inside RocksDB, where the wait has no end while the
     /// volume is full. A write fills at most the memtable that is open.
     fn wait_for_room(&self, suspicious: bool) -> Result<(), StoreError> {
@@ -232,6 +242,24 @@ impl RocksStore {
             *checkpointed = stored.max(*checkpointed);
         }
         Ok(*checkpointed)
+    }
+
+    /// The sessions that lie in spans, for the index of their last use.
+    fn sessions_in(&self, spans: &[Span]) -> Result<Vec<(SessionId, SessionState)>, StoreError> {
+        let mut found = Vec::new();
+        for (from, to) in spans.iter().filter_map(Span::sessions) {
+            let mut options = ReadOptions::default();
+            let end = to.map_or(keys::SESSION_END.to_vec(), |to| keys::session_key(to).to_vec());
+            options.set_iterate_upper_bound(end);
+            let mut iterator = self.db.raw_iterator_opt(options);
+            iterator.seek(keys::session_key(from));
+            while let Some((key, value)) = iterator.item() {
+                found.push(keys::parse_session(key, value)?);
+                iterator.next();
+            }
+            iterator.status().map_err(|error| from_rocks(&error))?;
+        }
+        Ok(found)
     }
 
     fn read_session(&self, session: SessionId) -> Result<Option<SessionState>, StoreError> {
@@ -287,10 +315,45 @@ impl KvStore for RocksStore {
         self.written.store(true, Ordering::Release);
         *lock(&self.replayed) = last.end;
         writer.key.shrink_to(SCRATCH_BYTES_MAX);
-        writer.range_tombstones += tombstones;
-        if writer.range_tombstones >= RANGE_TOMBSTONES_MAX {
-            self.start_flush(&mut writer);
-        }
+        self.count_tombstones(&mut writer, tombstones);
+        Ok(())
+    }
+
+    fn rewind(&self, to: LogEnd) -> Result<(), StoreError> {
+        let mut writer = self.writer()?;
+        let builder = BatchBuilder::new(&[], &mut writer.key, |session| self.read_session(session));
+        let filled = builder.finish(to, true);
+        let written = self.apply(&mut writer, filled);
+        self.keep_failure(&mut writer, written)?;
+        self.written.store(true, Ordering::Release);
+        *lock(&self.replayed) = to;
+        writer.overwritten = true;
+        // The only place where the bound goes back; nobody sees the old one once it is not true.
+        let mut checkpointed = lock(&self.checkpointed);
+        let flushed = self.look(&mut writer).and_then(|()| self.flush(true));
+        let read = flushed.and_then(|()| read_position(&self.db, &self.persisted));
+        *checkpointed = self.keep_failure(&mut writer, read)?.position;
+        (writer.range_tombstones, writer.overwritten) = (0, false);
+        Ok(())
+    }
+
+    fn overwrite(&self, spans: &[Span], items: &[StoreItem]) -> Result<(), StoreError> {
+        let new_sessions = check_items(spans, items)?;
+        let mut writer = self.writer()?;
+        let at = self.replayed();
+        let old = self.sessions_in(spans);
+        let old_sessions = self.keep_failure(&mut writer, old)?;
+        let mut builder =
+            BatchBuilder::new(&[], &mut writer.key, |session| self.read_session(session));
+        builder.overwrite(spans, items, old_sessions, new_sessions);
+        let filled = builder.finish(at, true);
+        let tombstones = filled.range_tombstones;
+        let written = self.apply(&mut writer, filled);
+        self.keep_failure(&mut writer, written)?;
+        self.written.store(true, Ordering::Release);
+        writer.overwritten = true;
+        writer.key.shrink_to(SCRATCH_BYTES_MAX);
+        self.count_tombstones(&mut writer, tombstones);
         Ok(())
     }
 
@@ -309,7 +372,7 @@ impl KvStore for RocksStore {
     fn checkpoint(&self) -> Result<Position, StoreError> {
         let mut writer = self.writer()?;
         let replayed = self.replayed().position;
-        if *lock(&self.checkpointed) == replayed {
+        if *lock(&self.checkpointed) == replayed && !writer.overwritten {
             return Ok(replayed);
         }
         let looked = self.look(&mut writer).and_then(|()| self.flush(true));
@@ -320,7 +383,7 @@ impl KvStore for RocksStore {
             if complete { Ok(position) } else { Err(StoreError::Failed(error())) }
         });
         let position = self.keep_failure(&mut writer, checked)?;
-        writer.range_tombstones = 0;
+        (writer.range_tombstones, writer.overwritten) = (0, false);
         Ok(position)
     }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keelson_env::{
     KvDigest, KvSnapshot, POSITION_KEY, SCHEMA_KEY, SESSION_PREFIX, ScanItem, StoreError,
-    USER_PREFIX, log_end_from_bytes,
+    StoreItem, USER_PREFIX, log_end_from_bytes,
 };
-use keelson_types::{LogEnd, SessionId};
+use keelson_types::{LogEnd, SessionId, Span, StoreKey};
 use rocksdb::{DB, DBRawIterator, ReadOptions};
 
 use crate::error::from_rocks;
@@ -56,6 +56,55 @@ impl RocksSnapshot {
         let mut iterator = self.view.borrow_dependent().raw_iterator_opt(options);
         iterator.seek(from);
         iterator
+    }
+
+    /// Takes stored items in `from..to` until there is enough.
+    fn take_between(
+        &self,
+        from: &[u8],
+        to: Vec<u8>,
+        read: impl Fn(&[u8]) -> Option<StoreKey>,
+        found: &mut Bounded,
+    ) -> Result<(), StoreError> {
+        if found.is_full() || from >= &to[..] {
+            return Ok(());
+        }
+        let mut iterator = self.iterate(from, to, ReadOptions::default());
+        while let Some((key, value)) = iterator.item() {
+            let key = read(key).ok_or_else(|| StoreError::Damaged("a key is wrong".to_owned()))?;
+            if !found.take(key, value) {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(|error| from_rocks(&error))
+    }
+}
+
+/// Items up to a number and a size.
+struct Bounded {
+    items: Vec<StoreItem>,
+    bytes: usize,
+    limit: usize,
+    bytes_max: usize,
+}
+
+impl Bounded {
+    /// Whether it took the item.
+    fn take(&mut self, key: StoreKey, value: &[u8]) -> bool {
+        let bytes = usize::try_from(key.len_bytes()).unwrap_or(usize::MAX) + value.len();
+        let fits = self.items.is_empty() || self.bytes + bytes <= self.bytes_max;
+        if self.items.len() >= self.limit || !fits {
+            self.limit = 0;
+            return false;
+        }
+        self.bytes += bytes;
+        self.items.push((key, Bytes::copy_from_slice(value)));
+        true
+    }
+
+    fn is_full(&self) -> bool {
+        self.items.len() >= self.limit
     }
 }
 
@@ -110,6 +159,36 @@ impl KvSnapshot for RocksSnapshot {
             iterator.next();
         }
         iterator.status().map(|()| items).map_err(|error| from_rocks(&error))
+    }
+
+    fn read_span(
+        &self,
+        span: &Span,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<StoreItem>, StoreError> {
+        let mut found = Bounded { items: Vec::new(), bytes: 0, limit, bytes_max };
+        if limit > 0 && span.covers(&StoreKey::Schema) {
+            let body = self.view.borrow_dependent().get_pinned(SCHEMA_KEY);
+            if let Some(body) = body.map_err(|error| from_rocks(&error))? {
+                found.take(StoreKey::Schema, &body);
+            }
+        }
+        if let Some((from, to)) = span.sessions() {
+            let end = to.map_or(keys::SESSION_END.to_vec(), |to| keys::session_key(to).to_vec());
+            let read = |key: &[u8]| {
+                let id = key.get(SESSION_PREFIX.len()..).and_then(SessionId::from_slice);
+                id.map(StoreKey::Session)
+            };
+            self.take_between(&keys::session_key(from), end, read, &mut found)?;
+        }
+        if let Some((from, to)) = span.users() {
+            let end = to
+                .map_or(keys::USER_END.to_vec(), |to| keys::user_key(&mut Vec::new(), to).to_vec());
+            let read = |key: &[u8]| Some(StoreKey::User(Bytes::copy_from_slice(&key[1..])));
+            keys::with_user_key(from, |from| self.take_between(from, end, read, &mut found))?;
+        }
+        Ok(found.items)
     }
 
     fn digest(&self) -> Result<u128, StoreError> {

@@ -18,6 +18,7 @@ mod reasons;
 mod record;
 mod refused;
 mod states;
+mod store_key;
 mod suspension;
 mod time;
 mod watermarks;
@@ -40,6 +41,7 @@ pub use reasons::{CopyFault, FailureCode, RefusalReason};
 pub use record::{Record, SessionRecord};
 pub use refused::Refused;
 pub use states::{CopyRole, CopyStatus, DatabaseState, MountIntent};
+pub use store_key::{Span, StoreKey};
 pub use suspension::{
     ResumeRequest, SUSPEND_FOR_MAX, Stop, SuspendFacts, SuspendRequest, SuspendedBy, Suspension,
 };

@@ -1,9 +1,9 @@
 //! Reads and writes the parts of a mark. Arbitrary bytes read as nothing, never as a panic.
 
 use bytes::Bytes;
-use keelson_types::{Epoch, KEY_BYTES_MAX, LogEnd, Position, SessionId};
+use keelson_types::{Epoch, KEY_BYTES_MAX, LogEnd, Position, SessionId, StoreKey};
 
-use super::spans::{FetchCost, StoreKey};
+use super::spans::FetchCost;
 
 pub(super) fn put_epoch(out: &mut Vec<u8>, epoch: Epoch) {
     out.extend_from_slice(&epoch.recovery.to_le_bytes());

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use keelson_types::{CopyId, CopyRole, Epoch, LogEnd, LogId, MemberId, Position, Weakness};
+use keelson_types::{
+    CopyId, CopyRole, Epoch, LogEnd, LogId, MemberId, Position, Span, StoreKey, Weakness,
+};
 
 use super::mark::Mark;
-use super::spans::{FetchCost, Span, Spans, StoreKey};
+use super::spans::{FetchCost, Spans};
 
 /// Bounds of a fetch; fixed for the life of a machine.
 #[derive(Clone, Debug)]

@@ -16,10 +16,10 @@
 
 use std::fmt;
 
-use keelson_types::{Epoch, LogEnd, LogId, Position};
+use keelson_types::{Epoch, LogEnd, LogId, Position, Span, StoreKey};
 
 use super::codec::{Reader, put_cost, put_end, put_epoch, put_key, put_position};
-use super::spans::{FetchCost, Span, Spans, StoreKey};
+use super::spans::{FetchCost, Spans};
 
 /// Version of the bytes.
 pub const MARK_VERSION: u32 = 1;

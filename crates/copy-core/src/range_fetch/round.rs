@@ -2,11 +2,11 @@
 //! the mark and what is known to be in the store ([`RangeFetch::go_on`]), so that a crash, a pause
 //! and a completion all go on the same way.
 
-use keelson_types::{Epoch, LogEnd, Position, Tick, Weakness};
+use keelson_types::{Epoch, LogEnd, Position, Span, StoreKey, Tick, Weakness};
 
 use super::event::{Chunk, FetchAction, FetchFailure, FetchRequest};
 use super::mark::{Fetched, Purpose};
-use super::spans::{FetchCost, Span, StoreKey};
+use super::spans::FetchCost;
 use super::{RangeFetch, Step};
 
 /// A chunk on its way into the store.

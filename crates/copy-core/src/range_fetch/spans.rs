@@ -1,13 +1,9 @@
-//! Names the part of a store that is fetched: keys in the store's order, spans, touched sets.
-//!
-//! The position of a store is no [`StoreKey`], so no span can ever name it (review S14.5). Sessions
-//! and the schema are keys like the user's: a fork that touched them fetches them too.
+//! Names the part of a store that is fetched: sets of spans, and the touched set of a fork.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use keelson_types::{Record, SessionId};
+use keelson_types::{Record, Span, StoreKey};
 
 use super::mark::MARK_BYTES_MAX;
 
@@ -17,120 +13,6 @@ const TOUCHED_BYTES_MAX: u64 = MARK_BYTES_MAX as u64 * 3 / 4;
 /// What a span takes in a mark beside its keys, at most.
 const SPAN_BYTES: u64 = 12;
 
-/// A key of a store, in the order in which stores keep them.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum StoreKey {
-    /// The body of the last schema record.
-    Schema,
-    /// What is known of a client session.
-    Session(SessionId),
-    /// A user's key. The empty one is a bound only.
-    User(Bytes),
-}
-
-impl StoreKey {
-    /// Before or at every key.
-    pub const FIRST: Self = Self::Schema;
-
-    /// The least key behind this one.
-    #[must_use]
-    pub fn next(&self) -> Self {
-        match self {
-            Self::Schema => Self::Session(SessionId::from_u128(0)),
-            Self::Session(id) => match u128::from_be_bytes(id.into_bytes()).checked_add(1) {
-                Some(next) => Self::Session(SessionId::from_u128(next)),
-                None => Self::User(Bytes::new()),
-            },
-            Self::User(key) => {
-                let mut next = Vec::with_capacity(key.len() + 1);
-                next.extend_from_slice(key);
-                next.push(0);
-                Self::User(next.into())
-            }
-        }
-    }
-
-    /// Bytes of the key as a user sees it, or of the id.
-    fn len_bytes(&self) -> u64 {
-        match self {
-            Self::Schema => 1,
-            Self::Session(_) => 16,
-            Self::User(key) => key.len() as u64,
-        }
-    }
-}
-
-/// Keys from `from` to before `to`; to the end of the store without `to`. Never empty.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Span {
-    from: StoreKey,
-    to: Option<StoreKey>,
-}
-
-impl Span {
-    /// Keys in `from..to`; `None` if there can be none.
-    #[must_use]
-    pub fn new(from: StoreKey, to: Option<StoreKey>) -> Option<Self> {
-        let empty = to.as_ref().is_some_and(|to| *to <= from);
-        (!empty).then_some(Self { from, to })
-    }
-
-    /// Exactly one key.
-    #[must_use]
-    pub fn key(key: StoreKey) -> Self {
-        let to = Some(key.next());
-        Self { from: key, to }
-    }
-
-    /// The whole store.
-    #[must_use]
-    pub const fn all() -> Self {
-        Self { from: StoreKey::FIRST, to: None }
-    }
-
-    /// The first key that may be in it.
-    #[must_use]
-    pub fn from(&self) -> &StoreKey {
-        &self.from
-    }
-
-    /// The first key behind it; `None` if it reaches the end.
-    #[must_use]
-    pub fn to(&self) -> Option<&StoreKey> {
-        self.to.as_ref()
-    }
-
-    /// The key, if the span can hold one only; a point delete then does instead of a range delete.
-    #[must_use]
-    pub fn only_key(&self) -> Option<&StoreKey> {
-        (self.to.as_ref() == Some(&self.from.next())).then_some(&self.from)
-    }
-
-    /// Whether the key lies in it.
-    #[must_use]
-    pub fn covers(&self, key: &StoreKey) -> bool {
-        self.from <= *key && !self.ends_before(key)
-    }
-
-    /// The part at or behind `key`.
-    #[must_use]
-    pub fn behind(&self, key: &StoreKey) -> Option<Self> {
-        Self::new(self.from.clone().max(key.clone()), self.to.clone())
-    }
-
-    /// The part before `key`.
-    #[must_use]
-    pub fn before(&self, key: &StoreKey) -> Option<Self> {
-        let to = if self.ends_before(key) { self.to.clone() } else { Some(key.clone()) };
-        Self::new(self.from.clone(), to)
-    }
-
-    /// No key at or behind `key` is in it.
-    fn ends_before(&self, key: &StoreKey) -> bool {
-        self.to.as_ref().is_some_and(|to| to <= key)
-    }
-}
-
 /// A set of keys: ascending spans that neither overlap nor touch. Clones share the list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Spans(Arc<[Span]>);
@@ -138,15 +20,12 @@ pub struct Spans(Arc<[Span]>);
 impl FromIterator<Span> for Spans {
     fn from_iter<I: IntoIterator<Item = Span>>(spans: I) -> Self {
         let mut sorted: Vec<_> = spans.into_iter().collect();
-        sorted.sort_unstable_by(|a, b| a.from.cmp(&b.from));
+        sorted.sort_unstable_by(|a, b| a.from().cmp(b.from()));
         let mut merged: Vec<Span> = Vec::with_capacity(sorted.len());
         for span in sorted {
-            match merged.last_mut() {
-                Some(last) if last.to.as_ref().is_none_or(|to| *to >= span.from) => {
-                    // `None` is the greatest end, unlike in the order of `Option`.
-                    last.to = last.to.take().zip(span.to).map(|(a, b)| a.max(b));
-                }
-                _ => merged.push(span),
+            match merged.last_mut().and_then(|last| Some((last.joined(&span)?, last))) {
+                Some((joined, last)) => *last = joined,
+                None => merged.push(span),
             }
         }
         Self(merged.into())
@@ -176,7 +55,7 @@ impl Spans {
     #[must_use]
     pub fn hull(&self) -> Self {
         let ends = self.0.first().zip(self.0.last());
-        ends.map(|(first, last)| Span { from: first.from.clone(), to: last.to.clone() })
+        ends.and_then(|(first, last)| Span::new(first.from().clone(), last.to().cloned()))
             .into_iter()
             .collect()
     }
@@ -184,7 +63,7 @@ impl Spans {
     /// Whether the key lies in one of them.
     #[must_use]
     pub fn covers(&self, key: &StoreKey) -> bool {
-        let behind = self.0.partition_point(|span| span.from <= *key);
+        let behind = self.0.partition_point(|span| span.from() <= key);
         behind.checked_sub(1).is_some_and(|index| self.0[index].covers(key))
     }
 
@@ -237,9 +116,12 @@ impl TouchedSet {
             }
             Record::Delete { key } => self.add_key(StoreKey::User(key.clone()), 0),
             Record::DeleteRange { from, to } => {
-                let (from, to) = (StoreKey::User(from.clone()), StoreKey::User(to.clone()));
-                self.mark_bytes += from.len_bytes() + to.len_bytes() + SPAN_BYTES;
-                self.ranges.extend(Span::new(from, Some(to)));
+                let from = StoreKey::User(from.clone());
+                // An empty end is no bound: stores delete to the end.
+                let to = Some(StoreKey::User(to.clone())).filter(|_| !to.is_empty());
+                let ends = from.len_bytes() + to.as_ref().map_or(0, StoreKey::len_bytes);
+                self.mark_bytes += ends + SPAN_BYTES;
+                self.ranges.extend(Span::new(from, to));
             }
             Record::Session { session, .. } => self.add_key(StoreKey::Session(*session), 0),
             Record::Schema { .. } => self.add_key(StoreKey::Schema, 0),

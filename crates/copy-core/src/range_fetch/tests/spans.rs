@@ -73,6 +73,7 @@ fn a_fork_touches_every_key_that_a_record_of_it_names() {
         Record::Delete { key: k("b") },
         Record::DeleteRange { from: k("d"), to: k("f") },
         Record::DeleteRange { from: k("f"), to: k("d") },
+        Record::DeleteRange { from: k("x"), to: k("") },
         Record::Session { session, change: SessionRecord::Expire },
         Record::Schema { body: k("s") },
         Record::NoOp,
@@ -81,18 +82,20 @@ fn a_fork_touches_every_key_that_a_record_of_it_names() {
         Record::RestorePoint { name: "r".into() },
     ];
     records.iter().for_each(|record| touched.add(record));
+    let to_the_end = Span::new(user("x"), None).expect("not empty");
     let expected = [
         Span::key(StoreKey::Schema),
         Span::key(StoreKey::Session(session)),
         key("a"),
         key("b"),
         range("d", "f"),
+        to_the_end.clone(),
     ];
     assert_eq!(touched.spans().list(), expected);
     assert_eq!(touched.cost(), cost(4, 1 + 16 + 1 + 5 + 1));
     touched.add_range_estimate(1_000);
     assert_eq!(touched.cost().bytes, 1_024);
-    assert_eq!(touched.ranges(), [range("d", "f")]);
+    assert_eq!(touched.ranges(), [range("d", "f"), to_the_end]);
 }
 
 #[test]
