@@ -201,7 +201,8 @@ pub trait KvStore: Send + Sync {
     /// Damage or failure of the store.
     fn schema(&self) -> Result<Option<Bytes>, StoreError>;
 
-    /// A consistent view of now. It keeps the store open as long as it lives.
+    /// A consistent view of now. It holds this handle, and so keeps the store open, as long as it
+    /// lives.
     ///
     /// # Errors
     /// Damage or failure of the store.

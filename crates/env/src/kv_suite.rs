@@ -259,10 +259,11 @@ fn without_a_checkpoint_a_border_remains(opener: &dyn StoreOpener, directory: &P
 fn one_directory_opens_once(opener: &dyn StoreOpener, directory: &Path) {
     let store = open(opener, directory);
     assert!(matches!(opener.open(directory), Err(StoreError::Failed(_))), "opened twice");
-    let snapshot = store.clone().snapshot().expect("snapshot");
-    drop(store);
+    let (held, snapshot) = (Arc::downgrade(&store), store.snapshot().expect("snapshot"));
     assert!(opener.open(directory).is_err(), "a snapshot did not keep the store open");
+    assert!(held.upgrade().is_some(), "a snapshot did not hold the handle");
     drop(snapshot);
+    assert!(held.upgrade().is_none(), "something else holds the handle");
     open(opener, directory);
 }
 

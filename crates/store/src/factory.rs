@@ -98,7 +98,7 @@ impl StoreFactory {
         create_directory(directory)?;
         refuse_tables_without_manifest(directory)?;
         let db = DB::open(&self.options, directory).map_err(|error| from_rocks(&error))?;
-        RocksStore::new(Arc::new(db), self.options.clone())
+        RocksStore::new(db, self.options.clone())
     }
 }
 

@@ -75,7 +75,7 @@ struct Writer {
 /// Dropping the last handle waits for background work and may block for as long as a compaction's
 /// step.
 pub struct RocksStore {
-    db: Arc<DB>,
+    pub(crate) db: DB,
     options: Arc<Options>,
     write_options: WriteOptions,
     /// Reads what is on disk, past the memtables.
@@ -100,7 +100,7 @@ fn damaged(what: &str) -> StoreError {
 
 impl RocksStore {
     /// Takes an open database after checking its format.
-    pub(crate) fn new(db: Arc<DB>, options: Arc<Options>) -> Result<Self, StoreError> {
+    pub(crate) fn new(db: DB, options: Arc<Options>) -> Result<Self, StoreError> {
         let at = read_position(&db, &ReadOptions::default())?;
         check_version(&db, at)?;
         let mut write_options = WriteOptions::default();
@@ -436,7 +436,7 @@ impl KvStore for RocksStore {
     }
 
     fn snapshot(self: Arc<Self>) -> Result<Box<dyn KvSnapshot>, StoreError> {
-        Ok(Box::new(RocksSnapshot::take(self.db.clone())?))
+        Ok(Box::new(RocksSnapshot::take(self)?))
     }
 
     fn create_checkpoint(&self, directory: &Path) -> Result<LogEnd, StoreError> {

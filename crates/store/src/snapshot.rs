@@ -8,8 +8,9 @@ use keelson_env::{
     StoreItem, USER_PREFIX, log_end_from_bytes,
 };
 use keelson_types::{LogEnd, SessionId, Span, StoreKey};
-use rocksdb::{DB, DBRawIterator, ReadOptions};
+use rocksdb::{DBRawIterator, ReadOptions};
 
+use crate::RocksStore;
 use crate::error::from_rocks;
 use crate::keys;
 
@@ -22,9 +23,10 @@ const DIGEST_READAHEAD_BYTES: usize = 2 * 1024 * 1024;
 type View<'a> = rocksdb::Snapshot<'a>;
 
 self_cell::self_cell!(
-    /// The database and a view of it, which is released first.
+    /// The store and a view of its database, which is released first. The whole store is held, not
+    /// the database alone, so that whoever counts the holders of the store counts its views too.
     struct OwnedView {
-        owner: Arc<DB>,
+        owner: Arc<RocksStore>,
         #[covariant]
         dependent: View,
     }
@@ -39,8 +41,8 @@ pub(crate) struct RocksSnapshot {
 impl RocksSnapshot {
     /// A view of now. The position is read through the view, so that both agree beside a running
     /// replay.
-    pub(crate) fn take(db: Arc<DB>) -> Result<Self, StoreError> {
-        let view = OwnedView::new(db, |db| db.snapshot());
+    pub(crate) fn take(store: Arc<RocksStore>) -> Result<Self, StoreError> {
+        let view = OwnedView::new(store, |store| store.db.snapshot());
         let stored = view.borrow_dependent().get_pinned(POSITION_KEY);
         let at = match stored.map_err(|error| from_rocks(&error))? {
             Some(bytes) => log_end_from_bytes(&bytes)
