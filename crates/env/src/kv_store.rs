@@ -230,6 +230,35 @@ pub trait StoreOpener: Send + Sync {
     /// [`StoreError::Damaged`], [`StoreError::NewerFormat`], [`StoreError::NoSpace`], or
     /// [`StoreError::Failed`], for example when the store is open already.
     fn open(&self, directory: &Path) -> Result<Arc<dyn KvStore>, StoreError>;
+
+    /// Reads everything that the files of a store hold and checks it, whether the store is open or
+    /// closed, beside its writer and past every cache. `pace` is called with the bytes read since
+    /// the last call and may sleep. An open store is not disturbed but for the disk's time.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] with what was found, also when the files hold less than `at_least`;
+    /// [`StoreError::Failed`] if the check itself could not be made.
+    fn verify(
+        &self,
+        directory: &Path,
+        at_least: Position,
+        pace: &mut dyn FnMut(u64),
+    ) -> Result<Verified, StoreError>;
+
+    /// Removes a closed store with its directory. Nothing happens if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`]; some of the files may be gone.
+    fn destroy(&self, directory: &Path) -> Result<(), StoreError>;
+}
+
+/// What a check of a store's files found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Verified {
+    /// Bytes of table files that were read.
+    pub bytes: u64,
+    /// Files without content that were damaged and are right again.
+    pub mended: Vec<String>,
 }
 
 /// Refuses frames that do not each lie behind the one before, beginning behind `replayed`.

@@ -17,7 +17,7 @@ use keelson_types::{HybridTime, LogEnd, Position, Record, SessionId, Span, Store
 
 use crate::{
     KvDigest, KvSnapshot, KvStore, ReplayFrame, ScanItem, SessionState, SplitMix64, StoreError,
-    StoreItem, StoreOpener, check_items, check_order,
+    StoreItem, StoreOpener, Verified, check_items, check_order,
 };
 
 /// What replay made of a log so far.
@@ -130,6 +130,7 @@ struct Files {
     life: u64,
     open: Weak<MemStore>,
     fault: Option<StoreError>,
+    rotten: bool,
 }
 
 impl Files {
@@ -193,6 +194,14 @@ impl MemStoreOpener {
         }
     }
 
+    /// Lets a byte of the store in `directory` rot: [`StoreOpener::verify`] finds it, and so does
+    /// the next open.
+    pub fn rot(&self, directory: &Path) {
+        if let Some(files) = lock(&self.volume).stores.get(directory) {
+            lock(files).rotten = true;
+        }
+    }
+
     /// Removes a directory and all below it; an open handle goes on without files, as with unlinked
     /// ones.
     pub fn remove(&self, directory: &Path) {
@@ -213,6 +222,9 @@ impl StoreOpener for MemStoreOpener {
         if held.open.strong_count() > 0 {
             return Err(StoreError::Failed(format!("{} is open", directory.display())));
         }
+        if held.rotten {
+            return Err(StoreError::Damaged("a rotten byte".to_owned()));
+        }
         held.keep_first(0);
         held.fault = None;
         let store = Arc::new(MemStore {
@@ -223,6 +235,32 @@ impl StoreOpener for MemStoreOpener {
         });
         held.open = Arc::downgrade(&store);
         Ok(store)
+    }
+
+    fn verify(
+        &self,
+        directory: &Path,
+        at_least: Position,
+        pace: &mut dyn FnMut(u64),
+    ) -> Result<Verified, StoreError> {
+        let Some(files) = lock(&self.volume).stores.get(directory).cloned() else {
+            return Ok(Verified::default());
+        };
+        let held = lock(&files);
+        let (at, bytes) = (held.checkpoint.at.position, held.checkpoint.user_bytes);
+        pace(bytes);
+        match held.rotten {
+            true => Err(StoreError::Damaged("a rotten byte".to_owned())),
+            false if at < at_least => {
+                Err(StoreError::Damaged(format!("the files hold {at}, not {at_least}")))
+            }
+            false => Ok(Verified { bytes, mended: Vec::new() }),
+        }
+    }
+
+    fn destroy(&self, directory: &Path) -> Result<(), StoreError> {
+        self.remove(directory);
+        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
-//! The control file of a copy: what it knows of itself, in two slots that are written in turn.
+//! The control file of a copy: what it knows of itself, twice, in two slots.
 //!
-//! A write overwrites the older slot in place and syncs once; it needs no space and no rename, so a
-//! seal can be persisted on a full volume (review S20). A torn write leaves the other slot as it
-//! was: the seal in it was then never reported. A slot is at most [`CONTROL_SLOT_BYTES`]; the table
+//! A write overwrites the older slot in place, then the other one, each synced; it needs no space
+//! and no rename, so a seal can be persisted on a full volume (review S20). A torn write leaves the
+//! other slot as it was: a seal in the torn one was then never reported. A rotten one leaves the
+//! same record in the other. A slot is at most [`CONTROL_SLOT_BYTES`]; the table
 //! of epochs in it keeps the last [`CONTROL_EPOCH_ROWS_MAX`] rows, which is enough to find a common
 //! position with any log that still exists (older divergence ends in a seed).
 

@@ -1,4 +1,8 @@
-//! The control file of a copy on a disk: two slots, written in turn, one sync per write.
+//! The control file of a copy on a disk: two slots, and every record is written into both, one
+//! behind the other, each synced.
+//!
+//! One slot would do against torn writes. Both hold the newest promise because bytes also rot: with
+//! one sound slot nothing that was promised is forgotten, whichever of them it is.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +32,7 @@ pub struct ControlFile {
     counter: u64,
     next_slot: usize,
     failed: Option<DiskError>,
+    bad_slot: bool,
 }
 
 impl ControlFile {
@@ -57,7 +62,9 @@ impl ControlFile {
         if let Some(error) = choice.as_ref().and_then(|choice| choice.other) {
             tracing::warn!(%error, path = %path.display(), "one control slot does not decode");
         }
-        Ok((Self { file, counter, next_slot, failed: None }, choice.map(|choice| choice.record)))
+        let bad_slot = choice.as_ref().is_some_and(|choice| choice.other.is_some());
+        let control = Self { file, counter, next_slot, failed: None, bad_slot };
+        Ok((control, choice.map(|choice| choice.record)))
     }
 
     /// Fills the file with zeros from its end on: a creation that crashed half way is completed.
@@ -67,8 +74,32 @@ impl ControlFile {
         file.write_at(size, &vec![0; missing])
     }
 
-    /// Writes a record durably: when this returns, it survives a crash. It needs no space. The
-    /// first write of all fills both slots, so that a torn one is told from a damaged file.
+    /// Whether opening found one slot that did not decode: a torn write, or rot. The next write
+    /// mends it.
+    #[must_use]
+    pub const fn had_bad_slot(&self) -> bool {
+        self.bad_slot
+    }
+
+    /// Whether the file holds `record`, the last one written, in both slots, byte for byte, as the
+    /// disk has it.
+    ///
+    /// # Errors
+    /// [`ControlFileError`].
+    pub fn holds(&self, record: &ControlRecord) -> Result<bool, ControlFileError> {
+        self.file.drop_cache()?;
+        let mut bytes = vec![0; CONTROL_FILE_BYTES];
+        let count = self.file.read_at(0, &mut bytes)?;
+        bytes.truncate(count);
+        let newest = slot_bytes(record, self.counter)?;
+        let before = slot_bytes(record, self.counter.saturating_sub(1))?;
+        let (at, other) = (1 - self.next_slot, self.next_slot);
+        let slot = |index: usize| bytes.chunks(CONTROL_SLOT_BYTES).nth(index);
+        Ok(slot(at) == Some(&newest[..]) && slot(other) == Some(&before[..]))
+    }
+
+    /// Writes a record durably: when this returns, it survives a crash, and the rot of either slot.
+    /// It needs no space.
     ///
     /// # Errors
     /// [`ControlFileError`]; after a failed disk call every later write fails too.
@@ -76,14 +107,12 @@ impl ControlFile {
         if let Some(error) = &self.failed {
             return Err(error.clone().into());
         }
-        if self.counter == 0 {
-            self.write_slot(record)?;
-        }
+        self.write_slot(record)?;
         self.write_slot(record)
     }
 
     fn write_slot(&mut self, record: &ControlRecord) -> Result<(), ControlFileError> {
-        let bytes = encode_control_slot(record, self.counter + 1)?;
+        let bytes = slot_bytes(record, self.counter + 1)?;
         let at = (self.next_slot * CONTROL_SLOT_BYTES) as u64;
         if let Err(error) = self.file.write_at(at, &bytes).and_then(|()| self.file.sync()) {
             self.failed = Some(error.clone());
@@ -93,4 +122,11 @@ impl ControlFile {
         self.next_slot = 1 - self.next_slot;
         Ok(())
     }
+}
+
+/// A slot with everything behind the record zero, so that each of its bytes is known.
+fn slot_bytes(record: &ControlRecord, counter: u64) -> Result<Vec<u8>, FormatError> {
+    let mut bytes = encode_control_slot(record, counter)?;
+    bytes.resize(CONTROL_SLOT_BYTES, 0);
+    Ok(bytes)
 }

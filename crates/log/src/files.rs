@@ -2,7 +2,8 @@
 //!
 //! `<generation:016x>.klog` is a generation; `spare-<n:016x>.klog` a truncated one kept to be
 //! written again; `salvage-<epoch>-<generation>-<offset>.klog` the saved tail of a cut;
-//! `inspected.idx` the times of inspection. Everything else is left alone.
+//! `damaged-<generation:016x>-<offset:010x>.klog` bytes that a mend replaced; `inspected.idx` the
+//! times of inspection. Everything else is left alone.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use keelson_types::{Epoch, Generation, Position};
 
 const SUFFIX: &str = ".klog";
 const SPARE: &str = "spare-";
+const EVIDENCE: &str = "damaged-";
 
 /// The file of a generation.
 #[must_use]
@@ -28,6 +30,18 @@ pub(crate) fn salvage_path(dir: &Path, epoch: Epoch, at: Position, try_number: u
     let (generation, offset) = (at.generation, at.offset);
     let again = if try_number == 0 { String::new() } else { format!("-{try_number}") };
     dir.join(format!("salvage-{epoch}-{generation}-{offset}{again}{SUFFIX}"))
+}
+
+/// The file that keeps the bytes at `at` which a mend replaced.
+pub(crate) fn evidence_path(directory: &Path, at: Position) -> PathBuf {
+    directory.join(format!("{EVIDENCE}{:016x}-{:010x}{SUFFIX}", at.generation.0, at.offset))
+}
+
+/// All such files, by position.
+pub(crate) fn evidence_files(disk: &dyn Disk, directory: &Path) -> DiskResult<Vec<PathBuf>> {
+    let entries = disk.list(directory)?.into_iter();
+    let kept = entries.filter(|entry| !entry.is_dir && entry.name.starts_with(EVIDENCE));
+    Ok(kept.map(|entry| directory.join(entry.name)).collect())
 }
 
 /// What lies in a log directory.

@@ -4,6 +4,7 @@
 //!   keeps no time; the simulator runs it over a simulated disk, a member on a dedicated thread.
 //! - [`LogReader`] reads whole frames while a log is being appended to, for shipping and replay.
 //! - [`Log::open`] decides after a crash what is a torn tail and what is damage.
+//! - [`Log::mend`] puts bytes of another copy where own ones rotted.
 //! - [`ControlFile`] keeps what a copy knows of itself in two slots.
 //! - [`OsDisk`] is the real disk.
 //! - [`dump()`] and [`verify()`] look at a log directory offline.
@@ -18,6 +19,7 @@ mod error;
 mod files;
 mod inspected;
 mod log;
+mod mend;
 mod os_disk;
 mod reader;
 mod recovery;

@@ -86,6 +86,17 @@ impl LogReader {
         (first > 0).then_some(Generation(first))
     }
 
+    /// Forgets what the page cache holds of a generation, so that the next reads see the disk.
+    ///
+    /// # Errors
+    /// As for [`Self::header`].
+    pub fn forget_cache(&mut self, generation: Generation) -> Result<(), LogError> {
+        self.forget_what_was_cut();
+        self.seek(Position { generation, offset: 0 })?;
+        let open = self.open.as_ref().expect("just opened");
+        Ok(open.file.drop_cache()?)
+    }
+
     /// The header of a generation that is kept.
     ///
     /// # Errors

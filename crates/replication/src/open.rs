@@ -311,6 +311,19 @@ mod tests {
         fn open(&self, _: &Path) -> Result<Arc<dyn KvStore>, StoreError> {
             Err(StoreError::Failed("cannot be opened".into()))
         }
+
+        fn verify(
+            &self,
+            _: &Path,
+            _: Position,
+            _: &mut dyn FnMut(u64),
+        ) -> Result<keelson_env::Verified, StoreError> {
+            Err(StoreError::Failed("cannot be read".into()))
+        }
+
+        fn destroy(&self, _: &Path) -> Result<(), StoreError> {
+            Ok(())
+        }
     }
 
     fn places() -> Places {

@@ -9,7 +9,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keelson_env::{KvStore, StoreError, StoreOpener};
+use keelson_env::{KvStore, StoreError, StoreOpener, Verified};
+use keelson_types::Position;
 use rocksdb::{
     BlockBasedOptions, Cache, ChecksumType, DB, DBCompressionType, Env, InfoLogger, LogLevel,
     Options, WriteBufferManager,
@@ -17,6 +18,13 @@ use rocksdb::{
 
 use crate::error::{from_io, from_rocks};
 use crate::rocks_store::{MEMTABLES_MAX, RocksStore};
+use crate::verify::{self, Known};
+
+/// Settings that the binding has no call for. Correctness: closing must not write (a failed store
+/// is closed and reopened from its files), and a failed flush is not to be retried behind our back.
+/// The identity lies in the manifest; a file of its own has no checksum.
+const SET_BY_NAME: &str =
+    "avoid_flush_during_shutdown=true;max_bgerror_resume_count=0;write_identity_file=false";
 
 const MIB: usize = 1024 * 1024;
 
@@ -63,6 +71,7 @@ pub struct StoreFactory {
     options: Arc<Options>,
     cache: Cache,
     memtables: WriteBufferManager,
+    known: Known,
 }
 
 impl StoreFactory {
@@ -78,7 +87,7 @@ impl StoreFactory {
             cache.clone(),
         );
         let options = options(limits, &cache, &memtables).map_err(|error| from_rocks(&error))?;
-        Ok(Self { options: Arc::new(options), cache, memtables })
+        Ok(Self { options: Arc::new(options), cache, memtables, known: Known::default() })
     }
 
     /// What the stores use now.
@@ -96,8 +105,11 @@ impl StoreFactory {
     /// See [`StoreOpener::open`].
     pub fn open_store(&self, directory: &Path) -> Result<RocksStore, StoreError> {
         create_directory(directory)?;
+        self.known.clean(directory).map_err(|error| from_io("removing an old check", &error))?;
         refuse_tables_without_manifest(directory)?;
+        verify::check_manifest(directory)?;
         let db = DB::open(&self.options, directory).map_err(|error| from_rocks(&error))?;
+        self.known.opened(directory);
         RocksStore::new(db, self.options.clone())
     }
 }
@@ -106,6 +118,21 @@ impl StoreOpener for StoreFactory {
     fn open(&self, directory: &Path) -> Result<Arc<dyn KvStore>, StoreError> {
         Ok(Arc::new(self.open_store(directory)?))
     }
+
+    fn verify(
+        &self,
+        directory: &Path,
+        at_least: Position,
+        pace: &mut dyn FnMut(u64),
+    ) -> Result<Verified, StoreError> {
+        verify::verify(&self.known, directory, at_least, pace)
+    }
+
+    fn destroy(&self, directory: &Path) -> Result<(), StoreError> {
+        self.known.forget(directory);
+        let what = || format!("removing {}", directory.display());
+        verify::remove(directory).map_err(|error| from_io(&what(), &error))
+    }
 }
 
 fn options(
@@ -113,11 +140,8 @@ fn options(
     cache: &Cache,
     memtables: &WriteBufferManager,
 ) -> Result<Options, rocksdb::Error> {
-    // Correctness: closing must not write (a failed store is closed and reopened from its files),
-    // and a failed flush is not to be retried behind our back. No space heals by itself all the
-    // same.
-    let mut options = Options::default()
-        .get_options_from_string("avoid_flush_during_shutdown=true;max_bgerror_resume_count=0")?;
+    // A store without space heals by itself all the same.
+    let mut options = Options::default().get_options_from_string(SET_BY_NAME)?;
     // Correctness: a flush is a prefix of the log only with ordered writes into one memtable at a
     // time.
     options.set_unordered_write(false);

@@ -9,8 +9,11 @@ mod batch;
 mod error;
 mod factory;
 mod keys;
+mod manifest;
 mod rocks_store;
 mod snapshot;
+mod table_file;
+mod verify;
 
 use std::time::Duration;
 

@@ -93,3 +93,23 @@ fn a_failed_sync_is_not_retried_and_its_record_not_believed() {
     assert_eq!(found, Some(record(1)), "the page cache still shows the second record");
     file.write(&record(3)).expect("writes");
 }
+
+/// Whatever byte of the file rots, the newest promise is still known, the rot is seen, and the next
+/// write mends it.
+#[test]
+fn a_rotten_byte_anywhere_forgets_no_promise() {
+    let disk = sim();
+    let (mut file, _) = ControlFile::open(&disk, &path()).expect("opens");
+    for counter in 1..=3 {
+        file.write(&record(counter)).expect("writes");
+    }
+    for offset in (0..2 * keelson_format::CONTROL_SLOT_BYTES as u64).step_by(97) {
+        assert_eq!(file.holds(&record(3)), Ok(true));
+        assert!(disk.flip_bit(&path(), offset, 6));
+        assert_eq!(file.holds(&record(3)), Ok(false), "{offset}");
+        let (mut opened, found) = ControlFile::open(&disk, &path()).expect("opens");
+        assert_eq!(found, Some(record(3)), "{offset}");
+        opened.write(&record(3)).expect("writes");
+        file = opened;
+    }
+}

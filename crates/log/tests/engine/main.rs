@@ -6,5 +6,6 @@ mod cut;
 mod dump;
 mod files;
 mod harness;
+mod mend;
 mod reader;
 mod recovery;
