@@ -126,6 +126,10 @@ impl World {
         let member = self.members.get_mut(label).expect("known");
         member.data = data.clone();
         let address = member.address.clone();
+        let storage = self.cluster_directory(label).join("consensus.redb");
+        // A process would have ended; here a last task may still hold the file for a moment.
+        let free = || redb::Database::open(&storage).ok().map(drop);
+        eventually("the storage of the former life is closed", free).await;
         let listener = bind(&address).await.expect("free since it was killed");
         let running = self.run(label, listener, events).await;
         self.members.get_mut(label).expect("known").running = Some(running);
