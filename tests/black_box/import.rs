@@ -80,8 +80,8 @@ async fn every_format_is_found_out_and_imported() -> Result<()> {
     std::fs::write(root.join("tree/deep/file"), "content")?;
     std::fs::write(root.join("mail/cur/7.host:2,S"), "Subject: x\n\nmail\n")?;
     let cases = [
-        ("table.csv", "csv", 2, "000000000001"),
-        ("folder", "mbox", 2, "000000000001"),
+        ("table.csv", "csv", 2, "table.csv/000000000001"),
+        ("folder", "mbox", 2, "folder/000000000001"),
         ("status", "deb822", 2, "b/2"),
         ("tree", "tree", 1, "deep/file"),
         ("mail", "maildir", 1, "7.host"),
@@ -127,6 +127,28 @@ async fn numbered_records_of_several_files_stay_apart() -> Result<()> {
         ("sub/b.jsonl/000000000002", "{\"n\":20}"),
     ];
     assert_eq!(items, expected.map(|(key, value)| (key.into(), value.into())));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_file_overwrites_nothing_and_the_same_file_only_itself() -> Result<()> {
+    let cluster = cluster().await?;
+    let root = cluster.path();
+    std::fs::write(root.join("one.csv"), "n\n1\n2\n")?;
+    std::fs::write(root.join("two.csv"), "n\n3\n4\n")?;
+    for name in ["one.csv", "two.csv", "one.csv"] {
+        let path = root.join(name).display().to_string();
+        assert_eq!(
+            number(&cluster.cli().json(["kv", "import", "DB1", &path]).await?, "records"),
+            2
+        );
+    }
+    let items = cluster.client().database("DB1").scan(ScanOptions::default()).await?;
+    let items = items.collect().await?;
+    let keys: Vec<_> = items.iter().map(|item| String::from_utf8_lossy(&item.key)).collect();
+    let expected = ["one.csv/000000000001", "one.csv/000000000002"];
+    assert_eq!(keys[..2], expected);
+    assert_eq!((keys.len(), items[2].value.as_ref()), (4, &b"{\"n\":\"3\"}"[..]));
     Ok(())
 }
 

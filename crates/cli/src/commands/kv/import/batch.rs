@@ -15,8 +15,8 @@ const BYTES_MAX: usize = 1024 * 1024;
 /// Where a record stands in the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// The file, if the source has several.
-    pub(super) file: Option<Arc<str>>,
+    /// The file: its path below the source, or its name if it is the source.
+    pub(super) file: Arc<str>,
     /// First line of the record, from 1; 0 for a whole file.
     pub(super) line: u64,
 }
@@ -24,9 +24,8 @@ pub(super) struct Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.file, self.line) {
-            (Some(file), 0) => write!(f, "{file}"),
-            (Some(file), line) => write!(f, "{file} line {line}"),
-            (None, line) => write!(f, "line {line}"),
+            (file, 0) => write!(f, "{file}"),
+            (file, line) => write!(f, "{file} line {line}"),
         }
     }
 }
@@ -61,13 +60,10 @@ impl Found {
     }
 }
 
-/// The key of a record that has none of its own: its number in its file, behind the path of the
-/// file if the source has several.
-pub(super) fn numbered_key(file: Option<&str>, number: u64) -> Bytes {
-    match file {
-        None => format!("{number:012}").into(),
-        Some(file) => format!("{file}/{number:012}").into(),
-    }
+/// The key of a record that has none of its own: its number behind the name of its file, so that
+/// another file does not overwrite it, and the same file again does.
+pub(super) fn numbered_key(file: &str, number: u64) -> Bytes {
+    format!("{file}/{number:012}").into()
 }
 
 /// Records that are written together. Where a batch ends depends on the records alone, so that a
@@ -99,7 +95,7 @@ mod tests {
     use super::*;
 
     fn record(key: usize, value: usize) -> Found {
-        let place = Place { file: None, line: 7 };
+        let place = Place { file: "f".into(), line: 7 };
         Found::Record { place, key: vec![b'k'; key].into(), value: vec![0; value].into() }
     }
 
@@ -111,7 +107,7 @@ mod tests {
         };
         assert_eq!(reason(record(1, VALUE_BYTES_MAX)), "");
         assert_eq!(reason(record(KEY_BYTES_MAX, 0)), "");
-        assert!(reason(record(0, 1)).starts_with("line 7: the key is empty"));
+        assert!(reason(record(0, 1)).starts_with("f line 7: the key is empty"));
         assert!(reason(record(KEY_BYTES_MAX + 1, 1)).contains("65537 bytes"));
         assert!(reason(record(1, VALUE_BYTES_MAX + 1)).contains("the value has"));
     }

@@ -11,12 +11,12 @@ use super::lines::{Line, Lines};
 
 pub(super) struct Stanzas {
     lines: Lines,
-    file: Option<Arc<str>>,
+    file: Arc<str>,
     shape: Shape,
 }
 
 impl Stanzas {
-    pub(super) fn new(lines: Lines, file: Option<Arc<str>>, shape: Shape) -> Self {
+    pub(super) fn new(lines: Lines, file: Arc<str>, shape: Shape) -> Self {
         Self { lines, file, shape }
     }
 
@@ -96,7 +96,7 @@ mod tests {
 
     fn read(text: &'static str) -> Vec<Found> {
         let lines = Lines::new(Box::new(text.as_bytes()));
-        let mut reader = Stanzas::new(lines, None, Shape::default());
+        let mut reader = Stanzas::new(lines, "f".into(), Shape::default());
         std::iter::from_fn(|| reader.next().unwrap()).collect()
     }
 

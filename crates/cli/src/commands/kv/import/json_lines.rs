@@ -2,8 +2,7 @@
 //!
 //! With a key field the record is the whole line under that field's value. Without: an object with
 //! `key` (or `key_base64`) and `value` (or `value_base64`) is what `export` writes; any other
-//! object is kept as a whole under the number of its line, behind the path of its file if there are
-//! several.
+//! object is kept as a whole under the number of its line (see [`numbered_key`]).
 
 use std::io;
 use std::sync::Arc;
@@ -18,12 +17,12 @@ use crate::text;
 
 pub(super) struct JsonLines {
     lines: Lines,
-    file: Option<Arc<str>>,
+    file: Arc<str>,
     shape: Shape,
 }
 
 impl JsonLines {
-    pub(super) fn new(lines: Lines, file: Option<Arc<str>>, shape: Shape) -> Self {
+    pub(super) fn new(lines: Lines, file: Arc<str>, shape: Shape) -> Self {
         Self { lines, file, shape }
     }
 
@@ -58,7 +57,7 @@ impl JsonLines {
                 let value = text::from_fields(&object, "value");
                 Ok((key?, value.ok_or("there is a key, but no value")??))
             }
-            None => Ok((numbered_key(self.file.as_deref(), number), line.into())),
+            None => Ok((numbered_key(&self.file, number), line.into())),
         }
     }
 }
@@ -72,7 +71,7 @@ mod tests {
         key_field: Option<&str>,
     ) -> Vec<Result<(String, String), (u64, String)>> {
         let shape = Shape { key_field: key_field.map(Into::into), ..Shape::default() };
-        let mut reader = JsonLines::new(Lines::new(Box::new(text.as_bytes())), None, shape);
+        let mut reader = JsonLines::new(Lines::new(Box::new(text.as_bytes())), "f".into(), shape);
         let utf8 = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
         std::iter::from_fn(|| reader.next().unwrap())
             .map(|found| match found {
@@ -93,7 +92,7 @@ mod tests {
 
     #[test]
     fn other_objects_are_kept_whole() {
-        assert_eq!(read("{\"n\":1}", None), [Ok(("000000000001".into(), "{\"n\":1}".into()))]);
+        assert_eq!(read("{\"n\":1}", None), [Ok(("f/000000000001".into(), "{\"n\":1}".into()))]);
         assert_eq!(read("{\"n\":1}", Some("n")), [Ok(("1".into(), "{\"n\":1}".into()))]);
     }
 

@@ -15,7 +15,7 @@ use super::lines::{Line, Lines};
 
 pub(super) struct Mbox {
     lines: Lines,
-    file: Option<Arc<str>>,
+    file: Arc<str>,
     shape: Shape,
     /// Line of the separator that was read already; it begins the next message.
     begun: Option<u64>,
@@ -24,7 +24,7 @@ pub(super) struct Mbox {
 }
 
 impl Mbox {
-    pub(super) fn new(lines: Lines, file: Option<Arc<str>>, shape: Shape) -> Self {
+    pub(super) fn new(lines: Lines, file: Arc<str>, shape: Shape) -> Self {
         Self { lines, file, shape, begun: None, messages: 0, started: false }
     }
 
@@ -97,7 +97,7 @@ impl Mbox {
 
     fn key(&self, message: &[u8]) -> Result<Bytes, String> {
         let Some(name) = &self.shape.key_field else {
-            return Ok(numbered_key(self.file.as_deref(), self.messages));
+            return Ok(numbered_key(&self.file, self.messages));
         };
         header(message, name).ok_or_else(|| format!("the message has no header {name:?}"))
     }
@@ -141,7 +141,7 @@ mod tests {
 
     fn read(text: &'static str, key: Option<&str>) -> Vec<Found> {
         let shape = Shape { key_field: key.map(Into::into), ..Shape::default() };
-        let mut reader = Mbox::new(Lines::new(Box::new(text.as_bytes())), None, shape);
+        let mut reader = Mbox::new(Lines::new(Box::new(text.as_bytes())), "f".into(), shape);
         std::iter::from_fn(|| reader.next().unwrap()).collect()
     }
 
@@ -153,7 +153,7 @@ mod tests {
         let Found::Record { key, value, place } = &found[1] else { panic!("{found:?}") };
         assert_eq!(
             (key.as_ref(), value.as_ref(), place.line),
-            (&b"000000000002"[..], &b"From there\n"[..], 5)
+            (&b"f/000000000002"[..], &b"From there\n"[..], 5)
         );
     }
 

@@ -84,9 +84,8 @@ impl Report {
             self.bar.suspend(|| eprintln!("not imported: further ones are only counted"));
         }
         if self.listed.len() < LISTED_MAX {
-            let file = place.file.as_deref();
             let reason = reason.to_string();
-            self.listed.push(json!({ "file": file, "line": place.line, "reason": reason }));
+            self.listed.push(json!({ "file": &*place.file, "line": place.line, "reason": reason }));
         }
     }
 

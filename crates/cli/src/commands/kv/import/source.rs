@@ -23,13 +23,16 @@ use crate::failure::{Failure, Outcome};
 /// How much of a file is looked at to find out its format.
 const SAMPLE_BYTES: u64 = 64 * 1024;
 
+/// Raised whenever the same source gives other keys than before: what an earlier version began is
+/// then imported from the beginning.
+const KEYS_VERSION: u64 = 2;
+
 /// Files or a directory, with their format.
 pub(super) struct Source {
     root: PathBuf,
     format: Format,
     shape: Shape,
     entries: Vec<Entry>,
-    several: bool,
     read: Arc<AtomicU64>,
     current: Option<Reader>,
     next: usize,
@@ -66,7 +69,6 @@ impl Source {
             root: path.canonicalize().unwrap_or_else(|_| path.to_owned()),
             format,
             shape,
-            several: entries.len() > 1,
             entries,
             read: Arc::default(),
             current: None,
@@ -98,6 +100,7 @@ impl Source {
     /// records. Another source, or this one changed, has another name (64 bits of FNV-1a).
     pub(super) fn identity(&self) -> u64 {
         let mut hash = Fnv::default();
+        hash.add(&KEYS_VERSION.to_be_bytes());
         hash.add(self.format.name().as_bytes());
         hash.add(self.shape.key_field.as_deref().unwrap_or_default().as_bytes());
         hash.add(self.shape.key_prefix.as_bytes());
@@ -152,7 +155,7 @@ impl Source {
         self.next += 1;
         let input = open_file(&entry.path, Some(self.read.clone()))
             .map_err(|error| Failure::file(&entry.path, &error))?;
-        let file = self.several.then(|| Arc::from(entry.key.as_str()));
+        let file: Arc<str> = Arc::from(entry.key.as_str());
         Ok(Some(match self.format {
             Format::JsonLines => Reader::JsonLines(JsonLines::new(Lines::new(input), file, shape)),
             Format::Mbox => Reader::Mbox(Mbox::new(Lines::new(input), file, shape)),
@@ -335,7 +338,7 @@ mod tests {
                 std::iter::from_fn(next).collect::<Vec<_>>()
             };
             assert_eq!(keys(&root), ["a/000000000001", "sub/b/000000000001"], "{format:?}");
-            assert_eq!(keys(&root.join("a")), ["000000000001"], "{format:?}");
+            assert_eq!(keys(&root.join("a")), ["a/000000000001"], "{format:?}");
         }
         std::fs::remove_dir_all(&root).unwrap();
     }

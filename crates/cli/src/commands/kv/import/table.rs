@@ -13,7 +13,7 @@ pub(super) struct Table {
     reader: Reader<Box<dyn BufRead + Send>>,
     header: Vec<String>,
     key_column: Option<usize>,
-    file: Option<Arc<str>>,
+    file: Arc<str>,
     rows: u64,
 }
 
@@ -25,7 +25,7 @@ impl Table {
     pub(super) fn new(
         input: Box<dyn BufRead + Send>,
         tabs: bool,
-        file: Option<Arc<str>>,
+        file: Arc<str>,
         shape: &Shape,
     ) -> Result<Self, String> {
         let delimiter = if tabs { b'\t' } else { b',' };
@@ -66,7 +66,7 @@ impl Table {
         }
         let key = match self.key_column {
             Some(column) => row.get(column).unwrap_or_default().to_owned().into(),
-            None => numbered_key(self.file.as_deref(), self.rows),
+            None => numbered_key(&self.file, self.rows),
         };
         let cells = self.header.iter().zip(row.iter());
         let object: Map<String, Value> =
@@ -82,7 +82,7 @@ mod tests {
 
     fn table(text: &'static str, key: Option<&str>) -> Result<Vec<Found>, String> {
         let shape = Shape { key_field: key.map(Into::into), ..Shape::default() };
-        let mut table = Table::new(Box::new(text.as_bytes()), false, None, &shape)?;
+        let mut table = Table::new(Box::new(text.as_bytes()), false, "f".into(), &shape)?;
         Ok(std::iter::from_fn(|| table.next().unwrap()).collect())
     }
 
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!((key.as_ref(), place.line), (&b"7"[..], 2));
         assert_eq!(value, r#"{"id":"7","name":"a, b"}"#);
         let Found::Record { key, .. } = &table("id\nx\n", None).unwrap()[0] else { panic!() };
-        assert_eq!(key, "000000000001");
+        assert_eq!(key, "f/000000000001");
     }
 
     #[test]

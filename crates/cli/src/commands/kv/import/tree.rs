@@ -39,7 +39,7 @@ impl Tree {
     /// The next record, and how many bytes of the source it stands for.
     pub(super) fn next(&mut self) -> Option<(Found, u64)> {
         let entry = self.entries.next()?;
-        let place = Place { file: Some(Arc::from(entry.path.to_string_lossy())), line: 0 };
+        let place = Place { file: Arc::from(entry.path.to_string_lossy()), line: 0 };
         let found = match self.read(&entry) {
             Ok((key, value)) => Found::Record { place, key, value },
             Err(reason) => Found::Bad { place, reason },
