@@ -63,6 +63,12 @@ async fn a_flipped_bit_in_a_log_is_found_and_spreads_nowhere() -> Result<()> {
     let path = directory.display().to_string();
     let cli = Cli::new(cluster.binary(), None);
     cli.succeed(["log", "verify", &path]).await?;
+    let elsewhere = cluster.path().display().to_string();
+    for verb in ["verify", "dump"] {
+        let output = cli.run(["log", verb, &elsewhere]).await?;
+        assert_eq!((output.code, output.error_code()), (Some(1), Some("log_missing")));
+        ensure!(output.hint().is_some(), "{output:?}");
+    }
     let handle = OpenOptions::new().read(true).write(true).open(&file)?;
     let mut byte = [0];
     handle.read_exact_at(&mut byte, 100_000)?;

@@ -8,8 +8,8 @@ use keelson_format::{Chunk, Item};
 use keelson_types::{Position, Record, SessionRecord};
 
 use crate::files::generation_path;
-use crate::verify::{GenerationReport, verify};
-use crate::{Damage, Evidence, LogError, OsDisk, VerifyReport};
+use crate::verify::{GenerationReport, disk_with_log, verify};
+use crate::{Damage, Evidence, LogError, VerifyReport};
 
 /// What [`dump`] lists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -43,13 +43,13 @@ impl From<keelson_env::DiskError> for DumpError {
 /// verification found.
 ///
 /// # Errors
-/// [`DumpError`]; damage is no error.
+/// [`DumpError`], also if the directory has no generation; damage is no error.
 pub fn dump_dir(
     directory: &Path,
     options: DumpOptions,
     out: &mut dyn Write,
 ) -> Result<VerifyReport, DumpError> {
-    dump(&OsDisk::read_only(), directory, options, out)
+    dump(&disk_with_log(directory)?, directory, options, out)
 }
 
 /// Lists the log in a directory and returns what verification found.

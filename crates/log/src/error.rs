@@ -57,6 +57,9 @@ pub enum LogError {
         /// What the files say.
         found: StreamId,
     },
+    /// A directory to be looked into has no generation file.
+    #[error("there is no generation file, so this is no log")]
+    NoLog,
     /// A file of a later version of the format.
     #[error("generation {generation} has format version {version}, newer than this program knows")]
     NewerFormat {
@@ -81,6 +84,7 @@ impl LogError {
             Self::NotABorder(_) => "log_not_a_border",
             Self::Truncated { .. } => "log_truncated",
             Self::WrongStream { .. } => "log_wrong_stream",
+            Self::NoLog => "log_missing",
             Self::NewerFormat { .. } => "log_newer_format",
         }
     }

@@ -53,9 +53,19 @@ impl VerifyReport {
 /// Checks the log in a directory of the real disk, opened for reading only.
 ///
 /// # Errors
-/// A failed disk call; damage is no error.
+/// [`LogError::NoLog`] if the directory has no generation; a failed disk call. Damage is no error.
 pub fn verify_dir(directory: &Path) -> Result<VerifyReport, LogError> {
-    verify(&OsDisk::read_only(), directory)
+    verify(&disk_with_log(directory)?, directory)
+}
+
+/// The real disk, for reading, if there is a log in this directory: whoever looks into a wrong one
+/// must not hear that all is well.
+pub(crate) fn disk_with_log(directory: &Path) -> Result<OsDisk, LogError> {
+    let disk = OsDisk::read_only();
+    if list(&disk, directory)?.generations.is_empty() {
+        return Err(LogError::NoLog);
+    }
+    Ok(disk)
 }
 
 /// Checks the log in a directory.

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use keelson_log::{DumpOptions, VerifyReport};
+use keelson_log::{DumpError, DumpOptions, VerifyReport};
 use serde_json::{Value, json};
 
 use crate::context::Global;
@@ -54,8 +54,11 @@ impl Dump {
             records: self.records,
         };
         let mut out = BufWriter::new(io::stdout().lock());
-        let report = keelson_log::dump_dir(&self.directory, options, &mut out)
-            .map_err(|error| failed(&self.directory, &error))?;
+        let report =
+            keelson_log::dump_dir(&self.directory, options, &mut out).map_err(|error| {
+                let code = if let DumpError::Log(error) = &error { error.code() } else { "file" };
+                failed(&self.directory, code, &error)
+            })?;
         drop(out);
         verdict(&self.directory, &report)
     }
@@ -63,7 +66,8 @@ impl Dump {
 
 fn verify(global: &Global, directory: &Path) -> Outcome {
     check_directory(directory)?;
-    let report = keelson_log::verify_dir(directory).map_err(|error| failed(directory, &error))?;
+    let report = keelson_log::verify_dir(directory)
+        .map_err(|error| failed(directory, error.code(), &error))?;
     let columns = [
         column("generation"),
         column("frames"),
@@ -132,7 +136,7 @@ fn check_directory(directory: &Path) -> Outcome {
     std::fs::read_dir(directory).map(|_| ()).map_err(|error| Failure::file(directory, &error))
 }
 
-fn failed(directory: &Path, error: &dyn Error) -> Failure {
+fn failed(directory: &Path, code: &str, error: &dyn Error) -> Failure {
     let mut message = format!("{}: {error}", directory.display());
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -140,9 +144,11 @@ fn failed(directory: &Path, error: &dyn Error) -> Failure {
         cause = error.source();
     }
     Failure {
-        code: "log_unreadable".into(),
+        code: code.into(),
         message,
-        hint: "name a directory `log-<id>` of a copy; the member should be stopped".into(),
+        hint: "name a directory `log-<id>` of a copy that has received log; the member should be \
+               stopped"
+            .into(),
         exit: Exit::Failed,
     }
 }

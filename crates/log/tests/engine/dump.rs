@@ -1,6 +1,6 @@
 //! The offline listing.
 
-use keelson_log::{DumpOptions, dump};
+use keelson_log::{DumpError, DumpOptions, LogError, dump, dump_dir, verify_dir};
 use keelson_types::Position;
 
 use crate::harness::{Copy, file_of, home, open, sim};
@@ -49,6 +49,15 @@ fn json_lines_name_the_place_and_kind_of_damage() {
     assert!(text.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "{text}");
     assert!(text.contains("\"subject\":\"\\\\x00"), "backslashes are escaped: {text}");
     assert!(text.contains("\"damages\":1"), "{text}");
+}
+
+#[test]
+fn a_directory_without_a_log_is_refused() {
+    let directory = tempfile::tempdir().expect("creates");
+    std::fs::write(directory.path().join("spare-0000000000000001.klog"), "x").expect("writes");
+    assert_eq!(verify_dir(directory.path()), Err(LogError::NoLog));
+    let dumped = dump_dir(directory.path(), DumpOptions::default(), &mut Vec::new());
+    assert!(matches!(dumped, Err(DumpError::Log(LogError::NoLog))), "{dumped:?}");
 }
 
 #[test]
