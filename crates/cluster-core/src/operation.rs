@@ -1,10 +1,11 @@
 //! Long work that a client can ask about: the id is the client's, so a retried request is the same
 //! work.
 
-use keelson_types::{CopyId, DatabaseId, MemberId, OperationId};
+use keelson_types::{CopyId, DatabaseId, DatabaseState, MemberId, MountIntent, OperationId};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Refusal;
+use crate::state::Database;
 
 /// What is done.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -80,5 +81,94 @@ impl Operation {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.state != OperationState::Running
+    }
+
+    /// What it is about at the moment, in a word for people, as its database shows it.
+    #[must_use]
+    pub fn phase(&self, database: Option<&Database>) -> &'static str {
+        if self.is_finished() {
+            return "ended";
+        }
+        let Some(database) = database else { return "begun" };
+        let open = database.intent == MountIntent::Mounted;
+        let shows_it = match &self.kind {
+            OperationKind::Dismount { .. } => return if open { "begun" } else { "closing" },
+            OperationKind::Seed { .. } | OperationKind::Other(_) => false,
+            OperationKind::Mount { .. } => open,
+            // Until its own epoch is recorded, the database shows the former active's.
+            OperationKind::Switchover { to, .. } => {
+                database.state == DatabaseState::Sealing || database.target_member() == Some(*to)
+            }
+        };
+        match database.state {
+            DatabaseState::Sealing if shows_it => "sealing copies",
+            DatabaseState::Activating if shows_it => "mounting",
+            DatabaseState::Established if shows_it => "serving",
+            _ => "begun",
+        }
+    }
+
+    /// The database that it is about.
+    #[must_use]
+    pub const fn database(&self) -> Option<DatabaseId> {
+        match &self.kind {
+            OperationKind::Switchover { database, .. }
+            | OperationKind::Mount { database }
+            | OperationKind::Dismount { database }
+            | OperationKind::Seed { database, .. } => Some(*database),
+            OperationKind::Other(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{DB, Log, copy, create, member};
+
+    fn operation(kind: OperationKind) -> Operation {
+        Operation {
+            id: OperationId::from_u128(1),
+            kind,
+            state: OperationState::Running,
+            progress_percent: 0,
+            message: String::new(),
+            started_at_index: 1,
+            started_unix_ms: 0,
+            updated_unix_ms: 0,
+        }
+    }
+
+    #[test]
+    fn the_phase_follows_the_database() {
+        use DatabaseState::{Activating, Established, New, Sealing};
+        let to =
+            |n| OperationKind::Switchover { database: DB, to: member(n), comment: String::new() };
+        let (mount, dismount) =
+            (OperationKind::Mount { database: DB }, OperationKind::Dismount { database: DB });
+        let (open, closed) = (MountIntent::Mounted, MountIntent::Dismounted);
+        // The target of the database is on member 1.
+        let cases = [
+            (to(2), Established, open, "begun"),
+            (to(2), Sealing, open, "sealing copies"),
+            (to(2), Activating, open, "begun"),
+            (to(1), Activating, open, "mounting"),
+            (to(1), Established, open, "serving"),
+            (mount.clone(), Established, closed, "begun"),
+            (mount.clone(), New, open, "begun"),
+            (mount, Sealing, open, "sealing copies"),
+            (dismount.clone(), Established, open, "begun"),
+            (dismount, Established, closed, "closing"),
+        ];
+        let mut log = Log::with_members(2);
+        log.ok(&create(1, &[1, 2]));
+        let database = log.state.databases.get_mut(&DB).unwrap();
+        database.target = Some(copy(1));
+        for (kind, state, intent, phase) in cases {
+            (database.state, database.intent) = (state, intent);
+            assert_eq!(operation(kind.clone()).phase(Some(database)), phase, "{kind:?}, {state:?}");
+        }
+        let ended = Operation { state: OperationState::Succeeded, ..operation(to(1)) };
+        assert_eq!((ended.phase(Some(database)), ended.phase(None)), ("ended", "ended"));
     }
 }

@@ -86,6 +86,7 @@ fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> O
         OperationKind::Seed { database, .. } => ("seed", database_name(state, *database)),
         OperationKind::Other(name) => (name.as_str(), String::new()),
     };
+    let database = operation.database().and_then(|id| state.databases.get(&id));
     let comment = match &operation.kind {
         OperationKind::Switchover { comment, .. } => comment.clone(),
         _ => String::new(),
@@ -100,7 +101,7 @@ fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> O
         kind: kind.to_owned(),
         subject,
         state: word.to_owned(),
-        phase: String::new(),
+        phase: operation.phase(database).to_owned(),
         message: operation.message.clone(),
         code,
         started_unix_millis: operation.started_unix_ms,
