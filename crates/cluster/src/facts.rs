@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use keelson_net::ProcessUsage;
 use keelson_types::{DatabaseId, MemberId};
 use keelson_wire::v1::{
     CopyFacts, MemberFactsRequest, MemberFactsResponse, control_to_data, data_to_control,
@@ -40,7 +41,7 @@ impl Context {
             Some(data_to_control::Message::Facts(facts)) => Some(facts),
             _ => None,
         };
-        let (control_resident_bytes, control_cpu_millis) = usage();
+        let usage = ProcessUsage::now();
         let left = u64::try_from(self.lease_left().as_millis()).unwrap_or(u64::MAX);
         MemberFactsResponse {
             member: ids::bytes(self.identity.member),
@@ -48,9 +49,9 @@ impl Context {
             data_process_up: running.is_some() && facts.is_some(),
             control_pid: std::process::id(),
             lease_left_millis: left,
-            control_resident_bytes,
-            control_cpu_millis,
-            control_open_files: open_files(),
+            control_resident_bytes: usage.resident_bytes,
+            control_cpu_millis: usage.cpu_millis,
+            control_open_files: usage.open_files,
             ..facts.unwrap_or_default()
         }
     }
@@ -88,24 +89,4 @@ impl Context {
 pub(crate) fn of_copy(facts: &MemberFactsResponse, database: DatabaseId) -> Option<&CopyFacts> {
     let id = ids::bytes(database);
     facts.copies.iter().find(|copy| copy.database == id)
-}
-
-/// Resident memory and processor time of this process, from the system's accounts.
-fn usage() -> (u64, u64) {
-    let resident = std::fs::read_to_string("/proc/self/statm").ok().and_then(|text| {
-        let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
-        Some(pages * 4096)
-    });
-    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).ok();
-    let millis = usage.map(|usage| {
-        let of = |time: nix::sys::time::TimeVal| time.tv_sec() * 1000 + time.tv_usec() / 1000;
-        u64::try_from(of(usage.user_time()) + of(usage.system_time())).unwrap_or(0)
-    });
-    (resident.unwrap_or(0), millis.unwrap_or(0))
-}
-
-/// Files and connections that this process has open.
-fn open_files() -> u32 {
-    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    u32::try_from(open).unwrap_or(u32::MAX)
 }

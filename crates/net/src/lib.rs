@@ -12,6 +12,7 @@
 //! | serve gRPC | [`bind`], [`TlsServer`], [`serve`] |
 //! | call another member | [`Connector::channel`] → [`PeerChannel`] |
 //! | talk to the other process of this member | [`link`] |
+//! | say what this process uses | [`ProcessUsage`] |
 
 mod channel;
 mod connect;
@@ -20,6 +21,7 @@ mod identity;
 mod limits;
 mod server;
 mod tls;
+mod usage;
 mod verify;
 
 pub mod certs;
@@ -36,3 +38,4 @@ pub use limits::{
 };
 pub use server::{BindError, RefusedHandshake, TlsServer, bind, serve};
 pub use tls::{TlsError, TlsFiles, TlsIdentity, TlsStore};
+pub use usage::ProcessUsage;

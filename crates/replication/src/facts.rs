@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_copy_core::truncate::{Blocker, Holder};
+use keelson_net::ProcessUsage;
 use keelson_types::{CopyStatus, Watermarks};
 use keelson_wire::{ids, v1};
 use tokio::sync::oneshot;
@@ -29,19 +30,19 @@ pub(crate) async fn answer(
     };
     let copies: Vec<_> = registry.all().into_iter().filter(chosen).collect();
     let facts = futures::future::join_all(copies.iter().map(|copy| facts_of(&context, copy))).await;
-    let (resident_bytes, cpu_millis) = usage();
+    let usage = ProcessUsage::now();
     let lease_left = context.lease.expires().since(boottime_now());
     let response = v1::MemberFactsResponse {
         member: ids::bytes(context.member),
         incarnation: ids::bytes(context.incarnation),
         data_process_up: true,
         copies: facts,
-        resident_bytes,
-        cpu_millis,
+        resident_bytes: usage.resident_bytes,
+        cpu_millis: usage.cpu_millis,
         control_pid: 0,
         data_pid: std::process::id(),
         lease_left_millis: u64::try_from(lease_left.as_millis()).unwrap_or(u64::MAX),
-        open_files: open_files(),
+        open_files: usage.open_files,
         ..v1::MemberFactsResponse::default()
     };
     context.report(request, v1::data_to_control::Message::Facts(response));
@@ -126,24 +127,4 @@ fn holder(context: &PlaneContext, blocker: &Blocker) -> v1::LogHolder {
 
 fn describe(rule: &keelson_types::CommitRule) -> String {
     format!("{} of {} copies (version {})", rule.constraint, rule.participants.len(), rule.version)
-}
-
-/// Resident memory and processor time of this process, from the system's accounts.
-fn usage() -> (u64, u64) {
-    let resident = std::fs::read_to_string("/proc/self/statm").ok().and_then(|text| {
-        let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
-        Some(pages * 4096)
-    });
-    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).ok();
-    let millis = usage.map(|usage| {
-        let of = |time: nix::sys::time::TimeVal| time.tv_sec() * 1000 + time.tv_usec() / 1000;
-        u64::try_from(of(usage.user_time()) + of(usage.system_time())).unwrap_or(0)
-    });
-    (resident.unwrap_or(0), millis.unwrap_or(0))
-}
-
-/// Files and connections that this process has open.
-fn open_files() -> u32 {
-    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    u32::try_from(open).unwrap_or(u32::MAX)
 }

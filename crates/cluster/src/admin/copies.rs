@@ -23,15 +23,16 @@ impl Context {
         self: &Arc<Self>,
         request: SuspendCopyRequest,
     ) -> Result<SuspendCopyResponse, Refusal> {
-        self.require_leader()?;
-        let (database, copy) = self.copy_called(&request.database, &request.member)?;
         let lasting = Some(request.for_seconds).filter(|seconds| *seconds > 0);
-        let request = SuspendRequest {
+        let suspend = SuspendRequest {
             activation_only: request.activation_only,
             comment: request.comment,
             lasting: lasting.map(Duration::from_secs),
         };
-        self.propose_here(Command::SuspendCopy { database, copy, request }).await?.answer()?;
+        self.change_copy(&request.database, &request.member, |database, copy| {
+            Ok(Command::SuspendCopy { database, copy, request: suspend })
+        })
+        .await?;
         Ok(SuspendCopyResponse {})
     }
 
@@ -39,13 +40,14 @@ impl Context {
         self: &Arc<Self>,
         request: ResumeCopyRequest,
     ) -> Result<ResumeCopyResponse, Refusal> {
-        self.require_leader()?;
-        let (database, copy) = self.copy_called(&request.database, &request.member)?;
-        let request = ResumeRequest {
+        let resume = ResumeRequest {
             replication_only: request.replication_only,
             ..ResumeRequest::default()
         };
-        self.propose_here(Command::ResumeCopy { database, copy, request }).await?.answer()?;
+        self.change_copy(&request.database, &request.member, |database, copy| {
+            Ok(Command::ResumeCopy { database, copy, request: resume })
+        })
+        .await?;
         Ok(ResumeCopyResponse {})
     }
 
@@ -53,17 +55,30 @@ impl Context {
         self: &Arc<Self>,
         request: SetCopyRequest,
     ) -> Result<SetCopyResponse, Refusal> {
-        self.require_leader()?;
-        let (database, copy) = self.copy_called(&request.database, &request.member)?;
-        let lag = self.lag_asked(&request, database, copy)?;
-        let preference = request.preference;
-        if preference == Some(0) {
-            let what = "preferences begin at 1, the first choice";
-            return Err(Refusal::new(RefusalReason::BadArgument, what));
-        }
-        let change = Command::SetCopy { database, copy, preference, leaving: None, lag };
-        self.propose_here(change).await?.answer()?;
+        self.change_copy(&request.database, &request.member, |database, copy| {
+            let lag = self.lag_asked(&request, database, copy)?;
+            let preference = request.preference;
+            if preference == Some(0) {
+                let what = "preferences begin at 1, the first choice";
+                return Err(Refusal::new(RefusalReason::BadArgument, what));
+            }
+            Ok(Command::SetCopy { database, copy, preference, leaving: None, lag })
+        })
+        .await?;
         Ok(SetCopyResponse {})
+    }
+
+    /// Has the command recorded that `change` makes for the copy of this name.
+    async fn change_copy(
+        self: &Arc<Self>,
+        database: &str,
+        member: &str,
+        change: impl FnOnce(DatabaseId, CopyId) -> Result<Command, Refusal>,
+    ) -> Result<(), Refusal> {
+        self.require_leader()?;
+        let (database, copy) = self.copy_called(database, member)?;
+        self.propose_here(change(database, copy)?).await?.answer()?;
+        Ok(())
     }
 
     /// The lags after a request that names one of them, both, or none.
