@@ -223,7 +223,8 @@ fn new_record(identity: &Identity, forgotten: bool) -> ControlRecord {
 
 /// Where the control file of this copy lies. The file of another copy of the database that lay here
 /// before is put aside under its id, with its log and its store: nothing is overwritten (G4), and a
-/// member that hears of the older copy once more finds it as it was.
+/// member that hears of the older copy once more finds it as it was. A file without a record, left
+/// by a crash in its creation, says nothing and gives way to one put aside.
 fn control_of(
     places: &Places,
     directory: &Path,
@@ -235,12 +236,13 @@ fn control_of(
     if disk.exists(&path)? {
         let (_, found) = ControlFile::open(disk, &path)?;
         match found {
-            Some(record) if record.copy != copy => {
+            Some(record) if record.copy == copy => return Ok(path),
+            Some(record) => {
                 tracing::info!(old = %record.copy, new = %copy, "another copy lay here");
                 disk.rename(&path, &aside(record.copy))?;
                 disk.sync_dir(directory)?;
             }
-            _ => return Ok(path),
+            None => {}
         }
     }
     if disk.exists(&aside(copy))? {
@@ -327,7 +329,10 @@ mod tests {
     }
 
     fn places() -> Places {
-        let disk = Arc::new(SimDisk::new());
+        places_on(Arc::new(SimDisk::new()))
+    }
+
+    fn places_on(disk: Arc<SimDisk>) -> Places {
         disk.create_dir_all(Path::new("/data/databases")).unwrap();
         let (data, logs) = ("/data".into(), "/logs".into());
         Places { disk, data, logs, noting: Arc::default() }
@@ -377,6 +382,33 @@ mod tests {
         let first = open(&places, &stores, 1).unwrap();
         assert_eq!(first.recovered.sealed, keelson_types::Epoch::new(0, 5), "as it was left");
         assert!(!first.recovered.may_have_lost);
+    }
+
+    /// The seal is the copy's promise: no crash while another copy moves in may hide it.
+    #[test]
+    fn a_crash_while_another_copy_moves_in_hides_no_seal() {
+        let (mut steps, mut step) = (u64::MAX, 1);
+        while step <= steps {
+            for seed in 0..8 {
+                let disk = Arc::new(SimDisk::new());
+                let places = places_on(disk.clone());
+                let mut first = open(&places, &MemStoreOpener::new(), 1).unwrap();
+                first.record.sealed = keelson_types::Epoch::new(0, 5);
+                first.control.write(&first.record).unwrap();
+                drop(first);
+                let before = disk.operations();
+                disk.crash_at(before + step);
+                if open(&places, &MemStoreOpener::new(), 2).is_ok() {
+                    steps = disk.operations() - before;
+                }
+                disk.crash(seed);
+                let first = open(&places, &MemStoreOpener::new(), 1).unwrap();
+                let found = (first.recovered.sealed.counter, first.recovered.may_have_lost);
+                assert_eq!(found, (5, false), "step {step}, seed {seed}");
+            }
+            step += 1;
+        }
+        assert!(steps > 5, "{steps} steps");
     }
 
     #[test]
