@@ -207,6 +207,7 @@ struct Copies {
 pub(crate) struct CopyHandle {
     pub(crate) shared: Arc<CopyShared>,
     pub(crate) mailbox: mpsc::Sender<crate::message::Message>,
+    pub(crate) news: Arc<crate::news::News>,
     pub(crate) digests: Arc<crate::digest::Digests>,
 }
 

@@ -15,6 +15,7 @@ mod kv;
 mod lag_file;
 mod log_lane;
 mod message;
+mod news;
 mod open;
 mod orders;
 mod overlay;

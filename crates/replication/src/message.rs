@@ -11,8 +11,7 @@ use keelson_env::KvStore;
 use keelson_format::{Chunk, CursorState};
 use keelson_log::LogReader;
 use keelson_types::{
-    CommitRule, CopyFault, CopyId, Epoch, EpochTable, Generation, LagSettings, LogEnd, MemberId,
-    Position,
+    CopyFault, CopyId, Epoch, EpochTable, Generation, LagSettings, LogEnd, MemberId, Position,
 };
 use keelson_wire::{Refusal, v1};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -25,17 +24,12 @@ pub(crate) type SourceSender = mpsc::UnboundedSender<v1::SourceMessage>;
 /// Sends acknowledgements to one member.
 pub(crate) type TargetSender = mpsc::UnboundedSender<Result<v1::TargetMessage, tonic::Status>>;
 
-/// Everything that arrives in the mailbox of a copy's owner.
+/// Everything that arrives in the mailbox of a copy's owner. What the control process says about
+/// the copy comes past it, through [`News`](crate::news::News).
 pub(crate) enum Message {
-    Assigned(Box<Assigned>),
-    MembersDead(std::collections::BTreeSet<MemberId>),
     Seal(Epoch, oneshot::Sender<Result<SealAnswer, SealRefusal>>),
     Mount(MountOrder, oneshot::Sender<Result<(), MountFailure>>),
     Dismount(Epoch),
-    LeaseLost,
-    LeaseBack,
-    /// Epoch and version of the proposal, and what is recorded now.
-    RuleRecorded(Epoch, u64, CommitRule),
     Write(WriteRequest),
     /// A session to this member is up, or down if there is no sender.
     Session(MemberId, Option<SourceSender>),
@@ -48,7 +42,6 @@ pub(crate) enum Message {
     LogView(oneshot::Sender<Result<LogView, Refusal>>),
     /// Open the store if it is closed, for a reader.
     OpenStore(oneshot::Sender<Result<Arc<dyn KvStore>, Refusal>>),
-    Stop(oneshot::Sender<()>),
 }
 
 impl std::fmt::Debug for Message {

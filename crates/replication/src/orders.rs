@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::context::{CopyHandle, PlaneContext, Registry};
 use crate::message::Message;
+use crate::news::RuleOutcome;
 
 /// A seal that takes longer counts as unreached; the copy finishes it all the same.
 const SEAL_DEADLINE: Duration = Duration::from_secs(2);
@@ -177,28 +178,31 @@ pub(crate) async fn dismount(
     request: u64,
     orders: v1::DismountManyRequest,
 ) {
-    for order in orders.orders {
-        let epoch = order.epoch.map(Into::into).unwrap_or_default();
-        let handle = ids::database(&order.database).ok().and_then(|id| registry.get(id));
-        if let Some(handle) = handle {
-            // An owner that ended serves nothing. Nobody is answered by the copy from here on.
-            let _ = handle.mailbox.send(Message::Dismount(epoch)).await;
-            let stopped = handle.shared.wait_until(|shared| !shared.gate.is_serving());
-            let _ = timeout(DISMOUNT_DEADLINE, stopped).await;
-        }
-    }
+    let dismounts = orders.orders.into_iter().map(|order| dismount_one(&registry, order));
+    futures::future::join_all(dismounts).await;
     let response = v1::DismountManyResponse {};
     context.report(request, v1::data_to_control::Message::Dismount(response));
 }
 
+async fn dismount_one(registry: &Registry, order: v1::DismountOrder) {
+    let epoch = order.epoch.map(Into::into).unwrap_or_default();
+    let handle = ids::database(&order.database).ok().and_then(|id| registry.get(id));
+    let Some(handle) = handle else { return };
+    let dismounted = async {
+        // An owner that ended serves nothing. Nobody is answered by the copy from here on.
+        let _ = handle.mailbox.send(Message::Dismount(epoch)).await;
+        handle.shared.wait_until(|shared| !shared.gate.is_serving()).await;
+    };
+    // In time or not: the answer says only that the order was given.
+    let _ = timeout(DISMOUNT_DEADLINE, dismounted).await;
+}
+
 /// Hands the outcome of a rule proposal to its copy.
-pub(crate) async fn rule(registry: &Registry, outcome: v1::RuleOutcome) {
+pub(crate) fn rule(registry: &Registry, outcome: v1::RuleOutcome) {
     let handle = ids::database(&outcome.database).ok().and_then(|id| registry.get(id));
-    let rule = outcome.recorded.and_then(|rule| CommitRule::try_from(rule).ok());
-    if let (Some(handle), Some(rule)) = (handle, rule) {
+    let recorded = outcome.recorded.and_then(|rule| CommitRule::try_from(rule).ok());
+    if let (Some(handle), Some(recorded)) = (handle, recorded) {
         let epoch = outcome.epoch.map(Into::into).unwrap_or_default();
-        // An owner that ended gives its epoch up.
-        let _ =
-            handle.mailbox.send(Message::RuleRecorded(epoch, outcome.proposed_version, rule)).await;
+        handle.news.rule(RuleOutcome { epoch, version: outcome.proposed_version, recorded });
     }
 }

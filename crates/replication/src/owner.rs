@@ -17,7 +17,7 @@ mod writes;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use keelson_copy_core::{
@@ -34,7 +34,8 @@ use tokio::time::Instant;
 use crate::context::PlaneContext;
 use crate::gate::boottime_now;
 use crate::log_lane::LogJob;
-use crate::message::{Completion, Message, OwnerView, SourceSender};
+use crate::message::{Assigned, Completion, Message, OwnerView, SourceSender};
+use crate::news::{LeaseNews, News, RuleOutcome, Unread};
 use crate::owner::idle::IdleClose;
 use crate::owner::lagging::Lag;
 use crate::owner::shipping::PeerShip;
@@ -43,7 +44,7 @@ use crate::owner::truncating::{Truncating, nothing_reported};
 use crate::pool::Lane;
 use crate::shared::CopyShared;
 use crate::store_lane::StoreJob;
-use crate::supervise::Known;
+use crate::supervise::Sources;
 use crate::tail::Tail;
 use crate::writer::{Answer, Writer};
 
@@ -117,7 +118,11 @@ pub(crate) struct Owner {
     last_replayed_millis: u64,
     generation_bytes: u64,
     stopping: Option<oneshot::Sender<()>>,
-    known: Arc<Mutex<Known>>,
+    news: Arc<News>,
+    /// Passive: where acknowledgements go.
+    sources: Arc<Mutex<Sources>>,
+    /// What the owner was told last.
+    assigned: Option<Assigned>,
     /// How often the copy failed in a row, and when it is opened anew.
     failures: u32,
     reopen_at: Option<Instant>,
@@ -150,7 +155,8 @@ pub(crate) struct Start {
     pub(crate) recovered: Recovered,
     pub(crate) done: mpsc::UnboundedSender<Completion>,
     pub(crate) generation_bytes: u64,
-    pub(crate) known: Arc<Mutex<Known>>,
+    pub(crate) news: Arc<News>,
+    pub(crate) sources: Arc<Mutex<Sources>>,
     pub(crate) failures: u32,
     /// Where the log begins.
     pub(crate) first: Position,
@@ -199,7 +205,9 @@ impl Owner {
             last_replayed_millis: 0,
             generation_bytes: start.generation_bytes,
             stopping: None,
-            known: start.known,
+            news: start.news,
+            sources: start.sources,
+            assigned: None,
             failures: start.failures,
             reopen_at: None,
             settled: false,
@@ -212,14 +220,8 @@ impl Owner {
 
     /// Starts with the latest news, which the former owner may have had already.
     pub(crate) fn catch_up(&mut self, sessions: BTreeMap<MemberId, SourceSender>) {
-        let (assigned, dead) = {
-            let known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            (known.assigned.clone(), known.dead.clone())
-        };
-        self.event(Event::MembersDead(dead));
-        if let Some(assigned) = assigned {
-            self.assigned(assigned);
-        }
+        let news = self.news.from_start();
+        self.heard(news);
         for (member, sender) in sessions {
             self.session(member, Some(sender));
         }
@@ -234,7 +236,7 @@ impl Owner {
         mailbox: &mut mpsc::Receiver<Message>,
         mut done: mpsc::UnboundedReceiver<Completion>,
     ) -> Exit {
-        let started = Instant::now();
+        let (started, news) = (Instant::now(), self.news.clone());
         self.turn();
         while self.stopping.is_none() {
             if self.reopen_at.is_some_and(|at| at <= Instant::now()) {
@@ -246,6 +248,7 @@ impl Owner {
             tokio::select! {
                 biased; // Completions first: they free what the messages wait for.
                 Some(completion) = done.recv() => self.completed(completion),
+                () = news.told() => self.take_news(),
                 message = mailbox.recv() => match message {
                     Some(message) => self.told(message),
                     None => break,
@@ -263,8 +266,46 @@ impl Owner {
             }
             self.turn();
         }
+        self.refuse_waiting(mailbox);
         self.stopped().await;
         Exit::Stopped
+    }
+
+    /// Writes that nobody looked at any more were certainly not done.
+    fn refuse_waiting(&self, mailbox: &mut mpsc::Receiver<Message>) {
+        mailbox.close();
+        while let Ok(message) = mailbox.try_recv() {
+            if let Message::Write(request) = message {
+                request.reply.send(Err(self.not_serving()));
+            }
+        }
+    }
+
+    /// An order that was given before a message was sent counts before it.
+    fn take_news(&mut self) {
+        if let Some(news) = self.news.take() {
+            self.heard(*news);
+        }
+    }
+
+    fn heard(&mut self, news: Unread) {
+        if let Some(dead) = news.dead {
+            self.event(Event::MembersDead(dead));
+        }
+        if let Some(assigned) = news.assigned {
+            self.assigned(assigned);
+        }
+        if let Some(RuleOutcome { epoch, version, recorded }) = news.rule {
+            self.event(Event::RuleRecorded { epoch, version, rule: recorded });
+        }
+        match news.lease {
+            Some(LeaseNews::Lost) => self.event(Event::LeaseLost),
+            Some(LeaseNews::Back) => self.lease_back(),
+            None => {}
+        }
+        if news.stop.is_some() {
+            self.stopping = news.stop;
+        }
     }
 
     /// Carries on whatever became possible.
@@ -337,12 +378,8 @@ impl Owner {
     }
 
     fn told(&mut self, message: Message) {
+        self.take_news();
         match message {
-            Message::Assigned(assigned) => self.assigned(*assigned),
-            Message::MembersDead(dead) => {
-                self.known().dead = dead.clone();
-                self.event(Event::MembersDead(dead));
-            }
             Message::Seal(epoch, reply) => {
                 self.requests += 1;
                 self.seals.insert(self.requests, reply);
@@ -354,11 +391,6 @@ impl Owner {
                 self.event(Event::Mount { request: self.requests, order });
             }
             Message::Dismount(epoch) => self.event(Event::Dismount { epoch }),
-            Message::LeaseLost => self.event(Event::LeaseLost),
-            Message::LeaseBack => self.lease_back(),
-            Message::RuleRecorded(epoch, version, rule) => {
-                self.event(Event::RuleRecorded { epoch, version, rule });
-            }
             Message::Write(request) => self.take_write(request),
             Message::Session(member, sender) => self.session(member, sender),
             Message::FromTarget(message) => self.take_from_target(message),
@@ -367,7 +399,6 @@ impl Owner {
             Message::View(reply) => drop(reply.send(self.view())),
             Message::LogView(reply) => drop(reply.send(self.log_view())),
             Message::OpenStore(reply) => self.open_store(reply),
-            Message::Stop(reply) => self.stopping = Some(reply),
         }
     }
 
@@ -413,12 +444,12 @@ impl Owner {
         }
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn assigned(&mut self, assigned: crate::message::Assigned) {
-        let before = self.known().assigned.replace(assigned.clone());
+    fn assigned(&mut self, assigned: Assigned) {
+        let before = self.assigned.replace(assigned.clone());
         if before.is_some_and(|before| before.resumes < assigned.resumes) && self.fault().is_some()
         {
             // The operator wants another try, now.

@@ -1,12 +1,13 @@
 //! The data plane of a member: all its copies, fed by the control process over the private link.
 //!
-//! The link's messages are handled in order. Orders that take time (seals, mounts) are answered by
-//! tasks of their own, so that a slow copy never delays the lease of the others. When the link
+//! The link's messages are handled in order, and none of them waits for a copy: assignments and
+//! leases go to the copies as [`News`]; orders that take time (seals, mounts) are answered by tasks
+//! of their own. So a slow copy never delays the lease of the others. When the link
 //! breaks, the process has lost its parent and ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_env::Disk;
@@ -23,13 +24,13 @@ use crate::assignment::Assignment;
 use crate::context::{ContextParts, CopyHandle, Peer, PlaneContext, Registry};
 use crate::digest::Digests;
 use crate::gate::{ServeGate, boottime_now};
-use crate::message::Message;
+use crate::news::{LeaseNews, News};
 use crate::open::{Identity, Places};
 use crate::orders;
 use crate::owner::MAILBOX;
 use crate::sessions;
 use crate::shared::CopyShared;
-use crate::supervise::{Known, Supervised};
+use crate::supervise::Supervised;
 
 /// How long the files of a copy may take to close.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
@@ -100,7 +101,6 @@ impl DataPlane {
             registry: registry.clone(),
             sessions: BTreeMap::new(),
             dead: BTreeSet::new(),
-            known: BTreeMap::new(),
             held: true,
             stop,
         };
@@ -134,9 +134,11 @@ impl DataPlane {
         copies.iter().for_each(|copy| copy.shared.gate.close());
         let stops = copies.into_iter().map(|copy| async move {
             let (reply, stopped) = oneshot::channel();
-            if copy.mailbox.send(Message::Stop(reply)).await.is_ok() {
+            copy.news.stop(reply);
+            tokio::select! {
                 // A dropped reply means that the owner is gone already.
-                let _ = stopped.await;
+                _ = stopped => {}
+                () = copy.mailbox.closed() => {}
             }
         });
         // What does not close in time is recovered from the log at the next start.
@@ -163,7 +165,6 @@ struct Follower {
     registry: Arc<Registry>,
     sessions: BTreeMap<MemberId, (String, JoinHandle<()>)>,
     dead: BTreeSet<MemberId>,
-    known: BTreeMap<DatabaseId, Arc<Mutex<Known>>>,
     /// Whether the lease is over at the moment.
     held: bool,
     stop: watch::Sender<bool>,
@@ -176,27 +177,27 @@ impl Follower {
             tokio::select! {
                 biased;
                 message = link.recv() => match message {
-                    Some(message) => self.take(message).await,
+                    Some(message) => self.take(message),
                     None => return,
                 },
-                () = sleep_until(expiry) => self.lease_over().await,
+                () = sleep_until(expiry) => self.lease_over(),
             }
         }
     }
 
-    async fn take(&mut self, message: v1::ControlToData) {
+    fn take(&mut self, message: v1::ControlToData) {
         use v1::control_to_data::Message as M;
         let request = message.request;
         let (context, registry) = (self.context.clone(), self.registry.clone());
         match message.message {
-            Some(M::Members(members)) => self.members(members).await,
+            Some(M::Members(members)) => self.members(members),
             Some(M::Assign(assign)) => {
                 if let Some(assignment) = assign.assignment {
-                    self.assign(assignment).await;
+                    self.assign(assignment);
                 }
             }
-            Some(M::Forget(forget)) => self.forget(&forget).await,
-            Some(M::Lease(lease)) => self.lease(&lease).await,
+            Some(M::Forget(forget)) => self.forget(&forget),
+            Some(M::Lease(lease)) => self.lease(&lease),
             Some(M::Seal(orders)) => {
                 tokio::spawn(orders::seal(context, registry, request, orders));
             }
@@ -206,7 +207,7 @@ impl Follower {
             Some(M::Dismount(orders)) => {
                 tokio::spawn(orders::dismount(context, registry, request, orders));
             }
-            Some(M::Rule(outcome)) => orders::rule(&registry, outcome).await,
+            Some(M::Rule(outcome)) => orders::rule(&registry, outcome),
             Some(M::Facts(wanted)) => {
                 tokio::spawn(crate::facts::answer(context, registry, request, wanted));
             }
@@ -219,7 +220,7 @@ impl Follower {
         }
     }
 
-    async fn members(&mut self, members: v1::AssignMembers) {
+    fn members(&mut self, members: v1::AssignMembers) {
         if let Some(cluster) = ClusterId::from_slice(&members.cluster) {
             // It never changes for this process.
             let _ = self.context.cluster.set(cluster);
@@ -237,8 +238,8 @@ impl Follower {
         *self.context.members.write().unwrap_or_else(std::sync::PoisonError::into_inner) = members;
         self.keep_sessions(others);
         if dead != self.dead {
-            self.dead = dead.clone();
-            self.broadcast(|| Message::MembersDead(dead.clone())).await;
+            self.registry.all().iter().for_each(|copy| copy.news.members_dead(dead.clone()));
+            self.dead = dead;
         }
     }
 
@@ -258,14 +259,7 @@ impl Follower {
         }
     }
 
-    async fn broadcast(&self, message: impl Fn() -> Message) {
-        for copy in self.registry.all() {
-            // An owner that ended is being opened anew or stopped.
-            let _ = copy.mailbox.send(message()).await;
-        }
-    }
-
-    async fn assign(&mut self, assignment: v1::DatabaseAssignment) {
+    fn assign(&mut self, assignment: v1::DatabaseAssignment) {
         let site_of = |member: MemberId| self.context.member(member).map(|peer| peer.site);
         let read = Assignment::read(assignment, site_of);
         let assignment = match read {
@@ -278,7 +272,7 @@ impl Follower {
         let handle = match self.registry.get(assignment.database) {
             Some(handle) if handle.shared.copy == assignment.copy => handle,
             Some(old) => {
-                let ended = end(&old).await;
+                let ended = end(&old);
                 self.create(&assignment, Some(ended))
             }
             None => self.create(&assignment, None),
@@ -291,9 +285,7 @@ impl Follower {
         if let Ok(mut known) = handle.shared.active_address.lock() {
             *known = address;
         }
-        let message = Message::Assigned(Box::new(assignment.assigned));
-        // An owner that ended starts with the latest news it kept.
-        let _ = handle.mailbox.send(message).await;
+        handle.news.assigned(assignment.assigned);
     }
 
     /// Starts a copy, once its predecessor in the same place is done with its files.
@@ -311,13 +303,14 @@ impl Follower {
         ));
         let (mailbox, messages) = mpsc::channel(MAILBOX);
         let digests = Arc::new(Digests::new());
-        let handle = CopyHandle { shared: shared.clone(), mailbox, digests: digests.clone() };
+        let news = Arc::new(News::new(self.dead.clone()));
+        let handle = CopyHandle {
+            shared: shared.clone(),
+            mailbox,
+            news: news.clone(),
+            digests: digests.clone(),
+        };
         self.registry.insert(handle.clone());
-        let known: Arc<Mutex<Known>> = Arc::default();
-        if let Ok(mut news) = known.lock() {
-            news.dead.clone_from(&self.dead);
-        }
-        self.known.insert(assignment.database, known.clone());
         let supervised = Supervised {
             context: self.context.clone(),
             registry: self.registry.clone(),
@@ -330,7 +323,8 @@ impl Follower {
                 resumes: assignment.assigned.resumes,
             },
             digests,
-            known,
+            news,
+            sources: Arc::default(),
         };
         tokio::spawn(async move {
             if let Some(ended) = predecessor {
@@ -342,49 +336,49 @@ impl Follower {
         handle
     }
 
-    async fn forget(&mut self, forget: &v1::ForgetDatabase) {
+    fn forget(&mut self, forget: &v1::ForgetDatabase) {
         let Some(database) = DatabaseId::from_slice(&forget.database) else { return };
-        self.known.remove(&database);
         if let Some(handle) = self.registry.remove(database) {
-            drop(end(&handle).await);
+            drop(end(&handle));
         }
     }
 
-    async fn lease(&mut self, update: &v1::LeaseUpdate) {
+    fn lease(&mut self, update: &v1::LeaseUpdate) {
         // The old grant may have run out before its timer was looked at: answers wait since then.
         self.held |= boottime_now() >= self.context.lease.expires();
         self.context.lease.renew(Tick(update.expires_boottime_nanos), update.revision);
         let alive = boottime_now() < self.context.lease.expires();
         if !alive {
-            return self.lease_over().await;
+            return self.lease_over();
         }
         let news = self.context.lease.take_news(update.revision);
         if std::mem::replace(&mut self.held, false) || news {
-            for copy in self.registry.all().into_iter().filter(|c| c.shared.gate.is_serving()) {
-                let _ = copy.mailbox.send(Message::LeaseBack).await;
-            }
+            self.tell_actives(LeaseNews::Back);
         }
     }
 
-    async fn lease_over(&mut self) {
+    fn lease_over(&mut self) {
         if boottime_now() < self.context.lease.expires() || self.held {
             return;
         }
         self.held = true;
         tracing::warn!("the lease is over: the actives of this member hold");
-        for copy in self.registry.all().into_iter().filter(|c| c.shared.gate.is_serving()) {
-            let _ = copy.mailbox.send(Message::LeaseLost).await;
-        }
+        self.tell_actives(LeaseNews::Lost);
+    }
+
+    fn tell_actives(&self, lease: LeaseNews) {
+        let copies = self.registry.all();
+        let actives = copies.iter().filter(|copy| copy.shared.gate.is_serving());
+        actives.for_each(|copy| copy.news.lease(lease));
     }
 }
 
 /// Tells a copy that it is not here any more; the answer comes when its files are closed.
-async fn end(copy: &CopyHandle) -> oneshot::Receiver<()> {
+fn end(copy: &CopyHandle) -> oneshot::Receiver<()> {
     copy.shared.gate.close();
     copy.shared.left();
     let (reply, ended) = oneshot::channel();
-    // An owner that ended has closed its files.
-    let _ = copy.mailbox.send(Message::Stop(reply)).await;
+    copy.news.stop(reply);
     ended
 }
 

@@ -1,9 +1,9 @@
 //! One task per copy: opens it, runs its owner, and opens it anew after a failure or a panic.
 //!
-//! What consensus and the sessions said survives in [`Known`], so that a new owner starts from the
-//! same news. A copy that cannot be opened still has an owner, which answers with its fault.
+//! What consensus said survives in [`News`], so that a new owner starts from the same news. A copy
+//! that cannot be opened still has an owner, which answers with its fault.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::context::{PlaneContext, Registry};
 use crate::digest::Digests;
 use crate::log_lane::LogWorker;
-use crate::message::{Assigned, Completion, Message, TargetSender};
+use crate::message::{Completion, Message, TargetSender};
+use crate::news::News;
 use crate::open::{Identity, OpenCopy, failed, open_copy};
 use crate::owner::{Exit, Files, Owner, Start};
 use crate::shared::CopyShared;
@@ -26,14 +27,8 @@ use crate::store_lane::StoreWorker;
 /// Pause after a panic of an owner.
 const PANIC_PAUSE: Duration = Duration::from_secs(1);
 
-/// The latest news, for an owner that starts again.
-#[derive(Debug, Default)]
-pub(crate) struct Known {
-    pub(crate) assigned: Option<Assigned>,
-    pub(crate) dead: BTreeSet<MemberId>,
-    /// Where answers to the sources go, and the epoch of what each offered last.
-    pub(crate) inbound: BTreeMap<MemberId, (Epoch, TargetSender)>,
-}
+/// Where answers to the sources go, and the epoch of what each offered last.
+pub(crate) type Sources = BTreeMap<MemberId, (Epoch, TargetSender)>;
 
 /// What a copy's task works with.
 pub(crate) struct Supervised {
@@ -42,7 +37,9 @@ pub(crate) struct Supervised {
     pub(crate) shared: Arc<CopyShared>,
     pub(crate) identity: Identity,
     pub(crate) digests: Arc<Digests>,
-    pub(crate) known: Arc<Mutex<Known>>,
+    pub(crate) news: Arc<News>,
+    /// Survives an owner too.
+    pub(crate) sources: Arc<Mutex<Sources>>,
 }
 
 impl Supervised {
@@ -105,7 +102,8 @@ impl Supervised {
             recovered,
             done,
             generation_bytes: self.identity.generation_bytes,
-            known: self.known.clone(),
+            news: self.news.clone(),
+            sources: self.sources.clone(),
             failures,
             first,
             saved_clock,
@@ -114,17 +112,11 @@ impl Supervised {
         owner
     }
 
-    /// How often an operator resumed the copy, as last heard.
-    fn resumes(&self) -> Option<u64> {
-        let known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        known.assigned.as_ref().map(|assigned| assigned.resumes)
-    }
-
     async fn open_files(&self) -> Result<OpenCopy, CopyFault> {
         let (reply, opened) = oneshot::channel();
         let (context, mut identity, shared) =
             (self.context.clone(), self.identity.clone(), self.shared.clone());
-        identity.resumes = self.resumes().unwrap_or(identity.resumes);
+        identity.resumes = self.news.resumes().unwrap_or(identity.resumes);
         self.context.stores.run(move || {
             let opener = context.opener.0.as_ref();
             drop(reply.send(open_copy(&context.places, opener, &identity, &shared)));

@@ -122,8 +122,7 @@ impl Owner {
 
     /// F107: log that the copy misses was truncated; only a seed helps it.
     fn say_log_gone(&self, copy: CopyId, epoch: Epoch, begins: Position) {
-        let assigned = self.known().assigned.clone();
-        let others = assigned.iter().flat_map(|assigned| &assigned.others);
+        let others = self.assigned.iter().flat_map(|assigned| &assigned.others);
         let Some(member) = others.filter(|o| o.copy == copy).map(|o| o.member).next() else {
             return;
         };

@@ -14,7 +14,7 @@ impl Owner {
     pub(super) fn take_from_source(&mut self, member: MemberId, message: FromSource) {
         match message {
             FromSource::Open { offer, copy, reply } => {
-                self.known().inbound.insert(member, (offer.epoch, reply));
+                self.sources().insert(member, (offer.epoch, reply));
                 if copy != self.shared.copy {
                     // The source has not heard of this copy's new identity yet.
                     self.send_refused(member, offer.epoch, &OpenRefusal::Busy);
@@ -65,7 +65,7 @@ impl Owner {
 
     /// Ends the agreement with the source; the refusal makes it offer its log again.
     fn drop_source(&mut self, epoch: Epoch) {
-        let members: Vec<_> = self.known().inbound.keys().copied().collect();
+        let members: Vec<_> = self.sources().keys().copied().collect();
         for member in members {
             self.send_refused(member, epoch, &OpenRefusal::Busy);
             self.event(Event::SourceDown { member });
@@ -74,19 +74,19 @@ impl Owner {
 
     /// The end of a session that was replaced already means nothing.
     pub(super) fn source_down(&mut self, member: MemberId, replies: &TargetSender) {
-        let mut known = self.known();
-        let current = known.inbound.get(&member);
+        let mut sources = self.sources();
+        let current = sources.get(&member);
         if current.is_none_or(|(_, sender)| !sender.same_channel(replies)) {
             return;
         }
-        known.inbound.remove(&member);
-        drop(known);
+        sources.remove(&member);
+        drop(sources);
         self.event(Event::SourceDown { member });
     }
 
     /// Makes every source offer its log again.
     pub(super) fn refuse_sources(&self) {
-        let inbound = self.known().inbound.clone();
+        let inbound = self.sources().clone();
         for (member, (epoch, _)) in inbound {
             self.send_refused(member, epoch, &OpenRefusal::Busy);
         }
@@ -173,7 +173,7 @@ impl Owner {
     }
 
     fn send_target(&self, member: MemberId, message: v1::target_message::Message) {
-        if let Some((_, sender)) = self.known().inbound.get(&member) {
+        if let Some((_, sender)) = self.sources().get(&member) {
             // A closed session reports itself.
             let _ = sender.send(Ok(v1::TargetMessage { message: Some(message) }));
         }
@@ -182,7 +182,7 @@ impl Owner {
     /// Tells the active what changed here without any log having arrived.
     pub(super) fn acknowledge_again(&mut self) {
         let (durable, view) = (self.machine.durable().position, self.machine.view());
-        let members: Vec<_> = self.known().inbound.keys().copied().collect();
+        let members: Vec<_> = self.sources().keys().copied().collect();
         if self.machine.expects(view.epoch).is_some() {
             members.into_iter().for_each(|member| self.send_ack(member, view.epoch, durable));
         }

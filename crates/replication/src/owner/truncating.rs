@@ -71,7 +71,7 @@ impl Owner {
     }
 
     fn decide_truncation(&self) -> Option<Truncation> {
-        let assigned = self.known().assigned.clone()?;
+        let assigned = self.assigned.clone()?;
         let own = OwnLog {
             copy: self.shared.copy,
             member: self.context.member,
