@@ -76,9 +76,9 @@ pub(crate) struct Import {
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// Field, column or header that holds the key. Default: "key" of JSON objects that have one,
-    /// package/version of package stanzas, otherwise the number of the record behind the name of its
-    /// file (FILE/000000000001). The same file imported again overwrites its own records; give files
-    /// of the same name in different directories different prefixes
+    /// package/version of package stanzas, otherwise the number of the record behind the name of
+    /// its file (FILE/000000000001). The same file imported again overwrites its own records; give
+    /// files of the same name in different directories different prefixes
     #[arg(long, value_name = "NAME")]
     key_field: Option<String>,
     /// Put this before every key
