@@ -188,7 +188,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// [`DiskError`]; afterwards the names are in an unknown state.
     fn sync_dir(&self, path: &Path) -> DiskResult<()>;
 
-    /// Bytes that may still be written to the volume that holds `path`.
+    /// Bytes that may still be written to the volume that holds `path`, or to a directory with a
+    /// quota that contains it: whatever is less.
     ///
     /// # Errors
     /// [`DiskError`] if the volume does not answer.

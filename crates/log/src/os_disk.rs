@@ -13,29 +13,38 @@ use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::sys::statvfs::statvfs;
 use nix::sys::uio::pwritev;
 
+use crate::Quota;
+
 /// Parts that one `pwritev` takes.
 const PARTS_MAX: usize = 1_024;
 
-/// Files of the operating system.
-#[derive(Clone, Copy, Debug, Default)]
+/// Files of the operating system, with quotas for some directories if it was given any.
+#[derive(Clone, Debug, Default)]
 pub struct OsDisk {
     read_only: bool,
+    quotas: Option<Arc<[Quota]>>,
 }
 
 impl OsDisk {
     /// The disk, for reading and writing.
     #[must_use]
     pub const fn new() -> Self {
-        Self { read_only: false }
+        Self { read_only: false, quotas: None }
     }
 
     /// The disk, opening files for reading only; whatever changes something is `Denied`.
     #[must_use]
     pub const fn read_only() -> Self {
-        Self { read_only: true }
+        Self { read_only: true, quotas: None }
     }
 
-    fn may_change(self, path: &Path, verb: DiskVerb) -> DiskResult<()> {
+    /// The disk, for reading and writing, on which no more is free than each quota leaves.
+    #[must_use]
+    pub fn with_quotas(quotas: Vec<Quota>) -> Self {
+        Self { read_only: false, quotas: (!quotas.is_empty()).then(|| quotas.into()) }
+    }
+
+    fn may_change(&self, path: &Path, verb: DiskVerb) -> DiskResult<()> {
         if self.read_only { Err(DiskError::new(path, verb, DiskErrorKind::Denied)) } else { Ok(()) }
     }
 }
@@ -118,7 +127,10 @@ impl Disk for OsDisk {
 
     fn free_bytes(&self, path: &Path) -> DiskResult<u64> {
         let volume = statvfs(path).named(path, DiskVerb::Query)?;
-        Ok(volume.blocks_available().saturating_mul(volume.fragment_size()))
+        let free = volume.blocks_available().saturating_mul(volume.fragment_size());
+        let quotas = self.quotas.iter().flat_map(|quotas| quotas.iter());
+        let left = quotas.filter(|quota| quota.covers(path)).map(Quota::left).min();
+        Ok(left.map_or(free, |left| left.min(free)))
     }
 }
 
@@ -246,6 +258,28 @@ mod tests {
     fn it_conforms() {
         let directory = tempfile::tempdir().expect("creates");
         keelson_env::disk_conformance::all(&OsDisk::new(), directory.path());
+    }
+
+    #[test]
+    fn a_quota_counts_whatever_lies_below_its_directory() {
+        const MIB: u64 = 1024 * 1024;
+        let directory = tempfile::tempdir().expect("creates");
+        let (limited, free) = (directory.path().join("limited"), directory.path().join("free"));
+        fs::create_dir_all(limited.join("deep/er")).expect("creates");
+        fs::create_dir_all(&free).expect("creates");
+        let volume = OsDisk::new().free_bytes(&free).expect("answers");
+        let ask = |path: &Path| {
+            let quota = Quota::new(limited.clone(), 3 * MIB);
+            OsDisk::with_quotas(vec![quota]).free_bytes(path).expect("answers")
+        };
+        let ballast = limited.join("deep/er/ballast");
+        fs::write(&ballast, vec![1; 2 * MIB as usize]).expect("writes");
+        assert!(ask(&limited.join("deep")) <= MIB);
+        assert!(ask(&free) > volume / 2, "no quota there");
+        fs::write(limited.join("stranger"), vec![1; 2 * MIB as usize]).expect("writes");
+        assert_eq!(ask(&limited), 0);
+        fs::remove_file(&ballast).expect("removes");
+        assert!(ask(&limited) > MIB / 2);
     }
 
     #[test]

@@ -62,7 +62,6 @@ pub(crate) struct PlaneContext {
     pub(crate) members: RwLock<BTreeMap<MemberId, Peer>>,
     /// To the control process; bounded by what the copies have to report.
     pub(crate) reports: mpsc::UnboundedSender<v1::DataToControl>,
-    pub(crate) reserve_bytes: u64,
     /// Of this machine; tells whether ticks of an earlier life compare.
     pub(crate) boot: BootId,
 }
@@ -85,7 +84,6 @@ pub(crate) struct ContextParts {
     pub(crate) opener: Arc<dyn StoreOpener>,
     pub(crate) connector: Connector,
     pub(crate) reports: mpsc::UnboundedSender<v1::DataToControl>,
-    pub(crate) reserve_bytes: Option<u64>,
 }
 
 impl PlaneContext {
@@ -106,7 +104,6 @@ impl PlaneContext {
             members: RwLock::default(),
             reports: parts.reports,
             boot: boot_id(),
-            reserve_bytes: parts.reserve_bytes.unwrap_or(RESERVE_BYTES),
         })
     }
 
@@ -114,7 +111,7 @@ impl PlaneContext {
     /// little beside a sync, and another program may fill a volume within milliseconds.
     pub(crate) fn has_room(&self) -> bool {
         let free = self.places.disk.free_bytes(&self.places.logs);
-        free.is_ok_and(|free| free >= self.reserve_bytes)
+        free.is_ok_and(|free| free >= RESERVE_BYTES)
     }
 
     pub(crate) fn member(&self, member: MemberId) -> Option<Peer> {
@@ -207,7 +204,7 @@ struct Copies {
 pub(crate) struct CopyHandle {
     pub(crate) shared: Arc<CopyShared>,
     pub(crate) mailbox: mpsc::Sender<crate::message::Message>,
-    pub(crate) news: Arc<crate::news::News>,
+    pub(crate) directions: Arc<crate::directions::Directions>,
     pub(crate) digests: Arc<crate::digest::Digests>,
 }
 

@@ -8,6 +8,7 @@
 mod assignment;
 mod context;
 mod digest;
+mod directions;
 mod facts;
 mod fetch;
 mod gate;
@@ -15,7 +16,6 @@ mod kv;
 mod lag_file;
 mod log_lane;
 mod message;
-mod news;
 mod open;
 mod orders;
 mod overlay;

@@ -25,7 +25,7 @@ pub(crate) type SourceSender = mpsc::UnboundedSender<v1::SourceMessage>;
 pub(crate) type TargetSender = mpsc::UnboundedSender<Result<v1::TargetMessage, tonic::Status>>;
 
 /// Everything that arrives in the mailbox of a copy's owner. What the control process says about
-/// the copy comes past it, through [`News`](crate::news::News).
+/// the copy comes past it, through [`Directions`](crate::directions::Directions).
 pub(crate) enum Message {
     Seal(Epoch, oneshot::Sender<Result<SealAnswer, SealRefusal>>),
     Mount(MountOrder, oneshot::Sender<Result<(), MountFailure>>),
@@ -50,7 +50,7 @@ impl std::fmt::Debug for Message {
     }
 }
 
-/// News from consensus.
+/// Directions from consensus.
 #[derive(Debug, Clone)]
 pub(crate) struct Assigned {
     pub(crate) assignment: Assignment,

@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::context::{CopyHandle, PlaneContext, Registry};
+use crate::directions::RuleOutcome;
 use crate::message::Message;
-use crate::news::RuleOutcome;
 
 /// A seal that takes longer counts as unreached; the copy finishes it all the same.
 const SEAL_DEADLINE: Duration = Duration::from_secs(2);
@@ -203,6 +203,6 @@ pub(crate) fn rule(registry: &Registry, outcome: v1::RuleOutcome) {
     let recorded = outcome.recorded.and_then(|rule| CommitRule::try_from(rule).ok());
     if let (Some(handle), Some(recorded)) = (handle, recorded) {
         let epoch = outcome.epoch.map(Into::into).unwrap_or_default();
-        handle.news.rule(RuleOutcome { epoch, version: outcome.proposed_version, recorded });
+        handle.directions.rule(RuleOutcome { epoch, version: outcome.proposed_version, recorded });
     }
 }

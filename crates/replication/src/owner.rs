@@ -32,10 +32,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::context::PlaneContext;
+use crate::directions::{Directions, LeaseNews, RuleOutcome, Unread};
 use crate::gate::boottime_now;
 use crate::log_lane::LogJob;
 use crate::message::{Assigned, Completion, Message, OwnerView, SourceSender};
-use crate::news::{LeaseNews, News, RuleOutcome, Unread};
 use crate::owner::idle::IdleClose;
 use crate::owner::lagging::Lag;
 use crate::owner::shipping::PeerShip;
@@ -118,7 +118,7 @@ pub(crate) struct Owner {
     last_replayed_millis: u64,
     generation_bytes: u64,
     stopping: Option<oneshot::Sender<()>>,
-    news: Arc<News>,
+    directions: Arc<Directions>,
     /// Passive: where acknowledgements go.
     sources: Arc<Mutex<Sources>>,
     /// What the owner was told last.
@@ -155,7 +155,7 @@ pub(crate) struct Start {
     pub(crate) recovered: Recovered,
     pub(crate) done: mpsc::UnboundedSender<Completion>,
     pub(crate) generation_bytes: u64,
-    pub(crate) news: Arc<News>,
+    pub(crate) directions: Arc<Directions>,
     pub(crate) sources: Arc<Mutex<Sources>>,
     pub(crate) failures: u32,
     /// Where the log begins.
@@ -205,7 +205,7 @@ impl Owner {
             last_replayed_millis: 0,
             generation_bytes: start.generation_bytes,
             stopping: None,
-            news: start.news,
+            directions: start.directions,
             sources: start.sources,
             assigned: None,
             failures: start.failures,
@@ -220,7 +220,7 @@ impl Owner {
 
     /// Starts with the latest news, which the former owner may have had already.
     pub(crate) fn catch_up(&mut self, sessions: BTreeMap<MemberId, SourceSender>) {
-        let news = self.news.from_start();
+        let news = self.directions.take_all();
         self.heard(news);
         for (member, sender) in sessions {
             self.session(member, Some(sender));
@@ -236,7 +236,7 @@ impl Owner {
         mailbox: &mut mpsc::Receiver<Message>,
         mut done: mpsc::UnboundedReceiver<Completion>,
     ) -> Exit {
-        let (started, news) = (Instant::now(), self.news.clone());
+        let (started, directions) = (Instant::now(), self.directions.clone());
         self.turn();
         while self.stopping.is_none() {
             if self.reopen_at.is_some_and(|at| at <= Instant::now()) {
@@ -248,7 +248,7 @@ impl Owner {
             tokio::select! {
                 biased; // Completions first: they free what the messages wait for.
                 Some(completion) = done.recv() => self.completed(completion),
-                () = news.told() => self.take_news(),
+                () = directions.told() => self.take_news(),
                 message = mailbox.recv() => match message {
                     Some(message) => self.told(message),
                     None => break,
@@ -283,7 +283,7 @@ impl Owner {
 
     /// An order that was given before a message was sent counts before it.
     fn take_news(&mut self) {
-        if let Some(news) = self.news.take() {
+        if let Some(news) = self.directions.take() {
             self.heard(*news);
         }
     }

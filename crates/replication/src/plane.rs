@@ -1,9 +1,9 @@
 //! The data plane of a member: all its copies, fed by the control process over the private link.
 //!
 //! The link's messages are handled in order, and none of them waits for a copy: assignments and
-//! leases go to the copies as [`News`]; orders that take time (seals, mounts) are answered by tasks
-//! of their own. So a slow copy never delays the lease of the others. When the link
-//! breaks, the process has lost its parent and ends.
+//! leases go to the copies as [`Directions`]; orders that take time (seals, mounts) are answered by
+//! tasks of their own. So a slow copy never delays the lease of the others. When the link breaks,
+//! the process has lost its parent and ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_env::Disk;
-use keelson_log::OsDisk;
+use keelson_log::{OsDisk, Quota};
 use keelson_net::Connector;
 use keelson_net::link::{LinkReceiver, LinkSender};
 use keelson_store::{StoreFactory, StoreLimits};
@@ -23,8 +23,8 @@ use tokio::task::JoinHandle;
 use crate::assignment::Assignment;
 use crate::context::{ContextParts, CopyHandle, Peer, PlaneContext, Registry};
 use crate::digest::Digests;
+use crate::directions::{Directions, LeaseNews};
 use crate::gate::{ServeGate, boottime_now};
-use crate::news::{LeaseNews, News};
 use crate::open::{Identity, Places};
 use crate::orders;
 use crate::owner::MAILBOX;
@@ -48,8 +48,10 @@ pub struct DataPlaneConfig {
     pub log_directory: PathBuf,
     /// For sessions and fetches.
     pub connector: Connector,
-    /// Free bytes on the log volume below which writes are refused; 64 MiB by default.
-    pub reserve_bytes: Option<u64>,
+    /// Bytes that may lie below the data directory; none for as many as its volume takes.
+    pub data_quota_bytes: Option<u64>,
+    /// The same of the log directory.
+    pub log_quota_bytes: Option<u64>,
 }
 
 /// A running data plane. Dropping it leaves its tasks to the runtime; [`Self::stop`] ends it
@@ -73,9 +75,16 @@ impl DataPlane {
         sender: LinkSender<v1::DataToControl>,
         receiver: LinkReceiver<v1::ControlToData>,
     ) -> std::io::Result<Self> {
-        let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
         std::fs::create_dir_all(config.data_directory.join("databases"))?;
         std::fs::create_dir_all(config.log_directory.join("databases"))?;
+        let quotas = [
+            (&config.data_directory, config.data_quota_bytes),
+            (&config.log_directory, config.log_quota_bytes),
+        ];
+        let quotas = quotas.into_iter().filter_map(|(directory, quota)| {
+            quota.map(|bytes| Quota::new(directory.clone(), bytes))
+        });
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::with_quotas(quotas.collect()));
         let factory = StoreFactory::new(&StoreLimits::default()).map_err(std::io::Error::other)?;
         let (reports, outgoing) = mpsc::unbounded_channel();
         let context = Arc::new(PlaneContext::start(ContextParts {
@@ -90,7 +99,6 @@ impl DataPlane {
             opener: Arc::new(factory),
             connector: config.connector,
             reports,
-            reserve_bytes: config.reserve_bytes,
         })?);
         let registry = Arc::new(Registry::default());
         let (down, link_down) = watch::channel(false);
@@ -134,7 +142,7 @@ impl DataPlane {
         copies.iter().for_each(|copy| copy.shared.gate.close());
         let stops = copies.into_iter().map(|copy| async move {
             let (reply, stopped) = oneshot::channel();
-            copy.news.stop(reply);
+            copy.directions.stop(reply);
             tokio::select! {
                 // A dropped reply means that the owner is gone already.
                 _ = stopped => {}
@@ -238,7 +246,7 @@ impl Follower {
         *self.context.members.write().unwrap_or_else(std::sync::PoisonError::into_inner) = members;
         self.keep_sessions(others);
         if dead != self.dead {
-            self.registry.all().iter().for_each(|copy| copy.news.members_dead(dead.clone()));
+            self.registry.all().iter().for_each(|copy| copy.directions.members_dead(dead.clone()));
             self.dead = dead;
         }
     }
@@ -285,7 +293,7 @@ impl Follower {
         if let Ok(mut known) = handle.shared.active_address.lock() {
             *known = address;
         }
-        handle.news.assigned(assignment.assigned);
+        handle.directions.assigned(assignment.assigned);
     }
 
     /// Starts a copy, once its predecessor in the same place is done with its files.
@@ -303,11 +311,11 @@ impl Follower {
         ));
         let (mailbox, messages) = mpsc::channel(MAILBOX);
         let digests = Arc::new(Digests::new());
-        let news = Arc::new(News::new(self.dead.clone()));
+        let directions = Arc::new(Directions::new(self.dead.clone()));
         let handle = CopyHandle {
             shared: shared.clone(),
             mailbox,
-            news: news.clone(),
+            directions: directions.clone(),
             digests: digests.clone(),
         };
         self.registry.insert(handle.clone());
@@ -323,7 +331,7 @@ impl Follower {
                 resumes: assignment.assigned.resumes,
             },
             digests,
-            news,
+            directions,
             sources: Arc::default(),
         };
         tokio::spawn(async move {
@@ -369,7 +377,7 @@ impl Follower {
     fn tell_actives(&self, lease: LeaseNews) {
         let copies = self.registry.all();
         let actives = copies.iter().filter(|copy| copy.shared.gate.is_serving());
-        actives.for_each(|copy| copy.news.lease(lease));
+        actives.for_each(|copy| copy.directions.lease(lease));
     }
 }
 
@@ -378,7 +386,7 @@ fn end(copy: &CopyHandle) -> oneshot::Receiver<()> {
     copy.shared.gate.close();
     copy.shared.left();
     let (reply, ended) = oneshot::channel();
-    copy.news.stop(reply);
+    copy.directions.stop(reply);
     ended
 }
 

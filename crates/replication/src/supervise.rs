@@ -1,7 +1,7 @@
 //! One task per copy: opens it, runs its owner, and opens it anew after a failure or a panic.
 //!
-//! What consensus said survives in [`News`], so that a new owner starts from the same news. A copy
-//! that cannot be opened still has an owner, which answers with its fault.
+//! What consensus said survives in [`Directions`], so that a new owner starts from the same news.
+//! A copy that cannot be opened still has an owner, which answers with its fault.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -16,9 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::context::{PlaneContext, Registry};
 use crate::digest::Digests;
+use crate::directions::Directions;
 use crate::log_lane::LogWorker;
 use crate::message::{Completion, Message, TargetSender};
-use crate::news::News;
 use crate::open::{Identity, OpenCopy, failed, open_copy};
 use crate::owner::{Exit, Files, Owner, Start};
 use crate::shared::CopyShared;
@@ -37,7 +37,7 @@ pub(crate) struct Supervised {
     pub(crate) shared: Arc<CopyShared>,
     pub(crate) identity: Identity,
     pub(crate) digests: Arc<Digests>,
-    pub(crate) news: Arc<News>,
+    pub(crate) directions: Arc<Directions>,
     /// Survives an owner too.
     pub(crate) sources: Arc<Mutex<Sources>>,
 }
@@ -102,7 +102,7 @@ impl Supervised {
             recovered,
             done,
             generation_bytes: self.identity.generation_bytes,
-            news: self.news.clone(),
+            directions: self.directions.clone(),
             sources: self.sources.clone(),
             failures,
             first,
@@ -116,7 +116,7 @@ impl Supervised {
         let (reply, opened) = oneshot::channel();
         let (context, mut identity, shared) =
             (self.context.clone(), self.identity.clone(), self.shared.clone());
-        identity.resumes = self.news.resumes().unwrap_or(identity.resumes);
+        identity.resumes = self.directions.resumes().unwrap_or(identity.resumes);
         self.context.stores.run(move || {
             let opener = context.opener.0.as_ref();
             drop(reply.send(open_copy(&context.places, opener, &identity, &shared)));

@@ -14,6 +14,7 @@ use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
+use bytesize::ByteSize;
 use keelson_net::TlsFiles;
 use keelson_types::{MemberName, RefusalReason, SiteName};
 
@@ -23,6 +24,9 @@ pub use fields::{FIELDS, Field, explain, sample};
 
 use crate::Problem;
 use raw::{RawConfig, RawTls};
+
+/// Twice what is kept free for recovery.
+const QUOTA_BYTES_MIN: u64 = 128 * 1024 * 1024;
 
 /// The times of consensus and leases.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +55,8 @@ pub struct Config {
     data_dir: PathBuf,
     log_dir: PathBuf,
     run_dir: PathBuf,
+    data_quota_bytes: Option<u64>,
+    log_quota_bytes: Option<u64>,
     control_address: String,
     data_address: String,
     advertise_control: String,
@@ -119,6 +125,18 @@ impl Config {
     #[must_use]
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
+    }
+
+    /// How many bytes may lie below [`Self::data_dir`]; `None` for as many as its volume takes.
+    #[must_use]
+    pub fn data_quota_bytes(&self) -> Option<u64> {
+        self.data_quota_bytes
+    }
+
+    /// How many bytes may lie below [`Self::log_dir`]; `None` for as many as its volume takes.
+    #[must_use]
+    pub fn log_quota_bytes(&self) -> Option<u64> {
+        self.log_quota_bytes
     }
 
     /// Where the control process listens.
@@ -237,6 +255,8 @@ impl Checks {
         self.advertise("advertise_data", "data_address", &advertise_data);
         let profile = self.profile(&raw.profile);
         self.level(&raw.log.level);
+        let data_quota_bytes = self.quota("data_quota", raw.data_quota.as_deref());
+        let log_quota_bytes = self.quota("log_quota", raw.log_quota.as_deref());
         let data_dir = raw.data_dir.map(|dir| self.path(&dir));
         let parts = (name.clone(), site, data_dir, tls.clone(), profile);
         let config = match parts {
@@ -250,6 +270,8 @@ impl Checks {
                     log_dir: raw.log_dir.map_or_else(|| data_dir.clone(), |dir| self.path(&dir)),
                     run_dir: raw.run_dir.map_or_else(|| data_dir.clone(), |dir| self.path(&dir)),
                     data_dir,
+                    data_quota_bytes,
+                    log_quota_bytes,
                     control_address: raw.control_address,
                     data_address: raw.data_address,
                     advertise_control,
@@ -288,6 +310,21 @@ impl Checks {
 
     fn path(&self, written: &Path) -> PathBuf {
         self.base.join(written)
+    }
+
+    fn quota(&mut self, key: &str, written: Option<&str>) -> Option<u64> {
+        let text = written?;
+        match text.parse::<ByteSize>() {
+            Ok(size) if size.as_u64() >= QUOTA_BYTES_MIN => Some(size.as_u64()),
+            Ok(_) => {
+                self.problem(format!("{key} = {text:?} is less than 128 MiB"));
+                None
+            }
+            Err(_) => {
+                self.problem(format!("{key} = {text:?} is no size like \"200 GiB\""));
+                None
+            }
+        }
     }
 
     fn listen(&mut self, key: &str, address: &str) {

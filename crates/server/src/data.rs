@@ -97,7 +97,8 @@ async fn serve_data(
         data_directory: config.data_dir().to_owned(),
         log_directory: config.log_dir().to_owned(),
         connector: Connector::new(tls.clone()),
-        reserve_bytes: None,
+        data_quota_bytes: config.data_quota_bytes(),
+        log_quota_bytes: config.log_quota_bytes(),
     };
     let plane = DataPlane::start(plane_config, sender.clone(), receiver);
     let plane = plane.context("the data plane does not start")?;

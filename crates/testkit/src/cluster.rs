@@ -20,6 +20,8 @@ pub struct ClusterOptions {
     /// Data directory of a member (by number, from 1) elsewhere than in the cluster's own
     /// directory.
     pub data_dirs: Vec<(usize, PathBuf)>,
+    /// Lines for the configuration of every member, outside its tables.
+    pub settings: String,
     /// Keep the directory for people to look at.
     pub keep: bool,
 }
@@ -27,7 +29,13 @@ pub struct ClusterOptions {
 impl Default for ClusterOptions {
     fn default() -> Self {
         let keep = std::env::var_os("KEELSON_TEST_KEEP").is_some();
-        Self { members: 3, log_level: "info".into(), data_dirs: Vec::new(), keep }
+        Self {
+            members: 3,
+            log_level: "info".into(),
+            data_dirs: Vec::new(),
+            settings: String::new(),
+            keep,
+        }
     }
 }
 
@@ -398,10 +406,10 @@ async fn write_member(
     let data_dir = elsewhere.map_or_else(|| "data".into(), |(_, path)| path.display().to_string());
     let text = format!(
         "name = \"{name}\"\nsite = \"test\"\ndata_dir = \"{data_dir}\"\nrun_dir = \".\"\n\
-         control_address = \"127.0.0.1:{control}\"\ndata_address = \"127.0.0.1:{data}\"\n\n\
+         control_address = \"127.0.0.1:{control}\"\ndata_address = \"127.0.0.1:{data}\"\n{}\n\n\
          [tls]\nca = \"../certs/ca.pem\"\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\n\n\
          [log]\nlevel = \"{}\"\nfile = \"keelson.log\"\n",
-        options.log_level
+        options.settings, options.log_level
     );
     std::fs::write(home.join("keelson.toml"), text)?;
     Ok(format!("127.0.0.1:{control}"))

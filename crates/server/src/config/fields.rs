@@ -26,6 +26,7 @@ pub struct Field {
 
 const AT_START: &str = "at the next start";
 const ADDRESS: &str = "host:port, port 1 to 65535";
+const QUOTA: &str = "a size of at least 128 MiB, like 200 GiB";
 const PATH: &str = "a path; relative to this file";
 
 /// Every key, in the order of the sample file.
@@ -72,6 +73,26 @@ pub const FIELDS: &[Field] = &[
         bound: PATH,
         takes_effect: AT_START,
         sample: "data",
+    },
+    Field {
+        key: "data_quota",
+        meaning: "How much may lie below data_dir, whoever put it there. The last 64 MiB are kept \
+            for recovery: an active that comes so far takes no more writes, a passive replays no \
+            more, both until there is room again.",
+        default: Some("what the volume has"),
+        bound: QUOTA,
+        takes_effect: AT_START,
+        sample: "200 GiB",
+    },
+    Field {
+        key: "log_quota",
+        meaning: "How much may lie below log_dir, whoever put it there; with one directory for \
+            both, each quota counts everything. An active that comes within 64 MiB of it takes no \
+            more writes, a passive no more log, both until there is room again.",
+        default: Some("what the volume has"),
+        bound: QUOTA,
+        takes_effect: AT_START,
+        sample: "100 GiB",
     },
     Field {
         key: "control_address",

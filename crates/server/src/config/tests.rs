@@ -106,6 +106,7 @@ fn a_check_names_every_problem_of_the_file_its_keys_and_its_certificates() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m1.toml");
     let text = "data_dir = 7\nsite = 'a/b'\nprofile = 'moon'\ncolour = 'red'\n\
+        data_quota = 'much'\nlog_quota = '127 MiB'\n\
         control_address = '0.0.0.0:7400'\n[tls]\nca = 'ca.pem'\ncert = 'm1.pem'\n\
         key = 'm1.key'\ncipher = 'x'\n[log]\nlevel = 'a=b=c'\n";
     std::fs::write(&path, text).unwrap();
@@ -122,11 +123,21 @@ fn a_check_names_every_problem_of_the_file_its_keys_and_its_certificates() {
         "m1.pem cannot be read",
         "m1.key cannot be read",
         "log.level = \"a=b=c\"",
+        "data_quota = \"much\" is no size",
+        "log_quota = \"127 MiB\" is less than 128 MiB",
     ];
     for expected in expected {
         assert!(problem.message.contains(expected), "{expected:?} is not in {}", problem.message);
     }
-    assert!(problem.message.contains("10 problems:"), "{}", problem.message);
+    assert!(problem.message.contains("12 problems:"), "{}", problem.message);
+}
+
+#[test]
+fn quotas_are_sizes_and_there_are_none_by_default() {
+    let config = parse("data_quota = '2 GiB'\nlog_quota = '128MiB'\n").unwrap();
+    let quotas = (config.data_quota_bytes(), config.log_quota_bytes());
+    assert_eq!(quotas, (Some(2 << 30), Some(128 << 20)));
+    assert_eq!(parse("").unwrap().log_quota_bytes(), None);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::message::Assigned;
 
 /// The orders for one copy.
 #[derive(Debug, Default)]
-pub(crate) struct News {
+pub(crate) struct Directions {
     latest: Mutex<Latest>,
     told: Notify,
 }
@@ -55,7 +55,7 @@ pub(crate) enum LeaseNews {
     Back,
 }
 
-impl News {
+impl Directions {
     /// For a copy that begins while these members are dead.
     pub(crate) fn new(dead: BTreeSet<MemberId>) -> Self {
         Self { latest: Mutex::new(Latest { dead, ..Latest::default() }), told: Notify::new() }
@@ -105,7 +105,7 @@ impl News {
     }
 
     /// For an owner that starts: the latest of everything, besides what nobody took.
-    pub(crate) fn from_start(&self) -> Unread {
+    pub(crate) fn take_all(&self) -> Unread {
         let mut latest = self.lock();
         let unread = latest.unread.take().map(|unread| *unread).unwrap_or_default();
         let (dead, assigned) = (Some(latest.dead.clone()), latest.assigned.clone());
@@ -150,39 +150,43 @@ mod tests {
 
     #[test]
     fn newer_orders_replace_older_ones_of_their_kind_and_are_taken_once() {
-        let (news, dead) = (News::default(), BTreeSet::from([MemberId::from_u128(7)]));
+        let (directions, dead) = (Directions::default(), BTreeSet::from([MemberId::from_u128(7)]));
         for _ in 0..100_000 {
-            news.lease(LeaseNews::Back);
+            directions.lease(LeaseNews::Back);
         }
-        news.lease(LeaseNews::Lost);
-        news.members_dead(BTreeSet::new());
-        news.members_dead(dead.clone());
-        let unread = news.take().unwrap();
+        directions.lease(LeaseNews::Lost);
+        directions.members_dead(BTreeSet::new());
+        directions.members_dead(dead.clone());
+        let unread = directions.take().unwrap();
         assert_eq!((unread.lease, unread.dead), (Some(LeaseNews::Lost), Some(dead.clone())));
-        assert!(news.take().is_none());
-        assert_eq!(news.from_start().dead, Some(dead), "an owner that starts anew hears it again");
+        assert!(directions.take().is_none());
+        assert_eq!(
+            directions.take_all().dead,
+            Some(dead),
+            "an owner that starts anew hears it again"
+        );
     }
 
     #[test]
     fn a_late_answer_to_an_earlier_proposal_does_not_hide_a_later_one() {
         let cases = [((2, 5), (2, 6), (2, 6)), ((2, 6), (2, 5), (2, 6)), ((3, 1), (2, 9), (3, 1))];
         for (first, then, stays) in cases {
-            let news = News::default();
+            let directions = Directions::default();
             for (epoch, version) in [first, then] {
-                news.rule(outcome(epoch, version));
+                directions.rule(outcome(epoch, version));
             }
-            let rule = news.take().unwrap().rule.unwrap();
+            let rule = directions.take().unwrap().rule.unwrap();
             assert_eq!((rule.epoch.counter, rule.version), stays, "{first:?}, {then:?}");
         }
     }
 
     #[tokio::test]
     async fn what_was_said_before_anybody_listened_wakes() {
-        let news = News::new(BTreeSet::new());
+        let directions = Directions::new(BTreeSet::new());
         let (reply, mut stopped) = oneshot::channel();
-        news.stop(reply);
-        news.told().await;
-        assert!(news.take().unwrap().stop.unwrap().send(()).is_ok());
+        directions.stop(reply);
+        directions.told().await;
+        assert!(directions.take().unwrap().stop.unwrap().send(()).is_ok());
         assert!(stopped.try_recv().is_ok());
     }
 }
