@@ -201,6 +201,41 @@ async fn a_server_of_another_cluster_is_not_added() -> Result<()> {
     Ok(())
 }
 
+/// A virtual machine that was cloned, or a backup of the directory started elsewhere: two servers with
+/// one identity would vote twice and take each other's databases.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_running_members_directory_is_refused_and_changes_nothing() -> Result<()> {
+    let ours = cluster().await?;
+    let actives = || async { ours.cli().json(["copy", "status", "DB1"]).await };
+    ours.wait_until_counting("DB1").await?;
+    let epoch = |rows: &serde_json::Value| rows[0]["epoch"].clone();
+    let before = epoch(&actives().await?);
+    for name in ours.names() {
+        let (original, clone) = (ours.path().join(&name), ours.path().join(format!("{name}-clone")));
+        let (from, to) = (original.display().to_string(), clone.display().to_string());
+        let copied = std::process::Command::new("cp").args(["-r", &from, &to]).status()?;
+        ensure!(copied.success(), "cp: {copied}");
+        let config = clone.join("keelson.toml");
+        let mut text = String::new();
+        for line in std::fs::read_to_string(&config)?.lines() {
+            let moved = match line.split_once(" = ") {
+                Some((key @ ("control_address" | "data_address"), _)) => {
+                    format!("{key} = \"127.0.0.1:{}\"", free_port()?)
+                }
+                _ => line.to_owned(),
+            };
+            text += &(moved + "\n");
+        }
+        std::fs::write(&config, text)?;
+        let args = ["server", "--config", &config.display().to_string()].map(str::to_owned);
+        let output = Cli::new(ours.binary(), None).run(args).await?;
+        check(&output, REFUSED, "second_holder");
+    }
+    assert_eq!(epoch(&actives().await?), before, "no database was taken away");
+    ours.client().database("DB1").put("k", "v").await?;
+    ours.wait_until_whole().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_holder_of_a_name_or_directory_is_refused() -> Result<()> {
     let ours = cluster().await?;

@@ -9,7 +9,7 @@ mod epochs;
 mod members;
 mod records;
 
-use keelson_types::{DatabaseId, MemberId, RefusalReason, Weakness};
+use keelson_types::{DatabaseId, IncarnationId, MemberId, RefusalReason, Weakness};
 
 use crate::command::{Answer, Command, Outcome, Refusal};
 use crate::event::{Event, EventKind};
@@ -40,6 +40,12 @@ impl ClusterState {
             Command::Stamped { unix_ms, command } => {
                 self.clock_unix_ms = self.clock_unix_ms.max(*unix_ms);
                 return self.apply_with(index, command, weakness);
+            }
+            Command::OfLife { member, incarnation, command } => {
+                match self.check_life(*member, *incarnation) {
+                    Ok(()) => return self.apply_with(index, command, weakness),
+                    Err(refusal) => Err(refusal),
+                }
             }
             Command::AllocateEpochs(items) => Ok(self.allocate_epochs(index, items)),
             Command::Activate(items) => Ok(self.activate(index, items, weakness)),
@@ -81,6 +87,14 @@ impl ClusterState {
     ) {
         let unix_ms = self.clock_unix_ms;
         self.events.push(Event { index, unix_ms, member, database, kind });
+    }
+
+    fn check_life(&self, member: MemberId, incarnation: IncarnationId) -> Result<(), Refusal> {
+        let recorded = self.members.get(&member).and_then(|member| member.incarnation);
+        if recorded == Some(incarnation) {
+            return Ok(());
+        }
+        refuse(RefusalReason::Precondition, "not the recorded life of the data process")
     }
 
     fn member_mut(&mut self, id: MemberId) -> Result<&mut Member, Refusal> {

@@ -253,6 +253,16 @@ pub enum Command {
         /// The command.
         command: Box<Command>,
     },
+    /// What a data process reports. Refused unless this life is the recorded one of its member: a
+    /// second server on a copy of a member's directory, or a life that is over, changes nothing.
+    OfLife {
+        /// The member.
+        member: MemberId,
+        /// The life that reports.
+        incarnation: IncarnationId,
+        /// The command.
+        command: Box<Command>,
+    },
     /// Records an event.
     AppendEvent {
         /// The member concerned.

@@ -14,7 +14,7 @@ use keelson_types::IncarnationId;
 use keelson_wire::v1::admin_server::AdminServer;
 use keelson_wire::v1::cluster_server::ClusterServer;
 use keelson_wire::v1::operations_server::OperationsServer;
-use keelson_wire::v1::{ReleaseLeaseRequest, StopOrder, control_to_data};
+use keelson_wire::v1::{IdentifyRequest, ReleaseLeaseRequest, StopOrder, control_to_data};
 use keelson_wire::{Refusal, ids};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -34,10 +34,12 @@ use crate::operations::OperationsApi;
 use crate::peers::{Peers, call};
 use crate::quorum::QuorumClock;
 use crate::raft_types::{Raft, node_id};
-use crate::storage::{self, Opened, StorageFault};
+use crate::storage::{self, Opened, Storage, StorageFault};
 use crate::suspensions;
 use crate::timings::Timings;
 
+/// How long the address of the last life may take to answer.
+const IDENTIFY_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a clean stop waits for the data process to stop serving.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a clean stop tries to give the lease back.
@@ -65,6 +67,17 @@ pub enum StartError {
     /// The timings contradict each other.
     #[error("the timings of consensus")]
     Timings(#[from] openraft::ConfigError),
+    /// Another server runs with this member's identity, on a copy of its directory.
+    #[error(
+        "member {name} runs already, at {address}: this directory is a copy of its directory, and \
+         two servers with one identity would break every promise of the cluster"
+    )]
+    SecondHolder {
+        /// The member.
+        name: String,
+        /// Where the other one answers.
+        address: String,
+    },
     /// The consensus library refuses what it read.
     #[error("starting consensus")]
     Consensus(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -96,6 +109,8 @@ impl ControlPlane {
         }
         let node = node_id(config.identity.member);
         let (peers, quorum) = (Peers::new(connector), Arc::new(QuorumClock::default()));
+        refuse_second_holder(&config.identity, &storage, &peers).await?;
+        log.resign(node).await?;
         let network = Network {
             me: node,
             cluster: cluster.clone(),
@@ -243,6 +258,30 @@ impl Drop for ControlPlane {
 
 type Announced = (watch::Sender<Option<IncarnationId>>, watch::Sender<u64>);
 type DataSide = (mpsc::Receiver<DataEvent>, Announced);
+
+/// A server whose address changed asks at the old one whether itself still runs there: then its
+/// directory was copied. Servers with the same address cannot run beside each other.
+async fn refuse_second_holder(
+    identity: &Identity,
+    storage: &Storage,
+    peers: &Peers,
+) -> Result<(), StartError> {
+    let (own, name) = (&identity.control_address, identity.name.to_string());
+    let last = storage.address().await?;
+    if last.as_ref() == Some(own) {
+        return Ok(());
+    }
+    if let Some(address) = last {
+        let mut client = peers.cluster(&name, &address, Lane::Control);
+        let send = |request| async move { client.identify(request).await };
+        let answer = call(IDENTIFY_DEADLINE, IdentifyRequest {}, send).await;
+        // Without an answer nobody is there: the server moved.
+        if answer.is_ok_and(|other| other.member[..] == identity.member.into_bytes()) {
+            return Err(StartError::SecondHolder { name, address });
+        }
+    }
+    Ok(storage.set_address(own.clone()).await?)
+}
 
 fn spawn_tasks(
     context: &Arc<Context>,

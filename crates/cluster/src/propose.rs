@@ -171,8 +171,12 @@ pub(crate) fn stamped(command: Command) -> Command {
 pub(crate) fn member_may_propose(sender: MemberId, command: &Command) -> bool {
     match command {
         Command::StartIncarnation { member, .. } => *member == sender,
-        Command::Established { .. } | Command::ChangeRule { .. } | Command::AllocateEpochs(_) => {
-            true
+        Command::OfLife { member, command, .. } => {
+            let what = matches!(
+                **command,
+                Command::Established { .. } | Command::ChangeRule { .. } | Command::AllocateEpochs(_)
+            );
+            *member == sender && what
         }
         _ => false,
     }

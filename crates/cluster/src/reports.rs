@@ -67,7 +67,8 @@ impl Reports {
         }
     }
 
-    /// Runs a proposal when there is room for it, and hands its result to `then`.
+    /// Runs a proposal when there is room for it, and hands its result to `then`. It is proposed in
+    /// the name of the life that runs now, once that life is recorded, and dropped when it is over.
     fn propose<F: Future<Output = ()> + Send + 'static>(
         &self,
         command: Command,
@@ -75,7 +76,13 @@ impl Reports {
         then: impl FnOnce(Arc<Context>, u64, Outcome) -> F + Send + 'static,
     ) {
         let (context, under_way) = (self.context.clone(), self.under_way.clone());
+        let Some(incarnation) = *context.data.borrow() else { return };
         self.context.spawn(async move {
+            if !is_recorded(&context, incarnation).await {
+                return;
+            }
+            let (member, command) = (context.identity.member, Box::new(command));
+            let command = Command::OfLife { member, incarnation, command };
             let proposed = {
                 let _room = under_way.acquire().await.expect("never closed");
                 context.propose_until_known(command, wanted).await
@@ -150,6 +157,26 @@ impl Reports {
     pub(crate) fn certify(&self, incarnation: IncarnationId) {
         let context = self.context.clone();
         self.context.spawn(async move { certify(&context, incarnation).await });
+    }
+}
+
+/// Waits until the cluster knows this life of the data process; false if it ended before.
+async fn is_recorded(context: &Context, incarnation: IncarnationId) -> bool {
+    let (mut applied, mut data) = (context.applied.watch(), context.data.clone());
+    loop {
+        if *data.borrow_and_update() != Some(incarnation) {
+            return false;
+        }
+        if context.own_member().is_some_and(|member| member.incarnation == Some(incarnation)) {
+            return true;
+        }
+        let news = tokio::select! {
+            news = applied.changed() => news,
+            news = data.changed() => news,
+        };
+        if news.is_err() {
+            return false;
+        }
     }
 }
 

@@ -214,6 +214,22 @@ impl Storage {
         self.run(move |records| records.set_origin(&origin)).await
     }
 
+    /// Where the last life of this server was reached.
+    ///
+    /// # Errors
+    /// [`StorageFault`] if it cannot be read.
+    pub(crate) async fn address(&self) -> Result<Option<String>, StorageFault> {
+        self.run(|records| records.address()).await
+    }
+
+    /// Remembers where this life is reached.
+    ///
+    /// # Errors
+    /// [`StorageFault`] if it cannot be written.
+    pub(crate) async fn set_address(&self, address: String) -> Result<(), StorageFault> {
+        self.run(move |records| records.set_address(&address)).await
+    }
+
     /// The cluster this member belongs to, as remembered.
     ///
     /// # Errors

@@ -2,7 +2,9 @@
 //! synced once: group commit.
 //!
 //! A failed write or sync poisons the log: it is reported once, everything after it is dropped, and
-//! the copy is opened anew from its files later (review S10).
+//! the copy is opened anew from its files later (review S10). A write for which there is no space is
+//! no failure of the log: what came before it is synced, what follows it is dropped up to the cut that
+//! the machine orders, and seals go on (G7).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,6 +50,8 @@ pub(crate) struct LogWorker {
     pub(crate) record: ControlRecord,
     pub(crate) done: UnboundedSender<Completion>,
     pub(crate) broken: bool,
+    /// A write found no space: the next ones do not follow what the log holds, until it is cut.
+    pub(crate) refusing: bool,
     pub(crate) disk: Arc<dyn Disk>,
     /// Of the control file.
     pub(crate) directory: PathBuf,
@@ -61,12 +65,18 @@ impl LogWorker {
                 continue; // Dropping a `Close` answers it.
             }
             let result = match job {
-                LogJob::Write { chunks, end } => {
-                    let frames = unsynced.map_or(0, |(_, frames)| frames) + 1;
-                    unsynced = Some((end, frames));
-                    self.log.write(&chunks).map_err(|error| log_fault(&error))
-                }
+                LogJob::Write { .. } if self.refusing => Ok(()),
+                LogJob::Write { chunks, end } => match self.log.write(&chunks) {
+                    Ok(()) => {
+                        let frames = unsynced.map_or(0, |(_, frames)| frames) + 1;
+                        unsynced = Some((end, frames));
+                        Ok(())
+                    }
+                    Err(LogError::NoSpace) => self.refuse_writes(unsynced.take()),
+                    Err(error) => Err(log_fault(&error)),
+                },
                 LogJob::Cut { to, then } => {
+                    self.refusing = false;
                     self.sync(unsynced.take()).and_then(|()| self.cut(to, then))
                 }
                 LogJob::Close(done) => {
@@ -109,9 +119,23 @@ impl LogWorker {
         written.map_err(|error| CopyFault::LogIo(format!("control file: {error}")))
     }
 
+    fn refuse_writes(&mut self, unsynced: Option<(LogEnd, usize)>) -> Result<(), CopyFault> {
+        self.sync(unsynced)?;
+        self.refusing = true;
+        tracing::warn!(database = %self.shared.name, "no space for log; what was refused is cut off");
+        self.report(Completion::LogFailed(CopyFault::DiskFull));
+        Ok(())
+    }
+
     fn note(&mut self, result: Result<(), CopyFault>) {
         if let Err(fault) = result {
             self.broken = true;
+            // Only a write without space leaves the log whole; a cut or a save that was not done is a
+            // fault, which opening the copy anew heals once there is space.
+            let fault = match fault {
+                CopyFault::DiskFull => CopyFault::LogIo("the log volume is full".into()),
+                other => other,
+            };
             tracing::error!(database = %self.shared.name, %fault, "log failed; the copy stops");
             self.report(Completion::LogFailed(fault));
         }
@@ -174,5 +198,106 @@ impl LogWorker {
         self.write_control()?;
         self.report(Completion::ControlSaved(save));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_env::SimDisk;
+    use keelson_format::{Cursor, CursorState, FramingConfig};
+    use keelson_log::LogConfig;
+    use keelson_types::{DatabaseId, LogId, Record, StoreId};
+    use std::path::Path;
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    struct Bench {
+        disk: Arc<SimDisk>,
+        worker: LogWorker,
+        told: UnboundedReceiver<Completion>,
+        cursor: Cursor,
+    }
+
+    fn bench() -> Bench {
+        let disk = Arc::new(SimDisk::new());
+        let (shared, directory) = (Arc::new(CopyShared::for_tests()), PathBuf::from("/data"));
+        disk.create_dir_all(Path::new("/data/log")).expect("made");
+        let config = LogConfig { generation_bytes: 1024 * 1024, ..LogConfig::default() };
+        let log = Path::new("/data/log");
+        let (log, recovery) =
+            Log::open(disk.clone(), log, config, shared.stream, Position::ZERO).expect("opened");
+        let (control, _) =
+            ControlFile::open(&*disk, &directory.join("control")).expect("opened");
+        let record = ControlRecord::new(
+            shared.copy,
+            DatabaseId::from_bytes([7; 16]),
+            shared.stream,
+            LogId::from_bytes([1; 16]),
+            StoreId::from_bytes([1; 16]),
+        );
+        let state: CursorState = recovery.state;
+        let mut cursor = Cursor::new(state, FramingConfig::default());
+        let (done, told) = unbounded_channel();
+        let (broken, refusing) = (false, false);
+        let mut worker = LogWorker {
+            shared,
+            log,
+            control,
+            record,
+            done,
+            broken,
+            refusing,
+            disk: disk.clone(),
+            directory,
+        };
+        let (header, _) = cursor.begin_epoch(Epoch::new(0, 1), 1).expect("begun");
+        worker.work(vec![LogJob::Write { chunks: vec![header], end: cursor.end() }]);
+        Bench { disk, worker, told, cursor }
+    }
+
+    impl Bench {
+        fn frame(&mut self, bytes: usize) -> LogJob {
+            let record = Record::Put { key: "k".into(), value: vec![7; bytes].into() };
+            let encoded = self.cursor.encode(&[record], 1, Position::ZERO, Position::ZERO);
+            let encoded = encoded.expect("small");
+            LogJob::Write { chunks: encoded.chunks, end: encoded.frame.end() }
+        }
+
+        fn told(&mut self) -> Vec<&'static str> {
+            let told = std::iter::from_fn(|| self.told.try_recv().ok());
+            told.map(|completion| match completion {
+                Completion::Logged { .. } => "logged",
+                Completion::LogFailed(CopyFault::DiskFull) => "full",
+                Completion::LogCut { .. } => "cut",
+                Completion::ControlSaved(_) => "saved",
+                _ => "other",
+            })
+            .collect()
+        }
+    }
+
+    /// A passive on a full volume came back only by a restart: its lane had dropped the cut.
+    #[test]
+    fn a_write_without_space_leaves_the_log_open_for_seals_and_a_cut() {
+        let mut bench = bench();
+        let first = bench.frame(100);
+        bench.worker.work(vec![first]);
+        assert_eq!(bench.told(), ["logged", "logged"]);
+        let good = bench.worker.log.durable_end();
+        bench.disk.set_free_bytes(Some(0));
+        let (big, after) = (bench.frame(300_000), bench.frame(10));
+        bench.worker.work(vec![big, after]);
+        let table = EpochTable::new();
+        bench.worker.work(vec![LogJob::Control { save: 1, sealed: Epoch::new(0, 2), table }]);
+        let to = good.position;
+        bench.worker.work(vec![LogJob::Cut { to, then: AfterCut::Machine }]);
+        assert_eq!(bench.told(), ["full", "saved", "cut"]);
+        bench.disk.set_free_bytes(None);
+        let state = bench.worker.log.state();
+        bench.cursor = Cursor::new(state, FramingConfig::default());
+        let again = bench.frame(100);
+        bench.worker.work(vec![again]);
+        assert_eq!(bench.told(), ["logged"]);
+        assert!(bench.worker.log.durable_end() > good);
     }
 }

@@ -134,6 +134,7 @@ impl Supervised {
             record: open.record,
             done: done.clone(),
             broken: false,
+            refusing: false,
             disk: self.context.places.disk.clone(),
             directory: self.context.places.database(self.shared.database),
         };

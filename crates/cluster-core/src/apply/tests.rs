@@ -267,6 +267,27 @@ fn copies_are_added_replaced_and_removed() {
     log.refused(RefusalReason::Precondition, &active);
 }
 
+/// A server on a copy of a member's directory has a life of its own, which is never recorded while
+/// the member lives.
+#[test]
+fn only_the_recorded_life_of_a_member_speaks_for_it() {
+    let mut log = three_copies();
+    activate(&mut log, 1);
+    let recorded = log.state.members[&member(1)].incarnation.expect("it lives");
+    let of_life = |log: &Log, incarnation| Command::OfLife {
+        member: member(1),
+        incarnation,
+        command: Box::new(allocation(log, 1, ActivationReason::Wedged)),
+    };
+    let before = log.state.databases[&DB].epoch;
+    let foreign = of_life(&log, keelson_types::IncarnationId::from_u128(4711));
+    log.refused(RefusalReason::Precondition, &foreign);
+    assert_eq!(log.state.databases[&DB].epoch, before);
+    let own = of_life(&log, recorded);
+    log.ok(&own);
+    assert!(log.state.databases[&DB].epoch > before);
+}
+
 /// F43, F44: what an operator suspends is recorded, ends by itself, and never the active copy.
 #[test]
 fn copies_are_suspended_and_resumed() {

@@ -6,6 +6,7 @@ use std::ops::{Bound, RangeBounds};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError};
 
+use super::records::Records;
 use super::{Storage, StorageFault};
 use crate::raft_types::{Entry, LogId, StorageError, TypeConfig, Vote};
 
@@ -31,6 +32,22 @@ fn failed(
 impl LogStore {
     pub(super) const fn new(storage: Storage) -> Self {
         Self { storage }
+    }
+
+    /// Gives up the leadership that an earlier life of `node` may have held: this one leads only
+    /// after an election. Otherwise a server started on a copy of a leader's directory would lead
+    /// beside it, in the same term.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub(crate) async fn resign(&self, node: u64) -> Result<(), StorageFault> {
+        let resign = move |records: &mut Records| match records.vote()? {
+            Some(vote) if vote.committed && vote.leader_id.voted_for() == Some(node) => {
+                records.set_vote(&Vote { committed: false, ..vote })
+            }
+            _ => Ok(()),
+        };
+        self.storage.run(resign).await
     }
 
     async fn read(

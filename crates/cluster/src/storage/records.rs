@@ -17,6 +17,7 @@ const SNAPSHOT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("snapsho
 
 const KEY_FORMAT: &str = "format_version";
 const KEY_ORIGIN: &str = "origin";
+const KEY_ADDRESS: &str = "address";
 const KEY_VOTE: &str = "vote";
 const KEY_COMMITTED: &str = "committed";
 const KEY_PURGED: &str = "purged";
@@ -123,6 +124,14 @@ impl Records {
             Some(old) => Err(StorageFault::OtherCluster(old.cluster)),
             None => self.write(|write| put_meta(write, KEY_ORIGIN, origin)),
         }
+    }
+
+    pub(super) fn address(&self) -> Result<Option<String>, StorageFault> {
+        self.meta(KEY_ADDRESS)
+    }
+
+    pub(super) fn set_address(&mut self, address: &str) -> Result<(), StorageFault> {
+        self.write(|write| put_meta(write, KEY_ADDRESS, &address))
     }
 
     pub(super) fn vote(&self) -> Result<Option<Vote>, StorageFault> {

@@ -42,6 +42,20 @@ async fn close(opened: Opened) {
     tokio::task::spawn_blocking(|| thread.join()).await.expect("joined").expect("no panic");
 }
 
+/// A copy of a leader's directory must not lead beside it.
+#[tokio::test]
+async fn a_new_life_does_not_resume_the_leadership_of_the_last_one() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let mut opened = open(directory.path()).expect("a new file");
+    let (mine, theirs) = (Vote::new_committed(3, 7), Vote::new_committed(3, 8));
+    opened.log.save_vote(&theirs).await.expect("saved");
+    opened.log.resign(7).await.expect("resigned");
+    assert_eq!(opened.log.read_vote().await.expect("read"), Some(theirs), "not its own");
+    opened.log.save_vote(&mine).await.expect("saved");
+    opened.log.resign(7).await.expect("resigned");
+    assert_eq!(opened.log.read_vote().await.expect("read"), Some(Vote::new(3, 7)));
+}
+
 #[tokio::test]
 async fn votes_log_and_snapshot_survive_a_reopen() {
     let directory = TempDir::new().expect("a temporary directory");

@@ -120,5 +120,8 @@ fn start_problem(error: StartError) -> anyhow::Error {
     if let StartError::Storage(StorageFault::NewerFormat { .. }) = &error {
         return Problem::of(RefusalReason::NewerFormat, error.to_string()).into();
     }
+    if let StartError::SecondHolder { .. } = &error {
+        return Problem::of(RefusalReason::SecondHolder, error.to_string()).into();
+    }
     anyhow::Error::new(error).context("the control plane does not start")
 }
