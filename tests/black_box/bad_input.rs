@@ -211,7 +211,8 @@ async fn a_copy_of_a_running_members_directory_is_refused_and_changes_nothing() 
     let epoch = |rows: &serde_json::Value| rows[0]["epoch"].clone();
     let before = epoch(&actives().await?);
     for name in ours.names() {
-        let (original, clone) = (ours.path().join(&name), ours.path().join(format!("{name}-clone")));
+        let (original, clone) =
+            (ours.path().join(&name), ours.path().join(format!("{name}-clone")));
         let (from, to) = (original.display().to_string(), clone.display().to_string());
         let copied = std::process::Command::new("cp").args(["-r", &from, &to]).status()?;
         ensure!(copied.success(), "cp: {copied}");

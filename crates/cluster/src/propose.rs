@@ -174,7 +174,9 @@ pub(crate) fn member_may_propose(sender: MemberId, command: &Command) -> bool {
         Command::OfLife { member, command, .. } => {
             let what = matches!(
                 **command,
-                Command::Established { .. } | Command::ChangeRule { .. } | Command::AllocateEpochs(_)
+                Command::Established { .. }
+                    | Command::ChangeRule { .. }
+                    | Command::AllocateEpochs(_)
             );
             *member == sender && what
         }

@@ -211,6 +211,8 @@ mod tests {
     use std::path::Path;
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+    const FRAMING: FramingConfig = FramingConfig { generation_bytes: 1024 * 1024, compress: false };
+
     struct Bench {
         disk: Arc<SimDisk>,
         worker: LogWorker,
@@ -226,8 +228,7 @@ mod tests {
         let log = Path::new("/data/log");
         let (log, recovery) =
             Log::open(disk.clone(), log, config, shared.stream, Position::ZERO).expect("opened");
-        let (control, _) =
-            ControlFile::open(&*disk, &directory.join("control")).expect("opened");
+        let (control, _) = ControlFile::open(&*disk, &directory.join("control")).expect("opened");
         let record = ControlRecord::new(
             shared.copy,
             DatabaseId::from_bytes([7; 16]),
@@ -236,7 +237,7 @@ mod tests {
             StoreId::from_bytes([1; 16]),
         );
         let state: CursorState = recovery.state;
-        let mut cursor = Cursor::new(state, FramingConfig::default());
+        let mut cursor = Cursor::new(state, FRAMING);
         let (done, told) = unbounded_channel();
         let (broken, refusing) = (false, false);
         let mut worker = LogWorker {
@@ -284,17 +285,17 @@ mod tests {
         bench.worker.work(vec![first]);
         assert_eq!(bench.told(), ["logged", "logged"]);
         let good = bench.worker.log.durable_end();
-        bench.disk.set_free_bytes(Some(0));
-        let (big, after) = (bench.frame(300_000), bench.frame(10));
-        bench.worker.work(vec![big, after]);
+        bench.disk.set_quota(Some(0));
+        let frames = vec![bench.frame(300_000), bench.frame(10)];
+        bench.worker.work(frames);
         let table = EpochTable::new();
         bench.worker.work(vec![LogJob::Control { save: 1, sealed: Epoch::new(0, 2), table }]);
         let to = good.position;
         bench.worker.work(vec![LogJob::Cut { to, then: AfterCut::Machine }]);
         assert_eq!(bench.told(), ["full", "saved", "cut"]);
-        bench.disk.set_free_bytes(None);
-        let state = bench.worker.log.state();
-        bench.cursor = Cursor::new(state, FramingConfig::default());
+        bench.disk.set_quota(None);
+        let state = bench.worker.log.state_at(to).expect("a border");
+        bench.cursor = Cursor::new(state, FRAMING);
         let again = bench.frame(100);
         bench.worker.work(vec![again]);
         assert_eq!(bench.told(), ["logged"]);
