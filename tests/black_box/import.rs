@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use keelson_client::ScanOptions;
 use keelson_testkit::{Cluster, eventually, synthesize_packages};
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::data::cluster;
 
@@ -149,6 +150,50 @@ async fn a_second_file_overwrites_nothing_and_the_same_file_only_itself() -> Res
     let expected = ["one.csv/000000000001", "one.csv/000000000002"];
     assert_eq!(keys[..2], expected);
     assert_eq!((keys.len(), items[2].value.as_ref()), (4, &b"{\"n\":\"3\"}"[..]));
+    Ok(())
+}
+
+/// F113: an import waits while the copies that it must not outrun do not follow, and goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_waits_for_the_copies_and_goes_on_or_gives_up() -> Result<()> {
+    let cluster = cluster().await?;
+    cluster.cli().succeed(["switchover", "DB1", "--to", "m1"]).await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    let guarantee = ["database", "set", "DB1", "--guarantee-constraint", "all_copies"];
+    cluster.cli().succeed(guarantee).await?;
+    cluster.cli().succeed(["copy", "suspend", "DB1@m3", "--comment", "new disk"]).await?;
+    let path = cluster.path().join("records.csv");
+    std::fs::write(&path, "n\n1\n2\n")?;
+    let file = path.display().to_string();
+    // Nothing is written against the answer, and the wait has an end.
+    let import = ["kv", "import", "DB1", &file, "--guarantee-wait"];
+    let refused = cluster.cli().run(import.into_iter().chain(["0s"])).await?;
+    assert_eq!((refused.code, refused.error_code()), (Some(1), Some("guarantee_not_satisfied")));
+    ensure!(refused.stderr.contains("m3"), "{}", refused.stderr);
+    let refused = cluster.cli().run(import.into_iter().chain(["8days"])).await?;
+    assert_eq!(refused.error_code(), Some("bad_argument"), "{refused:?}");
+    let database = cluster.client().database("DB1");
+    let items = database.scan(ScanOptions::default()).await?.collect().await?;
+    ensure!(items.iter().all(|item| !item.key.starts_with(b"records")), "it wrote all the same");
+    // It waits, says so, and ends once the copy follows.
+    let mut waiting = cluster
+        .cli()
+        .command(["kv", "import", "DB1", &file, "-o", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut said = BufReader::new(waiting.stderr.take().context("no standard error")?);
+    let mut line = String::new();
+    said.read_line(&mut line).await?;
+    ensure!(line.contains("the import waits for the copies") && line.contains("m3"), "{line}");
+    ensure!(waiting.try_wait()?.is_none(), "it ended");
+    cluster.cli().succeed(["copy", "resume", "DB1@m3"]).await?;
+    let output = waiting.wait_with_output().await?;
+    let report: Value = serde_json::from_slice(&output.stdout).context("no report")?;
+    assert_eq!(number(&report, "records"), 2);
+    ensure!(report["waited_seconds"].as_f64() > Some(0.0), "{report}");
+    cluster.cli().succeed(["copy", "suspend", "DB1@m3"]).await?;
+    cluster.cli().succeed(["kv", "import", "DB1", &file, "--no-guarantee"]).await?;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ mod damage;
 mod data;
 mod dev;
 mod edges;
+mod full_volumes;
 mod import;
 mod kill_loop;
 mod moves;

@@ -18,6 +18,7 @@ pub mod lag;
 mod machine;
 mod passive;
 pub mod range_fetch;
+pub mod room;
 mod rule_change;
 mod seal;
 mod status;

@@ -18,10 +18,9 @@ use crate::gate::LeaseClock;
 use crate::message::SourceSender;
 use crate::open::Places;
 use crate::pool::Pool;
+use crate::room::Room;
 use crate::shared::CopyShared;
 
-/// Free bytes below which an active takes no more writes: room for seals, headers and recovery.
-const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 /// Copies that catch up from files at the same time; each has up to 8 MiB on its way.
 const CATCHING_UP_MAX: usize = 16;
 
@@ -49,6 +48,7 @@ pub(crate) struct PlaneContext {
     pub(crate) cluster: OnceLock<ClusterId>,
     pub(crate) incarnation: IncarnationId,
     pub(crate) places: Places,
+    pub(crate) room: Room,
     pub(crate) opener: Stores,
     pub(crate) lease: Arc<LeaseClock>,
     pub(crate) connector: Connector,
@@ -92,6 +92,7 @@ impl PlaneContext {
             member: parts.member,
             cluster: OnceLock::new(),
             incarnation: parts.incarnation,
+            room: Room::of(&parts.places),
             places: parts.places,
             opener: Stores(parts.opener),
             lease: Arc::default(),
@@ -105,13 +106,6 @@ impl PlaneContext {
             reports: parts.reports,
             boot: boot_id(),
         })
-    }
-
-    /// Whether the log volume has room for more writes. Asked for every frame: one system call is
-    /// little beside a sync, and another program may fill a volume within milliseconds.
-    pub(crate) fn has_room(&self) -> bool {
-        let free = self.places.disk.free_bytes(&self.places.logs);
-        free.is_ok_and(|free| free >= RESERVE_BYTES)
     }
 
     pub(crate) fn member(&self, member: MemberId) -> Option<Peer> {

@@ -104,6 +104,7 @@ fn facts(
         commit_rule: core.rule.as_ref().map(describe).unwrap_or_default(),
         degraded: core.degraded,
         log_held_by: view.blockers.iter().map(|blocker| holder(context, blocker)).collect(),
+        shortage: context.room.look().to_string(),
         actual_lag_millis: view.actual_lag.map_or(0, |lag| lag.as_millis() as u64),
     }
 }

@@ -22,6 +22,7 @@ mod overlay;
 mod owner;
 mod plane;
 mod pool;
+mod room;
 mod service;
 mod sessions;
 mod shared;

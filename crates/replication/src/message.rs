@@ -131,6 +131,10 @@ pub(crate) enum Completion {
     },
     StoreOpened(Result<Arc<dyn KvStore>, CopyFault>),
     StoreClosed,
+    /// There was no room to replay so far.
+    StoreFull {
+        to: Position,
+    },
     /// The store is durable further than before.
     Checkpointed,
     /// The own log begins with this generation now.

@@ -13,6 +13,7 @@ mod lagging;
 mod shipping;
 mod taking;
 mod truncating;
+mod waiting;
 mod writes;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -41,6 +42,7 @@ use crate::owner::lagging::Lag;
 use crate::owner::shipping::PeerShip;
 pub(crate) use crate::owner::truncating::{OtherFacts, Reported};
 use crate::owner::truncating::{Truncating, nothing_reported};
+use crate::owner::waiting::Waiting;
 use crate::pool::Lane;
 use crate::shared::CopyShared;
 use crate::store_lane::StoreJob;
@@ -107,6 +109,7 @@ pub(crate) struct Owner {
     truncation: Truncating,
     lag: Option<Lag>,
     idle: IdleClose,
+    waiting: Waiting,
     /// What was saved of the clock of the lag, until it is needed.
     saved_clock: Option<Vec<u8>>,
     sessions: BTreeMap<MemberId, SourceSender>,
@@ -195,6 +198,7 @@ impl Owner {
             truncation: Truncating::of_log_from(start.first),
             lag: None,
             idle: IdleClose::default(),
+            waiting: Waiting::default(),
             saved_clock: start.saved_clock,
             sessions: BTreeMap::new(),
             fetch_go: None,
@@ -349,6 +353,7 @@ impl Owner {
             .chain(self.reopen_at)
             .chain(lag)
             .chain(self.idle.wake())
+            .chain(self.waiting.wake())
             .min()
     }
 
@@ -356,6 +361,7 @@ impl Owner {
         self.events.push_back(Event::Wake);
         self.lag_woken();
         self.close_idle_generation();
+        self.look_for_room();
         if self.store_used.is_some_and(|used| used.elapsed() >= STORE_IDLE) {
             self.store_used = None;
             self.tail.clear();
@@ -414,6 +420,7 @@ impl Owner {
             Completion::ControlSaved(save) => self.event(Event::ControlSaved { save }),
             Completion::Replayed { to, time_millis } => self.replayed(to, time_millis),
             Completion::StoreOpened(result) => self.store_opened(&result),
+            Completion::StoreFull { to } => self.store_full(to),
             Completion::StoreClosed => self.after_close(),
             Completion::Checkpointed => self.checkpointed(),
             Completion::Truncated(first) => self.truncated(first),

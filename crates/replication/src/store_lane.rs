@@ -2,7 +2,8 @@
 //!
 //! Replay takes frames from memory when the owner has them and from the log files otherwise. A
 //! store whose write failed is closed and reopened from its files once; the second failure in a row
-//! is reported as a fault (review S17). A full volume is reported too: the copy waits for space.
+//! is reported as a fault (review S17). A full volume is none: replay is tried again later, and a
+//! store that cannot be made durable stays open.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -90,7 +91,9 @@ impl StoreWorker {
                 self.report(Completion::StoreOpened(opened));
             }
             StoreJob::Close => {
-                self.checkpoint();
+                if !self.checkpoint() {
+                    return; // It stays open: what it has in memory is on no disk.
+                }
                 if let Some(store) = self.shared.store.get() {
                     self.shared.store_bytes.store(store.size_bytes(), Ordering::Relaxed);
                 }
@@ -115,17 +118,20 @@ impl StoreWorker {
         self.shared.store.open(&*self.opener, &self.directory)
     }
 
-    fn checkpoint(&mut self) {
-        let Some(store) = self.shared.store.get() else { return };
+    /// Whether the store may be closed: not if its volume is full. Then nothing is lost, and the
+    /// next checkpoint tries again.
+    fn checkpoint(&mut self) -> bool {
+        let Some(store) = self.shared.store.get() else { return true };
         match store.checkpoint() {
             Ok(_) => {
                 self.dirty_since = None;
                 self.shared.checkpointed.store(store.checkpointed());
                 self.report(Completion::Checkpointed);
             }
-            Err(StoreError::NoSpace) => self.report(Completion::StoreFailed(CopyFault::DiskFull)),
+            Err(StoreError::NoSpace) => return false,
             Err(error) => self.report(Completion::StoreFailed(fault_of(&error))),
         }
+        true
     }
 
     fn replay_gathered(&mut self, waiting: Option<(Position, Vec<Chunk>)>) {
@@ -142,6 +148,9 @@ impl StoreWorker {
         };
         match second {
             Ok(completion) => self.report(completion),
+            Err(ReplayFailure::Store(StoreError::NoSpace)) => {
+                self.report(Completion::StoreFull { to });
+            }
             Err(ReplayFailure::Log(fault)) => self.report(Completion::StoreFailed(fault)),
             Err(ReplayFailure::Store(error)) => {
                 self.report(Completion::StoreFailed(fault_of(&error)));

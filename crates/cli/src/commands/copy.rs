@@ -214,7 +214,7 @@ fn status_row(row: &CopyStatusRow) -> Vec<String> {
         facts.commit_rule,
         lag_text(row.replay_lag_seconds),
         suspended_text(row),
-        facts.fault,
+        if facts.fault.is_empty() { facts.shortage } else { facts.fault },
     ]
 }
 
@@ -267,6 +267,7 @@ fn status_data(row: &CopyStatusRow) -> Value {
         "degraded": facts.degraded,
         "commit_rule": facts.commit_rule,
         "fault": facts.fault,
+        "shortage": facts.shortage,
         "replay_lag_seconds": row.replay_lag_seconds,
         "truncation_lag_seconds": row.truncation_lag_seconds,
         "activation_suspended": row.suspension.as_ref().is_some_and(|s| s.activation),

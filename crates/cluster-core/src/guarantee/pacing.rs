@@ -91,9 +91,9 @@ impl CallerPacing {
             Guarantee::Retry(_) | Guarantee::NotSatisfied(_) if stalled >= self.requeue_after => {
                 CallerStep::Requeue(self.retry_interval)
             }
-            Guarantee::Retry(_) | Guarantee::NotSatisfied(_) => {
-                CallerStep::Stall(self.health_retry)
-            }
+            // Something transient: soon it is known.
+            Guarantee::Retry(_) => CallerStep::Stall(self.check_period),
+            Guarantee::NotSatisfied(_) => CallerStep::Stall(self.health_retry),
         }
     }
 }

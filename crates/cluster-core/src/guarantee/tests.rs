@@ -315,7 +315,8 @@ fn a_writer_stalls_then_gives_its_turn_up() {
     for (answer, stalled, waited, expected) in [
         (Guarantee::Satisfied, 0, 9_999, CallerStep::Proceed(pacing.check_period)),
         (no.clone(), 0, 0, CallerStep::Stall(pacing.health_retry)),
-        (Guarantee::Retry(Vec::new()), 29, 29, CallerStep::Stall(pacing.health_retry)),
+        (Guarantee::Retry(Vec::new()), 29, 29, CallerStep::Stall(pacing.check_period)),
+        (no.clone(), 29, 29, CallerStep::Stall(pacing.health_retry)),
         (no.clone(), 30, 30, CallerStep::Requeue(pacing.retry_interval)),
         (no, 5, 24 * 60, CallerStep::GiveUp),
     ] {

@@ -218,12 +218,20 @@ fn problems(
         } else if member.lease_left_millis == 0 && !member.data_address.is_empty() {
             problems.push(format!("{name} holds no lease"));
         }
+        problems.extend(shortage_of(member, facts).map(|what| format!("{name}: {what}")));
     }
     for database in state.databases.values() {
         problems.extend(problem_of(database));
         problems.extend(faults_of(state, database, facts));
     }
     problems
+}
+
+/// Which volumes are too full; all copies of a member say the same.
+fn shortage_of(member: &MemberStatus, facts: &AllFacts) -> Option<String> {
+    let id = ids::member(&member.member).ok()?;
+    let copies = &facts.get(&id)?.as_ref().ok()?.copies;
+    copies.iter().map(|copy| copy.shortage.clone()).find(|shortage| !shortage.is_empty())
 }
 
 fn problem_of(database: &Database) -> Option<String> {

@@ -99,7 +99,10 @@ impl Owner {
         self.events.push_front(Event::EpochBegun { start, end: self.cursor.end().position });
     }
 
-    fn replay_to(&mut self, to: Position) {
+    pub(super) fn replay_to(&mut self, to: Position) {
+        if !self.context.room.look().replays(self.machine.own_epoch().is_some()) {
+            return self.replay_later(to);
+        }
         let chunks = self.tail.read(self.replay_sent, usize::MAX);
         let usable = chunks.last().is_some_and(|last| last.end >= to);
         let chunks = if usable { chunks } else { Vec::new() };

@@ -46,6 +46,9 @@ impl Owner {
         if !self.idle.take_due(Instant::now()) || self.writer.is_none() {
             return;
         }
+        if !self.context.room.look().takes_log() {
+            return self.idle.wrote(Instant::now());
+        }
         let before = self.cursor.position();
         let Some(header) = self.cursor.close_generation(unix_millis()) else { return };
         self.tail.push(before, header.clone());

@@ -15,7 +15,7 @@ use crate::message::{Completion, FromTarget, SourceSender};
 use crate::owner::Owner;
 
 /// Bytes that may be under way to one copy.
-const WINDOW_BYTES: usize = 8 * 1024 * 1024;
+pub(super) const WINDOW_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes sent in one message, and read from files at a time.
 const MESSAGE_BYTES: usize = 1024 * 1024;
 

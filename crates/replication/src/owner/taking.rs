@@ -20,12 +20,13 @@ impl Owner {
                     self.send_refused(member, offer.epoch, &OpenRefusal::Busy);
                     return;
                 }
+                self.waiting.forget_frames();
                 self.generated = offer.end;
                 self.event(Event::Open(offer));
             }
             FromSource::Matched { epoch } => self.event(Event::Matched { epoch }),
             FromSource::Frames { epoch, chunk, committed } => {
-                self.take_chunk(epoch, chunk, Some(committed));
+                self.take_frames(epoch, chunk, committed);
             }
             FromSource::LogGone { epoch, begins } => {
                 self.event(Event::LogGone { epoch, begins });
@@ -64,7 +65,7 @@ impl Owner {
     }
 
     /// Ends the agreement with the source; the refusal makes it offer its log again.
-    fn drop_source(&mut self, epoch: Epoch) {
+    pub(super) fn drop_source(&mut self, epoch: Epoch) {
         let members: Vec<_> = self.sources().keys().copied().collect();
         for member in members {
             self.send_refused(member, epoch, &OpenRefusal::Busy);
@@ -81,6 +82,7 @@ impl Owner {
         }
         sources.remove(&member);
         drop(sources);
+        self.waiting.forget_frames();
         self.event(Event::SourceDown { member });
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use keelson_copy_core::Event;
+use keelson_copy_core::room::Shortage;
 use keelson_env::{KvStore, StoreError};
 use keelson_types::{CopyFault, HybridTime, Position, RefusalReason};
 use keelson_wire::Refusal;
@@ -133,11 +134,12 @@ impl Owner {
             if writer.queued() == 0 && !writer.has_records() {
                 return;
             }
+            let shortage = self.context.room.look();
+            if !shortage.takes_writes() {
+                return self.refuse_queue(shortage);
+            }
             if writer.must_wait_for_replay() {
                 return; // The next completion of the store comes back here.
-            }
-            if !self.context.has_room() {
-                return self.refuse_queue();
             }
             let Some(writer) = &mut self.writer else { return };
             let answers = writer.fill();
@@ -171,10 +173,10 @@ impl Owner {
         self.run_machine();
     }
 
-    fn refuse_queue(&mut self) {
+    fn refuse_queue(&mut self, shortage: Shortage) {
         let Some(writer) = &mut self.writer else { return };
         let refusal =
-            || Refusal::new(RefusalReason::DiskFull, "the log volume of the active member is full");
+            || Refusal::new(RefusalReason::DiskFull, format!("at the active member {shortage}"));
         writer.drain_queue().into_iter().for_each(|answer| answer.refuse(refusal()));
     }
 

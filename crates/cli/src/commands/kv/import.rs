@@ -10,6 +10,8 @@
 //!
 //! If a key occurs several times, its last record is what stays.
 //!
+//! While the copies do not keep up, the import waits (see [`pace`]).
+//!
 //! A malformed line or a record over a limit is reported with its place; everything else is
 //! imported, and the exit code is 5.
 
@@ -19,6 +21,7 @@ mod json_lines;
 mod lanes;
 mod lines;
 mod mbox;
+mod pace;
 mod pipeline;
 mod progress;
 mod report;
@@ -30,9 +33,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::commands::kv::open;
 use crate::context::Global;
 use crate::failure::{Failure, Outcome};
+use pace::Pace;
 use report::Report;
 use source::Source;
 
@@ -87,6 +90,13 @@ pub(crate) struct Import {
     /// Start from the beginning, even if an earlier run did not end
     #[arg(long)]
     restart: bool,
+    /// How long to wait in all while the copies do not keep up (keelson guarantee health); then the
+    /// import stops. At most 7 days
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    guarantee_wait: humantime::Duration,
+    /// Write on whether the copies keep up or not
+    #[arg(long, conflicts_with = "guarantee_wait")]
+    no_guarantee: bool,
 }
 
 /// Options that shape the records.
@@ -104,8 +114,13 @@ impl Import {
         let report = if global.what_if {
             pipeline::count(source, report).await?
         } else {
-            let database = open(global, &self.database).await?;
-            pipeline::run(&database, source, self.restart, report).await?
+            let client = global.connect().await?;
+            let pace = match self.no_guarantee {
+                true => None,
+                false => Some(Pace::new(client.admin(), &self.database, *self.guarantee_wait)?),
+            };
+            let database = client.database(&self.database);
+            pipeline::run(&database, source, self.restart, (pace, report)).await?
         };
         report.print(global);
         match report.bad_count() {

@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use keelson_client::{ClientError, Database, Session, WriteBatch};
 use keelson_types::RefusalReason;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::batch::{Batch, Found};
 use super::lanes::{LANES, Lanes};
+use super::pace::{Pace, may_write};
 use super::progress::Records;
 use super::report::Report;
 use super::source::Source;
@@ -43,18 +44,24 @@ pub(super) async fn run(
     database: &Database,
     source: Source,
     restart: bool,
-    report: Report,
+    (pace, report): (Option<Pace>, Report),
 ) -> Outcome<Report> {
     let records = Records::of(&source);
     let session = database.session().await?;
     let progress = records.begin(database, &session, restart).await?;
     let report = Arc::new(Mutex::new(report));
+    // Closed until the first answer; nobody is asked without a pace.
+    let (gate, open) = watch::channel(pace.is_none());
+    let mut open_gate = Some(gate);
+    let pace =
+        pace.and_then(|pace| Some(tokio::spawn(pace.keep(open_gate.take()?, report.clone()))));
     let mut lanes = JoinSet::new();
     let mut senders = Vec::new();
     for lane in 0..LANES {
         let (sender, batches) = mpsc::channel(WAITING_MAX);
         senders.push(sender);
-        lanes.spawn(write_lane(session.clone(), records.key(lane), batches, report.clone()));
+        let lane = Lane { key: records.key(lane), batches, gate: open.clone() };
+        lanes.spawn(lane.write(session.clone(), report.clone()));
     }
     let shared = report.clone();
     let reader = tokio::task::spawn_blocking(move || {
@@ -74,6 +81,9 @@ pub(super) async fn run(
         }
     }
     let read = join(reader.await);
+    if let Some(error) = given_up(pace).await {
+        failure.get_or_insert(error);
+    }
     let report = unwrap(report);
     if let Some(error) = failure {
         let done = report.records();
@@ -114,23 +124,42 @@ fn each_batch(
     Ok(())
 }
 
-async fn write_lane(
-    session: Session,
-    progress_key: Bytes,
-    mut batches: mpsc::Receiver<Batch>,
-    report: Arc<Mutex<Report>>,
-) -> Result<(), ClientError> {
-    while let Some(batch) = batches.recv().await {
-        let mut write = WriteBatch::new();
-        for (key, value) in &batch.records {
-            write.push_put(key.clone(), value.clone());
+/// Why the pace ended before the import, if it did; else it ends now.
+async fn given_up(pace: Option<JoinHandle<Failure>>) -> Option<Failure> {
+    let pace = pace?;
+    pace.abort();
+    // An error means that it had not ended.
+    pace.await.ok()
+}
+
+struct Lane {
+    /// Of its progress.
+    key: Bytes,
+    batches: mpsc::Receiver<Batch>,
+    gate: watch::Receiver<bool>,
+}
+
+impl Lane {
+    async fn write(
+        mut self,
+        session: Session,
+        report: Arc<Mutex<Report>>,
+    ) -> Result<(), ClientError> {
+        while let Some(batch) = self.batches.recv().await {
+            if !may_write(&mut self.gate).await {
+                break; // Why it was given up is told elsewhere.
+            }
+            let mut write = WriteBatch::new();
+            for (key, value) in &batch.records {
+                write.push_put(key.clone(), value.clone());
+            }
+            // The lane has written everything of its own below the number behind this batch.
+            write.push_put(self.key.clone(), (batch.index + 1).to_string());
+            session.write(write).await?;
+            imported(&report, &batch);
         }
-        // The lane has written everything of its own below the number behind this batch.
-        write.push_put(progress_key.clone(), (batch.index + 1).to_string());
-        session.write(write).await?;
-        imported(&report, &batch);
+        Ok(())
     }
-    Ok(())
 }
 
 fn imported(report: &Mutex<Report>, batch: &Batch) {
@@ -138,7 +167,7 @@ fn imported(report: &Mutex<Report>, batch: &Batch) {
     lock(report, |report| report.imported(records, bytes, batch.read));
 }
 
-fn lock<T>(report: &Mutex<Report>, change: impl FnOnce(&mut Report) -> T) -> T {
+pub(super) fn lock<T>(report: &Mutex<Report>, change: impl FnOnce(&mut Report) -> T) -> T {
     change(&mut report.lock().unwrap_or_else(PoisonError::into_inner))
 }
 

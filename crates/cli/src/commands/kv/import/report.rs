@@ -32,6 +32,9 @@ pub(super) struct Report {
     already: u64,
     bad: u64,
     listed: Vec<Value>,
+    /// Since when the import waits for the copies, and how long it waited before.
+    waits_since: Option<Instant>,
+    waited: Duration,
 }
 
 impl Report {
@@ -56,6 +59,8 @@ impl Report {
             already: 0,
             bad: 0,
             listed: Vec::new(),
+            waits_since: None,
+            waited: Duration::ZERO,
         }
     }
 
@@ -68,6 +73,23 @@ impl Report {
         }
         let per_second = self.records as f64 / self.elapsed().as_secs_f64();
         self.bar.set_message(format!("{} records, {per_second:.0}/s", self.records));
+    }
+
+    /// The copies do not keep up.
+    pub(super) fn waits(&mut self, why: &str) {
+        self.bar.set_message(format!("waits for the copies: {why}"));
+        if self.waits_since.is_none() {
+            self.waits_since = Some(Instant::now());
+            self.bar.suspend(|| eprintln!("the import waits for the copies: {why}"));
+        }
+    }
+
+    /// They do.
+    pub(super) fn goes_on(&mut self) {
+        if let Some(since) = self.waits_since.take() {
+            self.waited += since.elapsed();
+            self.bar.suspend(|| eprintln!("the import goes on"));
+        }
     }
 
     /// Records of an earlier run.
@@ -132,6 +154,7 @@ impl Report {
             "records_of_earlier_run": self.already,
             "bad_records": self.bad,
             "seconds": seconds,
+            "waited_seconds": self.waited.as_secs_f64(),
             "records_per_s": records,
             "megabytes_per_s": megabytes,
             "bad": self.listed,
