@@ -30,6 +30,9 @@ pub(super) struct Report {
     records: u64,
     bytes: u64,
     already: u64,
+    resumable: bool,
+    skipped: u64,
+    note: Option<String>,
     bad: u64,
     listed: Vec<Value>,
 }
@@ -54,6 +57,9 @@ impl Report {
             records: 0,
             bytes: 0,
             already: 0,
+            resumable: source.is_resumable(),
+            skipped: source.skipped(),
+            note: None,
             bad: 0,
             listed: Vec::new(),
         }
@@ -85,7 +91,18 @@ impl Report {
         }
         if self.listed.len() < LISTED_MAX {
             let reason = reason.to_string();
-            self.listed.push(json!({ "file": &*place.file, "line": place.line, "reason": reason }));
+            self.listed.push(
+                json!({ "file": place.file.to_string(), "line": place.line, "reason": reason }),
+            );
+        }
+    }
+
+    /// A remark about the source; one is enough.
+    pub(super) fn note(&mut self, place: &Place, text: &str) {
+        if self.note.is_none() {
+            let note = format!("{place}: {text}");
+            self.bar.suspend(|| eprintln!("note: {note} (further lines like it are not named)"));
+            self.note = Some(note);
         }
     }
 
@@ -122,6 +139,9 @@ impl Report {
         if self.already > 0 {
             sentence += &format!("; {} were there from an earlier run", self.already);
         }
+        if self.skipped > 0 {
+            sentence += &format!("; {} skipped (links, pipes and devices)", self.skipped);
+        }
         let data = json!({
             "database": self.database,
             "source": self.path,
@@ -130,6 +150,9 @@ impl Report {
             "records": self.records,
             "bytes": self.bytes,
             "records_of_earlier_run": self.already,
+            "resumable": self.resumable,
+            "skipped": self.skipped,
+            "note": self.note,
             "bad_records": self.bad,
             "seconds": seconds,
             "records_per_s": records,
