@@ -290,6 +290,51 @@ async fn a_data_directory_of_a_newer_version_is_left_alone() -> Result<()> {
     ours.wait_until_whole().await
 }
 
+/// A member that lost its data is another one: it is named, its vote does not count, and the steps
+/// that the hint names bring it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_lost_its_data_is_recognised_and_comes_back() -> Result<()> {
+    let mut ours = cluster().await?;
+    let address = ours.control_address(3)?;
+    ours.client().database("DB1").put("k", "v").await?;
+    ours.member("m3").stop()?;
+    let data = ours.path().join("m3/data");
+    let config = ours.path().join("m3/keelson.toml").display().to_string();
+    let (identity, aside) = (data.join("member.json"), data.join("aside.json"));
+    // Without its identity nothing starts on what is left.
+    std::fs::rename(&identity, &aside)?;
+    let output = Cli::new(ours.binary(), None).run(["server", "--config", &config]).await?;
+    check(&output, REFUSED, "identity_missing");
+    std::fs::rename(&aside, &identity)?;
+    // The vote cannot be read.
+    let consensus = data.join("cluster/consensus.redb");
+    let whole = std::fs::read(&consensus)?;
+    std::fs::write(&consensus, vec![0xff; whole.len()])?;
+    let output = Cli::new(ours.binary(), None).run(["server", "--config", &config]).await?;
+    check(&output, REFUSED, "consensus_damaged");
+    std::fs::remove_dir_all(&data)?;
+    ours.member("m3").start()?;
+    let status = eventually("another server is seen in its place", || async {
+        let status = ours.cli().json(["cluster", "status"]).await?;
+        let problems = status["problems"].to_string();
+        ensure!(problems.contains("one that lost its data, answers as m3"), "{problems}");
+        ensure!(problems.contains("keelson member add"), "{problems}");
+        ensure!(problems.contains("2 of 3 voters are reachable"), "{problems}");
+        Ok(status)
+    })
+    .await?;
+    assert_eq!(status["members"][2]["reachable"], false, "{status}");
+    let cli = ours.cli();
+    let removed = cli.succeed(["copy", "remove", "DB1", "--on", "m3", "--yes"]).await?;
+    ensure!(removed.contains("its files, if any, stay"), "{removed}");
+    cli.succeed(["member", "remove", "m3", "--yes"]).await?;
+    cli.succeed(["member", "add", "m3", &address]).await?;
+    cli.succeed(["copy", "add", "DB1", "--on", "m3"]).await?;
+    ours.wait_until_caught_up("DB1").await?;
+    ours.equal_digest("DB1", 3).await?;
+    ours.wait_until_whole().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_configuration_with_mistakes_is_explained() -> Result<()> {
     let ours =

@@ -101,7 +101,13 @@ async fn a_scan_gives_as_many_items_as_asked_for_beside_the_keys_of_the_tools() 
         database.put(key, "v").await?;
     }
     let cli = cluster.cli();
-    assert_eq!(cli.succeed(["kv", "scan", "DB1", "--limit", "3"]).await?, "a\tv\nb\tv\nc\tv\n");
+    let some = cli.run(["kv", "scan", "DB1", "--limit", "3"]).await?;
+    assert_eq!(some.stdout, "a\tv\nb\tv\nc\tv\n");
+    assert_eq!(some.stderr, "note: more items follow; --limit 0 prints all\n");
+    for arguments in [["--from", "b", "--limit", "3"], ["--prefix", "", "--limit", "4"]] {
+        let all = cli.run(["kv", "scan", "DB1"].into_iter().chain(arguments)).await?;
+        assert_eq!(all.stderr, "", "{all:?}");
+    }
     let text = cli.succeed(["kv", "scan", "DB1", "--from", "b", "--limit", "2"]).await?;
     assert_eq!(text, "b\tv\nc\tv\n");
     Ok(())

@@ -92,6 +92,43 @@ async fn a_flipped_bit_in_a_log_is_found_and_spreads_nowhere() -> Result<()> {
     .await
 }
 
+/// What lies behind the end is named, and a log that ends before what the copy had durable is
+/// damaged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lost_its_last_frames_is_not_called_whole() -> Result<()> {
+    let mut cluster = cluster().await?;
+    prove(&cluster, written(&cluster).await?).await?;
+    let passive = another(&cluster, &cluster.active_of("DB1").await?);
+    // The promise of a new epoch writes down what is durable.
+    cluster.cli().succeed(["switchover", "DB1", "--to", &passive]).await?;
+    cluster.member(&passive).stop()?;
+    let directory = log_directory(&cluster, &passive)?;
+    let path = directory.display().to_string();
+    let cli = Cli::new(cluster.binary(), None);
+    let whole = cli.json(["log", "verify", &path]).await?;
+    let durable = whole["known_durable"].as_str().context("no control file")?;
+    let (generation, offset) = durable.split_once(':').context("no position")?;
+    let file = directory.join(format!("{generation:0>16}.klog"));
+    // The header of the last frame below that place: the frames behind it are gone, too.
+    let frames = cli.succeed(["log", "dump", &path, "--frames", "-o", "json"]).await?;
+    let frames: Vec<serde_json::Value> =
+        frames.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let starts = frames.iter().filter_map(|line| line["position"].as_str()?.split_once(':'));
+    let below = starts.filter(|(other, _)| *other == generation);
+    let offsets: Vec<u64> = below.map(|(_, at)| at.parse()).collect::<Result<_, _>>()?;
+    let floor: u64 = offset.parse()?;
+    let last = offsets.iter().copied().filter(|at| *at < floor).max().context("no frame")?;
+    let handle = OpenOptions::new().write(true).open(&file)?;
+    for at in offsets.into_iter().filter(|at| *at >= last) {
+        handle.write_all_at(&[0xff; 4], at)?;
+    }
+    let output = cli.run(["log", "verify", &path]).await?;
+    assert_eq!((output.code, output.error_code()), (Some(1), Some("log_damaged")), "{output:?}");
+    ensure!(output.stdout.contains("bytes behind the log's end that are not zero"), "{output:?}");
+    ensure!(output.stderr.contains("the copy had the log durable to"), "{output:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_torn_tail_is_cut_and_fetched_again() -> Result<()> {
     let mut cluster = cluster().await?;

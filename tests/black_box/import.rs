@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use keelson_client::ScanOptions;
 use keelson_testkit::{Cluster, eventually, synthesize_packages};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt as _, BufReader};
 
 use crate::data::cluster;
 
@@ -335,5 +335,77 @@ async fn an_import_goes_on_over_the_death_of_the_active() -> Result<()> {
     cluster.wait_until_whole().await?;
     cluster.wait_until_caught_up("DB1").await?;
     cluster.equal_digest("DB1", 3).await?;
+    Ok(())
+}
+
+/// Runs an import of standard input.
+async fn import_input(cluster: &Cluster, args: &[&str], input: &str) -> Result<Report> {
+    let mut import = cluster
+        .cli()
+        .command(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut pipe = import.stdin.take().context("no pipe")?;
+    pipe.write_all(input.as_bytes()).await?;
+    drop(pipe);
+    let output = import.wait_with_output().await?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let data = serde_json::from_slice(&output.stdout).with_context(|| text.clone())?;
+    Ok(Report { code: output.status.code(), data, text })
+}
+
+struct Report {
+    code: Option<i32>,
+    data: Value,
+    text: String,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_is_imported_from_its_first_byte() -> Result<()> {
+    const RECORDS: u64 = 5_000;
+    let cluster = cluster().await?;
+    let mut text = String::new();
+    for number in 0..RECORDS {
+        writeln!(text, "{{\"key\":\"k{number:05}\",\"value\":\"{}\"}}", "v".repeat(40))?;
+    }
+    let database = cluster.client().database("DB1");
+    for path in ["-", "/dev/stdin"] {
+        let args = ["kv", "import", "DB1", path, "--key-prefix", path, "-o", "json"];
+        let report = import_input(&cluster, &args, &text).await?;
+        assert_eq!(report.code, Some(0), "{}", report.text);
+        assert_eq!(number(&report.data, "records"), RECORDS);
+        assert_eq!(report.data["resumable"], false);
+        ensure!(report.text.contains("this import cannot be continued"), "{}", report.text);
+        let found = database.scan(ScanOptions::prefix(path)).await?.collect().await?;
+        assert_eq!(found.len() as u64, RECORDS);
+    }
+    let reserved = database.scan(ScanOptions::prefix("\0")).await?.collect().await?;
+    ensure!(reserved.is_empty(), "an import of a pipe records no progress");
+    let tree = import_input(&cluster, &["kv", "import", "DB1", "-", "--format", "tree"], "").await;
+    ensure!(tree.is_err(), "a pipe is no directory");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_read_is_named_and_the_others_are_imported() -> Result<()> {
+    let cluster = cluster().await?;
+    let root = cluster.path().join("several");
+    std::fs::create_dir_all(&root)?;
+    for name in ["a.csv", "c.csv"] {
+        std::fs::write(root.join(name), "n\n1\n2\n")?;
+    }
+    // Whoever runs the tests may read everything; a header that names a column twice stops as well.
+    std::fs::write(root.join("b.csv"), "n,n\n1,2\n")?;
+    std::os::unix::fs::symlink("a.csv", root.join("link.csv"))?;
+    let path = root.display().to_string();
+    let args = ["kv", "import", "DB1", &path, "--format", "csv", "-o", "json"];
+    let output = cluster.cli().run(args).await?;
+    assert_eq!(output.code, Some(PARTLY), "{output:?}");
+    let report: Value = serde_json::from_str(&output.stdout)?;
+    assert_eq!((number(&report, "records"), number(&report, "bad_records")), (4, 1));
+    assert_eq!(report["bad"][0]["file"], "b.csv");
+    assert_eq!(number(&report, "skipped"), 1, "{report}");
     Ok(())
 }

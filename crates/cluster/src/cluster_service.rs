@@ -47,13 +47,7 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
 }
 
 pub(crate) fn storage_refusal(fault: &StorageFault) -> Refusal {
-    let reason = match fault {
-        StorageFault::OtherCluster(_) => RefusalReason::ForeignCluster,
-        StorageFault::NewerFormat { .. } => RefusalReason::NewerFormat,
-        StorageFault::InUse { .. } => RefusalReason::SecondHolder,
-        _ => RefusalReason::Internal,
-    };
-    Refusal::new(reason, fault.to_string())
+    Refusal::new(fault.reason(), fault.to_string())
 }
 
 impl ClusterApi {

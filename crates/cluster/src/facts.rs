@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use keelson_net::ProcessUsage;
-use keelson_types::{DatabaseId, MemberId};
+use keelson_types::{DatabaseId, MemberId, RefusalReason};
 use keelson_wire::v1::{
     CopyFacts, MemberFactsRequest, MemberFactsResponse, control_to_data, data_to_control,
 };
@@ -79,14 +79,42 @@ impl Context {
             None => Ok(self.facts_here(request).await),
             Some(mut client) => {
                 let send = |request| async move { client.member_facts(request).await };
-                call(FACTS_DEADLINE, request, send).await
+                let facts = call(FACTS_DEADLINE, request, send).await?;
+                check_author(member, &facts)?;
+                Ok(facts)
             }
         }
     }
+}
+
+/// Whether these facts are of the recorded member. A server that lost its data drew another
+/// identity: it answers at the same address under the same name, and none of what is recorded of
+/// the member is true of it.
+fn check_author(member: MemberId, facts: &MemberFactsResponse) -> Result<(), Refusal> {
+    if ids::member(&facts.member)? == member {
+        return Ok(());
+    }
+    let what = "another server, or one that lost its data, answers in its place";
+    Err(Refusal::new(RefusalReason::ForeignMember, what))
 }
 
 /// The facts of one copy among those of its member.
 pub(crate) fn of_copy(facts: &MemberFactsResponse, database: DatabaseId) -> Option<&CopyFacts> {
     let id = ids::bytes(database);
     facts.copies.iter().find(|copy| copy.database == id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said under the name of a member by another identity is not taken for its own.
+    #[test]
+    fn facts_of_another_identity_are_refused() {
+        let (member, other) = (MemberId::from_u128(1), MemberId::from_u128(2));
+        let facts = |id| MemberFactsResponse { member: ids::bytes(id), ..Default::default() };
+        assert!(check_author(member, &facts(member)).is_ok());
+        let refusal = check_author(member, &facts(other)).unwrap_err();
+        assert_eq!(refusal.reason, RefusalReason::ForeignMember);
+    }
 }

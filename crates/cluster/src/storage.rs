@@ -20,11 +20,13 @@ mod records;
 #[cfg(test)]
 mod tests;
 
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use keelson_cluster_core::STATE_FORMAT_VERSION;
-use keelson_types::ClusterId;
+use keelson_types::{ClusterId, RefusalReason};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use log_store::LogStore;
@@ -102,9 +104,46 @@ pub enum StorageFault {
     /// The file belongs to another cluster already.
     #[error("this server belongs to cluster {0} already")]
     OtherCluster(ClusterId),
+    /// Reading the file broke off inside the library: its pages contradict each other.
+    #[error("{path} cannot be read: {panic}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the library said.
+        panic: String,
+    },
     /// The thread is gone: the process is stopping, or it panicked.
     #[error("the consensus storage has stopped")]
     Stopped,
+}
+
+impl StorageFault {
+    /// The reason for whoever asked; [`RefusalReason::Internal`] if there is none of its own.
+    #[must_use]
+    pub fn reason(&self) -> RefusalReason {
+        use redb::{DatabaseError, Error, StorageError};
+        let bytes = |error: &std::io::Error| {
+            matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof)
+        };
+        let damaged = match self {
+            Self::OtherCluster(_) => return RefusalReason::ForeignCluster,
+            Self::NewerFormat { .. } => return RefusalReason::NewerFormat,
+            Self::InUse { .. } => return RefusalReason::SecondHolder,
+            Self::Open { source: DatabaseError::Storage(StorageError::Io(error)), .. } => {
+                bytes(error)
+            }
+            Self::Open { source: DatabaseError::Storage(StorageError::Corrupted(_)), .. }
+            | Self::Malformed { .. }
+            | Self::Unreadable { .. } => true,
+            Self::Io { source, .. } => match &**source {
+                Error::Corrupted(_) => true,
+                Error::Io(error) => bytes(error),
+                _ => false,
+            },
+            _ => false,
+        };
+        if damaged { RefusalReason::ConsensusDamaged } else { RefusalReason::Internal }
+    }
 }
 
 type Job = Box<dyn FnOnce(&mut Records) + Send>;
@@ -142,12 +181,13 @@ pub(crate) struct Opened {
 pub(crate) fn open(directory: &Path) -> Result<Opened, StorageFault> {
     std::fs::create_dir_all(directory)
         .map_err(|source| StorageFault::Directory { path: directory.to_owned(), source })?;
-    let mut records = Records::open(directory.join(FILE_NAME))?;
-    let origin = records.origin()?;
-    let applied = match records.snapshot()? {
-        None => AppliedState::default(),
-        Some((meta, body)) => restored(&meta, &body)?,
-    };
+    // The library panics over some damaged pages.
+    let read = catch_unwind(AssertUnwindSafe(|| read(directory.join(FILE_NAME))));
+    let (mut records, origin, applied) = read.unwrap_or_else(|panic| {
+        let panic = panic.downcast_ref::<String>().cloned();
+        let panic = panic.unwrap_or_else(|| "it contradicts itself".to_owned());
+        Err(StorageFault::Unreadable { path: directory.join(FILE_NAME), panic })
+    })?;
     let applied = Applied::new(applied);
     let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE_JOBS);
     let run = move || {
@@ -168,6 +208,16 @@ pub(crate) fn open(directory: &Path) -> Result<Opened, StorageFault> {
         origin,
         thread,
     })
+}
+
+fn read(path: PathBuf) -> Result<(Records, Option<Origin>, AppliedState), StorageFault> {
+    let records = Records::open(path)?;
+    let origin = records.origin()?;
+    let applied = match records.snapshot()? {
+        None => AppliedState::default(),
+        Some((meta, body)) => restored(&meta, &body)?,
+    };
+    Ok((records, origin, applied))
 }
 
 fn restored(

@@ -4,6 +4,7 @@
 //! epochs committed to at least the end of the opening frame (R2).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use keelson_types::{CommitRule, CopyId, Epoch, MemberId, Position, Tick, Weakness};
 
@@ -11,8 +12,10 @@ use crate::event::{Action, Assignment, OpenRefusal, StopReason};
 use crate::machine::{CopyMachine, Role};
 use crate::rule_change::RuleState;
 
-/// How long a refused offer waits before it is made again.
+/// How long a refused offer waits before it is made again, the first time.
 const OFFER_AGAIN_MILLIS: u64 = 200;
+/// How often that pause doubles for a copy that refuses again and again: to 3.2 s.
+const OFFER_DOUBLINGS_MAX: u32 = 4;
 
 /// The state of an epoch at its active copy.
 #[derive(Debug)]
@@ -34,6 +37,8 @@ pub(crate) struct Peer {
     /// It wants no log now.
     pub(crate) suspended: bool,
     pub(crate) link: PeerLink,
+    /// Offers refused one after the other, and not because it was busy at the moment.
+    pub(crate) refusals: u32,
     /// Durable there in this epoch; stays true when the session breaks.
     pub(crate) durable: Position,
     /// Since when it has something to acknowledge and does not.
@@ -63,6 +68,17 @@ pub(crate) enum PeerLink {
     Refused(Tick),
     /// Frames flow.
     Matched,
+}
+
+impl Peer {
+    /// What a copy refused before it will mostly refuse again: the pause grows. A busy one is free
+    /// soon.
+    fn refused(&mut self, now: Tick, busy: bool) {
+        self.refusals = if busy { 0 } else { self.refusals.saturating_add(1) };
+        let doublings = self.refusals.saturating_sub(1).min(OFFER_DOUBLINGS_MAX);
+        let pause = Duration::from_millis(OFFER_AGAIN_MILLIS << doublings);
+        self.link = PeerLink::Refused(now.after(pause));
+    }
 }
 
 impl Active {
@@ -138,6 +154,7 @@ impl CopyMachine {
                 member,
                 suspended,
                 link: PeerLink::Down,
+                refusals: 0,
                 durable: Position::ZERO,
                 silent_since: None,
             });
@@ -173,7 +190,7 @@ impl CopyMachine {
         self.connected.remove(&member);
         if let Role::Active(active) = &mut self.role {
             for peer in active.peers.values_mut().filter(|peer| peer.member == member) {
-                peer.link = PeerLink::Down;
+                (peer.link, peer.refusals) = (PeerLink::Down, 0);
             }
         }
     }
@@ -192,10 +209,10 @@ impl CopyMachine {
             return;
         }
         if !chain_matches {
-            peer.link = refused(now);
+            peer.refused(now, false);
             return;
         }
-        peer.link = PeerLink::Matched;
+        (peer.link, peer.refusals) = (PeerLink::Matched, 0);
         let member = peer.member;
         out.push(Action::ShipFrom { copy, member, epoch, from: matched });
     }
@@ -214,7 +231,7 @@ impl CopyMachine {
         now: Tick,
         copy: CopyId,
         epoch: Epoch,
-        _refusal: &OpenRefusal,
+        refusal: &OpenRefusal,
         out: &mut Vec<Action>,
     ) {
         let Some(peer) = self.peer(copy, epoch) else { return };
@@ -222,7 +239,7 @@ impl CopyMachine {
             out.push(Action::ClosePeer { copy });
         }
         if peer.link != PeerLink::Down {
-            peer.link = refused(now);
+            peer.refused(now, *refusal == OpenRefusal::Busy);
         }
     }
 
@@ -343,8 +360,4 @@ impl CopyMachine {
             );
         }
     }
-}
-
-fn refused(now: Tick) -> PeerLink {
-    PeerLink::Refused(now.after(std::time::Duration::from_millis(OFFER_AGAIN_MILLIS)))
 }

@@ -264,13 +264,18 @@ fn print_summary(
         return writeln!(
             out,
             "{{\"kind\":\"summary\",\"generations\":{},\"frames\":{frames},\
-             \"records\":{records},\"end\":\"{}\",\"torn_from\":{torn},\"damages\":{}}}",
+             \"records\":{records},\"end\":\"{}\",\"torn_from\":{torn},\
+             \"bytes_behind_end\":{},\"damages\":{}}}",
             report.generations.len(),
             report.end,
+            report.bytes_behind,
             report.damages.len()
         );
     }
-    let torn = torn.map_or(String::new(), |torn| format!(", torn tail from {torn}"));
+    let mut torn = torn.map_or(String::new(), |torn| format!(", torn tail from {torn}"));
+    if report.bytes_behind > 0 {
+        torn += &format!(", {} bytes behind the end that are not zero", report.bytes_behind);
+    }
     writeln!(
         out,
         "{} generations, {frames} frames, {records} records, end {}, {} damaged places{torn}",

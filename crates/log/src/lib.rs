@@ -39,4 +39,4 @@ pub use os_disk::OsDisk;
 pub use quota::Quota;
 pub use reader::LogReader;
 pub use recovery::{Damage, DamageKind, Evidence, Recovery, TornTail};
-pub use verify::{GenerationReport, VerifyReport, verify, verify_dir};
+pub use verify::{GenerationReport, Known, VerifyReport, verify, verify_dir};

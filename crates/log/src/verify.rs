@@ -1,15 +1,19 @@
-//! Offline check of a log directory: every frame of every generation.
+//! Offline check of a log directory: every frame of every generation, and its end against what the
+//! control file beside it says the copy had.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use keelson_env::Disk;
-use keelson_format::{CursorState, FormatError, FrameHeader, GenerationHeader, VerifyErrorKind};
+use keelson_env::{Disk, DiskFile};
+use keelson_format::{
+    CONTROL_FILE_BYTES, CursorState, FormatError, FrameHeader, GenerationHeader, VerifyErrorKind,
+    choose_control,
+};
 use keelson_types::{Generation, LogEnd, Position};
 
 use crate::files::{generation_path, list};
 use crate::recovery::{Damage, DamageKind, Evidence, state_behind};
-use crate::scan::{read_header, search, walk};
+use crate::scan::{Window, read_header, search, walk};
 use crate::{LogError, OsDisk};
 
 /// What was found in one generation.
@@ -40,6 +44,20 @@ pub struct VerifyReport {
     pub damages: Vec<Damage>,
     /// A tail that a crash may have torn: bytes behind the end that recovery would cut.
     pub torn_from: Option<Position>,
+    /// Bytes behind the end, in the last generation, that are not zero: of a torn tail, of a damaged
+    /// frame, or left from an earlier use of the file.
+    pub bytes_behind: u64,
+    /// What the copy knew of its log; `None` without a control file of this log beside it.
+    pub known: Option<Known>,
+}
+
+/// What the control file of a copy says about its log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// The log was durable to here: if it ends before, it is damaged.
+    pub durable: Position,
+    /// The log was committed to here; a crash may have taken the last of it from this copy.
+    pub committed: Position,
 }
 
 impl VerifyReport {
@@ -74,12 +92,43 @@ pub(crate) fn disk_with_log(directory: &Path) -> Result<OsDisk, LogError> {
 /// A failed disk call; damage is no error.
 pub fn verify(disk: &dyn Disk, directory: &Path) -> Result<VerifyReport, LogError> {
     let generations = list(disk, directory)?.generations;
-    let mut check = Check { report: VerifyReport::default(), state: None };
+    let report = VerifyReport { known: known(disk, directory)?, ..VerifyReport::default() };
+    let mut check = Check { report, state: None };
     for (index, generation) in generations.iter().enumerate() {
         let next = generations.get(index + 1).copied();
         check.generation(disk, directory, *generation, next)?;
     }
     Ok(check.report)
+}
+
+/// What the control file beside the log says; nothing if it is of another log or does not decode.
+fn known(disk: &dyn Disk, directory: &Path) -> Result<Option<Known>, LogError> {
+    let Some(path) = directory.parent().map(|parent| parent.join("control")) else {
+        return Ok(None);
+    };
+    if !disk.exists(&path)? {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; CONTROL_FILE_BYTES];
+    let count = disk.open(&path)?.read_at(0, &mut bytes)?;
+    let found = choose_control(&bytes[..count]).ok().flatten().map(|choice| choice.record);
+    let name = directory.file_name().unwrap_or_default();
+    let own = found.filter(|record| name == format!("log-{}", record.log).as_str());
+    Ok(own.map(|own| Known { durable: own.durable_floor, committed: own.committed }))
+}
+
+/// How many bytes from `offset` to the end of a file are not zero.
+fn bytes_not_zero(file: &Arc<dyn DiskFile>, mut offset: u64) -> Result<u64, LogError> {
+    let mut window = Window::new(Arc::clone(file));
+    let mut found = 0;
+    loop {
+        let bytes = window.at(offset, 1)?;
+        if bytes.is_empty() {
+            return Ok(found);
+        }
+        found += bytes.iter().filter(|byte| **byte != 0).count() as u64;
+        offset += bytes.len() as u64;
+    }
 }
 
 struct Check {
@@ -166,7 +215,7 @@ impl Check {
     /// Frames end before the generation does: the end of the log, a torn tail, or damage.
     fn check_hole(
         &mut self,
-        file: &Arc<dyn keelson_env::DiskFile>,
+        file: &Arc<dyn DiskFile>,
         header: &GenerationHeader,
         state: CursorState,
         kind: VerifyErrorKind,
@@ -178,6 +227,7 @@ impl Check {
             self.state = None;
             return Ok(());
         }
+        self.report.bytes_behind = bytes_not_zero(file, state.position.offset)?;
         let mut best: Option<(Position, Position)> = None;
         let mut visit = |frame: &FrameHeader| {
             if best.is_none_or(|(_, durable)| frame.durable > durable) {
@@ -185,9 +235,13 @@ impl Check {
             }
         };
         search(file, header.generation, Some(header.epoch), state.position.offset, &mut visit)?;
+        let floor = self.report.known.map_or(Position::ZERO, |known| known.durable);
         match best {
             Some((at, durable)) if durable > state.position => {
                 self.damage(state.position, kind, Evidence::LaterFrame { at, durable });
+            }
+            _ if floor > state.position => {
+                self.damage(state.position, kind, Evidence::Floor(floor));
             }
             Some(_) => self.report.torn_from = Some(state.position),
             None => {}

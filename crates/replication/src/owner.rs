@@ -22,7 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use keelson_copy_core::{
-    Action, CopyConfig, CopyMachine, Event, MountFailure, Recovered, SealAnswer, SealRefusal,
+    Action, CopyConfig, CopyMachine, Event, MountFailure, OpenRefusal, Recovered, SealAnswer,
+    SealRefusal,
 };
 use keelson_env::KvStore;
 use keelson_format::{Cursor, FramingConfig};
@@ -113,6 +114,8 @@ pub(crate) struct Owner {
     /// What was saved of the clock of the lag, until it is needed.
     saved_clock: Option<Vec<u8>>,
     sessions: BTreeMap<MemberId, SourceSender>,
+    /// What the copies answered to the last offer that they refused; said once in the member's log.
+    refusals: BTreeMap<CopyId, OpenRefusal>,
     fetch_go: Option<oneshot::Sender<()>>,
     generated: Position,
     replay_sent: Position,
@@ -201,6 +204,7 @@ impl Owner {
             waiting: Waiting::default(),
             saved_clock: start.saved_clock,
             sessions: BTreeMap::new(),
+            refusals: BTreeMap::new(),
             fetch_go: None,
             generated,
             replay_sent: replayed,

@@ -55,7 +55,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
         make_directory(directory)?;
     }
     let _lock = Lock::take(&config.data_dir().join("control.lock"), HANDOVER)?;
-    let identity = MemberIdentity::open(config.data_dir(), config.name())?;
+    let identity = MemberIdentity::open(config.data_dir(), config.log_dir(), config.name())?;
     let tls = TlsStore::open(config.tls().clone()).map_err(Problem::from)?;
     config::check_certificate(config.tls(), config.name(), tls.current().own())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

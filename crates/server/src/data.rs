@@ -70,7 +70,7 @@ fn run(args: &DataProcessArgs, config: &Config) -> anyhow::Result<()> {
     // A name for ps and top; nothing depends on it.
     let _ = prctl::set_name(c"keelson-data");
     let _lock = Lock::take(&config.data_dir().join("data.lock"), LOCK_PATIENCE)?;
-    let identity = MemberIdentity::open(config.data_dir(), config.name())?;
+    let identity = MemberIdentity::open(config.data_dir(), config.log_dir(), config.name())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("keelson-data")
         .enable_all()

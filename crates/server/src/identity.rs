@@ -2,7 +2,8 @@
 //!
 //! A crash while it is written leaves no file, and the next start draws another id: nobody knew the
 //! first one. A directory whose member has another name is refused, so that a copied or swapped
-//! directory is noticed.
+//! directory is noticed. Nothing is drawn beside the state or the copies of a member whose file is
+//! gone: under a new identity its votes and its copies would be somebody else's.
 
 use std::io;
 use std::path::Path;
@@ -38,17 +39,20 @@ struct Head {
 }
 
 impl MemberIdentity {
-    /// Reads the identity in `data_dir`, or draws one if there is none. The caller holds the lock
-    /// of the directory.
+    /// Reads the identity in `data_dir`, or draws one if neither it nor `log_dir` has anything of a
+    /// member. The caller holds the lock of the directory.
     ///
     /// # Errors
     /// `newer_format`, `second_holder` (the directory belongs to a member of another name),
-    /// `identity_malformed`, `directory_unusable`.
-    pub fn open(data_dir: &Path, name: &MemberName) -> Result<Self, Problem> {
+    /// `identity_missing`, `identity_malformed`, `directory_unusable`.
+    pub fn open(data_dir: &Path, log_dir: &Path, name: &MemberName) -> Result<Self, Problem> {
         let path = data_dir.join("member.json");
         let identity = match std::fs::read(&path) {
             Ok(bytes) => parse(&path, &bytes)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => draw(&path, name)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                check_unused(&path, data_dir, log_dir)?;
+                draw(&path, name)?
+            }
             Err(error) => return Err(unusable(&path, &error)),
         };
         if identity.name == *name {
@@ -84,6 +88,23 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<MemberIdentity, Problem> {
     serde_json::from_slice(bytes).map_err(malformed)
 }
 
+/// The file is durable before anything else of a member is made, so whatever is there without it
+/// belongs to an identity that was lost.
+fn check_unused(path: &Path, data_dir: &Path, log_dir: &Path) -> Result<(), Problem> {
+    let parts = [data_dir.join("cluster"), data_dir.join("databases"), log_dir.join("databases")];
+    for part in parts {
+        if part.try_exists().map_err(|error| unusable(&part, &error))? {
+            let message = format!("{} is missing, but {} is there", path.display(), part.display());
+            let hint = "restore the file, or, if it is lost: take the member's copies and the member \
+                out of the cluster (keelson copy remove, keelson member remove), move what is there \
+                away, start with empty directories, and add it anew (keelson member add, keelson \
+                copy add)";
+            return Err(Problem::new("identity_missing", message, hint));
+        }
+    }
+    Ok(())
+}
+
 fn draw(path: &Path, name: &MemberName) -> Result<MemberIdentity, Problem> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let identity = MemberIdentity {
@@ -105,20 +126,39 @@ mod tests {
         MemberName::new(text).unwrap()
     }
 
+    fn open(dir: &Path, wanted: &str) -> Result<MemberIdentity, Problem> {
+        MemberIdentity::open(dir, dir, &name(wanted))
+    }
+
+    #[test]
+    fn beside_the_state_of_a_member_no_identity_is_drawn() {
+        for part in ["cluster", "databases"] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::create_dir(dir.path().join(part)).unwrap();
+            let problem = open(dir.path(), "m1").unwrap_err();
+            assert_eq!(problem.code, "identity_missing", "{part}");
+            assert!(!dir.path().join("member.json").exists());
+        }
+        let (data, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir(logs.path().join("databases")).unwrap();
+        let found = MemberIdentity::open(data.path(), logs.path(), &name("m1"));
+        assert_eq!(found.unwrap_err().code, "identity_missing");
+    }
+
     #[test]
     fn an_identity_is_drawn_once() {
         let dir = tempfile::tempdir().unwrap();
-        let first = MemberIdentity::open(dir.path(), &name("m1")).unwrap();
-        assert_eq!(MemberIdentity::open(dir.path(), &name("m1")).unwrap(), first);
+        let first = open(dir.path(), "m1").unwrap();
+        assert_eq!(open(dir.path(), "m1").unwrap(), first);
         let other = tempfile::tempdir().unwrap();
-        assert_ne!(MemberIdentity::open(other.path(), &name("m1")).unwrap().member, first.member);
+        assert_ne!(open(other.path(), "m1").unwrap().member, first.member);
     }
 
     #[test]
     fn foreign_newer_and_malformed_directories_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let code = |wanted: &str| MemberIdentity::open(dir.path(), &name(wanted)).unwrap_err().code;
-        MemberIdentity::open(dir.path(), &name("m1")).unwrap();
+        let code = |wanted: &str| open(dir.path(), wanted).unwrap_err().code;
+        open(dir.path(), "m1").unwrap();
         assert_eq!(code("m2"), "second_holder");
         let path = dir.path().join("member.json");
         std::fs::write(&path, r#"{"format": 9, "shape": "unknown"}"#).unwrap();

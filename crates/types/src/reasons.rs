@@ -139,6 +139,16 @@ refusals! {
     SecondHolder = "second_holder",
         "another server runs under this name or identity; stop it, or give this one its own \
          data directory";
+    /// The server that answers in a member's place has another identity.
+    ForeignMember = "foreign_member",
+        "another server has its name, or it lost its data; to have it back: keelson copy remove \
+         and keelson copy add for its copies, between them keelson member remove and keelson \
+         member add";
+    /// The file that holds a member's vote and its copy of the cluster state is damaged.
+    ConsensusDamaged = "consensus_damaged",
+        "take this member out from another one and start it anew: keelson copy remove for its \
+         copies, keelson member remove; move its data directory away and keep it; start the \
+         server; keelson member add, keelson copy add";
     /// The data directory was written by a newer version.
     NewerFormat = "newer_format",
         "start the version that wrote it, or a later one";

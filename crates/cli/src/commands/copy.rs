@@ -107,13 +107,13 @@ impl Add {
 async fn remove(global: &Global, database: &str, member: &str) -> Outcome {
     let copy = format!("{database}@{member}");
     let plan = format!("remove copy {copy}");
-    if global.only_shows(&format!("{plan}; its files would stay")) {
+    if global.only_shows(&format!("{plan}; its files, if any, would stay")) {
         return Ok(());
     }
     global.confirm(&plan)?;
     let files = global.connect().await?.admin().remove_copy(database, member).await?.files;
     let data = json!({ "database": database, "member": member, "files": files });
-    let sentence = format!("removed copy {copy}; its files stay: {files}");
+    let sentence = format!("removed copy {copy}; its files, if any, stay: {files}");
     output::print_done(global.output, &sentence, &data);
     Ok(())
 }

@@ -203,12 +203,13 @@ async fn remove(global: &Global, name: &str) -> Outcome {
     let info = client.admin().show_database(name).await?;
     let members: Vec<_> = info.copies.iter().map(|copy| copy.member.as_str()).collect();
     let plan = format!("remove database {name} with its copies on {}", members.join(", "));
-    if global.only_shows(&format!("{plan}; the files would stay")) {
+    if global.only_shows(&format!("{plan}; the files, if any, would stay")) {
         return Ok(());
     }
     global.confirm(&plan)?;
     let files = client.admin().remove_database(name).await?.files;
-    let sentence = format!("removed database {name}; the files stay:\n  {}", files.join("\n  "));
+    let sentence =
+        format!("removed database {name}; the files, if any, stay:\n  {}", files.join("\n  "));
     output::print_done(global.output, &sentence, &json!({ "database": name, "files": files }));
     Ok(())
 }

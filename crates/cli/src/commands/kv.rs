@@ -254,16 +254,21 @@ impl Scan {
         };
         // The server would count the tools' own keys, and how many there are is not known. Where
         // they may be, the scan is broken off here.
-        let limit = if reserved::is_within(&range.from, &range.to) { 0 } else { self.limit };
+        // One more tells whether items follow.
+        let within = self.limit == 0 || reserved::is_within(&range.from, &range.to);
+        let limit = if within { 0 } else { self.limit.saturating_add(1) };
         let options = ScanOptions { keys_only: self.keys_only, limit, ..range };
         let mut scan = open(global, &self.database).await?.scan(options).await?;
         let mut items = Vec::new();
         let mut left = if self.limit == 0 { u64::MAX } else { self.limit };
-        while left > 0
-            && let Some(found) = scan.next().await?
-        {
+        let mut more = false;
+        while let Some(found) = scan.next().await? {
             if reserved::is_reserved(&found.key) {
                 continue;
+            }
+            if left == 0 {
+                more = true;
+                break;
             }
             left -= 1;
             let value = (!self.keys_only).then_some(&found.value);
@@ -277,6 +282,9 @@ impl Scan {
         }
         if global.output.is_data() {
             output::print_data(global.output, &Value::Array(items));
+        }
+        if more {
+            eprintln!("note: more items follow; --limit 0 prints all");
         }
         Ok(())
     }

@@ -86,12 +86,39 @@ fn verify(global: &Global, directory: &Path) -> Outcome {
     });
     output::print_list(global.output, &columns, rows.collect(), &data(directory, &report));
     if !global.output.is_data() {
-        output::emit(&format!("log end {}\n", report.end));
-        if let Some(position) = report.torn_from {
-            output::emit(&format!("torn tail from {position}: a start of the copy cuts it\n"));
-        }
+        output::emit(&about_the_end(&report));
     }
     verdict(directory, &report)
+}
+
+/// What is known of the place where the log ends: a frame lost there leaves no hole.
+fn about_the_end(report: &VerifyReport) -> String {
+    let mut text = format!("log end {}\n", report.end);
+    if let Some(position) = report.torn_from {
+        text += &format!("torn tail from {position}: a start of the copy cuts it\n");
+    }
+    if report.bytes_behind > 0 {
+        let bytes = report.bytes_behind;
+        text += &format!(
+            "{bytes} bytes behind the log's end that are not zero (torn tail, damage, or left from \
+             an earlier use of the file)\n"
+        );
+    }
+    match report.known {
+        Some(known) if known.committed > report.end.position => {
+            text += &format!(
+                "the copy knew the log to be committed to {}: what is missing is fetched from \
+                 another copy when it starts\n",
+                known.committed
+            );
+        }
+        Some(known) => text += &format!("the copy had it durable to {} at least\n", known.durable),
+        None => {
+            text += "no control file of this log beside it: whether frames are missing at the end \
+                     cannot be told\n";
+        }
+    }
+    text
 }
 
 fn data(directory: &Path, report: &VerifyReport) -> Value {
@@ -110,6 +137,9 @@ fn data(directory: &Path, report: &VerifyReport) -> Value {
         "intact": report.is_intact(),
         "end": report.end.to_string(),
         "torn_from": report.torn_from.map(|position| position.to_string()),
+        "bytes_behind_end": report.bytes_behind,
+        "known_durable": report.known.map(|known| known.durable.to_string()),
+        "known_committed": report.known.map(|known| known.committed.to_string()),
         "damages": report.damages.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "generations": generations.collect::<Value>(),
     })

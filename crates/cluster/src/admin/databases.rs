@@ -64,7 +64,8 @@ fn fresh_copy(member: MemberId, preference: u32) -> NewCopy {
     NewCopy { copy: CopyId::new(Uuid::new_v4()), member, preference, kind: CopyKind::Ha }
 }
 
-/// Where the files of a database stay on a member, relative to its data directory.
+/// Where the files of a database stay on a member, relative to its data directory. Whether they are
+/// there is not asked: the member may be gone.
 fn files(member: &str, database: DatabaseId) -> String {
     format!("{member}: databases/{database}")
 }

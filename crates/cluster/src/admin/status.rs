@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keelson_cluster_core::{ClusterState, CopyConfig, Database, Member};
-use keelson_types::{CopyId, DatabaseId, DatabaseState, MemberId, MountIntent};
+use keelson_types::{CopyId, DatabaseId, DatabaseState, MemberId, MountIntent, RefusalReason};
 use keelson_wire::v1::{
     ClusterStatusRequest, ClusterStatusResponse, CopyStatusRequest, CopyStatusResponse,
     CopyStatusRow, MemberStatus, TopologyDatabase, TopologyMember, TopologyRequest,
@@ -211,8 +211,15 @@ fn problems(
         if !member.reachable {
             let id = ids::member(&member.member).ok();
             let why = id.and_then(|id| facts.get(&id)).and_then(|facts| facts.as_ref().err());
-            let why = why.map(|refusal| format!(": {refusal}")).unwrap_or_default();
-            problems.push(format!("{name} is not reachable{why}"));
+            problems.push(match why {
+                Some(refusal) if refusal.reason == RefusalReason::ForeignMember => format!(
+                    "another server, or one that lost its data, answers as {name}; its vote does \
+                     not count ({})",
+                    refusal.reason.hint()
+                ),
+                Some(refusal) => format!("{name} is not reachable: {refusal}"),
+                None => format!("{name} is not reachable"),
+            });
         } else if !member.data_process_up && !member.data_address.is_empty() {
             problems.push(format!("the data process of {name} does not answer"));
         } else if member.lease_left_millis == 0 && !member.data_address.is_empty() {

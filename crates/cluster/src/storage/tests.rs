@@ -117,6 +117,27 @@ async fn a_second_process_and_a_newer_format_are_refused_by_name() {
     assert!(refused.to_string().contains("format 2, this version reads up to 1"), "{refused}");
 }
 
+/// Whatever is wrong with the bytes of the file, the member is told what to do next.
+#[tokio::test]
+async fn a_damaged_file_is_refused_by_name() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let path = directory.path().join(FILE_NAME);
+    close(open(directory.path()).expect("a new file")).await;
+    let whole = std::fs::read(&path).expect("the file");
+    let ff = |range: std::ops::Range<usize>| {
+        let mut bytes = whole.clone();
+        bytes[range].fill(0xff);
+        bytes
+    };
+    let cases =
+        [b"no such file".to_vec(), whole[..100].to_vec(), ff(0..64), ff(4_096..whole.len())];
+    for (case, bytes) in cases.into_iter().enumerate() {
+        std::fs::write(&path, bytes).expect("damaged");
+        let fault = open(directory.path()).expect_err("damaged");
+        assert_eq!(fault.reason(), RefusalReason::ConsensusDamaged, "{case}: {fault:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_message_to_a_follower_is_bounded_in_bytes() {
     let directory = TempDir::new().expect("a temporary directory");

@@ -97,6 +97,29 @@ fn a_refused_offer_is_made_again_after_a_while() {
     bench.check(Event::Wake, &[open]);
 }
 
+/// The pause between offers grows while a copy refuses, has a bound, and is short again for a copy
+/// that is only busy or comes anew.
+#[test]
+fn a_copy_that_refuses_again_and_again_is_asked_less_often() {
+    let mut bench = Bench::active(3, &[1]);
+    bench.step(Event::PeerUp { member: member(2) });
+    let mut pause = |bench: &mut Bench, refusal| {
+        let before = bench.now;
+        bench.step(Event::Refused { copy: copy(2), epoch: epoch(3), refusal });
+        bench.now = bench.machine.next_wake().expect("the offer is made again");
+        bench.step(Event::Wake);
+        bench.now.since(before).as_millis()
+    };
+    let failed = [200, 400, 800, 1_600, 3_200, 3_200];
+    assert_eq!(failed.map(|_| pause(&mut bench, OpenRefusal::Failed)), failed);
+    assert_eq!(pause(&mut bench, OpenRefusal::Busy), 200);
+    assert_eq!(pause(&mut bench, OpenRefusal::Failed), 200);
+    assert_eq!(pause(&mut bench, OpenRefusal::Failed), 400);
+    bench.step(Event::PeerDown { member: member(2) });
+    bench.step(Event::PeerUp { member: member(2) });
+    assert_eq!(pause(&mut bench, OpenRefusal::Failed), 200);
+}
+
 #[test]
 fn a_refusal_in_the_middle_stops_the_stream() {
     let mut bench = Bench::active(3, &[1]);

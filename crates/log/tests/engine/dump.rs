@@ -1,7 +1,10 @@
 //! The offline listing.
 
-use keelson_log::{DumpError, DumpOptions, LogError, dump, dump_dir, verify_dir};
-use keelson_types::Position;
+use keelson_format::ControlRecord;
+use keelson_log::{
+    ControlFile, DumpError, DumpOptions, Evidence, LogError, dump, dump_dir, verify, verify_dir,
+};
+use keelson_types::{CopyId, DatabaseId, LogId, Position, StoreId, StreamId};
 
 use crate::harness::{Copy, file_of, home, open, sim};
 
@@ -76,4 +79,38 @@ fn a_torn_tail_is_listed_and_is_not_damage() {
     assert_eq!(disk.operations(), before, "looking changes nothing");
     let (_, recovery) = open(&disk, Position::ZERO).expect("opens");
     assert_eq!(recovery.state.end, frames[5].end());
+}
+
+/// A frame lost at the end leaves no hole: only what the copy knew of its log can tell.
+#[test]
+fn a_last_frame_that_is_gone_is_damage_if_the_copy_had_it_durable() {
+    let (disk, frames) = log();
+    let (last, at) = (frames[5].end().position, frames[5].header.position);
+    let whole = verify(&disk, &home()).expect("reads");
+    assert_eq!((whole.known, whole.is_intact()), (None, true));
+    disk.flip_bit(&file_of(at.generation.0), at.offset + 2, 0);
+    let lost = verify(&disk, &home()).expect("reads");
+    assert!(lost.is_intact() && lost.bytes_behind > 900, "{lost:?}");
+    assert!(listing(&disk, DumpOptions::default()).contains("behind the end that are not zero"));
+
+    let mut record = ControlRecord::new(
+        CopyId::from_u128(1),
+        DatabaseId::from_u128(1),
+        StreamId::from_u128(1),
+        LogId::from_u128(1),
+        StoreId::from_u128(1),
+    );
+    (record.durable_floor, record.committed) = (at, last);
+    let path = home().with_file_name("control");
+    let (mut control, _) = ControlFile::open(&disk, &path).expect("creates");
+    control.write(&record).expect("writes");
+    let torn = verify(&disk, &home()).expect("reads");
+    assert!(torn.is_intact(), "a crash may take what is above the floor: {torn:?}");
+    assert_eq!(torn.known.map(|known| known.committed), Some(last));
+    record.durable_floor = last;
+    control.write(&record).expect("writes");
+    let damaged = verify(&disk, &home()).expect("reads");
+    assert_eq!(damaged.damages.len(), 1, "{damaged:?}");
+    assert_eq!(damaged.damages[0].position, at);
+    assert_eq!(damaged.damages[0].evidence, Evidence::Floor(last));
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use keelson_env::{Disk, SimDisk};
 use keelson_format::{Chunk, Cursor, CursorState, FrameInfo, FramingConfig};
 use keelson_log::{Log, LogConfig, LogError, LogReader, Recovery};
-use keelson_types::{Epoch, EpochStart, Generation, Position, Record, StreamId};
+use keelson_types::{Epoch, EpochStart, Generation, LogId, Position, Record, StreamId};
 
 pub(crate) const CONFIG: LogConfig =
     LogConfig { generation_bytes: 4_096, recycle_max: 2, zero_ahead_bytes: 2_048 };
@@ -20,7 +20,7 @@ pub(crate) fn stream() -> StreamId {
 }
 
 pub(crate) fn home() -> PathBuf {
-    PathBuf::from("/volume/log-1")
+    PathBuf::from("/volume").join(format!("log-{}", LogId::from_u128(1)))
 }
 
 pub(crate) fn sim() -> SimDisk {

@@ -99,8 +99,11 @@ impl Owner {
                 self.event(Event::Acked { copy, epoch, durable });
             }
             FromTarget::Refused { copy, epoch, refusal } => {
-                tracing::warn!(database = %self.shared.name, %copy, ?refusal, "offer refused");
                 self.peers.remove(&copy);
+                if self.refusals.get(&copy) != Some(&refusal) {
+                    tracing::warn!(database = %self.shared.name, %copy, ?refusal, "offer refused");
+                    self.refusals.insert(copy, refusal.clone());
+                }
                 self.event(Event::Refused { copy, epoch, refusal });
             }
         }
@@ -161,6 +164,9 @@ impl Owner {
             turn: None,
         };
         self.peers.insert(copy, ship);
+        if self.refusals.remove(&copy).is_some() {
+            tracing::info!(database = %self.shared.name, %copy, "the offer is taken now");
+        }
         self.order_truncation_of(member);
         self.pump(copy);
     }

@@ -116,12 +116,14 @@ async fn asked_to_stop(terminate: &mut Signal, interrupt: &mut Signal) {
 }
 
 fn start_problem(error: StartError) -> anyhow::Error {
-    use keelson_cluster::StorageFault;
-    if let StartError::Storage(StorageFault::NewerFormat { .. }) = &error {
-        return Problem::of(RefusalReason::NewerFormat, error.to_string()).into();
+    let reason = match &error {
+        StartError::Storage(fault) => fault.reason(),
+        StartError::SecondHolder { .. } => RefusalReason::SecondHolder,
+        _ => RefusalReason::Internal,
+    };
+    let error = anyhow::Error::new(error);
+    if reason == RefusalReason::Internal {
+        return error.context("the control plane does not start");
     }
-    if let StartError::SecondHolder { .. } = &error {
-        return Problem::of(RefusalReason::SecondHolder, error.to_string()).into();
-    }
-    anyhow::Error::new(error).context("the control plane does not start")
+    Problem::of(reason, format!("{error:#}")).into()
 }

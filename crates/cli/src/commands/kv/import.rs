@@ -13,10 +13,14 @@
 //! While the copies do not keep up, the import waits (see [`pace`]).
 //!
 //! A malformed line or a record over a limit is reported with its place; everything else is
-//! imported, and the exit code is 5.
+//! imported, and the exit code is 5. So is a file, one of several, that cannot be read: how far the
+//! import has come is not recorded behind it, because the next run may read it and make other batches.
+//!
+//! A pipe gives its bytes once, so an import of it cannot be continued and records no progress.
 
 mod batch;
 mod deb822;
+mod input;
 mod json_lines;
 mod lanes;
 mod lines;
@@ -73,7 +77,8 @@ impl Format {
 pub(crate) struct Import {
     /// Name of the database
     database: String,
-    /// File or directory to read; files ending in .lz4 are decompressed
+    /// File or directory to read, "-" for standard input; files ending in .lz4 are decompressed. An
+    /// import of a pipe cannot be continued
     path: PathBuf,
     /// What the records look like; default: found out from the name and the first bytes
     #[arg(long, value_enum)]
@@ -114,6 +119,9 @@ impl Import {
         let report = if global.what_if {
             pipeline::count(source, report).await?
         } else {
+            if !source.is_resumable() {
+                eprintln!("note: a pipe is read once: this import cannot be continued");
+            }
             let client = global.connect().await?;
             let pace = match self.no_guarantee {
                 true => None,

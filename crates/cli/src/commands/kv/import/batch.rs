@@ -12,11 +12,30 @@ const RECORDS_MAX: usize = 256;
 /// or with this many bytes of keys and values.
 const BYTES_MAX: usize = 1024 * 1024;
 
+/// Name of a file, in whatever bytes it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FileName(Arc<[u8]>);
+
+impl<T: AsRef<[u8]> + ?Sized> From<&T> for FileName {
+    fn from(name: &T) -> Self {
+        Self(name.as_ref().into())
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => f.write_str(text),
+            Err(_) => self.0.escape_ascii().fmt(f),
+        }
+    }
+}
+
 /// Where a record stands in the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     /// The file: its path below the source, or its name if it is the source.
-    pub(super) file: Arc<str>,
+    pub(super) file: FileName,
     /// First line of the record, from 1; 0 for a whole file.
     pub(super) line: u64,
 }
@@ -37,6 +56,10 @@ pub(super) enum Found {
     Record { place: Place, key: Bytes, value: Bytes },
     /// Something that is no record, and why.
     Bad { place: Place, reason: String },
+    /// A file, or the rest of it, that could not be read, and why. The next run may be able to.
+    Unread { place: Place, reason: String },
+    /// A remark about the source; nothing is missing for it.
+    Note { place: Place, text: String },
 }
 
 impl Found {
@@ -62,8 +85,8 @@ impl Found {
 
 /// The key of a record that has none of its own: its number behind the name of its file, so that
 /// another file does not overwrite it, and the same file again does.
-pub(super) fn numbered_key(file: &str, number: u64) -> Bytes {
-    format!("{file}/{number:012}").into()
+pub(super) fn numbered_key(file: &FileName, number: u64) -> Bytes {
+    [&file.0, format!("/{number:012}").as_bytes()].concat().into()
 }
 
 /// Records that are written together. Where a batch ends depends on the records alone, so that a
@@ -77,6 +100,9 @@ pub(super) struct Batch {
     pub(super) bytes: usize,
     /// Bytes of the source read when the batch was complete.
     pub(super) read: u64,
+    /// Everything before it could be read. Otherwise a later run may make other batches, so this one
+    /// says nothing about how far the import has come.
+    pub(super) counts: bool,
 }
 
 impl Batch {
@@ -103,7 +129,7 @@ mod tests {
     fn limits_are_those_of_a_database() {
         let reason = |found: Found| match found.checked("") {
             Found::Bad { place, reason } => format!("{place}: {reason}"),
-            Found::Record { .. } => String::new(),
+            _ => String::new(),
         };
         assert_eq!(reason(record(1, VALUE_BYTES_MAX)), "");
         assert_eq!(reason(record(KEY_BYTES_MAX, 0)), "");

@@ -1,22 +1,21 @@
 //! Stanzas of "Field: value" lines, as package indexes have them, separated by empty lines.
 
 use std::io;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Shape;
-use super::batch::{Found, Place};
+use super::batch::{FileName, Found, Place};
 use super::lines::{Line, Lines};
 
 pub(super) struct Stanzas {
     lines: Lines,
-    file: Arc<str>,
+    file: FileName,
     shape: Shape,
 }
 
 impl Stanzas {
-    pub(super) fn new(lines: Lines, file: Arc<str>, shape: Shape) -> Self {
+    pub(super) fn new(lines: Lines, file: FileName, shape: Shape) -> Self {
         Self { lines, file, shape }
     }
 
@@ -120,7 +119,7 @@ mod tests {
             .iter()
             .filter_map(|f| match f {
                 Found::Bad { place, .. } => Some(place.line),
-                Found::Record { .. } => None,
+                _ => None,
             })
             .collect();
         assert_eq!(bad, [1, 4]);

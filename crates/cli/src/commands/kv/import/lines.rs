@@ -5,6 +5,9 @@ use std::io::{self, BufRead};
 /// Longest line: a value of 8 MiB as base64 with its key fits.
 const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// What some programs put before UTF-8 text; it belongs to no line.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// One line, without its end.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
@@ -59,6 +62,9 @@ impl Lines {
             }
         }
         self.number += 1;
+        if self.number == 1 && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..BYTE_ORDER_MARK.len());
+        }
         if line.last() == Some(&b'\r') {
             line.pop();
         }

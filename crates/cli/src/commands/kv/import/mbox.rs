@@ -5,17 +5,16 @@
 //! wants.
 
 use std::io;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Shape;
-use super::batch::{Found, Place, numbered_key};
+use super::batch::{FileName, Found, Place, numbered_key};
 use super::lines::{Line, Lines};
 
 pub(super) struct Mbox {
     lines: Lines,
-    file: Arc<str>,
+    file: FileName,
     shape: Shape,
     /// Line of the separator that was read already; it begins the next message.
     begun: Option<u64>,
@@ -24,7 +23,7 @@ pub(super) struct Mbox {
 }
 
 impl Mbox {
-    pub(super) fn new(lines: Lines, file: Arc<str>, shape: Shape) -> Self {
+    pub(super) fn new(lines: Lines, file: FileName, shape: Shape) -> Self {
         Self { lines, file, shape, begun: None, messages: 0, started: false }
     }
 
@@ -165,6 +164,7 @@ mod tests {
             .map(|found| match found {
                 Found::Record { key, .. } => String::from_utf8_lossy(key).into_owned(),
                 Found::Bad { place, .. } => format!("bad {}", place.line),
+                other => panic!("{other:?}"),
             })
             .collect();
         assert_eq!(keys, ["1@b", "bad 5", "2@d"]);

@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::batch::{Batch, Found};
 use super::lanes::{LANES, Lanes};
 use super::pace::{Pace, may_write};
-use super::progress::Records;
+use super::progress::{Progress, Records};
 use super::report::Report;
 use super::source::Source;
 use crate::failure::{Failure, Outcome};
@@ -46,9 +46,13 @@ pub(super) async fn run(
     restart: bool,
     (pace, report): (Option<Pace>, Report),
 ) -> Outcome<Report> {
-    let records = Records::of(&source);
+    // A pipe cannot be read again, so nobody would go on from there.
+    let records = source.is_resumable().then(|| Records::of(&source));
     let session = database.session().await?;
-    let progress = records.begin(database, &session, restart).await?;
+    let progress = match &records {
+        Some(records) => records.begin(database, &session, restart).await?,
+        None => Progress::default(),
+    };
     let report = Arc::new(Mutex::new(report));
     // Closed until the first answer; nobody is asked without a pace.
     let (gate, open) = watch::channel(pace.is_none());
@@ -60,13 +64,14 @@ pub(super) async fn run(
     for lane in 0..LANES {
         let (sender, batches) = mpsc::channel(WAITING_MAX);
         senders.push(sender);
-        let lane = Lane { key: records.key(lane), batches, gate: open.clone() };
+        let key = records.as_ref().map(|records| records.key(lane));
+        let lane = Lane { key, batches, gate: open.clone() };
         lanes.spawn(lane.write(session.clone(), report.clone()));
     }
     let shared = report.clone();
     let reader = tokio::task::spawn_blocking(move || {
         each_batch(source, &shared, |lane, batch| {
-            if batch.index < progress[lane] {
+            if batch.counts && batch.index < progress[lane] {
                 lock(&shared, |report| report.skipped(batch.records.len() as u64));
                 return true;
             }
@@ -87,12 +92,16 @@ pub(super) async fn run(
     let report = unwrap(report);
     if let Some(error) = failure {
         let done = report.records();
-        return Err(error.during(&format!(
-            "the import stopped after {done} records; the same command continues it"
-        )));
+        let next = match records.is_some() {
+            true => "the same command continues it",
+            false => "start it anew with the whole input",
+        };
+        return Err(error.during(&format!("the import stopped after {done} records; {next}")));
     }
     read?;
-    records.clear(&session).await?;
+    if let Some(records) = records {
+        records.clear(&session).await?;
+    }
     Ok(report)
 }
 
@@ -103,12 +112,18 @@ fn each_batch(
     mut take: impl FnMut(usize, Batch) -> bool,
 ) -> Outcome {
     let mut lanes = Lanes::default();
+    let mut counts = true;
     while let Some(found) = source.next()? {
         match found {
             Found::Bad { place, reason } => lock(report, |report| report.bad(&place, &reason)),
+            Found::Unread { place, reason } => {
+                counts = false;
+                lock(report, |report| report.bad(&place, &reason));
+            }
+            Found::Note { place, text } => lock(report, |report| report.note(&place, &text)),
             Found::Record { key, value, .. } => {
                 if let Some((lane, batch)) = lanes.add(key, value)
-                    && !take(lane, Batch { read: source.read_bytes(), ..batch })
+                    && !take(lane, Batch { read: source.read_bytes(), counts, ..batch })
                 {
                     return Ok(());
                 }
@@ -117,7 +132,7 @@ fn each_batch(
     }
     let read = source.read_bytes();
     for (lane, batch) in lanes.rest() {
-        if !take(lane, Batch { read, ..batch }) {
+        if !take(lane, Batch { read, counts, ..batch }) {
             break;
         }
     }
@@ -133,8 +148,8 @@ async fn given_up(pace: Option<JoinHandle<Failure>>) -> Option<Failure> {
 }
 
 struct Lane {
-    /// Of its progress.
-    key: Bytes,
+    /// Of its progress; none if the import cannot be continued.
+    key: Option<Bytes>,
     batches: mpsc::Receiver<Batch>,
     gate: watch::Receiver<bool>,
 }
@@ -154,7 +169,9 @@ impl Lane {
                 write.push_put(key.clone(), value.clone());
             }
             // The lane has written everything of its own below the number behind this batch.
-            write.push_put(self.key.clone(), (batch.index + 1).to_string());
+            if let Some(key) = self.key.as_ref().filter(|_| batch.counts) {
+                write.push_put(key.clone(), (batch.index + 1).to_string());
+            }
             session.write(write).await?;
             imported(&report, &batch);
         }

@@ -30,6 +30,9 @@ pub(super) struct Report {
     records: u64,
     bytes: u64,
     already: u64,
+    resumable: bool,
+    skipped: u64,
+    note: Option<String>,
     bad: u64,
     listed: Vec<Value>,
     /// Since when the import waits for the copies, and how long it waited before.
@@ -57,6 +60,9 @@ impl Report {
             records: 0,
             bytes: 0,
             already: 0,
+            resumable: source.is_resumable(),
+            skipped: source.skipped(),
+            note: None,
             bad: 0,
             listed: Vec::new(),
             waits_since: None,
@@ -107,7 +113,18 @@ impl Report {
         }
         if self.listed.len() < LISTED_MAX {
             let reason = reason.to_string();
-            self.listed.push(json!({ "file": &*place.file, "line": place.line, "reason": reason }));
+            self.listed.push(
+                json!({ "file": place.file.to_string(), "line": place.line, "reason": reason }),
+            );
+        }
+    }
+
+    /// A remark about the source; one is enough.
+    pub(super) fn note(&mut self, place: &Place, text: &str) {
+        if self.note.is_none() {
+            let note = format!("{place}: {text}");
+            self.bar.suspend(|| eprintln!("note: {note} (further lines like it are not named)"));
+            self.note = Some(note);
         }
     }
 
@@ -144,6 +161,9 @@ impl Report {
         if self.already > 0 {
             sentence += &format!("; {} were there from an earlier run", self.already);
         }
+        if self.skipped > 0 {
+            sentence += &format!("; {} skipped (links, pipes and devices)", self.skipped);
+        }
         let data = json!({
             "database": self.database,
             "source": self.path,
@@ -152,6 +172,9 @@ impl Report {
             "records": self.records,
             "bytes": self.bytes,
             "records_of_earlier_run": self.already,
+            "resumable": self.resumable,
+            "skipped": self.skipped,
+            "note": self.note,
             "bad_records": self.bad,
             "seconds": seconds,
             "waited_seconds": self.waited.as_secs_f64(),

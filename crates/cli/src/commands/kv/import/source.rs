@@ -1,38 +1,43 @@
 //! What is imported: finds the files, finds out their format, and hands out one record after the
 //! other.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::fmt;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use keelson_types::RefusalReason;
-use lz4_flex::frame::FrameDecoder;
 
-use super::batch::Found;
+use super::batch::{FileName, Found, Place};
 use super::deb822::{Stanzas, is_field};
+use super::input::{self, Input, Kind};
 use super::json_lines::JsonLines;
-use super::lines::Lines;
+use super::lines::{BYTE_ORDER_MARK, Lines};
 use super::mbox::Mbox;
 use super::table::Table;
-use super::tree::{self, Entry, Tree};
+use super::tree::{self, Entry, Listing, Tree};
 use super::{Format, Shape};
 use crate::failure::{Failure, Outcome};
 
-/// How much of a file is looked at to find out its format.
-const SAMPLE_BYTES: u64 = 64 * 1024;
-
 /// Raised whenever the same source gives other keys than before: what an earlier version began is
 /// then imported from the beginning.
-const KEYS_VERSION: u64 = 2;
+const KEYS_VERSION: u64 = 3;
 
 /// Files or a directory, with their format.
 pub(super) struct Source {
     root: PathBuf,
+    kind: Kind,
     format: Format,
     shape: Shape,
     entries: Vec<Entry>,
+    /// Directories that cannot be read, to be reported.
+    closed: Vec<(PathBuf, io::Error)>,
+    /// Links, pipes and devices that were passed over.
+    skipped: u64,
+    /// The first file, if its beginning was read to find out its format.
+    opened: Option<Input>,
     read: Arc<AtomicU64>,
     current: Option<Reader>,
     next: usize,
@@ -47,34 +52,86 @@ enum Reader {
     Tree(Tree),
 }
 
+/// Why a file gives no records, or no more.
+enum Unread {
+    Io(io::Error),
+    /// Its header line is wrong.
+    Header(String),
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Header(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl From<io::Error> for Unread {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 impl Source {
-    /// Finds the files below `path`, and their format unless it is given.
+    /// Finds the files below `path`, and their format unless it is given. "-" is standard input.
     ///
     /// # Errors
     /// The path cannot be read, or its format cannot be found out.
     pub(super) fn open(path: &Path, format: Option<Format>, shape: Shape) -> Outcome<Self> {
-        let metadata = std::fs::metadata(path).map_err(|error| Failure::file(path, &error))?;
-        let format = match format {
+        let failed = |error: io::Error| Failure::file(path, &error);
+        let kind = Kind::of(path).map_err(failed)?;
+        let read: Arc<AtomicU64> = Arc::default();
+        let mut opened = None;
+        let format = match format.or_else(|| format_of_name(path)) {
             Some(format) => format,
-            None if metadata.is_dir() => format_of_directory(path)?,
-            None => format_of_file(path)?,
+            None if kind == Kind::Directory => format_of_directory(path)?,
+            None => {
+                let input = input::open(path, read.clone()).map_err(failed)?;
+                let (sample, whole) = input::sample(input).map_err(failed)?;
+                opened = Some(whole);
+                format_of_sample(&sample).ok_or_else(|| {
+                    let message = format!("the format of {} cannot be found out", path.display());
+                    Failure::usage(message, "name it with --format")
+                })?
+            }
         };
-        let entries = entries(path, format, metadata.is_dir())
-            .map_err(|error| Failure::file(path, &error))?;
-        if entries.is_empty() {
+        if kind == Kind::Stream && matches!(format, Format::Tree | Format::Maildir) {
+            let message = format!("{} is no file or directory", path.display());
+            return Err(Failure::new(RefusalReason::BadArgument, message));
+        }
+        let Listing { entries, closed, skipped } = listing(path, format, kind).map_err(failed)?;
+        if entries.is_empty() && closed.is_empty() {
             let message = format!("{} has nothing of format {}", path.display(), format.name());
             return Err(Failure::new(RefusalReason::BadArgument, message));
         }
+        let root = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let (current, next, taken) = (None, 0, 0);
         Ok(Self {
-            root: path.canonicalize().unwrap_or_else(|_| path.to_owned()),
+            root,
+            kind,
             format,
             shape,
             entries,
-            read: Arc::default(),
-            current: None,
-            next: 0,
-            taken: 0,
+            closed,
+            skipped,
+            opened,
+            read,
+            current,
+            next,
+            taken,
         })
+    }
+
+    /// Whether a second run meets the same bytes again.
+    pub(super) fn is_resumable(&self) -> bool {
+        self.kind != Kind::Stream
+    }
+
+    /// How many links, pipes and devices were passed over.
+    pub(super) fn skipped(&self) -> u64 {
+        self.skipped
     }
 
     pub(super) fn format(&self) -> Format {
@@ -116,13 +173,19 @@ impl Source {
     /// The next record, or what is wrong with it; `None` at the end.
     ///
     /// # Errors
-    /// A file cannot be read; nothing behind that place is known.
+    /// The only file cannot be read; nothing behind that place is known. One of several is
+    /// [`Found::Unread`].
     pub(super) fn next(&mut self) -> Outcome<Option<Found>> {
+        if let Some((path, error)) = self.closed.pop() {
+            let place = Place { file: path.as_os_str().as_bytes().into(), line: 0 };
+            return Ok(Some(Found::Bad { place, reason: error.to_string() }));
+        }
         loop {
             if self.current.is_none() {
-                match self.open_next()? {
-                    Some(reader) => self.current = Some(reader),
-                    None => return Ok(None),
+                match self.open_next() {
+                    Ok(Some(reader)) => self.current = Some(reader),
+                    Ok(None) => return Ok(None),
+                    Err(unread) => return self.unread(unread),
                 }
             }
             let found = match self.current.as_mut() {
@@ -136,15 +199,32 @@ impl Source {
                 })),
                 None => Ok(None),
             };
-            let file = &self.entries[self.next.saturating_sub(1)].path;
-            match found.map_err(|error| Failure::file(file, &error))? {
-                Some(found) => return Ok(Some(found.checked(&self.shape.key_prefix))),
-                None => self.current = None,
+            match found {
+                Ok(Some(found)) => return Ok(Some(found.checked(&self.shape.key_prefix))),
+                Ok(None) => self.current = None,
+                Err(error) => return self.unread(error.into()),
             }
         }
     }
 
-    fn open_next(&mut self) -> Outcome<Option<Reader>> {
+    /// The rest of a file is left out, or, if there is no other, the import fails.
+    fn unread(&mut self, unread: Unread) -> Outcome<Option<Found>> {
+        self.current = None;
+        let entry = &self.entries[self.next.saturating_sub(1)];
+        if self.entries.len() > 1 {
+            let place = Place { file: (&entry.key).into(), line: 0 };
+            return Ok(Some(Found::Unread { place, reason: unread.to_string() }));
+        }
+        Err(match unread {
+            Unread::Io(error) => Failure::file(&entry.path, &error),
+            Unread::Header(reason) => {
+                let message = format!("{}: {reason}", entry.path.display());
+                Failure::new(RefusalReason::BadArgument, message)
+            }
+        })
+    }
+
+    fn open_next(&mut self) -> Result<Option<Reader>, Unread> {
         let shape = self.shape.clone();
         if matches!(self.format, Format::Tree | Format::Maildir) {
             let all = self.next == 0;
@@ -153,19 +233,18 @@ impl Source {
         }
         let Some(entry) = self.entries.get(self.next) else { return Ok(None) };
         self.next += 1;
-        let input = open_file(&entry.path, Some(self.read.clone()))
-            .map_err(|error| Failure::file(&entry.path, &error))?;
-        let file: Arc<str> = Arc::from(entry.key.as_str());
+        let input = match self.opened.take() {
+            Some(input) => input,
+            None => input::open(&entry.path, self.read.clone())?,
+        };
+        let file = FileName::from(&entry.key);
         Ok(Some(match self.format {
             Format::JsonLines => Reader::JsonLines(JsonLines::new(Lines::new(input), file, shape)),
             Format::Mbox => Reader::Mbox(Mbox::new(Lines::new(input), file, shape)),
             Format::Deb822 => Reader::Stanzas(Stanzas::new(Lines::new(input), file, shape)),
             _ => {
                 let tabs = plain_name(&entry.path).ends_with(".tsv");
-                let table = Table::new(input, tabs, file, &shape).map_err(|reason| {
-                    let message = format!("{}: {reason}", entry.path.display());
-                    Failure::new(RefusalReason::BadArgument, message)
-                })?;
+                let table = Table::new(input, tabs, file, &shape).map_err(Unread::Header)?;
                 Reader::Table(Box::new(table))
             }
         }))
@@ -196,47 +275,28 @@ impl Fnv {
     }
 }
 
-fn entries(path: &Path, format: Format, directory: bool) -> io::Result<Vec<Entry>> {
+fn listing(path: &Path, format: Format, kind: Kind) -> io::Result<Listing> {
     if format == Format::Maildir {
         return tree::messages_of(path);
     }
-    if directory {
+    if kind == Kind::Directory {
         let mut found = tree::files_below(path)?;
         if format == Format::Deb822 {
-            found.retain(|entry| is_package_list(&entry.path));
+            found.entries.retain(|entry| is_package_list(&entry.path));
         }
         return Ok(found);
     }
-    let metadata = std::fs::metadata(path)?;
-    Ok(vec![Entry {
-        path: path.to_owned(),
-        key: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        bytes: metadata.len(),
-        modified_nanos: tree::modified_nanos(&metadata),
-    }])
-}
-
-/// Opens a file; what is read of it, before decompression, is added to `counter`.
-fn open_file(path: &Path, counter: Option<Arc<AtomicU64>>) -> io::Result<Box<dyn BufRead + Send>> {
-    let file = Counting { file: File::open(path)?, counter: counter.unwrap_or_default() };
-    let file = BufReader::with_capacity(256 * 1024, file);
-    if path.extension().is_some_and(|extension| extension == "lz4") {
-        return Ok(Box::new(BufReader::with_capacity(256 * 1024, FrameDecoder::new(file))));
-    }
-    Ok(Box::new(file))
-}
-
-struct Counting {
-    file: File,
-    counter: Arc<AtomicU64>,
-}
-
-impl Read for Counting {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
-        self.counter.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
-    }
+    let key = match input::is_standard_input(path) {
+        true => b"stdin".to_vec(),
+        false => path.file_name().unwrap_or_default().as_bytes().to_vec(),
+    };
+    // A stream has no size and no time of change.
+    let (bytes, modified_nanos) = match kind {
+        Kind::Stream => (0, 0),
+        _ => std::fs::metadata(path).map(|m| (m.len(), tree::modified_nanos(&m)))?,
+    };
+    let entry = Entry { path: path.to_owned(), key, bytes, modified_nanos };
+    Ok(Listing { entries: vec![entry], ..Listing::default() })
 }
 
 /// The file name in lower case, without the ending of a compressed file.
@@ -259,30 +319,24 @@ fn format_of_directory(path: &Path) -> Outcome<Format> {
     Ok(if lists { Format::Deb822 } else { Format::Tree })
 }
 
-fn format_of_file(path: &Path) -> Outcome<Format> {
+/// The format that the name of a file stands for.
+fn format_of_name(path: &Path) -> Option<Format> {
+    if path.is_dir() {
+        return None;
+    }
     let name = plain_name(path);
     let ending = PathBuf::from(&name).extension().map(|e| e.to_string_lossy().into_owned());
     match ending.as_deref() {
-        Some("jsonl" | "ndjson" | "json") => return Ok(Format::JsonLines),
-        Some("csv" | "tsv") => return Ok(Format::Csv),
-        Some("mbox" | "mbx") => return Ok(Format::Mbox),
-        _ if is_package_list(path) => return Ok(Format::Deb822),
-        _ => {}
+        Some("jsonl" | "ndjson" | "json") => Some(Format::JsonLines),
+        Some("csv" | "tsv") => Some(Format::Csv),
+        Some("mbox" | "mbx") => Some(Format::Mbox),
+        _ => is_package_list(path).then_some(Format::Deb822),
     }
-    let mut sample = Vec::new();
-    open_file(path, None)
-        .and_then(|input| input.take(SAMPLE_BYTES).read_to_end(&mut sample))
-        .map_err(|error| Failure::file(path, &error))?;
-    format_of_sample(&sample).ok_or_else(|| {
-        Failure::usage(
-            format!("the format of {} cannot be found out", path.display()),
-            "name it with --format",
-        )
-    })
 }
 
 /// The format that the first bytes look like.
 fn format_of_sample(sample: &[u8]) -> Option<Format> {
+    let sample = sample.strip_prefix(BYTE_ORDER_MARK).unwrap_or(sample);
     if sample.starts_with(b"From ") {
         return Some(Format::Mbox);
     }
@@ -304,7 +358,8 @@ mod tests {
 
     #[test]
     fn formats_are_found_out_from_the_first_line() {
-        let cases: [(&[u8], Option<Format>); 6] = [
+        let cases: [(&[u8], Option<Format>); 7] = [
+            (b"\xef\xbb\xbf{\"a\":1}\n", Some(Format::JsonLines)),
             (b"From a@b Mon\n", Some(Format::Mbox)),
             (b"\n {\"a\":1}\n", Some(Format::JsonLines)),
             (b"Package: a\nVersion: 1\n", Some(Format::Deb822)),
@@ -333,7 +388,7 @@ mod tests {
                 let mut source = Source::open(path, Some(format), Shape::default()).unwrap();
                 let next = || match source.next().unwrap()? {
                     Found::Record { key, .. } => Some(key),
-                    Found::Bad { place, reason } => panic!("{place}: {reason}"),
+                    other => panic!("{other:?}"),
                 };
                 std::iter::from_fn(next).collect::<Vec<_>>()
             };
@@ -343,12 +398,57 @@ mod tests {
         std::fs::remove_dir_all(&root).unwrap();
     }
 
+    fn all(source: &mut Source) -> Vec<Found> {
+        std::iter::from_fn(|| source.next().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_pipe_whose_format_is_found_out_loses_nothing() {
+        let root = std::env::temp_dir().join(format!("keelson-source-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir_all(&root).unwrap();
+        let path = root.join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let text = "{\"n\":1}\n".repeat(20_000);
+        let writer = std::thread::spawn({
+            let path = path.clone();
+            move || std::fs::write(path, text).unwrap()
+        });
+        let mut source = Source::open(&path, None, Shape::default()).unwrap();
+        assert_eq!((source.format(), source.is_resumable()), (Format::JsonLines, false));
+        let found = all(&mut source);
+        writer.join().unwrap();
+        assert_eq!(found.len(), 20_000);
+        let Found::Record { key, .. } = &found[0] else { panic!("{:?}", found[0]) };
+        assert_eq!(key, "pipe/000000000001");
+        assert!(Source::open(&path, Some(Format::Tree), Shape::default()).is_err());
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn one_unreadable_file_of_several_is_named_and_the_only_one_is_an_error() {
+        let root = std::env::temp_dir().join(format!("keelson-source-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir_all(&root).unwrap();
+        for name in ["a", "b", "c"] {
+            std::fs::write(root.join(name), "{\"n\":1}\n").unwrap();
+        }
+        let open = |path: &Path| Source::open(path, Some(Format::JsonLines), Shape::default());
+        let mut several = open(&root).unwrap();
+        let mut only = open(&root.join("b")).unwrap();
+        std::fs::remove_file(root.join("b")).unwrap();
+        let found = all(&mut several);
+        assert_eq!(found.len(), 3);
+        assert!(matches!(&found[1], Found::Unread { place, .. } if place.to_string() == "b"));
+        assert!(matches!(&found[2], Found::Record { key, .. } if key == "c/000000000001"));
+        assert_eq!(only.next().unwrap_err().code, "file");
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+
     #[test]
     fn a_compressed_file_is_read_and_its_identity_follows_its_options() {
         let root = std::env::temp_dir().join(format!("keelson-source-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&root).unwrap();
         let path = root.join("x_Packages.lz4");
-        let mut encoder = lz4_flex::frame::FrameEncoder::new(File::create(&path).unwrap());
+        let mut encoder = lz4_flex::frame::FrameEncoder::new(std::fs::File::create(&path).unwrap());
         io::Write::write_all(&mut encoder, b"Package: a\nVersion: 1\n").unwrap();
         encoder.finish().unwrap();
         let open = |prefix: &str| {

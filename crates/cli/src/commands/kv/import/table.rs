@@ -1,19 +1,18 @@
 //! Comma-separated values: the first row names the columns, a record is a row as a JSON object.
 
 use std::io::{self, BufRead};
-use std::sync::Arc;
 
 use csv::{ErrorKind, Reader, ReaderBuilder, StringRecord};
 use serde_json::{Map, Value};
 
 use super::Shape;
-use super::batch::{Found, Place, numbered_key};
+use super::batch::{FileName, Found, Place, numbered_key};
 
 pub(super) struct Table {
     reader: Reader<Box<dyn BufRead + Send>>,
     header: Vec<String>,
     key_column: Option<usize>,
-    file: Arc<str>,
+    file: FileName,
     rows: u64,
 }
 
@@ -21,17 +20,21 @@ impl Table {
     /// Reads the header.
     ///
     /// # Errors
-    /// The header is malformed, or lacks the key column.
+    /// The header is malformed, names a column twice, or lacks the key column.
     pub(super) fn new(
         input: Box<dyn BufRead + Send>,
         tabs: bool,
-        file: Arc<str>,
+        file: FileName,
         shape: &Shape,
     ) -> Result<Self, String> {
         let delimiter = if tabs { b'\t' } else { b',' };
         let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(input);
         let header = reader.headers().map_err(|error| format!("the header line: {error}"))?;
         let header: Vec<String> = header.iter().map(str::to_owned).collect();
+        let repeated = (1..header.len()).find(|index| header[..*index].contains(&header[*index]));
+        if let Some(index) = repeated {
+            return Err(format!("the column {:?} occurs twice", header[index]));
+        }
         let key_column = match &shape.key_field {
             None => None,
             Some(name) => {
@@ -103,5 +106,16 @@ mod tests {
         assert_eq!((place.line, reason.as_str()), (3, "the row has 1 fields, the header 2"));
         assert!(matches!(found[2], Found::Record { .. }));
         assert!(table("a,b\n", Some("c")).is_err());
+    }
+
+    #[test]
+    fn a_column_that_occurs_twice_is_refused() {
+        assert_eq!(table("a,b,a\n1,2,3\n", None).unwrap_err(), "the column \"a\" occurs twice");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_column() {
+        let found = table("\u{feff}id\nx\n", Some("id")).unwrap();
+        assert!(matches!(&found[0], Found::Record { key, .. } if key == "x"), "{found:?}");
     }
 }

@@ -1,14 +1,14 @@
 //! Directories: a record per file, for plain trees and for mail folders.
 //!
 //! Files are taken in the order of their paths, so that a second run meets them in the same order.
-//! Symbolic links are not followed.
+//! Symbolic links are not followed; they, pipes and devices are counted. Keys have the bytes of the
+//! names, in whatever encoding.
 
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use bytes::Bytes;
 use keelson_types::VALUE_BYTES_MAX;
 
 use super::Shape;
@@ -20,9 +20,20 @@ use super::mbox::header;
 pub(super) struct Entry {
     pub(super) path: PathBuf,
     /// The key, unless a header gives it.
-    pub(super) key: String,
+    pub(super) key: Vec<u8>,
     pub(super) bytes: u64,
     pub(super) modified_nanos: u128,
+}
+
+/// What lies below a directory.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Regular files, in order.
+    pub(super) entries: Vec<Entry>,
+    /// Directories that cannot be read.
+    pub(super) closed: Vec<(PathBuf, io::Error)>,
+    /// Links, pipes and devices.
+    pub(super) skipped: u64,
 }
 
 /// Reads one file after the other.
@@ -39,72 +50,91 @@ impl Tree {
     /// The next record, and how many bytes of the source it stands for.
     pub(super) fn next(&mut self) -> Option<(Found, u64)> {
         let entry = self.entries.next()?;
-        let place = Place { file: Arc::from(entry.path.to_string_lossy()), line: 0 };
-        let found = match self.read(&entry) {
-            Ok((key, value)) => Found::Record { place, key, value },
-            Err(reason) => Found::Bad { place, reason },
-        };
-        Some((found, entry.bytes))
+        let place = Place { file: entry.path.as_os_str().as_bytes().into(), line: 0 };
+        let bytes = entry.bytes;
+        Some((self.read(entry, place), bytes))
     }
 
-    fn read(&self, entry: &Entry) -> Result<(Bytes, Bytes), String> {
+    fn read(&self, entry: Entry, place: Place) -> Found {
         if entry.bytes > VALUE_BYTES_MAX as u64 {
             let max = VALUE_BYTES_MAX;
-            return Err(format!("the value has {} bytes, more than {max}", entry.bytes));
+            let reason = format!("the value has {} bytes, more than {max}", entry.bytes);
+            return Found::Bad { place, reason };
         }
-        let value = fs::read(&entry.path).map_err(|error| error.to_string())?;
-        let key = match &self.shape.key_field {
-            None => entry.key.clone().into(),
-            Some(name) => {
-                header(&value, name).ok_or_else(|| format!("the file has no header {name:?}"))?
-            }
+        let value = match fs::read(&entry.path) {
+            Ok(value) => value,
+            Err(error) => return Found::Unread { place, reason: error.to_string() },
         };
-        Ok((key, value.into()))
+        let key = match &self.shape.key_field {
+            None => Some(entry.key.into()),
+            Some(name) => header(&value, name),
+        };
+        match key {
+            Some(key) => Found::Record { place, key, value: value.into() },
+            None => {
+                let name = self.shape.key_field.as_deref().unwrap_or_default();
+                Found::Bad { place, reason: format!("the file has no header {name:?}") }
+            }
+        }
     }
 }
 
-/// The regular files below `root`, in order; the key of each is its path below `root`.
+/// The regular files below `root`; the key of each is its path below `root`.
 ///
 /// # Errors
-/// A directory cannot be read.
-pub(super) fn files_below(root: &Path) -> io::Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    let mut waiting = vec![root.to_path_buf()];
-    while let Some(directory) = waiting.pop() {
-        for item in fs::read_dir(&directory)? {
-            let item = item?;
-            let kind = item.file_type()?;
-            if kind.is_dir() {
-                waiting.push(item.path());
-            } else if kind.is_file() {
-                entries.push(entry(root, item.path())?);
-            }
-        }
-    }
-    entries.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(entries)
+/// `root` cannot be read.
+pub(super) fn files_below(root: &Path) -> io::Result<Listing> {
+    let mut found = Listing::default();
+    found.add(root, root, true)?;
+    found.entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
 }
 
 /// The messages of a mail folder; the key of each is its unique name, without flags.
 ///
 /// # Errors
 /// A directory cannot be read.
-pub(super) fn messages_of(root: &Path) -> io::Result<Vec<Entry>> {
-    let mut entries = Vec::new();
+pub(super) fn messages_of(root: &Path) -> io::Result<Listing> {
+    let mut found = Listing::default();
     for folder in ["cur", "new"] {
-        for item in fs::read_dir(root.join(folder))? {
-            let item = item?;
-            if !item.file_type()?.is_file() {
-                continue;
-            }
-            let mut found = entry(root, item.path())?;
-            let name = item.file_name().to_string_lossy().into_owned();
-            found.key = name.split(":2,").next().unwrap_or(&name).to_owned();
-            entries.push(found);
-        }
+        found.add(root, &root.join(folder), false)?;
     }
-    entries.sort_by(|a, b| a.key.cmp(&b.key));
-    Ok(entries)
+    for entry in &mut found.entries {
+        let name = entry.path.file_name().unwrap_or_default().as_bytes();
+        let flags = name.windows(3).position(|three| three == b":2,");
+        entry.key = name[..flags.unwrap_or(name.len())].to_vec();
+    }
+    found.entries.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(found)
+}
+
+impl Listing {
+    /// Adds what is in `directory`, and in those below it if they count.
+    fn add(&mut self, root: &Path, directory: &Path, deep: bool) -> io::Result<()> {
+        let mut waiting = self.items(root, directory)?;
+        while let Some(directory) = waiting.pop().filter(|_| deep) {
+            match self.items(root, &directory) {
+                Ok(further) => waiting.extend(further),
+                Err(error) => self.closed.push((directory, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the files of one directory and gives the directories in it.
+    fn items(&mut self, root: &Path, directory: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut directories = Vec::new();
+        for item in fs::read_dir(directory)? {
+            let item = item?;
+            let kind = item.file_type()?;
+            match () {
+                () if kind.is_dir() => directories.push(item.path()),
+                () if kind.is_file() => self.entries.push(entry(root, item.path())?),
+                () => self.skipped += 1,
+            }
+        }
+        Ok(directories)
+    }
 }
 
 /// Whether a directory is a mail folder.
@@ -114,7 +144,7 @@ pub(super) fn is_mail_folder(root: &Path) -> bool {
 
 fn entry(root: &Path, path: PathBuf) -> io::Result<Entry> {
     let metadata = fs::metadata(&path)?;
-    let key = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+    let key = path.strip_prefix(root).unwrap_or(&path).as_os_str().as_bytes().to_vec();
     Ok(Entry { key, bytes: metadata.len(), modified_nanos: modified_nanos(&metadata), path })
 }
 
@@ -127,6 +157,9 @@ pub(super) fn modified_nanos(metadata: &fs::Metadata) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     fn directory() -> PathBuf {
@@ -143,18 +176,38 @@ mod tests {
         fs::write(root.join("deep/er/z"), "1").unwrap();
         fs::write(root.join("cur/22.host:2,S"), "Message-ID: <m>\n\nx").unwrap();
         fs::write(root.join("new/11.host"), "2").unwrap();
-        let keys = |entries: &[Entry]| entries.iter().map(|e| e.key.clone()).collect::<Vec<_>>();
-        assert_eq!(
-            keys(&files_below(&root).unwrap()),
-            ["cur/22.host:2,S", "deep/er/z", "new/11.host"]
-        );
+        let keys = |found: &Listing| {
+            let keys = found.entries.iter().map(|entry| entry.key.escape_ascii().to_string());
+            keys.collect::<Vec<_>>()
+        };
+        let files = files_below(&root).unwrap();
+        assert_eq!(keys(&files), ["cur/22.host:2,S", "deep/er/z", "new/11.host"]);
         let messages = messages_of(&root).unwrap();
         assert!(is_mail_folder(&root));
         assert_eq!(keys(&messages), ["11.host", "22.host"]);
         let shape = Shape { key_field: Some("message-id".into()), ..Shape::default() };
-        let mut tree = Tree::new(messages, shape);
+        let mut tree = Tree::new(messages.entries, shape);
         assert!(matches!(tree.next(), Some((Found::Bad { .. }, 1))));
         assert!(matches!(tree.next(), Some((Found::Record { key, .. }, _)) if key == "m"));
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    /// Names that are no text stay apart; links and pipes are counted and not followed.
+    #[test]
+    fn names_of_any_bytes_are_keys_and_what_is_no_file_is_counted() {
+        let root = directory();
+        for byte in [0xfe, 0xff] {
+            fs::write(root.join(OsStr::from_bytes(&[b'b', byte])), [byte]).unwrap();
+        }
+        symlink(root.join("nowhere"), root.join("link")).unwrap();
+        nix::unistd::mkfifo(&root.join("deep/pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let found = files_below(&root).unwrap();
+        assert_eq!((found.skipped, found.closed.len()), (2, 0));
+        let mut tree = Tree::new(found.entries, Shape::default());
+        for byte in [0xfe, 0xff] {
+            let Some((Found::Record { key, value, .. }, 1)) = tree.next() else { panic!() };
+            assert_eq!((key.as_ref(), value.as_ref()), (&[b'b', byte][..], &[byte][..]));
+        }
         fs::remove_dir_all(&root).unwrap();
     }
 }
