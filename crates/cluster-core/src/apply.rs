@@ -8,6 +8,7 @@ mod databases;
 mod epochs;
 mod members;
 mod records;
+mod settings;
 
 use keelson_types::{DatabaseId, MemberId, RefusalReason, Weakness};
 
@@ -64,6 +65,7 @@ impl ClusterState {
             Command::ChangeRule { database, epoch, expected_version, rule } => {
                 self.change_rule(index, *database, *epoch, *expected_version, rule)
             }
+            Command::ChangeSetting { name, value } => self.change_setting(index, name, *value),
             Command::AppendEvent { .. }
             | Command::RecordDecision(_)
             | Command::PutOperation { .. }

@@ -253,6 +253,13 @@ pub enum Command {
         /// The command.
         command: Box<Command>,
     },
+    /// Sets a setting of the cluster, or resets it to its default.
+    ChangeSetting {
+        /// Its name.
+        name: String,
+        /// The value; nothing for the default.
+        value: Option<u64>,
+    },
     /// Records an event.
     AppendEvent {
         /// The member concerned.

@@ -73,6 +73,15 @@ pub enum EventKind {
         /// Seconds.
         truncation_lag: u64,
     },
+    /// An operator changed a setting of the cluster.
+    SettingChanged {
+        /// Its name.
+        name: String,
+        /// The value in force before.
+        from: Option<u64>,
+        /// The value in force now.
+        to: Option<u64>,
+    },
     /// An operator opened or closed a database.
     IntentChanged(MountIntent),
     /// An activation began.

@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 
 use keelson_types::{
-    ClusterId, CommitConstraint, CommitRule, CopyId, DatabaseId, DatabaseName, DatabaseState,
+    ClusterId, ClusterSettings, CommitConstraint, CommitRule, CopyId, DatabaseId, DatabaseName, DatabaseState,
     Epoch, IncarnationId, LagSettings, LogEnd, MemberId, MemberName, MountIntent, OperationId,
     SiteName, StreamId, Suspension,
 };
@@ -53,6 +53,9 @@ pub struct ClusterState {
     pub recovery_generation: u32,
     /// Wall clock of the newest stamped command, in Unix milliseconds; events carry it.
     pub clock_unix_ms: u64,
+    /// Switches and thresholds of the cluster as a whole.
+    #[serde(default)]
+    pub settings: ClusterSettings,
     /// All members, witnesses included.
     pub members: BTreeMap<MemberId, Member>,
     /// All databases.
@@ -72,6 +75,7 @@ impl Default for ClusterState {
             cluster: None,
             recovery_generation: 0,
             clock_unix_ms: 0,
+            settings: ClusterSettings::default(),
             members: BTreeMap::new(),
             databases: BTreeMap::new(),
             operations: BTreeMap::new(),

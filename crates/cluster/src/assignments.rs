@@ -198,6 +198,7 @@ fn members(state: &ClusterState) -> AssignMembers {
         members: members.collect(),
         cluster: state.cluster.map(ids::bytes).unwrap_or_default(),
         recovery: state.recovery_generation,
+        settings: state.settings.changed().clone().into_iter().collect(),
     }
 }
 

@@ -17,6 +17,7 @@ mod position;
 mod reasons;
 mod record;
 mod refused;
+mod settings;
 mod states;
 mod store_key;
 mod suspension;
@@ -40,6 +41,7 @@ pub use position::{Generation, LogEnd, Position};
 pub use reasons::{CopyFault, FailureCode, RefusalReason};
 pub use record::{Record, SessionRecord};
 pub use refused::Refused;
+pub use settings::{ClusterSettings, Setting, SettingInfo, SettingKind};
 pub use states::{CopyRole, CopyStatus, DatabaseState, MountIntent};
 pub use store_key::{Span, StoreKey};
 pub use suspension::{
