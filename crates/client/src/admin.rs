@@ -188,9 +188,9 @@ impl Admin {
         message: v1::SetSettingRequest,
     ) -> Result<v1::SettingRow, ClientError> {
         let answer = ask!(self, Kind::Change, set_setting, message)?;
-        answer.setting.ok_or_else(|| {
-            ClientError::new(RefusalReason::Internal, "the answer names no setting")
-        })
+        answer
+            .setting
+            .ok_or_else(|| ClientError::new(RefusalReason::Internal, "the answer names no setting"))
     }
 
     /// Starts mounting a database.

@@ -13,6 +13,7 @@ mod lag_settings;
 mod limits;
 mod log_hold;
 mod log_sizes;
+mod news;
 mod position;
 mod reasons;
 mod record;
@@ -31,12 +32,13 @@ pub use ids::{
     ClusterId, CopyId, DatabaseId, DatabaseName, IncarnationId, LogId, MemberId, MemberName,
     NameError, OperationId, SessionId, SiteName, StoreId, StreamId,
 };
-pub use lag_settings::{LAG_MAX, LagSettings, PLAY_DOWN_MAX_DELAY};
+pub use lag_settings::{LAG_MAX, LagSettings, LagSwitch, PLAY_DOWN_MAX_DELAY};
 pub use limits::{
     BATCH_BYTES_MAX, KEY_BYTES_MAX, LOG_UNIT_BYTES, SUSPEND_COMMENT_CHARS_MAX, VALUE_BYTES_MAX,
 };
 pub use log_hold::{HoldKind, LogHold};
 pub use log_sizes::{LogSizes, Queue};
+pub use news::News;
 pub use position::{Generation, LogEnd, Position};
 pub use reasons::{CopyFault, FailureCode, RefusalReason};
 pub use record::{Record, SessionRecord};

@@ -69,9 +69,7 @@ fn read(setting: Setting, text: &str) -> Result<u64, Refused> {
         }
         SettingKind::Millis => (millis(text), "like 90s or 24h"),
     };
-    found.ok_or_else(|| {
-        Refused::bad_argument(format!("{} is {example}, not {text:?}", info.name))
-    })
+    found.ok_or_else(|| Refused::bad_argument(format!("{} is {example}, not {text:?}", info.name)))
 }
 
 fn switch(text: &str) -> Option<u64> {
