@@ -8,12 +8,12 @@ use crate::bad_input::check;
 use crate::data::cluster;
 
 /// A copy as `copy status -o json` shows it.
-async fn status(cluster: &Cluster, member: &str) -> Result<Value> {
+pub(crate) async fn status(cluster: &Cluster, member: &str) -> Result<Value> {
     let rows = cluster.cli().json(["copy", "status", "DB1", "--member", member]).await?;
     Ok(rows[0].clone())
 }
 
-async fn until_status(cluster: &Cluster, member: &str, wanted: &str) -> Result<Value> {
+pub(crate) async fn until_status(cluster: &Cluster, member: &str, wanted: &str) -> Result<Value> {
     eventually(&format!("DB1@{member} is {wanted}"), || async {
         let row = status(cluster, member).await?;
         ensure!(row["status"] == wanted, "{row}");
@@ -95,7 +95,7 @@ async fn lags_out_of_bounds_are_refused() -> Result<()> {
     Ok(())
 }
 
-fn generation(row: &Value, field: &str) -> u64 {
+pub(crate) fn generation(row: &Value, field: &str) -> u64 {
     let position = row[field].as_str().unwrap_or_default();
     position.split(':').next().and_then(|part| u64::from_str_radix(part, 16).ok()).unwrap_or(0)
 }

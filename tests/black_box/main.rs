@@ -15,3 +15,4 @@ mod edges;
 mod import;
 mod kill_loop;
 mod moves;
+mod space;

@@ -171,9 +171,14 @@ pub(crate) fn stamped(command: Command) -> Command {
 pub(crate) fn member_may_propose(sender: MemberId, command: &Command) -> bool {
     match command {
         Command::StartIncarnation { member, .. } => *member == sender,
-        Command::Established { .. } | Command::ChangeRule { .. } | Command::AllocateEpochs(_) => {
-            true
-        }
+        Command::AppendEvent { member, .. } => *member == Some(sender),
+        Command::Established { .. }
+        | Command::ChangeRule { .. }
+        | Command::AllocateEpochs(_)
+        | Command::SuspendFailed { .. }
+        | Command::MarkCutOff { .. }
+        | Command::HoldLog { .. }
+        | Command::ReleaseLog { .. } => true,
         _ => false,
     }
 }

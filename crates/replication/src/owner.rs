@@ -8,18 +8,20 @@
 //! opens the copy anew.
 
 mod actions;
+mod expanding;
 mod idle;
 mod lagging;
 mod shipping;
+mod standing;
 mod taking;
 mod truncating;
 mod writes;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use keelson_copy_core::copy_state::StatusTracker;
 use keelson_copy_core::{
     Action, CopyConfig, CopyMachine, Event, MountFailure, Recovered, SealAnswer, SealRefusal,
 };
@@ -34,8 +36,9 @@ use tokio::time::Instant;
 use crate::context::PlaneContext;
 use crate::directions::{Directions, LeaseNews, RuleOutcome, Unread};
 use crate::gate::boottime_now;
+use crate::lag_file::SavedLag;
 use crate::log_lane::LogJob;
-use crate::message::{Assigned, Completion, Message, OwnerView, SourceSender};
+use crate::message::{Assigned, Completion, Message, SourceSender};
 use crate::owner::idle::IdleClose;
 use crate::owner::lagging::Lag;
 use crate::owner::shipping::PeerShip;
@@ -107,8 +110,8 @@ pub(crate) struct Owner {
     truncation: Truncating,
     lag: Option<Lag>,
     idle: IdleClose,
-    /// What was saved of the clock of the lag, until it is needed.
-    saved_clock: Option<Vec<u8>>,
+    /// What was saved of the lag, until it is needed.
+    saved_lag: SavedLag,
     sessions: BTreeMap<MemberId, SourceSender>,
     fetch_go: Option<oneshot::Sender<()>>,
     generated: Position,
@@ -127,6 +130,11 @@ pub(crate) struct Owner {
     failures: u32,
     reopen_at: Option<Instant>,
     settled: bool,
+    /// The last status that was told.
+    status: StatusTracker,
+    opened_unix_millis: u64,
+    /// Resumes at which a fault that does not heal was reported.
+    stopped_told: Option<u64>,
 }
 
 /// Why an owner ended.
@@ -160,7 +168,7 @@ pub(crate) struct Start {
     pub(crate) failures: u32,
     /// Where the log begins.
     pub(crate) first: Position,
-    pub(crate) saved_clock: Option<Vec<u8>>,
+    pub(crate) saved_lag: SavedLag,
 }
 
 impl Owner {
@@ -174,6 +182,7 @@ impl Owner {
         };
         let replayed = start.recovered.replayed;
         let generated = start.recovered.end.position;
+        let status = start.shared.kept_status();
         Self {
             machine: CopyMachine::new(config, start.recovered),
             shared: start.shared,
@@ -195,7 +204,7 @@ impl Owner {
             truncation: Truncating::of_log_from(start.first),
             lag: None,
             idle: IdleClose::default(),
-            saved_clock: start.saved_clock,
+            saved_lag: start.saved_lag,
             sessions: BTreeMap::new(),
             fetch_go: None,
             generated,
@@ -211,6 +220,9 @@ impl Owner {
             failures: start.failures,
             reopen_at: None,
             settled: false,
+            status,
+            opened_unix_millis: unix_millis(),
+            stopped_told: None,
         }
     }
 
@@ -317,6 +329,7 @@ impl Owner {
         self.trim_tail();
         self.publish();
         self.truncate();
+        self.tell_status();
         self.plan_reopen();
         self.settle();
     }
@@ -398,6 +411,7 @@ impl Owner {
             Message::SourceDown(member, replies) => self.source_down(member, &replies),
             Message::View(reply) => drop(reply.send(self.view())),
             Message::LogView(reply) => drop(reply.send(self.log_view())),
+            Message::LookAtSpace => self.looked_at_space(),
             Message::OpenStore(reply) => self.open_store(reply),
         }
     }
@@ -457,9 +471,10 @@ impl Owner {
         }
         self.generation_bytes = assigned.generation_bytes;
         self.reframe(assigned.generation_bytes, assigned.compress);
-        self.set_lag(assigned.lag);
+        let (lag, switch) = (assigned.lag, assigned.lag_switch);
         self.truncation.due = true;
         self.event(Event::Assigned(assigned.assignment));
+        self.set_lag(lag, switch);
     }
 
     /// Queues an event and runs the machine at once: later messages may depend on its effects.
@@ -482,27 +497,6 @@ impl Owner {
             shared.committed.store(view.0);
             shared.durable.store(view.1);
             shared.wake();
-        }
-    }
-
-    fn view(&self) -> OwnerView {
-        let store = self.shared.store.get();
-        OwnerView {
-            view: self.machine.view(),
-            checkpointed: self.shared.checkpointed.load(),
-            generation_bytes: self.generation_bytes,
-            last_inspected_unix_millis: self.cursor.state().time.unix_millis(),
-            last_replayed_unix_millis: self.last_replayed_millis,
-            generated: self.generated.max(self.machine.end().position),
-            store_bytes: store.map_or_else(
-                || self.shared.store_bytes.load(Ordering::Relaxed),
-                |store| store.size_bytes(),
-            ),
-            log_bytes: self.shared.log_bytes.load(Ordering::Relaxed),
-            replayed: self.reported.iter().map(|(copy, r)| (*copy, r.replayed)).collect(),
-            truncated: self.truncation.first,
-            actual_lag: self.actual_lag(),
-            blockers: self.blockers(),
         }
     }
 

@@ -63,6 +63,12 @@ impl LagSettings {
         Ok(Self { play_down_max_delay: delay, ..self })
     }
 
+    /// The same with log replayed as soon as it may be: the replay lag is set aside.
+    #[must_use]
+    pub const fn without_replay_lag(self) -> Self {
+        Self { replay_lag: Duration::ZERO, ..self }
+    }
+
     /// How long after its inspection log waits for replay.
     #[must_use]
     pub const fn replay_lag(&self) -> Duration {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use keelson_types::{
     CommitConstraint, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch, LagSettings,
     LagSwitch, MountIntent, RefusalReason, ResumeRequest, StreamId, SuspendFacts, SuspendRequest,
-    Suspension,
+    SuspendedBy, Suspension,
 };
 
 use super::{Applied, refuse};
@@ -255,7 +255,13 @@ impl ClusterState {
         }
         if let Some(copy) = database.copies.remove(&old) {
             let member = copy.member;
-            database.copies.insert(new, CopyConfig { added_at_index: index, ..copy });
+            // A fresh copy has neither the fault of the old one nor its missing log.
+            let suspension = match copy.suspension.by {
+                SuspendedBy::Fault => Suspension::NONE,
+                _ => copy.suspension.clone(),
+            };
+            let fresh = CopyConfig { added_at_index: index, cut_off: false, suspension, ..copy };
+            database.copies.insert(new, fresh);
             self.event(index, Some(member), Some(id), EventKind::CopyRemoved(old));
             self.event(index, Some(member), Some(id), EventKind::CopyAdded(new));
         }
