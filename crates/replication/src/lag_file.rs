@@ -1,5 +1,5 @@
-//! The files in which a copy with lags keeps when its log was inspected and replayed, and since when
-//! a play-down of its lag is due.
+//! The files in which a copy with lags keeps when its log was inspected and replayed, and since
+//! when a play-down of its lag is due.
 //!
 //! Checksum, then the bytes. A file is replaced as a whole; a clock that is torn, rotten or missing
 //! makes the copy lag longer, never shorter, and without the other file the wait for a play-down

@@ -190,7 +190,8 @@ impl Owner {
             files: start.files,
             cursor: start.cursor,
             tail: Tail::default(),
-            events: VecDeque::from([Event::Wake]),
+            // Nothing is replayed before it is known whether the copy lags, or is suspended.
+            events: VecDeque::from([Event::ReplayLimit(Some(Position::ZERO)), Event::Wake]),
             actions: Vec::new(),
             done: start.done,
             requests: 0,
@@ -464,6 +465,7 @@ impl Owner {
 
     fn assigned(&mut self, assigned: Assigned) {
         let before = self.assigned.replace(assigned.clone());
+        let first = before.is_none();
         if before.is_some_and(|before| before.resumes < assigned.resumes) && self.fault().is_some()
         {
             // The operator wants another try, now.
@@ -475,6 +477,9 @@ impl Owner {
         self.truncation.due = true;
         self.event(Event::Assigned(assigned.assignment));
         self.set_lag(lag, switch);
+        if first && self.lag.is_none() {
+            self.event(Event::ReplayLimit(None));
+        }
     }
 
     /// Queues an event and runs the machine at once: later messages may depend on its effects.

@@ -1,3 +1,5 @@
+//! Tests of the commands about failures, holds and lags.
+
 use keelson_types::{HoldKind, LagSettings, LagSwitch, Position, ResumeRequest};
 
 use super::*;
