@@ -170,6 +170,29 @@ impl Admin {
         })
     }
 
+    /// All settings of the cluster.
+    ///
+    /// # Errors
+    /// No member answers.
+    pub async fn list_settings(&self) -> Result<Vec<v1::SettingRow>, ClientError> {
+        let answer = ask!(self, Kind::Question, list_settings, v1::ListSettingsRequest {})?;
+        Ok(answer.settings)
+    }
+
+    /// Sets a setting of the cluster, or resets it; or only checks whether that would be done.
+    ///
+    /// # Errors
+    /// `unknown_setting`, `bad_argument`.
+    pub async fn set_setting(
+        &self,
+        message: v1::SetSettingRequest,
+    ) -> Result<v1::SettingRow, ClientError> {
+        let answer = ask!(self, Kind::Change, set_setting, message)?;
+        answer
+            .setting
+            .ok_or_else(|| ClientError::new(RefusalReason::Internal, "the answer names no setting"))
+    }
+
     /// Starts mounting a database.
     ///
     /// # Errors

@@ -4,10 +4,12 @@
 //! that applies the same log has the same state. A refused command changes nothing but the recorded
 //! clock. No command can fail half way: all checks of an item come before its first change.
 
+mod copies;
 mod databases;
 mod epochs;
 mod members;
 mod records;
+mod settings;
 
 use keelson_types::{DatabaseId, IncarnationId, MemberId, RefusalReason, Weakness};
 
@@ -70,6 +72,18 @@ impl ClusterState {
             Command::ChangeRule { database, epoch, expected_version, rule } => {
                 self.change_rule(index, *database, *epoch, *expected_version, rule)
             }
+            Command::SwitchLag { database, copy, switch } => {
+                self.switch_lag(index, (*database, *copy), switch)
+            }
+            Command::SuspendFailed { database, copy, resumes, comment, needs_seed } => {
+                self.suspend_failed(index, (*database, *copy), *resumes, comment, *needs_seed)
+            }
+            Command::MarkCutOff { database, epoch, copies, operations } => {
+                self.mark_cut_off(index, (*database, *epoch), copies, operations)
+            }
+            Command::HoldLog { database, hold } => self.hold_log(*database, hold),
+            Command::ReleaseLog { database, operation } => self.release_log(*database, *operation),
+            Command::ChangeSetting { name, value } => self.change_setting(index, name, *value),
             Command::AppendEvent { .. }
             | Command::RecordDecision(_)
             | Command::PutOperation { .. }

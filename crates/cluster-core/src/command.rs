@@ -6,8 +6,8 @@
 
 use keelson_types::{
     ClusterId, CommitRule, CopyId, DatabaseId, DatabaseName, Epoch, IncarnationId, LagSettings,
-    LogEnd, MemberId, MountIntent, OperationId, RefusalReason, Refused, ResumeRequest, SiteName,
-    StreamId, SuspendRequest,
+    LagSwitch, LogEnd, LogHold, MemberId, MountIntent, OperationId, RefusalReason, Refused,
+    ResumeRequest, SiteName, StreamId, SuspendRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -163,6 +163,15 @@ pub enum Command {
         #[serde(default)]
         lag: Option<LagSettings>,
     },
+    /// Sets the configured lag of a copy aside, or puts it in force again (F44).
+    SwitchLag {
+        /// The database.
+        database: DatabaseId,
+        /// The copy.
+        copy: CopyId,
+        /// The operator's word.
+        switch: LagSwitch,
+    },
     /// Stops copying and replay, or only automatic activation (F43). Refused for the active copy.
     SuspendCopy {
         /// The database.
@@ -180,6 +189,45 @@ pub enum Command {
         copy: CopyId,
         /// What stays suspended.
         request: ResumeRequest,
+    },
+    /// A copy says that it failed for a reason that does not heal (F47): it stays suspended.
+    SuspendFailed {
+        /// The database.
+        database: DatabaseId,
+        /// The copy.
+        copy: CopyId,
+        /// Refused if it was resumed since.
+        resumes: u64,
+        /// The fault.
+        comment: String,
+        /// No log helps it any more.
+        needs_seed: bool,
+    },
+    /// The active is about to remove log that these need (F105). Refused for participants of the
+    /// commit rule.
+    MarkCutOff {
+        /// The database.
+        database: DatabaseId,
+        /// Refused if the epoch moved on.
+        epoch: Epoch,
+        /// Copies that will need a seed.
+        copies: Vec<CopyId>,
+        /// Operations that lose their hold.
+        operations: Vec<OperationId>,
+    },
+    /// An operation needs log from a position on, or needs it longer.
+    HoldLog {
+        /// The database.
+        database: DatabaseId,
+        /// Who, from where, until when.
+        hold: LogHold,
+    },
+    /// An operation needs its log no longer.
+    ReleaseLog {
+        /// The database.
+        database: DatabaseId,
+        /// The operation.
+        operation: OperationId,
     },
     /// Suspensions whose time has run out by the command's stamp end.
     EndSuspensions,
@@ -262,6 +310,13 @@ pub enum Command {
         incarnation: IncarnationId,
         /// The command.
         command: Box<Command>,
+    },
+    /// Sets a setting of the cluster, or resets it to its default.
+    ChangeSetting {
+        /// Its name.
+        name: String,
+        /// The value; nothing for the default.
+        value: Option<u64>,
     },
     /// Records an event.
     AppendEvent {

@@ -1,7 +1,7 @@
 //! What happened in the cluster, for `keelson event list`, the console and alerts.
 
 use keelson_types::{
-    CommitConstraint, CopyId, DatabaseId, Epoch, IncarnationId, MemberId, MountIntent,
+    CommitConstraint, CopyId, DatabaseId, Epoch, IncarnationId, MemberId, MountIntent, News,
 };
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,35 @@ pub enum EventKind {
         replay_lag: u64,
         /// Seconds.
         truncation_lag: u64,
+    },
+    /// A copy failed for a reason that does not heal, and stays suspended.
+    CopyFailed {
+        /// The copy.
+        copy: CopyId,
+        /// No log helps it any more.
+        needs_seed: bool,
+        /// The fault.
+        comment: String,
+    },
+    /// Expanded truncation gives a copy up: it will need a seed.
+    CopyCutOff(CopyId),
+    /// An operator set the lag of a copy aside, or put it in force again.
+    CopyLagSwitched {
+        /// The copy.
+        copy: CopyId,
+        /// Why it is set aside; nothing if it is in force.
+        disabled: Option<String>,
+    },
+    /// What a member told of its copies and volumes.
+    Reported(News),
+    /// An operator changed a setting of the cluster.
+    SettingChanged {
+        /// Its name.
+        name: String,
+        /// The value in force before.
+        from: Option<u64>,
+        /// The value in force now.
+        to: Option<u64>,
     },
     /// An operator opened or closed a database.
     IntentChanged(MountIntent),

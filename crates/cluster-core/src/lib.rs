@@ -5,7 +5,6 @@
 //! - [`select()`]: which copy may become active, and what log it must hold.
 //! - [`LeaseTable`] and [`LeaseHolder`]: who may serve, on the leader's and on the member's side.
 //! - [`Manager`]: the leader's machine that moves the active role.
-//! - [`expanded_truncation`]: which log goes against the ordinary rules when space runs out.
 //! - [`guarantee`]: whether a bulk writer may go on.
 //!
 //! All of it is pure: time, ids and answers come in with the call, so that the simulator and a
@@ -16,7 +15,6 @@ mod apply;
 mod command;
 mod decision;
 mod event;
-pub mod expanded_truncation;
 pub mod guarantee;
 mod lease;
 mod manager;

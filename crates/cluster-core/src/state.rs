@@ -16,9 +16,9 @@
 use std::collections::BTreeMap;
 
 use keelson_types::{
-    ClusterId, CommitConstraint, CommitRule, CopyId, DatabaseId, DatabaseName, DatabaseState,
-    Epoch, IncarnationId, LagSettings, LogEnd, MemberId, MemberName, MountIntent, OperationId,
-    SiteName, StreamId, Suspension,
+    ClusterId, ClusterSettings, CommitConstraint, CommitRule, CopyId, DatabaseId, DatabaseName,
+    DatabaseState, Epoch, IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold, MemberId,
+    MemberName, MountIntent, OperationId, SiteName, StreamId, Suspension,
 };
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,9 @@ pub struct ClusterState {
     pub recovery_generation: u32,
     /// Wall clock of the newest stamped command, in Unix milliseconds; events carry it.
     pub clock_unix_ms: u64,
+    /// Switches and thresholds of the cluster as a whole.
+    #[serde(default)]
+    pub settings: ClusterSettings,
     /// All members, witnesses included.
     pub members: BTreeMap<MemberId, Member>,
     /// All databases.
@@ -72,6 +75,7 @@ impl Default for ClusterState {
             cluster: None,
             recovery_generation: 0,
             clock_unix_ms: 0,
+            settings: ClusterSettings::default(),
             members: BTreeMap::new(),
             databases: BTreeMap::new(),
             operations: BTreeMap::new(),
@@ -189,6 +193,13 @@ pub struct CopyConfig {
     /// How often an operator resumed the copy: each time it gives its fault another try.
     #[serde(default)]
     pub resumes: u64,
+    /// Log that it needs is gone or will go: no log is kept for it, only a seed helps. Taken back
+    /// when it counts in the commit rule again, or is resumed for another try.
+    #[serde(default)]
+    pub cut_off: bool,
+    /// An operator's word that sets its replay lag aside (F44).
+    #[serde(default)]
+    pub lag_switch: LagSwitch,
 }
 
 impl CopyConfig {
@@ -323,6 +334,9 @@ pub struct Database {
     pub unestablished: Vec<RuleRecord>,
     /// Newest epochs, oldest first.
     pub history: Ring<EpochRecord, EPOCH_HISTORY_MAX>,
+    /// Log that operations need (review S16.3), in the order in which it was asked for.
+    #[serde(default)]
+    pub holds: Vec<LogHold>,
 }
 
 impl Database {

@@ -10,6 +10,7 @@ mod digests;
 mod guarantee;
 mod members;
 mod records;
+mod settings;
 mod status;
 
 use std::sync::Arc;
@@ -24,10 +25,11 @@ use keelson_wire::v1::{
     CopyStatusResponse, CreateDatabaseRequest, CreateDatabaseResponse, DismountDatabaseRequest,
     GuaranteeRequest, GuaranteeResponse, InitClusterRequest, InitClusterResponse,
     ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest, ListEventsResponse,
-    MountDatabaseRequest, OperationStarted, RemoveCopyRequest, RemoveCopyResponse,
-    RemoveDatabaseRequest, RemoveDatabaseResponse, RemoveMemberRequest, RemoveMemberResponse,
-    ResumeCopyRequest, ResumeCopyResponse, SetCopyRequest, SetCopyResponse, SetDatabaseRequest,
-    SetDatabaseResponse, SetMemberRequest, SetMemberResponse, ShowDatabaseRequest,
+    ListSettingsRequest, ListSettingsResponse, MountDatabaseRequest, OperationStarted,
+    RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
+    RemoveMemberRequest, RemoveMemberResponse, ResumeCopyRequest, ResumeCopyResponse,
+    SetCopyRequest, SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest,
+    SetMemberResponse, SetSettingRequest, SetSettingResponse, ShowDatabaseRequest,
     ShowDatabaseResponse, SuspendCopyRequest, SuspendCopyResponse, SwitchoverRequest,
     TopologyRequest, TopologyResponse,
 };
@@ -113,6 +115,9 @@ arms! {
     switchover(SwitchoverRequest) -> OperationStarted = Some("switchover"), admin_switchover;
     compare_digests(CompareDigestsRequest) -> CompareDigestsResponse =
         Some("compare_digests"), admin_compare_digests;
+    list_settings(ListSettingsRequest) -> ListSettingsResponse = None, admin_list_settings;
+    set_setting(SetSettingRequest) -> SetSettingResponse =
+        Some("set_setting"), admin_set_setting;
     list_events(ListEventsRequest) -> ListEventsResponse = None, admin_list_events;
     list_decisions(ListDecisionsRequest) -> ListDecisionsResponse = None, admin_list_decisions;
 }

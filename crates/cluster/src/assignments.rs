@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use keelson_cluster_core::{ClusterState, CopyConfig, CopyKind, Database, LeaseHolder};
 use keelson_types::{CopyId, DatabaseId, IncarnationId, MemberId, MountIntent, Tick, Weakness};
 use keelson_wire::v1::{
@@ -18,6 +19,7 @@ use keelson_wire::v1::{
     ForgetDatabase, LeaseUpdate, MemberAddress, control_to_data,
 };
 use keelson_wire::{ids, v1};
+use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock;
@@ -186,6 +188,14 @@ impl Told {
     }
 }
 
+/// A value for the data process; nothing for the default, which most have.
+fn json<T: Serialize + Default + PartialEq>(value: &T) -> Bytes {
+    if *value == T::default() {
+        return Bytes::new();
+    }
+    serde_json::to_vec(value).expect("string keys only").into()
+}
+
 fn members(state: &ClusterState) -> AssignMembers {
     let members = state.members.values().map(|member| MemberAddress {
         member: ids::bytes(member.config.id),
@@ -198,6 +208,7 @@ fn members(state: &ClusterState) -> AssignMembers {
         members: members.collect(),
         cluster: state.cluster.map(ids::bytes).unwrap_or_default(),
         recovery: state.recovery_generation,
+        settings: state.settings.changed().clone().into_iter().collect(),
     }
 }
 
@@ -220,6 +231,7 @@ fn assignment(database: &Database, this_copy: CopyId) -> DatabaseAssignment {
             .suspension
             .replication
             .map_or(0, |stop| stop.since_unix_ms),
+        cut_off: config.cut_off,
     };
     let own = database.copies.get(&this_copy);
     let lag = own.map(|config| config.lag).unwrap_or_default();
@@ -243,5 +255,9 @@ fn assignment(database: &Database, this_copy: CopyId) -> DatabaseAssignment {
         truncation_lag_seconds: lag.truncation_lag().as_secs(),
         resumes: own.map_or(0, |config| config.resumes),
         circular_logging: database.settings.circular_logging,
+        suspension: own.map(|config| json(&config.suspension)).unwrap_or_default(),
+        holds: json(&database.holds),
+        lag_disabled: own.and_then(|config| config.lag_switch.disabled().map(str::to_owned)),
+        play_down_max_delay_seconds: lag.play_down_max_delay().as_secs(),
     }
 }

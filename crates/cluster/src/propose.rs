@@ -180,6 +180,11 @@ pub(crate) fn member_may_propose(sender: MemberId, command: &Command) -> bool {
             );
             *member == sender && what
         }
+        Command::AppendEvent { member, .. } => *member == Some(sender),
+        Command::SuspendFailed { .. }
+        | Command::MarkCutOff { .. }
+        | Command::HoldLog { .. }
+        | Command::ReleaseLog { .. } => true,
         _ => false,
     }
 }

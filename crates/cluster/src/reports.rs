@@ -8,12 +8,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keelson_cluster_core::{ActivationReason, AllocateItem, ClusterState, Command, Outcome};
+use keelson_cluster_core::{
+    ActivationReason, AllocateItem, ClusterState, Command, EventKind, Outcome,
+};
 use keelson_net::Lane;
-use keelson_types::{CommitRule, DatabaseId, Epoch, IncarnationId};
+use keelson_types::{CommitRule, DatabaseId, Epoch, IncarnationId, News};
 use keelson_wire::v1::{
-    CertifyDeathRequest, EpochGivenUp, EstablishedReport, ProposeRule, RuleOutcome,
-    control_to_data, data_to_control,
+    CertifyDeathRequest, CopyStopped, EpochGivenUp, EstablishedReport, MarkCutOff, NewsReport,
+    ProposeRule, RuleOutcome, control_to_data, data_to_control,
 };
 use keelson_wire::{Invalid, Refusal, ids, v1};
 use tokio::sync::Semaphore;
@@ -25,6 +27,12 @@ use crate::raft_types::ClusterNode;
 /// Proposals under way at the same time; a member's failover establishes hundreds of databases at
 /// once.
 const UNDER_WAY_MAX: usize = 64;
+/// Events on their way at the same time; what comes beyond is in the log of the member only.
+const NEWS_MAX: usize = 256;
+/// How often an event is proposed.
+const NEWS_TRIES: usize = 10;
+/// Pause between two attempts.
+const NEWS_PAUSE: Duration = Duration::from_secs(1);
 /// Deadline of one attempt to deliver a death certificate.
 const CERTIFY_DEADLINE: Duration = Duration::from_millis(300);
 /// Pause after all voters were asked in vain; doubles up to [`CERTIFY_PAUSE_MAX`].
@@ -37,11 +45,13 @@ const CERTIFY_PAUSE_MAX: Duration = Duration::from_millis(500);
 pub(crate) struct Reports {
     context: Arc<Context>,
     under_way: Arc<Semaphore>,
+    telling: Arc<Semaphore>,
 }
 
 impl Reports {
     pub(crate) fn new(context: Arc<Context>) -> Self {
-        Self { context, under_way: Arc::new(Semaphore::new(UNDER_WAY_MAX)) }
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self { context, under_way: semaphore(UNDER_WAY_MAX), telling: semaphore(NEWS_MAX) }
     }
 
     /// Takes one report.
@@ -51,6 +61,9 @@ impl Reports {
             M::Established(report) => self.established(&report),
             M::ProposeRule(proposal) => self.rule(proposal),
             M::GivenUp(report) => self.given_up(&report),
+            M::News(report) => self.news(&report),
+            M::CopyStopped(report) => self.copy_stopped(report),
+            M::MarkCutOff(report) => self.mark_cut_off(&report),
             M::Ready(_) => {
                 tracing::info!("the data process is ready");
                 Ok(())
@@ -150,6 +163,59 @@ impl Reports {
         let command = Command::AllocateEpochs(vec![AllocateItem { database, expected, reason }]);
         let wanted = move |state: &ClusterState| is_epoch(state, database, expected);
         self.propose(command, wanted, |_, _, _| async {});
+        Ok(())
+    }
+
+    /// Leaves an event. It is tried a few times only: what is told while nobody leads the cluster
+    /// may be told to the log of the member alone.
+    fn news(&self, report: &NewsReport) -> Result<(), Invalid> {
+        let database = match report.database.is_empty() {
+            true => None,
+            false => Some(ids::database(&report.database)?),
+        };
+        let news: News = serde_json::from_slice(&report.news).map_err(|_| Invalid("news"))?;
+        let member = Some(self.context.identity.member);
+        let kind = EventKind::Reported(news);
+        let command = Command::AppendEvent { member, database, kind };
+        let Ok(room) = self.telling.clone().try_acquire_owned() else { return Ok(()) };
+        let context = self.context.clone();
+        self.context.spawn(async move {
+            let _room = room;
+            for _ in 0..NEWS_TRIES {
+                match context.propose(command.clone()).await {
+                    Ok(_) => return,
+                    Err(refusal) => tracing::debug!(%refusal, "an event is told again"),
+                }
+                tokio::time::sleep(NEWS_PAUSE).await;
+            }
+        });
+        Ok(())
+    }
+
+    fn copy_stopped(&self, report: CopyStopped) -> Result<(), Invalid> {
+        let (database, copy) = (ids::database(&report.database)?, ids::copy(&report.copy)?);
+        let CopyStopped { resumes, comment, needs_seed, .. } = report;
+        let command = Command::SuspendFailed { database, copy, resumes, comment, needs_seed };
+        let wanted = move |state: &ClusterState| {
+            let config = state.databases.get(&database).and_then(|d| d.copies.get(&copy));
+            config.is_some_and(|config| config.resumes == resumes)
+        };
+        self.propose(command, wanted, |_, _, _| async {});
+        Ok(())
+    }
+
+    fn mark_cut_off(&self, report: &MarkCutOff) -> Result<(), Invalid> {
+        let (database, epoch) = (ids::database(&report.database)?, epoch(report.epoch)?);
+        let copies = report.copies.iter().map(|id| ids::copy(id)).collect::<Result<_, _>>()?;
+        let operations = report.operations.iter().map(|id| ids::operation(id));
+        let operations = operations.collect::<Result<_, _>>()?;
+        let command = Command::MarkCutOff { database, epoch, copies, operations };
+        let wanted = move |state: &ClusterState| is_epoch(state, database, epoch);
+        self.propose(command, wanted, |_, _, outcome| async {
+            if let Outcome::Refused(refusal) = outcome {
+                tracing::info!(%refusal, "no copy is cut off");
+            }
+        });
         Ok(())
     }
 

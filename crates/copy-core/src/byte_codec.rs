@@ -45,13 +45,6 @@ pub(crate) fn put_optional(out: &mut Vec<u8>, value: Option<u64>) {
     put_u64(out, value.unwrap_or_default());
 }
 
-/// A length of two bytes, then UTF-8. Callers keep texts below 64 KiB.
-pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
-    let length = u16::try_from(text.len()).expect("stored texts are bounded when they are made");
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
-}
-
 /// Takes values from the front of a slice.
 pub(crate) struct Reader<'a>(&'a [u8]);
 
@@ -66,12 +59,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(DecodeError::Short)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let (taken, rest) = self.0.split_first_chunk().ok_or(DecodeError::Short)?;
         self.0 = rest;
@@ -80,10 +67,6 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
         self.array().map(|[byte]| byte)
-    }
-
-    pub(crate) fn u16(&mut self) -> Result<u16, DecodeError> {
-        self.array().map(u16::from_le_bytes)
     }
 
     pub(crate) fn u64(&mut self) -> Result<u64, DecodeError> {
@@ -110,12 +93,6 @@ impl<'a> Reader<'a> {
         let present = self.flag()?;
         let value = self.u64()?;
         Ok(present.then_some(value))
-    }
-
-    pub(crate) fn text(&mut self) -> Result<String, DecodeError> {
-        let length = self.u16()?;
-        let bytes = self.take(usize::from(length))?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| DecodeError::Malformed("text"))
     }
 
     /// All bytes must have been read.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keelson_types::{
     CommitConstraint, CommitRule, CopyFault, CopyId, DatabaseId, Epoch, EpochStart, EpochTable,
-    LogEnd, MemberId, Position, SiteName, StreamId, Weakness,
+    LogEnd, MemberId, Position, SiteName, StreamId, Suspension, Weakness,
 };
 
 /// Who this copy is; fixed for the life of a machine.
@@ -75,6 +75,8 @@ pub struct Assignment {
     pub degrade_after: Option<Duration>,
     /// How long an active without a lease waits before it dismounts.
     pub dismount_after: Duration,
+    /// What is stopped on this copy.
+    pub suspension: Suspension,
 }
 
 /// A holder of log that a copy needs before it is activated.

@@ -2,7 +2,7 @@
 //!
 //! Replay lag counts from inspection (F87), truncation lag from replay (F88); both by the copy's
 //! own clock, see [`InspectionClock`]. [`PlayDownMonitor`] decides when the lag is set aside by
-//! itself, [`LagSwitch`] keeps an operator's word to do so.
+//! itself; an operator's word to do so is a [`LagSwitch`] in the configuration of the copy.
 
 mod clock;
 mod marks;
@@ -13,12 +13,9 @@ mod tests;
 use std::fmt;
 use std::time::Duration;
 
-use keelson_types::{Position, SUSPEND_COMMENT_CHARS_MAX, Tick};
+use keelson_types::{Position, Tick};
 
-pub use keelson_types::{LAG_MAX, LagSettings, PLAY_DOWN_MAX_DELAY};
-
-use crate::byte_codec::{DecodeError, Reader, put_text};
-use keelson_types::Refused;
+pub use keelson_types::{LAG_MAX, LagSettings, LagSwitch, PLAY_DOWN_MAX_DELAY};
 
 pub use clock::{BootId, InspectionClock, Moment, REBOOT_CREDIT_MAX};
 pub use marks::{LagTime, MARKS_MAX};
@@ -30,62 +27,6 @@ pub use play_down::{
 /// Whole milliseconds of a duration, saturating.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// An operator's word that sets the configured lag aside, which plays the log down (F44).
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct LagSwitch {
-    disabled: Option<String>,
-}
-
-impl LagSwitch {
-    const VERSION: u8 = 1;
-
-    /// The lag set aside, with the operator's reason of at most 512 characters.
-    ///
-    /// # Errors
-    /// `bad_argument` for a longer reason.
-    pub fn disable(reason: &str) -> Result<Self, Refused> {
-        let chars = reason.chars().count();
-        if chars > SUSPEND_COMMENT_CHARS_MAX {
-            let max = SUSPEND_COMMENT_CHARS_MAX;
-            let text = format!("the reason has {chars} characters, {max} are allowed");
-            return Err(Refused::bad_argument(text));
-        }
-        Ok(Self { disabled: Some(reason.to_string()) })
-    }
-
-    /// The configured lag in force again.
-    #[must_use]
-    pub const fn enable() -> Self {
-        Self { disabled: None }
-    }
-
-    /// The operator's reason while the lag is set aside.
-    #[must_use]
-    pub fn disabled(&self) -> Option<&str> {
-        self.disabled.as_deref()
-    }
-
-    /// The bytes to store as an extension of the control record.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![Self::VERSION, u8::from(self.disabled.is_some())];
-        put_text(&mut out, self.disabled.as_deref().unwrap_or_default());
-        out
-    }
-
-    /// The reverse of [`Self::encode`].
-    ///
-    /// # Errors
-    /// [`DecodeError`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::versioned(bytes, Self::VERSION)?;
-        let disabled = reader.flag()?;
-        let reason = reader.text()?;
-        reader.end()?;
-        Ok(Self { disabled: disabled.then_some(reason) })
-    }
 }
 
 /// How far a copy may replay.

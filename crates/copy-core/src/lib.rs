@@ -6,7 +6,7 @@
 //! for those completions.
 //!
 //! Beside the machine stand the decisions that need no history of events, as plain functions over
-//! values: [`copy_state`], [`divergence`], [`lag`], [`truncate`].
+//! values: [`copy_state`], [`divergence`], [`expanded_truncation`], [`lag`], [`truncate`].
 
 mod activation;
 mod active;
@@ -14,6 +14,7 @@ mod byte_codec;
 pub mod copy_state;
 pub mod divergence;
 mod event;
+pub mod expanded_truncation;
 pub mod lag;
 mod machine;
 mod passive;

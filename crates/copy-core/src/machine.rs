@@ -6,16 +6,18 @@
 
 use std::collections::BTreeSet;
 
-use keelson_types::{CopyFault, Epoch, EpochTable, LogEnd, MemberId, Position, Tick, Weakness};
+use keelson_types::{
+    CopyFault, Epoch, EpochTable, LogEnd, MemberId, Position, Suspension, Tick, Weakness,
+};
 
 use crate::activation::Activation;
 use crate::active::Active;
 use crate::event::{
-    Action, Assignment, CopyConfig, Event, MountFailure, OpenRefusal, PeerCopy, Recovered,
-    StopReason,
+    Action, Assignment, CopyConfig, Event, MountFailure, OpenRefusal, Recovered, StopReason,
 };
 use crate::passive::Passive;
 use crate::seal::Sealing;
+use crate::status::Contact;
 
 /// What the copy is doing.
 #[derive(Debug)]
@@ -64,6 +66,8 @@ pub struct CopyMachine {
     pub(crate) taken_up: Epoch,
     /// Since when the lease is known to be lost; it may be lost while the copy is being activated.
     pub(crate) lease_lost_at: Option<Tick>,
+    /// For the status page.
+    pub(crate) contact: Contact,
 }
 
 impl CopyMachine {
@@ -98,11 +102,13 @@ impl CopyMachine {
             gave_up: Epoch::ZERO,
             taken_up: Epoch::ZERO,
             lease_lost_at: None,
+            contact: Contact::default(),
         }
     }
 
     /// Takes one event and pushes what has to be done, in order.
     pub fn step(&mut self, now: Tick, event: Event, out: &mut Vec<Action>) {
+        self.contact.at(now);
         match event {
             Event::Assigned(assignment) => self.assigned(assignment, out),
             Event::MembersDead(dead) => self.dead = dead,
@@ -157,7 +163,7 @@ impl CopyMachine {
     }
 
     /// Committed and durable; a suspended copy replays nothing, a lagged one what is old enough.
-    fn replay_target(&self) -> Position {
+    pub(crate) fn replay_target(&self) -> Position {
         let target = self.committed.min(self.durable.position);
         match self.replay_limit {
             _ if self.own_epoch().is_some() => target,
@@ -167,11 +173,14 @@ impl CopyMachine {
         }
     }
 
-    /// Whether an operator stopped copying and replay.
+    /// What is stopped on this copy, as far as it knows.
+    pub(crate) fn suspension(&self) -> Option<&Suspension> {
+        self.assignment.as_ref().map(|assignment| &assignment.suspension)
+    }
+
+    /// Whether copying and replay are stopped.
     pub(crate) fn is_suspended(&self) -> bool {
-        let own = |copy: &&PeerCopy| copy.copy == self.config.copy;
-        let assignment = self.assignment.as_ref();
-        assignment.and_then(|a| a.copies.iter().find(own)).is_some_and(|copy| copy.suspended)
+        self.suspension().is_some_and(|suspension| suspension.replication.is_some())
     }
 
     /// When to step with [`Event::Wake`] at the latest; `None` while nothing is waited for.
@@ -241,7 +250,11 @@ impl CopyMachine {
         }
         let mine = assignment.active == Some(self.config.copy);
         let rule = assignment.rule.clone();
+        let was_suspended = self.is_suspended();
         self.assignment = Some(assignment);
+        if was_suspended && !self.is_suspended() {
+            self.contact.begin_again();
+        }
         self.leave_when_suspended(out);
         self.sync_peers(out);
         if let Some(rule) = rule.clone() {
@@ -294,6 +307,7 @@ impl CopyMachine {
                 return;
             }
         };
+        self.contact.was_active();
         out.push(Action::StopServing { epoch, reason: reason.clone() });
         out.extend(peers.into_keys().map(|copy| Action::ClosePeer { copy }));
         let failure = match reason {

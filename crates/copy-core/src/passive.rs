@@ -61,6 +61,7 @@ impl CopyMachine {
         let rises = epoch > self.sealed;
         self.sealed = self.sealed.max(epoch);
         self.role = Role::Passive(Passive { member, epoch, step: PassiveStep::Cutting });
+        self.contact.compares();
         if cut {
             self.cut(common.position, out);
         } else {
@@ -143,6 +144,7 @@ impl CopyMachine {
             && passive.step == PassiveStep::Offered
         {
             passive.step = PassiveStep::Matched;
+            self.contact.matches();
             self.acknowledge(out);
         }
     }

@@ -98,6 +98,7 @@ impl CopyMachine {
 
     fn answer_seal(&mut self, request: u64, out: &mut Vec<Action>) {
         self.answered_seal = self.sealed;
+        self.contact.heard();
         let answer = SealAnswer {
             end: self.durable,
             committed: self.committed,

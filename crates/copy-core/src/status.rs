@@ -1,16 +1,74 @@
-//! What status pages show of a copy: derived from the machine, never kept beside it.
+//! What status pages show of a copy: derived from the machine by [`crate::copy_state`], never kept
+//! beside it.
 
-use keelson_types::{CommitRule, CopyFault, CopyStatus, Epoch, Position};
+use std::time::Duration;
+
+use keelson_types::{
+    CommitRule, CopyFault, CopyRole, CopyStatus, Epoch, Position, Suspension, Tick,
+};
 
 use crate::active::{PeerLink, PeerView};
+use crate::copy_state::{
+    ActiveStep, Connection, Reach, StateFacts, StatusReason, StatusTracker, Transition,
+    derive_status,
+};
 use crate::machine::{CopyMachine, Role};
-use crate::passive::PassiveStep;
+
+/// Nothing is stopped on a copy that has heard nothing yet.
+static NOTHING_STOPPED: Suspension = Suspension::NONE;
+
+/// What a copy remembers of its contact with others, for its status only.
+#[derive(Debug, Default)]
+pub(crate) struct Contact {
+    /// The latest step.
+    now: Tick,
+    /// Since when it looks for a source: the first step, or the end of a suspension.
+    since: Option<Tick>,
+    /// It had a source, was active, or was sealed.
+    heard: bool,
+    /// An active's log is being compared with the own one, or was when the contact was lost.
+    comparing: bool,
+}
+
+impl Contact {
+    pub(crate) fn at(&mut self, now: Tick) {
+        self.now = now;
+        self.since.get_or_insert(now);
+    }
+
+    pub(crate) fn begin_again(&mut self) {
+        *self = Self { now: self.now, since: Some(self.now), heard: false, comparing: false };
+    }
+
+    pub(crate) fn heard(&mut self) {
+        self.heard = true;
+    }
+
+    pub(crate) fn compares(&mut self) {
+        (self.heard, self.comparing) = (true, true);
+    }
+
+    pub(crate) fn matches(&mut self) {
+        self.comparing = false;
+    }
+
+    /// The log of an active is the one that others are compared with.
+    pub(crate) fn was_active(&mut self) {
+        (self.heard, self.comparing) = (true, false);
+    }
+
+    fn running_for(&self) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| self.now.since(since))
+    }
+}
 
 /// A snapshot of one copy.
 #[derive(Clone, Debug)]
 pub struct CopyView {
     /// The state in the vocabulary of the status page.
     pub status: CopyStatus,
+    /// Why.
+    pub reason: StatusReason,
     /// Epoch of the session, or the own one.
     pub epoch: Epoch,
     /// Highest epoch promised.
@@ -19,8 +77,12 @@ pub struct CopyView {
     pub inspected: Position,
     /// The store.
     pub replayed: Position,
+    /// How far it may replay now.
+    pub replay_up_to: Position,
     /// What is known to be committed.
     pub committed: Position,
+    /// What the active's end is known by is old: there is no contact with it.
+    pub generated_is_stale: bool,
     /// The gate is open as far as this copy is concerned (the lease is another matter).
     pub serving: bool,
     /// The rule in force, at an active copy.
@@ -34,26 +96,37 @@ pub struct CopyView {
 }
 
 impl CopyMachine {
-    /// A snapshot for status pages.
+    /// A snapshot for status pages, as of the latest step.
     #[must_use]
     pub fn view(&self) -> CopyView {
         let rule = match &self.role {
             Role::Active(active) => Some(active.rule.recorded.clone()),
             Role::Idle | Role::Passive(_) | Role::Activating(_) => None,
         };
+        let facts = self.state_facts();
+        let (status, reason) = derive_status(&facts);
         CopyView {
-            status: self.status(),
+            status,
+            reason,
             epoch: self.view_epoch(),
             sealed: self.sealed,
             inspected: self.durable.position,
             replayed: self.replayed,
+            replay_up_to: self.replay_target().max(self.replayed),
             committed: self.committed,
+            generated_is_stale: facts.role == CopyRole::Passive
+                && facts.connection != Connection::Up,
             serving: matches!(&self.role, Role::Active(active) if active.serving),
             degraded: rule.as_ref().is_some_and(CommitRule::is_degraded),
             rule,
             fault: self.fault.clone(),
             peers: self.peer_views(),
         }
+    }
+
+    /// The transitions since `tracker` was asked last, as of the latest step.
+    pub fn transitions(&self, tracker: &mut StatusTracker) -> Vec<Transition> {
+        tracker.update(self.contact.now, &self.state_facts())
     }
 
     fn view_epoch(&self) -> Epoch {
@@ -65,37 +138,41 @@ impl CopyMachine {
         }
     }
 
-    fn status(&self) -> CopyStatus {
-        if self.fault.is_some() {
-            return match self.fault {
-                Some(CopyFault::Diverged(_) | CopyFault::CrashLoop | CopyFault::MissingLog(_)) => {
-                    CopyStatus::FailedAndSuspended
-                }
-                _ => CopyStatus::Failed,
-            };
-        }
-        if self.is_suspended() && self.own_epoch().is_none() {
-            return CopyStatus::Suspended;
-        }
-        match &self.role {
-            Role::Active(active) if active.held_since.is_some() => CopyStatus::Held,
-            Role::Active(active) if active.serving => CopyStatus::Mounted,
-            Role::Active(_) | Role::Activating(_) => CopyStatus::Mounting,
-            Role::Passive(passive) if passive.step == PassiveStep::Matched => self.passive_status(),
-            Role::Passive(_) => CopyStatus::Initializing,
-            Role::Idle if self.is_assigned() => CopyStatus::Dismounted,
-            Role::Idle if self.answered_seal == Epoch::ZERO => CopyStatus::Initializing,
-            Role::Idle => CopyStatus::DisconnectedAndHealthy,
+    /// A machine stands over files that were verified when they were opened.
+    fn state_facts(&self) -> StateFacts<'_> {
+        let active = self.own_epoch().is_some() || self.is_assigned();
+        StateFacts {
+            reach: Reach::Answers,
+            role: if active { CopyRole::Active } else { CopyRole::Passive },
+            active: self.active_step(),
+            connection: self.connection(),
+            verified: true,
+            running_for: self.contact.running_for(),
+            resynchronizing: self.contact.comparing,
+            seeding: false,
+            seeding_source: false,
+            range_repair: false,
+            suspension: self.suspension().unwrap_or(&NOTHING_STOPPED),
+            fault: self.fault.as_ref(),
+            attempts: 0,
         }
     }
 
-    /// Caught up within one log, or on its way.
-    fn passive_status(&self) -> CopyStatus {
-        let end = self.durable.position;
-        let near = end >= self.committed
-            || end.generation == self.committed.generation
-                && self.committed.offset - end.offset <= keelson_types::LOG_UNIT_BYTES;
-        if near { CopyStatus::Healthy } else { CopyStatus::Resynchronizing }
+    fn active_step(&self) -> ActiveStep {
+        match &self.role {
+            Role::Active(active) if active.held_since.is_some() => ActiveStep::Held,
+            Role::Active(active) if active.serving => ActiveStep::Serving,
+            Role::Active(_) | Role::Activating(_) => ActiveStep::Opening,
+            Role::Idle | Role::Passive(_) => ActiveStep::Closed,
+        }
+    }
+
+    fn connection(&self) -> Connection {
+        match &self.role {
+            Role::Passive(_) => Connection::Up,
+            _ if self.contact.heard => Connection::Lost,
+            _ => Connection::Never,
+        }
     }
 
     fn is_assigned(&self) -> bool {

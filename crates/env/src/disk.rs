@@ -8,6 +8,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What was tried when a disk call failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -194,6 +195,32 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`DiskError`] if the volume does not answer.
     fn free_bytes(&self, path: &Path) -> DiskResult<u64>;
+
+    /// Reads of the device that holds `path` since the machine started; nothing where the system
+    /// does not count them.
+    fn read_totals(&self, path: &Path) -> Option<ReadTotals> {
+        let _ = path;
+        None
+    }
+}
+
+/// Completed reads of a device, and the time that they took together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ReadTotals {
+    /// Reads.
+    pub reads: u64,
+    /// Milliseconds.
+    pub millis: u64,
+}
+
+impl ReadTotals {
+    /// Mean latency of the reads since `earlier`; nothing if there were none.
+    #[must_use]
+    pub fn mean_since(&self, earlier: &Self) -> Option<Duration> {
+        let reads = self.reads.checked_sub(earlier.reads).filter(|reads| *reads > 0)?;
+        let micros = self.millis.saturating_sub(earlier.millis).saturating_mul(1_000);
+        Some(Duration::from_micros(micros / reads))
+    }
 }
 
 /// An open file. All methods take offsets, so that several threads may share a handle.

@@ -13,7 +13,9 @@ mod sim_disk;
 
 pub mod disk_conformance;
 
-pub use disk::{DirEntry, Disk, DiskError, DiskErrorKind, DiskFile, DiskResult, DiskVerb};
+pub use disk::{
+    DirEntry, Disk, DiskError, DiskErrorKind, DiskFile, DiskResult, DiskVerb, ReadTotals,
+};
 pub use kv_encoding::{
     KvDigest, LOG_END_BYTES, POSITION_KEY, SCHEMA_KEY, SESSION_PREFIX, SYSTEM_PREFIX, USER_PREFIX,
     log_end_from_bytes, log_end_to_bytes,

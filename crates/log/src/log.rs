@@ -173,6 +173,17 @@ impl Log {
         self.headers.keys().next().copied()
     }
 
+    /// Last generation that is kept; `None` for an empty log.
+    #[must_use]
+    pub fn last_generation(&self) -> Option<Generation> {
+        self.headers.keys().next_back().copied()
+    }
+
+    /// The headers of all kept generations, oldest first.
+    pub fn headers(&self) -> impl Iterator<Item = &GenerationHeader> {
+        self.headers.values()
+    }
+
     /// The header of a kept generation.
     #[must_use]
     pub fn header(&self, generation: Generation) -> Option<&GenerationHeader> {

@@ -7,9 +7,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keelson_env::{DirEntry, Disk, DiskError, DiskErrorKind, DiskFile, DiskResult, DiskVerb};
+use keelson_env::{
+    DirEntry, Disk, DiskError, DiskErrorKind, DiskFile, DiskResult, DiskVerb, ReadTotals,
+};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
+use nix::sys::stat::{major, minor, stat};
 use nix::sys::statvfs::statvfs;
 use nix::sys::uio::pwritev;
 
@@ -131,6 +134,17 @@ impl Disk for OsDisk {
         let quotas = self.quotas.iter().flat_map(|quotas| quotas.iter());
         let left = quotas.filter(|quota| quota.covers(path)).map(Quota::left).min();
         Ok(left.map_or(free, |left| left.min(free)))
+    }
+
+    /// From the kernel's accounts of the device; overlays and memory have none.
+    fn read_totals(&self, path: &Path) -> Option<ReadTotals> {
+        let device = stat(path).ok()?.st_dev;
+        let (major, minor) = (major(device), minor(device));
+        let text = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+        let mut numbers = text.split_whitespace().map(str::parse::<u64>);
+        let reads = numbers.next()?.ok()?;
+        let millis = numbers.nth(2)?.ok()?;
+        Some(ReadTotals { reads, millis })
     }
 }
 

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use keelson_copy_core::{Assignment as CoreAssignment, PeerCopy};
 use keelson_types::{
-    CommitConstraint, CommitRule, CopyId, DatabaseId, LagSettings, MemberId, SiteName, StreamId,
+    CommitConstraint, CommitRule, CopyId, DatabaseId, LagSettings, LagSwitch, MemberId,
+    MountIntent, SiteName, StreamId,
 };
 use keelson_wire::{Invalid, ids, v1};
+use serde::de::DeserializeOwned;
 
 use crate::message::Assigned;
 use crate::owner::OtherFacts;
@@ -49,6 +51,7 @@ impl Assignment {
                     member,
                     lagged: row.lagged,
                     leaving: row.leaving,
+                    cut_off: row.cut_off,
                     suspended_since_unix_ms: row
                         .suspended
                         .then_some(row.suspended_since_unix_millis),
@@ -65,7 +68,9 @@ impl Assignment {
             copies,
             degrade_after: (degrade > 0).then(|| Duration::from_millis(degrade)),
             dismount_after: Duration::from_millis(message.dismount_after_millis),
+            suspension: json(&message.suspension, "suspension")?,
         };
+        let (lag, lag_switch) = (lags(&message)?, lag_switch(&message)?);
         Ok(Self {
             database: ids::database(&message.database)?,
             name: message.name,
@@ -78,14 +83,38 @@ impl Assignment {
                 generation_bytes: message.generation_bytes,
                 compress: message.lz4,
                 resumes: message.resumes,
-                lag: LagSettings::new(
-                    Duration::from_secs(message.replay_lag_seconds),
-                    Duration::from_secs(message.truncation_lag_seconds),
-                )
-                .map_err(|_| Invalid("lag"))?,
+                lag,
+                lag_switch,
+                holds: json(&message.holds, "holds")?,
                 circular_logging: message.circular_logging,
+                intent: match message.mount_wanted {
+                    true => MountIntent::Mounted,
+                    false => MountIntent::Dismounted,
+                },
                 others,
             },
         })
+    }
+}
+
+/// A value that travels as JSON; absent is the default.
+fn json<T: DeserializeOwned + Default>(bytes: &[u8], what: &'static str) -> Result<T, Invalid> {
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(bytes).map_err(|_| Invalid(what))
+}
+
+fn lags(message: &v1::DatabaseAssignment) -> Result<LagSettings, Invalid> {
+    let seconds = Duration::from_secs;
+    LagSettings::new(seconds(message.replay_lag_seconds), seconds(message.truncation_lag_seconds))
+        .and_then(|lag| lag.with_play_down_max_delay(seconds(message.play_down_max_delay_seconds)))
+        .map_err(|_| Invalid("lag"))
+}
+
+fn lag_switch(message: &v1::DatabaseAssignment) -> Result<LagSwitch, Invalid> {
+    match message.lag_disabled.as_deref() {
+        None => Ok(LagSwitch::enable()),
+        Some(why) => LagSwitch::disable(why).map_err(|_| Invalid("lag_disabled")),
     }
 }

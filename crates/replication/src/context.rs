@@ -9,10 +9,11 @@ use keelson_copy_core::lag::BootId;
 use keelson_env::StoreOpener;
 use keelson_net::{Connector, Expect, Lane as ChannelLane, PeerChannel};
 use keelson_types::{
-    ClusterId, CommitRule, DatabaseId, Epoch, IncarnationId, MemberId, MemberName,
+    ClusterId, ClusterSettings, CommitRule, CopyId, DatabaseId, Epoch, IncarnationId, MemberId,
+    MemberName, News, OperationId,
 };
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, ids, v1};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::gate::LeaseClock;
 use crate::message::SourceSender;
@@ -20,6 +21,7 @@ use crate::open::Places;
 use crate::pool::Pool;
 use crate::room::Room;
 use crate::shared::CopyShared;
+use crate::space::Space;
 
 /// Copies that catch up from files at the same time; each has up to 8 MiB on its way.
 const CATCHING_UP_MAX: usize = 16;
@@ -62,6 +64,9 @@ pub(crate) struct PlaneContext {
     pub(crate) members: RwLock<BTreeMap<MemberId, Peer>>,
     /// To the control process; bounded by what the copies have to report.
     pub(crate) reports: mpsc::UnboundedSender<v1::DataToControl>,
+    /// As last heard from the control process.
+    pub(crate) settings: watch::Sender<ClusterSettings>,
+    pub(crate) space: Space,
     /// Of this machine; tells whether ticks of an earlier life compare.
     pub(crate) boot: BootId,
 }
@@ -105,12 +110,19 @@ impl PlaneContext {
             members: RwLock::default(),
             reports: parts.reports,
             boot: boot_id(),
+            settings: watch::Sender::new(ClusterSettings::default()),
+            space: Space::default(),
         })
     }
 
     pub(crate) fn member(&self, member: MemberId) -> Option<Peer> {
         let members = self.members.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         members.get(&member).cloned()
+    }
+
+    /// The name of a member, or its id if it does not belong to the cluster.
+    pub(crate) fn name_of(&self, member: MemberId) -> String {
+        self.member(member).map_or_else(|| member.to_string(), |peer| peer.name.to_string())
     }
 
     /// The member of this name, if it belongs to the cluster.
@@ -170,6 +182,50 @@ impl PlaneContext {
             reason: String::new(),
         };
         self.report(0, v1::data_to_control::Message::ProposeRule(proposal));
+    }
+
+    /// Leaves something for the list of events, of a copy or of the member as a whole.
+    pub(crate) fn tell(&self, database: Option<DatabaseId>, news: &News) {
+        tracing::info!(?database, ?news, "told the cluster");
+        let Ok(json) = serde_json::to_vec(news) else { return };
+        let database = database.map(ids::bytes).unwrap_or_default();
+        let report = v1::NewsReport { database, news: json.into() };
+        self.report(0, v1::data_to_control::Message::News(report));
+    }
+
+    /// The copy failed for a reason that does not heal.
+    pub(crate) fn report_stopped(
+        &self,
+        shared: &CopyShared,
+        resumes: u64,
+        comment: &str,
+        needs_seed: bool,
+    ) {
+        let report = v1::CopyStopped {
+            database: ids::bytes(shared.database),
+            copy: ids::bytes(shared.copy),
+            resumes,
+            comment: comment.into(),
+            needs_seed,
+        };
+        self.report(0, v1::data_to_control::Message::CopyStopped(report));
+    }
+
+    /// Log that these copies and operations need is about to go.
+    pub(crate) fn report_cut_off(
+        &self,
+        shared: &CopyShared,
+        epoch: Epoch,
+        copies: &[CopyId],
+        operations: &[OperationId],
+    ) {
+        let report = v1::MarkCutOff {
+            database: ids::bytes(shared.database),
+            epoch: Some(epoch.into()),
+            copies: copies.iter().map(|id| ids::bytes(*id)).collect(),
+            operations: operations.iter().map(|id| ids::bytes(*id)).collect(),
+        };
+        self.report(0, v1::data_to_control::Message::MarkCutOff(report));
     }
 
     pub(crate) fn report_given_up(&self, shared: &CopyShared, epoch: Epoch, reason: &StopReason) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keelson_copy_core::truncate::{Blocker, Holder};
 use keelson_net::ProcessUsage;
-use keelson_types::{CopyStatus, Watermarks};
+use keelson_types::CopyStatus;
 use keelson_wire::{ids, v1};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -77,23 +77,25 @@ fn facts(
     id: bytes::Bytes,
 ) -> v1::CopyFacts {
     let core = &view.view;
-    let marks = Watermarks {
-        truncated: view.truncated,
-        checkpointed: view.checkpointed.min(core.replayed),
-        replayed: core.replayed,
-        inspected: core.inspected,
-        generated: view.generated,
-        committed: core.committed,
-    };
     let serving = copy.shared.gate.is_open();
+    let lag = &view.lag_status;
+    let forecast = &view.forecast;
+    let seconds = |left: Option<Duration>| left.map(|left| left.as_secs());
+    let cut = forecast.who_would_be_cut.first();
+    let volumes = &view.volumes;
     v1::CopyFacts {
         database,
         copy: id,
         epoch: Some(core.epoch.into()),
         status: core.status.to_string(),
-        watermarks: Some(marks.into()),
-        copy_queue_bytes: marks.copy_queue_bytes(view.generation_bytes),
-        replay_queue_bytes: marks.replay_queue_bytes(view.generation_bytes),
+        status_reason: core.reason.to_string(),
+        status_since_unix_millis: view.status_since_unix_millis,
+        opened_unix_millis: view.opened_unix_millis,
+        watermarks: Some(view.marks.into()),
+        copy_queue_bytes: view.copy_queue.bytes,
+        copy_queue_generations: view.copy_queue.generations,
+        replay_queue_bytes: view.replay_queue.bytes,
+        replay_queue_generations: view.replay_queue.generations,
         last_inspected_unix_millis: view.last_inspected_unix_millis,
         last_replayed_unix_millis: view.last_replayed_unix_millis,
         fault: core.fault.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -106,15 +108,25 @@ fn facts(
         log_held_by: view.blockers.iter().map(|blocker| holder(context, blocker)).collect(),
         shortage: context.room.look().to_string(),
         actual_lag_millis: view.actual_lag.map_or(0, |lag| lag.as_millis() as u64),
+        lag_status: lag.to_string(),
+        lag_in_force: lag.enabled,
+        play_down_causes: lag.play_down.iter().map(ToString::to_string).collect(),
+        replay_up_to: Some(core.replay_up_to.into()),
+        generated_is_stale: core.generated_is_stale,
+        required_logs_present: view.marks.truncated <= view.marks.checkpointed,
+        log_free_bytes: volumes.log.free_bytes.unwrap_or(0),
+        data_free_bytes: volumes.data.free_bytes.unwrap_or(0),
+        read_latency_micros: volumes.read_latency().map(|latency| latency.as_micros() as u64),
+        log_seconds_to_full: seconds(forecast.time_to_full),
+        log_seconds_to_floor: seconds(forecast.time_to_floor),
+        would_be_cut: cut.map(|cut| context.name_of(cut.member)).unwrap_or_default(),
+        seed_bytes: forecast.price_bytes,
     }
 }
 
 fn holder(context: &PlaneContext, blocker: &Blocker) -> v1::LogHolder {
     let holder = match blocker.who {
-        Holder::Copy(_, member) => match context.member(member) {
-            Some(peer) => format!("copy on {}", peer.name),
-            None => format!("copy on {member}"),
-        },
+        Holder::Copy(_, member) => format!("copy on {}", context.name_of(member)),
         Holder::Operation(operation) => format!("operation {operation}"),
         Holder::Database => "the database".into(),
     };

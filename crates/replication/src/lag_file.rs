@@ -1,22 +1,58 @@
-//! The file in which a copy with lags keeps when its log was inspected and replayed.
+//! The files in which a copy with lags keeps when its log was inspected and replayed, and since
+//! when a play-down of its lag is due.
 //!
-//! Checksum, then the bytes of the clock. It is replaced as a whole; a file that is torn, rotten or
-//! missing makes the copy lag longer, never shorter.
+//! Checksum, then the bytes. A file is replaced as a whole; a clock that is torn, rotten or missing
+//! makes the copy lag longer, never shorter, and without the other file the wait for a play-down
+//! begins anew.
 
 use std::path::{Path, PathBuf};
 
 use keelson_env::{Disk, DiskError};
 
+/// What is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// The clock of the lag.
+    Clock,
+    /// What the monitor of play-downs remembers.
+    Monitor,
+}
+
+impl Kept {
+    fn path(self, directory: &Path) -> PathBuf {
+        directory.join(match self {
+            Self::Clock => "lag-clock",
+            Self::Monitor => "lag-monitor",
+        })
+    }
+}
+
+/// Both files, as found when the copy was opened.
+#[derive(Debug, Default)]
+pub(crate) struct SavedLag {
+    pub(crate) clock: Option<Vec<u8>>,
+    pub(crate) monitor: Option<Vec<u8>>,
+}
+
+impl SavedLag {
+    pub(crate) fn load(disk: &dyn Disk, directory: &Path) -> Self {
+        let load = |kept| load(disk, directory, kept);
+        Self { clock: load(Kept::Clock), monitor: load(Kept::Monitor) }
+    }
+}
+
 /// Largest file that is read; a clock has a bounded number of marks.
 const BYTES_MAX: u64 = 1024 * 1024;
 
-fn path(directory: &Path) -> PathBuf {
-    directory.join("lag-clock")
-}
-
 /// Replaces the file.
-pub(crate) fn save(disk: &dyn Disk, directory: &Path, clock: &[u8]) -> Result<(), DiskError> {
-    let fresh = directory.join("lag-clock.new");
+pub(crate) fn save(
+    disk: &dyn Disk,
+    directory: &Path,
+    kept: Kept,
+    clock: &[u8],
+) -> Result<(), DiskError> {
+    let path = kept.path(directory);
+    let fresh = path.with_extension("new");
     if disk.exists(&fresh)? {
         disk.remove(&fresh)?;
     }
@@ -25,13 +61,13 @@ pub(crate) fn save(disk: &dyn Disk, directory: &Path, clock: &[u8]) -> Result<()
     bytes.extend_from_slice(clock);
     file.write_at(0, &bytes)?;
     file.sync()?;
-    disk.rename(&fresh, &path(directory))?;
+    disk.rename(&fresh, &path)?;
     disk.sync_dir(directory)
 }
 
-/// The bytes of the clock, if the file is whole.
-pub(crate) fn load(disk: &dyn Disk, directory: &Path) -> Option<Vec<u8>> {
-    let path = path(directory);
+/// The bytes, if the file is whole.
+fn load(disk: &dyn Disk, directory: &Path, kept: Kept) -> Option<Vec<u8>> {
+    let path = kept.path(directory);
     if !disk.exists(&path).ok()? {
         return None;
     }
@@ -53,11 +89,11 @@ mod tests {
     fn a_clock_comes_back_whole_or_not_at_all() {
         let (disk, directory) = (SimDisk::new(), Path::new("/d"));
         disk.create_dir_all(directory).unwrap();
-        assert_eq!(load(&disk, directory), None);
-        save(&disk, directory, b"one").unwrap();
-        save(&disk, directory, b"two").unwrap();
-        assert_eq!(load(&disk, directory), Some(b"two".to_vec()));
-        assert!(disk.flip_bit(&path(directory), 5, 1));
-        assert_eq!(load(&disk, directory), None);
+        assert_eq!(load(&disk, directory, Kept::Clock), None);
+        save(&disk, directory, Kept::Clock, b"one").unwrap();
+        save(&disk, directory, Kept::Clock, b"two").unwrap();
+        assert_eq!(load(&disk, directory, Kept::Clock), Some(b"two".to_vec()));
+        assert!(disk.flip_bit(&Kept::Clock.path(directory), 5, 1));
+        assert_eq!(load(&disk, directory, Kept::Clock), None);
     }
 }

@@ -16,7 +16,7 @@ use keelson_log::{ControlFile, Log, LogError};
 use keelson_types::{CopyFault, CopyId, Epoch, EpochTable, Generation, LogEnd, Position};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::lag_file;
+use crate::lag_file::{self, Kept};
 use crate::message::{AfterCut, Completion};
 use crate::shared::CopyShared;
 use crate::store_lane::log_fault;
@@ -33,8 +33,8 @@ pub(crate) enum LogJob {
     Settled,
     /// Remove generations before this one.
     Truncate(Generation),
-    /// Keep the clock of a lag.
-    SaveClock(Vec<u8>),
+    /// Keep the clock or the monitor of a lag.
+    SaveLag(Kept, Vec<u8>),
     /// Sync and do nothing any more.
     Close(tokio::sync::oneshot::Sender<()>),
     /// Keep seal and epochs.
@@ -52,6 +52,8 @@ pub(crate) struct LogWorker {
     pub(crate) broken: bool,
     /// A write found no space: the next ones do not follow what the log holds, until it is cut.
     pub(crate) refusing: bool,
+    /// Size at which the database closes generations.
+    pub(crate) generation_bytes: u64,
     pub(crate) disk: Arc<dyn Disk>,
     /// Of the control file.
     pub(crate) directory: PathBuf,
@@ -98,8 +100,8 @@ impl LogWorker {
                 LogJob::Truncate(before) => {
                     self.sync(unsynced.take()).and_then(|()| self.truncate(before))
                 }
-                LogJob::SaveClock(bytes) => {
-                    self.save_clock(&bytes);
+                LogJob::SaveLag(kept, bytes) => {
+                    self.save_lag(kept, &bytes);
                     Ok(())
                 }
                 LogJob::Control { save, sealed, table } => {
@@ -149,7 +151,7 @@ impl LogWorker {
     fn sync(&mut self, unsynced: Option<(LogEnd, usize)>) -> Result<(), CopyFault> {
         let Some((end, frames)) = unsynced else { return Ok(()) };
         self.log.sync().map_err(|error: LogError| log_fault(&error))?;
-        self.shared.log_bytes.store(self.log.kept_bytes(), Ordering::Relaxed);
+        self.note_files();
         self.report(Completion::Logged { end, frames });
         // Recovery trusts what lies before the floor and reads the rest.
         if end.position.generation > self.record.durable_floor.generation {
@@ -170,23 +172,29 @@ impl LogWorker {
             let file = salvage.display();
             tracing::info!(database = %self.shared.name, %to, %file, "fork cut and kept");
         }
+        self.note_files();
         self.report(Completion::LogCut { state: report.state, then });
         Ok(())
+    }
+
+    fn note_files(&self) {
+        self.shared.log_bytes.store(self.log.kept_bytes(), Ordering::Relaxed);
+        self.shared.index().refresh(&self.log, self.generation_bytes);
     }
 
     fn truncate(&mut self, before: Generation) -> Result<(), CopyFault> {
         let gone = self.log.truncate_before(before).map_err(|error| log_fault(&error))?;
         let first = self.log.first_generation().unwrap_or_default();
-        self.shared.log_bytes.store(self.log.kept_bytes(), Ordering::Relaxed);
+        self.note_files();
         tracing::debug!(database = %self.shared.name, gone, ?first, "log truncated");
         self.report(Completion::Truncated(first));
         Ok(())
     }
 
     /// Without it a lagged copy lags longer after a restart, so a failure stops nothing.
-    fn save_clock(&self, bytes: &[u8]) {
-        if let Err(error) = lag_file::save(&*self.disk, &self.directory, bytes) {
-            tracing::warn!(database = %self.shared.name, %error, "the lag clock was not saved");
+    fn save_lag(&self, kept: Kept, bytes: &[u8]) {
+        if let Err(error) = lag_file::save(&*self.disk, &self.directory, kept, bytes) {
+            tracing::warn!(database = %self.shared.name, ?kept, %error, "a lag was not saved");
         }
     }
 
@@ -248,6 +256,7 @@ mod tests {
             done,
             broken,
             refusing,
+            generation_bytes: 1024 * 1024,
             disk: disk.clone(),
             directory,
         };

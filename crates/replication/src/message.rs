@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use keelson_copy_core::expanded_truncation::Forecast;
+use keelson_copy_core::lag::LagStatus;
 use keelson_copy_core::truncate::{Blocker, TruncationOrder};
 use keelson_copy_core::{
     Assignment, CopyView, MountFailure, MountOrder, OpenOffer, SealAnswer, SealRefusal,
@@ -11,12 +13,14 @@ use keelson_env::KvStore;
 use keelson_format::{Chunk, CursorState};
 use keelson_log::LogReader;
 use keelson_types::{
-    CopyFault, CopyId, Epoch, EpochTable, Generation, LagSettings, LogEnd, MemberId, Position,
+    CopyFault, CopyId, Epoch, EpochTable, Generation, LagSettings, LagSwitch, LogEnd, LogHold,
+    MemberId, MountIntent, Position, Queue, Watermarks,
 };
 use keelson_wire::{Refusal, v1};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::owner::{OtherFacts, Reported};
+use crate::space::Volumes;
 use crate::writer::{Prepared, ReadResults, Ticket, WriteRequest};
 
 /// Sends frames and offers to one member.
@@ -42,6 +46,8 @@ pub(crate) enum Message {
     LogView(oneshot::Sender<Result<LogView, Refusal>>),
     /// Open the store if it is closed, for a reader.
     OpenStore(oneshot::Sender<Result<Arc<dyn KvStore>, Refusal>>),
+    /// The member looked at its volumes.
+    LookAtSpace,
 }
 
 impl std::fmt::Debug for Message {
@@ -60,6 +66,12 @@ pub(crate) struct Assigned {
     pub(crate) resumes: u64,
     pub(crate) lag: LagSettings,
     pub(crate) circular_logging: bool,
+    /// Whether an operator wants the database open.
+    pub(crate) intent: MountIntent,
+    /// An operator's word that sets the lag aside.
+    pub(crate) lag_switch: LagSwitch,
+    /// Log that operations need.
+    pub(crate) holds: Vec<LogHold>,
     /// The other copies, as truncation sees them.
     pub(crate) others: Vec<OtherFacts>,
 }
@@ -87,18 +99,23 @@ pub(crate) enum FromSource {
 #[derive(Debug)]
 pub(crate) struct OwnerView {
     pub(crate) view: CopyView,
-    pub(crate) checkpointed: Position,
-    pub(crate) generation_bytes: u64,
+    pub(crate) marks: Watermarks,
+    pub(crate) copy_queue: Queue,
+    pub(crate) replay_queue: Queue,
+    pub(crate) status_since_unix_millis: u64,
+    /// When the files were opened.
+    pub(crate) opened_unix_millis: u64,
     pub(crate) last_inspected_unix_millis: u64,
     pub(crate) last_replayed_unix_millis: u64,
-    /// End of the active's log as last heard, or the own one.
-    pub(crate) generated: Position,
     /// Of an idle store: when it was closed.
     pub(crate) store_bytes: u64,
     pub(crate) log_bytes: u64,
-    pub(crate) truncated: Position,
     /// How long the oldest log waits for replay, on a lagged copy.
     pub(crate) actual_lag: Option<std::time::Duration>,
+    pub(crate) lag_status: LagStatus,
+    pub(crate) volumes: Volumes,
+    /// Of the volume that holds the log.
+    pub(crate) forecast: Forecast,
     /// Who keeps log, and from where; the first one decides.
     pub(crate) blockers: Vec<Blocker>,
     /// Where each other copy's store is, at an active.

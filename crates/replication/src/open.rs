@@ -17,7 +17,7 @@ use keelson_types::{
     CopyFault, CopyId, DatabaseId, EpochTable, LogId, Position, StoreId, StreamId,
 };
 
-use crate::lag_file;
+use crate::lag_file::SavedLag;
 use crate::shared::CopyShared;
 use crate::store_lane::{fault_of, log_fault};
 
@@ -71,8 +71,8 @@ pub(crate) struct OpenCopy {
     pub(crate) state: CursorState,
     pub(crate) store_directory: PathBuf,
     pub(crate) recovered: Recovered,
-    /// The clock of a lagged copy.
-    pub(crate) saved_clock: Option<Vec<u8>>,
+    /// Of a copy with lags.
+    pub(crate) saved_lag: SavedLag,
 }
 
 /// Opens, or creates, a copy. Blocking; runs on a thread of the pool.
@@ -93,8 +93,8 @@ pub(crate) fn open_copy(
     }
     let (log, state, store_directory, recovered) = opened?;
     let reader = log.reader();
-    let saved_clock = lag_file::load(&*places.disk, &directory);
-    Ok(OpenCopy { log, control, record, reader, state, store_directory, recovered, saved_clock })
+    let saved_lag = SavedLag::load(&*places.disk, &directory);
+    Ok(OpenCopy { log, control, record, reader, state, store_directory, recovered, saved_lag })
 }
 
 type OpenFiles = (Log, CursorState, PathBuf, Recovered);

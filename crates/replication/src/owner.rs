@@ -8,19 +8,21 @@
 //! opens the copy anew.
 
 mod actions;
+mod expanding;
 mod idle;
 mod lagging;
 mod shipping;
+mod standing;
 mod taking;
 mod truncating;
 mod waiting;
 mod writes;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use keelson_copy_core::copy_state::StatusTracker;
 use keelson_copy_core::{
     Action, CopyConfig, CopyMachine, Event, MountFailure, OpenRefusal, Recovered, SealAnswer,
     SealRefusal,
@@ -36,8 +38,9 @@ use tokio::time::Instant;
 use crate::context::PlaneContext;
 use crate::directions::{Directions, LeaseNews, RuleOutcome, Unread};
 use crate::gate::boottime_now;
+use crate::lag_file::SavedLag;
 use crate::log_lane::LogJob;
-use crate::message::{Assigned, Completion, Message, OwnerView, SourceSender};
+use crate::message::{Assigned, Completion, Message, SourceSender};
 use crate::owner::idle::IdleClose;
 use crate::owner::lagging::Lag;
 use crate::owner::shipping::PeerShip;
@@ -111,8 +114,8 @@ pub(crate) struct Owner {
     lag: Option<Lag>,
     idle: IdleClose,
     waiting: Waiting,
-    /// What was saved of the clock of the lag, until it is needed.
-    saved_clock: Option<Vec<u8>>,
+    /// What was saved of the lag, until it is needed.
+    saved_lag: SavedLag,
     sessions: BTreeMap<MemberId, SourceSender>,
     /// What the copies answered to the last offer that they refused; said once in the member's log.
     refusals: BTreeMap<CopyId, OpenRefusal>,
@@ -133,6 +136,11 @@ pub(crate) struct Owner {
     failures: u32,
     reopen_at: Option<Instant>,
     settled: bool,
+    /// The last status that was told.
+    status: StatusTracker,
+    opened_unix_millis: u64,
+    /// Resumes at which a fault that does not heal was reported.
+    stopped_told: Option<u64>,
 }
 
 /// Why an owner ended.
@@ -166,7 +174,7 @@ pub(crate) struct Start {
     pub(crate) failures: u32,
     /// Where the log begins.
     pub(crate) first: Position,
-    pub(crate) saved_clock: Option<Vec<u8>>,
+    pub(crate) saved_lag: SavedLag,
 }
 
 impl Owner {
@@ -180,6 +188,7 @@ impl Owner {
         };
         let replayed = start.recovered.replayed;
         let generated = start.recovered.end.position;
+        let status = start.shared.kept_status();
         Self {
             machine: CopyMachine::new(config, start.recovered),
             shared: start.shared,
@@ -187,7 +196,8 @@ impl Owner {
             files: start.files,
             cursor: start.cursor,
             tail: Tail::default(),
-            events: VecDeque::from([Event::Wake]),
+            // Nothing is replayed before it is known whether the copy lags, or is suspended.
+            events: VecDeque::from([Event::ReplayLimit(Some(Position::ZERO)), Event::Wake]),
             actions: Vec::new(),
             done: start.done,
             requests: 0,
@@ -202,7 +212,7 @@ impl Owner {
             lag: None,
             idle: IdleClose::default(),
             waiting: Waiting::default(),
-            saved_clock: start.saved_clock,
+            saved_lag: start.saved_lag,
             sessions: BTreeMap::new(),
             refusals: BTreeMap::new(),
             fetch_go: None,
@@ -219,6 +229,9 @@ impl Owner {
             failures: start.failures,
             reopen_at: None,
             settled: false,
+            status,
+            opened_unix_millis: unix_millis(),
+            stopped_told: None,
         }
     }
 
@@ -325,6 +338,7 @@ impl Owner {
         self.trim_tail();
         self.publish();
         self.truncate();
+        self.tell_status();
         self.plan_reopen();
         self.settle();
     }
@@ -408,6 +422,7 @@ impl Owner {
             Message::SourceDown(member, replies) => self.source_down(member, &replies),
             Message::View(reply) => drop(reply.send(self.view())),
             Message::LogView(reply) => drop(reply.send(self.log_view())),
+            Message::LookAtSpace => self.looked_at_space(),
             Message::OpenStore(reply) => self.open_store(reply),
         }
     }
@@ -461,6 +476,7 @@ impl Owner {
 
     fn assigned(&mut self, assigned: Assigned) {
         let before = self.assigned.replace(assigned.clone());
+        let first = before.is_none();
         if before.is_some_and(|before| before.resumes < assigned.resumes) && self.fault().is_some()
         {
             // The operator wants another try, now.
@@ -468,9 +484,13 @@ impl Owner {
         }
         self.generation_bytes = assigned.generation_bytes;
         self.reframe(assigned.generation_bytes, assigned.compress);
-        self.set_lag(assigned.lag);
+        let (lag, switch) = (assigned.lag, assigned.lag_switch);
         self.truncation.due = true;
         self.event(Event::Assigned(assigned.assignment));
+        self.set_lag(lag, switch);
+        if first && self.lag.is_none() {
+            self.event(Event::ReplayLimit(None));
+        }
     }
 
     /// Queues an event and runs the machine at once: later messages may depend on its effects.
@@ -493,27 +513,6 @@ impl Owner {
             shared.committed.store(view.0);
             shared.durable.store(view.1);
             shared.wake();
-        }
-    }
-
-    fn view(&self) -> OwnerView {
-        let store = self.shared.store.get();
-        OwnerView {
-            view: self.machine.view(),
-            checkpointed: self.shared.checkpointed.load(),
-            generation_bytes: self.generation_bytes,
-            last_inspected_unix_millis: self.cursor.state().time.unix_millis(),
-            last_replayed_unix_millis: self.last_replayed_millis,
-            generated: self.generated.max(self.machine.end().position),
-            store_bytes: store.map_or_else(
-                || self.shared.store_bytes.load(Ordering::Relaxed),
-                |store| store.size_bytes(),
-            ),
-            log_bytes: self.shared.log_bytes.load(Ordering::Relaxed),
-            replayed: self.reported.iter().map(|(copy, r)| (*copy, r.replayed)).collect(),
-            truncated: self.truncation.first,
-            actual_lag: self.actual_lag(),
-            blockers: self.blockers(),
         }
     }
 

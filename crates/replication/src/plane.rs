@@ -15,7 +15,9 @@ use keelson_log::{OsDisk, Quota};
 use keelson_net::Connector;
 use keelson_net::link::{LinkReceiver, LinkSender};
 use keelson_store::{StoreFactory, StoreLimits};
-use keelson_types::{ClusterId, DatabaseId, IncarnationId, MemberId, MemberName, Tick};
+use keelson_types::{
+    ClusterId, ClusterSettings, DatabaseId, IncarnationId, MemberId, MemberName, Tick,
+};
 use keelson_wire::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -30,6 +32,7 @@ use crate::orders;
 use crate::owner::MAILBOX;
 use crate::sessions;
 use crate::shared::CopyShared;
+use crate::space;
 use crate::supervise::Supervised;
 
 /// How long the files of a copy may take to close.
@@ -101,6 +104,7 @@ impl DataPlane {
             reports,
         })?);
         let registry = Arc::new(Registry::default());
+        tokio::spawn(space::watch(context.clone(), registry.clone()));
         let (down, link_down) = watch::channel(false);
         let (stop, stop_wanted) = watch::channel(false);
         tokio::spawn(send_reports(sender, outgoing));
@@ -233,6 +237,12 @@ impl Follower {
             // It never changes for this process.
             let _ = self.context.cluster.set(cluster);
         }
+        let settings = ClusterSettings::from_changed(members.settings.into_iter().collect());
+        self.context.settings.send_if_modified(|known| {
+            let news = *known != settings;
+            *known = settings;
+            news
+        });
         let read = members.members.iter().filter_map(read_member);
         let members: BTreeMap<MemberId, Peer> = read.collect();
         let dead = members.iter().filter(|(_, peer)| !peer.alive).map(|(id, _)| *id);

@@ -1,13 +1,15 @@
 //! What readers and services see of a copy without asking its owner.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use keelson_copy_core::copy_state::StatusTracker;
 use keelson_types::{CopyId, DatabaseId, Generation, Position, RefusalReason, StreamId};
 use keelson_wire::Refusal;
 use tokio::sync::watch;
 
 use crate::gate::ServeGate;
+use crate::log_index::LogIndex;
 use crate::store_slot::StoreSlot;
 
 /// A position packed into one word, order kept: 32 bits of generation, 32 bits of offset (a
@@ -120,9 +122,31 @@ pub(crate) struct CopyShared {
     pub(crate) pending: Arc<AtomicUsize>,
     /// Counts how often the files were opened; [`GONE`] when the copy is not here any more.
     life: AtomicU64,
+    /// Sizes and ages of the log files.
+    index: Mutex<LogIndex>,
+    /// The last status that was told, over the lives of the owner.
+    status: Mutex<StatusTracker>,
+    /// It has a replay lag, which the watch over the volumes looks after.
+    pub(crate) lagged: AtomicBool,
 }
 
 impl CopyShared {
+    pub(crate) fn index(&self) -> MutexGuard<'_, LogIndex> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn kept_status(&self) -> StatusTracker {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn keep_status(&self, status: &StatusTracker) {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone_from(status);
+    }
+
+    pub(crate) fn is_lagged(&self) -> bool {
+        self.lagged.load(Ordering::Relaxed)
+    }
+
     /// Of a copy whose files were not opened yet.
     pub(crate) fn new(
         database: DatabaseId,
@@ -148,6 +172,9 @@ impl CopyShared {
             store_bytes: AtomicU64::new(0),
             pending: Arc::default(),
             life: AtomicU64::new(0),
+            index: Mutex::default(),
+            status: Mutex::default(),
+            lagged: AtomicBool::new(false),
         }
     }
 

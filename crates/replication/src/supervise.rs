@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::context::{PlaneContext, Registry};
 use crate::digest::Digests;
 use crate::directions::Directions;
+use crate::lag_file::SavedLag;
 use crate::log_lane::LogWorker;
 use crate::message::{Completion, Message, TargetSender};
 use crate::open::{Identity, OpenCopy, failed, open_copy};
@@ -76,11 +77,11 @@ impl Supervised {
             generation_bytes: self.identity.generation_bytes,
             ..FramingConfig::default()
         };
-        let (mut first, mut saved_clock) = (Position::ZERO, None);
+        let (mut first, mut saved_lag) = (Position::ZERO, SavedLag::default());
         let (files, cursor, recovered) = match opened {
             Ok(mut open) => {
                 first.generation = open.log.first_generation().unwrap_or_default();
-                saved_clock = open.saved_clock.take();
+                saved_lag = std::mem::take(&mut open.saved_lag);
                 let cursor = Cursor::new(open.state, framing);
                 let recovered = open.recovered.clone();
                 self.shared.committed.store(recovered.committed);
@@ -106,7 +107,7 @@ impl Supervised {
             sources: self.sources.clone(),
             failures,
             first,
-            saved_clock,
+            saved_lag,
         });
         owner.catch_up(self.registry.sessions());
         owner
@@ -127,6 +128,7 @@ impl Supervised {
 
     fn lanes(&self, open: OpenCopy, done: &mpsc::UnboundedSender<Completion>) -> Files {
         self.shared.log_bytes.store(open.log.kept_bytes(), Ordering::Relaxed);
+        self.shared.index().refresh(&open.log, self.identity.generation_bytes);
         let mut log = LogWorker {
             shared: self.shared.clone(),
             log: open.log,
@@ -135,6 +137,7 @@ impl Supervised {
             done: done.clone(),
             broken: false,
             refusing: false,
+            generation_bytes: self.identity.generation_bytes,
             disk: self.context.places.disk.clone(),
             directory: self.context.places.database(self.shared.database),
         };

@@ -5,6 +5,7 @@
 //! world completes later; until then a crash loses it.
 
 mod activate;
+mod lag;
 mod open;
 mod serve;
 mod ship;
@@ -20,6 +21,7 @@ use keelson_types::{CopyFault, CopyId, DatabaseId, Epoch, LogEnd, MemberId, Posi
 
 use crate::messages::{DataMessage, Operation, Reply, RuleProposal, ToControl};
 use crate::probes::Probe;
+use lag::Lag;
 
 pub(crate) use activate::Fetch;
 pub(crate) use open::Place;
@@ -106,6 +108,7 @@ pub(crate) struct CopyNode {
     proposal: Option<RuleProposal>,
     seals: BTreeMap<u64, (Epoch, bool)>,
     mounts: BTreeMap<u64, Epoch>,
+    lag: Option<Lag>,
 }
 
 impl CopyNode {
@@ -261,6 +264,7 @@ impl CopyNode {
         if self.machine.next_wake().is_some_and(|at| at <= moment.now) {
             self.step(moment, Event::Wake);
         }
+        self.limit_replay(moment);
         self.report(moment);
         self.answer_reads(moment);
     }
@@ -310,6 +314,7 @@ impl CopyNode {
         }) {
             Ok(report) => {
                 self.cursor = Cursor::new(report.state, *self.cursor.config());
+                self.lag_cut(report.state.end.position);
                 self.step(moment, Event::LogCut { end: report.state.end });
             }
             // Space for the salvage is missing: tried again.

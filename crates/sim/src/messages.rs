@@ -6,8 +6,8 @@ use keelson_cluster_core::{CoveredPair, Grant, MountFailure, MountOrder, SealAns
 use keelson_copy_core::{Assignment, OpenOffer, OpenRefusal};
 use keelson_format::Chunk;
 use keelson_types::{
-    CommitRule, CopyId, DatabaseId, Epoch, EpochTable, IncarnationId, LogEnd, MemberId, Position,
-    Tick,
+    CommitRule, CopyId, DatabaseId, Epoch, EpochTable, IncarnationId, LagSettings, LogEnd,
+    MemberId, Position, Tick,
 };
 
 /// Between data processes, in order within a session.
@@ -110,6 +110,7 @@ pub(crate) enum ToData {
         copy: CopyId,
         assignment: Assignment,
         established: bool,
+        lag: LagSettings,
     },
     Dead(BTreeSet<MemberId>),
     Cover(Vec<CoveredPair>),

@@ -39,6 +39,10 @@ pub struct FaultRates {
     pub stall: u64,
     /// A disk is replaced by an empty one (at most one member per run).
     pub disk_loss: u64,
+    /// An operator suspends a copy for a while.
+    pub suspend: u64,
+    /// An operator gives a copy a replay lag for a while.
+    pub lag: u64,
 }
 
 /// The parameters of a run.
@@ -117,6 +121,8 @@ impl Params {
             constraint: rate(15),
             stall: rate(15),
             disk_loss: rate(4),
+            suspend: rate(20),
+            lag: rate(15),
         };
         Self {
             seed,

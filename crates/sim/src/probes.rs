@@ -82,6 +82,10 @@ probes! {
     Reseeded = "copy replaced",
     /// An offer was refused for the time being.
     OfferBusy = "offer came too early",
+    /// An operator suspended a copy.
+    Suspended = "copy suspended",
+    /// A copy got a replay lag.
+    Lagged = "copy lags",
     /// A generation without a frame was found behind the end.
     EmptyGeneration = "generation without a frame",
 }

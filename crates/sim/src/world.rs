@@ -8,6 +8,7 @@ mod faults;
 mod finish;
 mod leader;
 mod network;
+mod operators;
 mod script;
 mod setup;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Refused;
+use crate::{Refused, SUSPEND_COMMENT_CHARS_MAX};
 
 /// Longest replay or truncation lag: 14 days (F151).
 pub const LAG_MAX: Duration = Duration::from_hours(14 * 24);
@@ -63,6 +63,12 @@ impl LagSettings {
         Ok(Self { play_down_max_delay: delay, ..self })
     }
 
+    /// The same with log replayed as soon as it may be: the replay lag is set aside.
+    #[must_use]
+    pub const fn without_replay_lag(self) -> Self {
+        Self { replay_lag: Duration::ZERO, ..self }
+    }
+
     /// How long after its inspection log waits for replay.
     #[must_use]
     pub const fn replay_lag(&self) -> Duration {
@@ -97,6 +103,41 @@ impl LagSettings {
     #[must_use]
     pub const fn truncation_age(&self) -> Duration {
         self.replay_lag.saturating_add(self.truncation_lag)
+    }
+}
+
+/// An operator's word that sets the configured lag aside, which plays the log down (F44).
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LagSwitch {
+    disabled: Option<String>,
+}
+
+impl LagSwitch {
+    /// The lag set aside, with the operator's reason of at most 512 characters.
+    ///
+    /// # Errors
+    /// `bad_argument` for a longer reason.
+    pub fn disable(reason: &str) -> Result<Self, Refused> {
+        let chars = reason.chars().count();
+        if chars > SUSPEND_COMMENT_CHARS_MAX {
+            let max = SUSPEND_COMMENT_CHARS_MAX;
+            let text = format!("the reason has {chars} characters, {max} are allowed");
+            return Err(Refused::bad_argument(text));
+        }
+        Ok(Self { disabled: Some(reason.to_string()) })
+    }
+
+    /// The configured lag in force again.
+    #[must_use]
+    pub const fn enable() -> Self {
+        Self { disabled: None }
+    }
+
+    /// The operator's reason while the lag is set aside.
+    #[must_use]
+    pub fn disabled(&self) -> Option<&str> {
+        self.disabled.as_deref()
     }
 }
 

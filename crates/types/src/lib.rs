@@ -13,10 +13,12 @@ mod lag_settings;
 mod limits;
 mod log_hold;
 mod log_sizes;
+mod news;
 mod position;
 mod reasons;
 mod record;
 mod refused;
+mod settings;
 mod states;
 mod store_key;
 mod suspension;
@@ -30,16 +32,18 @@ pub use ids::{
     ClusterId, CopyId, DatabaseId, DatabaseName, IncarnationId, LogId, MemberId, MemberName,
     NameError, OperationId, SessionId, SiteName, StoreId, StreamId,
 };
-pub use lag_settings::{LAG_MAX, LagSettings, PLAY_DOWN_MAX_DELAY};
+pub use lag_settings::{LAG_MAX, LagSettings, LagSwitch, PLAY_DOWN_MAX_DELAY};
 pub use limits::{
     BATCH_BYTES_MAX, KEY_BYTES_MAX, LOG_UNIT_BYTES, SUSPEND_COMMENT_CHARS_MAX, VALUE_BYTES_MAX,
 };
 pub use log_hold::{HoldKind, LogHold};
 pub use log_sizes::{LogSizes, Queue};
+pub use news::News;
 pub use position::{Generation, LogEnd, Position};
 pub use reasons::{CopyFault, FailureCode, RefusalReason};
 pub use record::{Record, SessionRecord};
 pub use refused::Refused;
+pub use settings::{ClusterSettings, Setting, SettingInfo, SettingKind};
 pub use states::{CopyRole, CopyStatus, DatabaseState, MountIntent};
 pub use store_key::{Span, StoreKey};
 pub use suspension::{

@@ -111,6 +111,9 @@ refusals! {
     /// No operation of that id.
     UnknownOperation = "unknown_operation",
         "keelson operation list shows the operations";
+    /// No cluster setting of that name.
+    UnknownSetting = "unknown_setting",
+        "keelson cluster settings list shows the settings";
     /// The thing to be created exists.
     AlreadyExists = "already_exists",
         "choose another name, or remove the existing one first";

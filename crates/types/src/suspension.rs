@@ -93,6 +93,14 @@ pub struct ResumeRequest {
 }
 
 impl Suspension {
+    /// Nothing is stopped.
+    pub const NONE: Self = Self {
+        replication: None,
+        activation: None,
+        by: SuspendedBy::Operator,
+        comment: String::new(),
+    };
+
     /// The suspension after an operator's request. A repeated request renews comment and end and
     /// keeps the start.
     ///

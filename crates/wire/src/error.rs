@@ -63,7 +63,8 @@ fn code_of(reason: RefusalReason) -> Code {
         | R::UnknownMember
         | R::UnknownCopy
         | R::UnknownSite
-        | R::UnknownOperation => Code::NotFound,
+        | R::UnknownOperation
+        | R::UnknownSetting => Code::NotFound,
         R::AlreadyExists => Code::AlreadyExists,
         R::BadName | R::BadKey | R::ValueTooLarge | R::BatchTooLarge | R::BadArgument => {
             Code::InvalidArgument

@@ -1,4 +1,6 @@
-//! `keelson cluster`: make a cluster, look at it.
+//! `keelson cluster`: make a cluster, look at it, set its switches and thresholds.
+
+mod settings;
 
 use clap::Subcommand;
 use keelson_wire::v1::ClusterStatusResponse;
@@ -15,6 +17,9 @@ pub(crate) enum Command {
     Init,
     /// Show members, leader and problems
     Status,
+    /// Switches and thresholds of the whole cluster
+    #[command(subcommand)]
+    Settings(settings::Command),
 }
 
 impl Command {
@@ -22,6 +27,7 @@ impl Command {
         match self {
             Self::Init => init(global).await,
             Self::Status => status(global).await,
+            Self::Settings(command) => command.run(global).await,
         }
     }
 }

@@ -1,24 +1,24 @@
 //! `keelson copy`: copies of databases on members, and how far each of them is.
 
 mod changes;
+mod fields;
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use keelson_wire::v1::{CopyFacts, CopyStatusRow, Watermarks};
-use serde_json::{Value, json};
+use keelson_wire::v1::{CopyFacts, CopyStatusRow};
+use serde_json::json;
 
 use crate::context::Global;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Column, column, wide};
 use crate::text;
+pub(super) use fields::held_by;
+use fields::status_data;
 
 /// How often `copy status --watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The content index comes in a later part.
-const CONTENT_INDEX_STATE: &str = "disabled";
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
@@ -167,8 +167,9 @@ const STATUS_COLUMNS: &[Column] = &[
     wide("log"),
     wide("store"),
     wide("commit rule"),
-    wide("replay lag"),
+    wide("lag"),
     wide("suspended"),
+    wide("reason"),
     wide("fault"),
 ];
 
@@ -197,11 +198,11 @@ fn status_row(row: &CopyStatusRow) -> Vec<String> {
     let marks = facts.watermarks.unwrap_or_default();
     vec![
         format!("{}@{}", row.database, row.member),
-        status_name(row, &facts),
+        row.status.clone(),
         text::logs(facts.copy_queue_bytes).to_string(),
         text::logs(facts.replay_queue_bytes).to_string(),
         text::time(facts.last_inspected_unix_millis),
-        CONTENT_INDEX_STATE.into(),
+        fields::CONTENT_INDEX_STATE.into(),
         if row.active { "active".into() } else { "passive".into() },
         row.preference.to_string(),
         text::epoch(facts.epoch.as_ref()),
@@ -211,28 +212,17 @@ fn status_row(row: &CopyStatusRow) -> Vec<String> {
         text::position(marks.committed.as_ref()),
         text::size(facts.log_bytes),
         text::size(facts.store_bytes),
-        facts.commit_rule,
-        lag_text(row.replay_lag_seconds),
+        facts.commit_rule.clone(),
+        lag_text(row, &facts),
         suspended_text(row),
+        row.status_reason.clone(),
         if facts.fault.is_empty() { facts.shortage } else { facts.fault },
     ]
 }
 
-/// Who keeps log, the first one decides.
-pub(super) fn held_by(facts: &CopyFacts) -> Value {
-    let holders = facts.log_held_by.iter().map(|holder| {
-        json!({
-            "from": text::position(holder.from.as_ref()),
-            "holder": holder.holder,
-            "reason": holder.reason,
-            "since": text::time(holder.since_unix_millis),
-        })
-    });
-    holders.collect()
-}
-
-fn lag_text(seconds: u64) -> String {
-    if seconds == 0 { String::new() } else { text::span(Duration::from_secs(seconds)) }
+/// The lag in one line, for copies that have one.
+fn lag_text(row: &CopyStatusRow, facts: &CopyFacts) -> String {
+    if row.replay_lag_seconds == 0 { String::new() } else { facts.lag_status.clone() }
 }
 
 fn suspended_text(row: &CopyStatusRow) -> String {
@@ -241,67 +231,10 @@ fn suspended_text(row: &CopyStatusRow) -> String {
     format!("{what}: {}", suspension.comment)
 }
 
-/// The status as the member gave it; a member that did not answer gives none.
-fn status_name(row: &CopyStatusRow, facts: &CopyFacts) -> String {
-    if row.reachable && !facts.status.is_empty() {
-        facts.status.clone()
-    } else {
-        "ServiceDown".into()
-    }
-}
-
-fn status_data(row: &CopyStatusRow) -> Value {
-    let facts = row.facts.clone().unwrap_or_default();
-    let Watermarks { truncated, checkpointed, replayed, inspected, generated, committed } =
-        facts.watermarks.unwrap_or_default();
-    json!({
-        "database": row.database,
-        "member": row.member,
-        "copy": text::id(&facts.copy),
-        "active": row.active,
-        "status": status_name(row, &facts),
-        "reachable": row.reachable,
-        "activation_preference": row.preference,
-        "participant": row.participant,
-        "serving": facts.serving,
-        "degraded": facts.degraded,
-        "commit_rule": facts.commit_rule,
-        "fault": facts.fault,
-        "shortage": facts.shortage,
-        "replay_lag_seconds": row.replay_lag_seconds,
-        "truncation_lag_seconds": row.truncation_lag_seconds,
-        "activation_suspended": row.suspension.as_ref().is_some_and(|s| s.activation),
-        "replication_suspended": row.suspension.as_ref().is_some_and(|s| s.replication),
-        "actual_lag_millis": facts.actual_lag_millis,
-        "log_held_by": held_by(&facts),
-        "suspend_comment": row.suspension.as_ref().map(|s| &s.comment),
-        "suspended_by": row.suspension.as_ref().map(|s| &s.by),
-        "suspended_since": row.suspension.as_ref().map(|s| text::time(s.since_unix_millis)),
-        "suspended_until": row.suspension.as_ref().map(|s| text::time(s.until_unix_millis)),
-        "epoch": text::epoch(facts.epoch.as_ref()),
-        "sealed": text::epoch(facts.sealed.as_ref()),
-        "copy_queue_logs": text::logs(facts.copy_queue_bytes),
-        "copy_queue_bytes": facts.copy_queue_bytes,
-        "replay_queue_logs": text::logs(facts.replay_queue_bytes),
-        "replay_queue_bytes": facts.replay_queue_bytes,
-        "last_inspected_log_time": text::time(facts.last_inspected_unix_millis),
-        "last_replayed_log_time": text::time(facts.last_replayed_unix_millis),
-        "content_index_state": CONTENT_INDEX_STATE,
-        "truncated": text::position(truncated.as_ref()),
-        "checkpointed": text::position(checkpointed.as_ref()),
-        "replayed": text::position(replayed.as_ref()),
-        "inspected": text::position(inspected.as_ref()),
-        "generated": text::position(generated.as_ref()),
-        "committed": text::position(committed.as_ref()),
-        "log_bytes": facts.log_bytes,
-        "store_bytes": facts.store_bytes,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keelson_wire::v1::Position;
+    use keelson_wire::v1::{Position, Watermarks};
 
     fn row(reachable: bool) -> CopyStatusRow {
         let end = Position { generation: 3, offset: 700 };
@@ -316,6 +249,7 @@ mod tests {
             member: "m2".into(),
             reachable,
             facts: reachable.then_some(facts),
+            status: if reachable { "Healthy" } else { "ServiceDown" }.into(),
             ..CopyStatusRow::default()
         }
     }
@@ -330,6 +264,7 @@ mod tests {
             "status",
             "copy_queue_logs",
             "replay_queue_logs",
+            "replay_lag_status",
             "content_index_state",
             "generated",
             "inspected",

@@ -357,10 +357,28 @@ fn show(global: &Global, info: &DatabaseInfo, active: &CopyFacts) {
         ("guarantee constraint", info.guarantee_constraint.clone()),
         ("log on the active", text::size(active.log_bytes)),
         ("log held by", held.collect::<Vec<_>>().join("; ")),
+        ("free for log", text::size(active.log_free_bytes)),
+        ("time to full", left(active.log_seconds_to_full)),
+        ("expanded truncation", expanded(active)),
         ("copies", copies.collect::<Vec<_>>().join("; ")),
         ("epochs", epochs.collect::<Vec<_>>().join("; ")),
     ];
     output::print_one(global.output, &rows, &data(info, active));
+}
+
+/// When something will be so on the volume of the active's log.
+fn left(seconds: Option<u64>) -> String {
+    seconds.map_or_else(|| "not filling".into(), |left| text::span(Duration::from_secs(left)))
+}
+
+/// What expanded truncation would do, and its price.
+fn expanded(active: &CopyFacts) -> String {
+    if active.would_be_cut.is_empty() {
+        return "cuts nobody off".into();
+    }
+    let (member, price) = (&active.would_be_cut, text::size(active.seed_bytes));
+    let when = left(active.log_seconds_to_floor);
+    format!("would cut the copy on {member} off in {when}; a seed of it sends {price}")
 }
 
 fn data(info: &DatabaseInfo, active: &CopyFacts) -> Value {
@@ -400,6 +418,11 @@ fn data(info: &DatabaseInfo, active: &CopyFacts) -> Value {
         "guarantee_constraint": info.guarantee_constraint,
         "log_bytes": active.log_bytes,
         "log_held_by": super::copy::held_by(active),
+        "log_free_bytes": active.log_free_bytes,
+        "log_seconds_to_full": active.log_seconds_to_full,
+        "log_seconds_to_floor": active.log_seconds_to_floor,
+        "would_be_cut": active.would_be_cut,
+        "seed_bytes": active.seed_bytes,
         "copies": copies.collect::<Value>(),
         "epochs": epochs.collect::<Value>(),
     })

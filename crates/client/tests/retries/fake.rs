@@ -305,6 +305,8 @@ admin! {
     switchover: SwitchoverRequest => OperationStarted,
     compare_digests: CompareDigestsRequest => CompareDigestsResponse,
     list_events: ListEventsRequest => ListEventsResponse,
+    list_settings: ListSettingsRequest => ListSettingsResponse,
+    set_setting: SetSettingRequest => SetSettingResponse,
     list_decisions: ListDecisionsRequest => ListDecisionsResponse,
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use keelson_types::{
     CommitConstraint, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch, LagSettings,
-    MountIntent, RefusalReason, ResumeRequest, StreamId, SuspendFacts, SuspendRequest, Suspension,
+    LagSwitch, MountIntent, RefusalReason, ResumeRequest, StreamId, SuspendFacts, SuspendRequest,
+    SuspendedBy, Suspension,
 };
 
 use super::{Applied, refuse};
@@ -89,6 +90,7 @@ impl ClusterState {
             rule: None,
             unestablished: Vec::new(),
             history: Ring::default(),
+            holds: Vec::new(),
         };
         for copy in copies {
             self.check_new_copy(&database, copy)?;
@@ -215,6 +217,7 @@ impl ClusterState {
         let config = known_copy(self.database_mut(id)?, copy)?;
         config.suspension = config.suspension.resume(&request, &facts)?;
         config.resumes += 1;
+        config.cut_off = false;
         let member = config.member;
         self.event(index, Some(member), Some(id), EventKind::CopyResumed(copy));
         Ok(Answer::Done)
@@ -252,7 +255,13 @@ impl ClusterState {
         }
         if let Some(copy) = database.copies.remove(&old) {
             let member = copy.member;
-            database.copies.insert(new, CopyConfig { added_at_index: index, ..copy });
+            // A fresh copy has neither the fault of the old one nor its missing log.
+            let suspension = match copy.suspension.by {
+                SuspendedBy::Fault => Suspension::NONE,
+                _ => copy.suspension.clone(),
+            };
+            let fresh = CopyConfig { added_at_index: index, cut_off: false, suspension, ..copy };
+            database.copies.insert(new, fresh);
             self.event(index, Some(member), Some(id), EventKind::CopyRemoved(old));
             self.event(index, Some(member), Some(id), EventKind::CopyAdded(new));
         }
@@ -307,10 +316,15 @@ fn new_copy(index: u64, copy: &NewCopy) -> CopyConfig {
         suspension: Suspension::default(),
         lag: LagSettings::default(),
         resumes: 0,
+        cut_off: false,
+        lag_switch: LagSwitch::default(),
     }
 }
 
-fn known_copy(database: &mut Database, copy: CopyId) -> Result<&mut CopyConfig, Refusal> {
+pub(super) fn known_copy(
+    database: &mut Database,
+    copy: CopyId,
+) -> Result<&mut CopyConfig, Refusal> {
     let message = format!("{} has no copy {copy}", database.name);
     let unknown = || Refusal::new(RefusalReason::UnknownCopy, message);
     database.copies.get_mut(&copy).ok_or_else(unknown)

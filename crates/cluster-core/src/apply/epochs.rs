@@ -193,6 +193,12 @@ impl ClusterState {
             _ => return refuse(RefusalReason::Internal, "the epoch's rule is not recorded"),
         }
         database.rule = Some(rule.clone());
+        for participant in &rule.participants {
+            // It holds everything that was committed: it came back before its log went.
+            if let Some(config) = database.copies.get_mut(&participant.copy) {
+                config.cut_off = false;
+            }
+        }
         self.rule_events(index, id, &old, rule);
         Ok(Answer::Done)
     }

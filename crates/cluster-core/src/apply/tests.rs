@@ -102,7 +102,7 @@ fn bind_refused(log: &mut Log, reason: RefusalReason, item: ActivateItem) {
     assert_eq!(log.state, before);
 }
 
-fn three_copies() -> Log {
+pub(crate) fn three_copies() -> Log {
     let mut log = Log::with_members(3);
     log.ok(&create(1, &[1, 2, 3]));
     log

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use keelson_cluster_core::Command;
 use keelson_types::{
-    CopyId, DatabaseId, LagSettings, RefusalReason, ResumeRequest, SuspendRequest, SuspendedBy,
-    Suspension,
+    CopyId, DatabaseId, LagSettings, LagSwitch, RefusalReason, Refused, ResumeRequest,
+    SuspendRequest, SuspendedBy, Suspension,
 };
 use keelson_wire::Refusal;
 use keelson_wire::v1::{
     CopySuspension, ResumeCopyRequest, ResumeCopyResponse, SetCopyRequest, SetCopyResponse,
-    SuspendCopyRequest, SuspendCopyResponse,
+    SuspendCopyRequest, SuspendCopyResponse, set_copy_request,
 };
 
 use crate::admin::databases::label;
@@ -55,6 +55,7 @@ impl Context {
         self: &Arc<Self>,
         request: SetCopyRequest,
     ) -> Result<SetCopyResponse, Refusal> {
+        let switch = lag_switch(&request)?;
         self.change_copy(&request.database, &request.member, |database, copy| {
             let lag = self.lag_asked(&request, database, copy)?;
             let preference = request.preference;
@@ -65,6 +66,12 @@ impl Context {
             Ok(Command::SetCopy { database, copy, preference, leaving: None, lag })
         })
         .await?;
+        if let Some(switch) = switch {
+            self.change_copy(&request.database, &request.member, |database, copy| {
+                Ok(Command::SwitchLag { database, copy, switch })
+            })
+            .await?;
+        }
         Ok(SetCopyResponse {})
     }
 
@@ -88,7 +95,9 @@ impl Context {
         database: DatabaseId,
         copy: CopyId,
     ) -> Result<Option<LagSettings>, Refusal> {
-        if request.replay_lag_seconds.is_none() && request.truncation_lag_seconds.is_none() {
+        let delay = request.play_down_max_delay_seconds;
+        let lags = [request.replay_lag_seconds, request.truncation_lag_seconds, delay];
+        if lags.iter().all(Option::is_none) {
             return Ok(None);
         }
         let now = self.applied.read(|state| {
@@ -101,7 +110,12 @@ impl Context {
             request.replay_lag_seconds.unwrap_or(seconds(now.replay_lag())),
             request.truncation_lag_seconds.unwrap_or(seconds(now.truncation_lag())),
         );
-        lag.map(Some).map_err(|refused| Refusal::new(refused.reason, refused.message))
+        let delayed = lag.and_then(|lag| match delay.map(u64::try_from) {
+            None => lag.with_play_down_max_delay(now.play_down_max_delay()),
+            Some(Ok(seconds)) => lag.with_play_down_max_delay(Duration::from_secs(seconds)),
+            Some(Err(_)) => Err(Refused::bad_argument("the play-down delay is negative")),
+        });
+        delayed.map(Some).map_err(|refused| Refusal::new(refused.reason, refused.message))
     }
 
     fn copy_called(&self, database: &str, member: &str) -> Result<(DatabaseId, CopyId), Refusal> {
@@ -113,6 +127,16 @@ impl Context {
         })?;
         Ok((database.id, copy))
     }
+}
+
+/// The operator's word about a lag, if there is one.
+fn lag_switch(request: &SetCopyRequest) -> Result<Option<LagSwitch>, Refusal> {
+    let switch = match &request.lag_switch {
+        None | Some(set_copy_request::LagSwitch::EnableLag(false)) => return Ok(None),
+        Some(set_copy_request::LagSwitch::EnableLag(true)) => Ok(LagSwitch::enable()),
+        Some(set_copy_request::LagSwitch::DisableLag(why)) => LagSwitch::disable(why),
+    };
+    switch.map(Some).map_err(|refused| Refusal::new(refused.reason, refused.message))
 }
 
 /// A suspension as status pages show it; nothing if nothing is suspended.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keelson_cluster_core::{ClusterState, Event};
+use keelson_cluster_core::{ClusterState, Event, EventKind};
 use keelson_wire::Refusal;
 use keelson_wire::v1::{
     EventInfo, ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest, ListEventsResponse,
@@ -37,13 +37,12 @@ fn event(state: &ClusterState, event: &Event) -> EventInfo {
         (Some(one), None) | (None, Some(one)) => one,
         (None, None) => String::new(),
     };
-    EventInfo {
-        index: event.index,
-        unix_millis: event.unix_ms,
-        kind: label(&event.kind),
-        subject,
-        message: details(&event.kind),
-    }
+    let (kind, message) = match &event.kind {
+        EventKind::Reported(news) => (label(news), details(news)),
+        kind => (label(kind), details(kind)),
+    };
+    let (index, unix_millis) = (event.index, event.unix_ms);
+    EventInfo { index, unix_millis, kind, subject, message }
 }
 
 /// What an event says beyond its kind, as JSON; empty if nothing.

@@ -5,15 +5,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keelson_cluster_core::{ClusterState, CopyConfig, Database, Member};
-use keelson_types::{CopyId, DatabaseId, DatabaseState, MemberId, MountIntent, RefusalReason};
+use keelson_types::{
+    CopyId, CopyStatus, DatabaseId, DatabaseState, MemberId, MountIntent, RefusalReason,
+};
 use keelson_wire::v1::{
     ClusterStatusRequest, ClusterStatusResponse, CopyStatusRequest, CopyStatusResponse,
-    CopyStatusRow, MemberStatus, TopologyDatabase, TopologyMember, TopologyRequest,
-    TopologyResponse,
+    CopyStatusRow, MemberFactsResponse, MemberStatus, TopologyDatabase, TopologyMember,
+    TopologyRequest, TopologyResponse,
 };
 use keelson_wire::{Refusal, ids};
 
 use crate::admin::copies::suspension;
+use crate::clock;
 use crate::context::Context;
 use crate::facts::{AllFacts, of_copy};
 
@@ -174,6 +177,13 @@ fn row(
     facts: &AllFacts,
 ) -> CopyStatusRow {
     let answer = facts.get(&copy.member).and_then(|facts| facts.as_ref().ok());
+    let of_this = answer.and_then(|facts| of_copy(facts, database.id));
+    let active = database.target_member().and_then(|member| facts.get(&member)?.as_ref().ok());
+    let newest = active.and_then(|facts| of_copy(facts, database.id));
+    let (status, status_reason) = match of_this {
+        Some(facts) => (facts.status.clone(), facts.status_reason.clone()),
+        None => (CopyStatus::ServiceDown.to_string(), unreachable(facts.get(&copy.member))),
+    };
     CopyStatusRow {
         database: database.name.to_string(),
         member: member_name(state, copy.member),
@@ -181,10 +191,25 @@ fn row(
         preference: copy.preference,
         participant: database.rule.as_ref().is_some_and(|rule| rule.has(id)),
         reachable: answer.is_some(),
-        facts: answer.and_then(|facts| of_copy(facts, database.id)).cloned(),
+        facts: of_this.cloned(),
+        status,
+        status_reason,
+        retrieved_unix_millis: clock::unix_millis(),
+        latest_available_log_unix_millis: newest.map_or(0, |f| f.last_inspected_unix_millis),
+        data_pid: answer.map_or(0, |facts| facts.data_pid),
+        cut_off: copy.cut_off,
         suspension: suspension(&copy.suspension),
         replay_lag_seconds: copy.lag.replay_lag().as_secs(),
         truncation_lag_seconds: copy.lag.truncation_lag().as_secs(),
+    }
+}
+
+/// Why nothing is known of a copy.
+fn unreachable(said: Option<&Result<MemberFactsResponse, Refusal>>) -> String {
+    match said {
+        Some(Err(refusal)) => format!("its member does not answer: {}", refusal.message),
+        Some(Ok(facts)) if !facts.data_process_up => "its data process does not answer".into(),
+        _ => "its member says nothing of it".into(),
     }
 }
 

@@ -14,11 +14,9 @@ use std::time::Duration;
 
 use super::marks::LagTime;
 use crate::byte_codec::{DecodeError, Reader, put_optional};
-use keelson_types::Refused;
+use keelson_types::{ClusterSettings, Setting};
 
 const VERSION: u8 = 1;
-const MIB: u64 = 1024 * 1024;
-
 /// Thresholds and switches, one set per cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PlayDownSettings {
@@ -34,42 +32,21 @@ pub struct PlayDownSettings {
     pub defer_above: Duration,
     /// Read latency below this lets it go on.
     pub resume_below: Duration,
-    /// How often the inputs are looked at.
-    pub check_period: Duration,
 }
 
-impl Default for PlayDownSettings {
-    /// The model's figures: on, fewer than 3 copies for more than 24 h, 10,000 MiB, 35 and 25 ms,
-    /// every minute.
-    fn default() -> Self {
+impl From<&ClusterSettings> for PlayDownSettings {
+    /// The defaults are the model's figures: on, fewer than 3 copies for more than 24 h, 10,000
+    /// MiB, 35 and 25 ms.
+    fn from(settings: &ClusterSettings) -> Self {
+        let copies = settings.number(Setting::PlayDownCopies);
         Self {
-            enabled: true,
-            available_copies_min: 3,
-            available_for: Duration::from_hours(24),
-            low_space_bytes: Some(10_000 * MIB),
-            defer_above: Duration::from_millis(35),
-            resume_below: Duration::from_millis(25),
-            check_period: Duration::from_mins(1),
+            enabled: settings.is_on(Setting::PlayDown),
+            available_copies_min: u32::try_from(copies).unwrap_or(u32::MAX),
+            available_for: settings.span(Setting::PlayDownCopiesFor),
+            low_space_bytes: Some(settings.number(Setting::PlayDownLowSpace)).filter(|b| *b > 0),
+            defer_above: settings.span(Setting::PlayDownDeferAbove),
+            resume_below: settings.span(Setting::PlayDownResumeBelow),
         }
-    }
-}
-
-impl PlayDownSettings {
-    /// Checks the settings against each other.
-    ///
-    /// # Errors
-    /// `bad_argument` with both values.
-    pub fn validate(&self) -> Result<(), Refused> {
-        if self.resume_below > self.defer_above {
-            return Err(Refused::bad_argument(format!(
-                "a play-down would resume below {:?}, which is above its deferral at {:?}",
-                self.resume_below, self.defer_above
-            )));
-        }
-        if self.check_period.is_zero() {
-            return Err(Refused::bad_argument("the check period of the play-down is 0"));
-        }
-        Ok(())
     }
 }
 
@@ -174,7 +151,7 @@ pub struct PlayDownMonitor {
 }
 
 impl PlayDownMonitor {
-    /// Looks at the inputs. To be called every `check_period` on lagged copies.
+    /// Looks at the inputs. To be called regularly on lagged copies.
     pub fn check(&mut self, settings: &PlayDownSettings, inputs: &PlayDownInputs) -> PlayDownCheck {
         let verdict = if settings.enabled && inputs.lagged {
             self.judge(settings, inputs)

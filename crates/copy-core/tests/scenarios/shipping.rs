@@ -1,7 +1,8 @@
 //! Frames and acknowledgements of a matched session, at both ends, and the replay target.
 
+use keelson_copy_core::copy_state::INITIALIZING_MAX;
 use keelson_copy_core::{Action, Event, OpenRefusal, PeerCopy};
-use keelson_types::{CopyStatus, EpochTable, Position};
+use keelson_types::{CopyStatus, EpochTable, Position, Stop};
 
 use crate::support::{Bench, assignment, at, copy, end, epoch, member, start, table};
 
@@ -103,7 +104,7 @@ fn a_refused_offer_is_made_again_after_a_while() {
 fn a_copy_that_refuses_again_and_again_is_asked_less_often() {
     let mut bench = Bench::active(3, &[1]);
     bench.step(Event::PeerUp { member: member(2) });
-    let mut pause = |bench: &mut Bench, refusal| {
+    let pause = |bench: &mut Bench, refusal| {
         let before = bench.now;
         bench.step(Event::Refused { copy: copy(2), epoch: epoch(3), refusal });
         bench.now = bench.machine.next_wake().expect("the offer is made again");
@@ -139,13 +140,32 @@ fn a_copy_that_is_removed_is_closed_and_a_new_one_offered_to() {
     assert_eq!(actions[0], open);
 }
 
+/// F47: queues do not decide the status; a lost contact and a comparison under way do.
 #[test]
-fn a_passive_shows_whether_it_is_caught_up() {
+fn a_passive_shows_its_contact_and_whether_logs_are_compared() {
     let mut bench = Bench::passive(1);
     assert_eq!(bench.machine.view().status, CopyStatus::Healthy);
     bench.step(Event::CommittedUpTo { epoch: epoch(1), committed: at(3, 0) });
-    assert_eq!(bench.machine.view().status, CopyStatus::Resynchronizing);
+    assert_eq!(bench.machine.view().status, CopyStatus::Healthy);
     assert_eq!(bench.machine.table(), &EpochTable::new());
+    bench.step(Event::SourceDown { member: member(1) });
+    assert_eq!(bench.machine.view().status, CopyStatus::DisconnectedAndHealthy);
+    assert!(bench.machine.view().generated_is_stale);
+    bench.step(Event::Open(crate::support::offer(1, &[start(1, Position::ZERO)], at(1, 200))));
+    assert_eq!(bench.machine.view().status, CopyStatus::Resynchronizing);
+    bench.step(Event::SourceDown { member: member(1) });
+    assert_eq!(bench.machine.view().status, CopyStatus::DisconnectedAndResynchronizing);
+}
+
+/// F47: a copy that was opened looks for its source for 30 s, then it is disconnected.
+#[test]
+fn a_copy_without_a_source_is_initializing_for_half_a_minute() {
+    let mut bench = Bench::empty();
+    bench.step(Event::Wake);
+    assert_eq!(bench.machine.view().status, CopyStatus::Initializing);
+    bench.wait(INITIALIZING_MAX);
+    bench.step(Event::Wake);
+    assert_eq!(bench.machine.view().status, CopyStatus::DisconnectedAndHealthy);
 }
 
 /// F43: a suspended copy takes no log and replays nothing; F44: it goes on where it was.
@@ -155,7 +175,7 @@ fn a_suspended_passive_takes_nothing_until_it_is_resumed() {
     bench.received(1, at(1, 100));
     bench.step(Event::Logged { end: end(1, at(1, 100)) });
     let mut news = assignment(epoch(1), Some(1));
-    news.copies[0].suspended = true;
+    news.suspension.replication = Some(Stop { since_unix_ms: 7, until_unix_ms: None });
     let refused =
         Action::SendRefused { member: member(1), epoch: epoch(1), refusal: OpenRefusal::Suspended };
     bench.check(Event::Assigned(news), std::slice::from_ref(&refused));

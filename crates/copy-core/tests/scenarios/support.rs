@@ -9,7 +9,7 @@ use keelson_copy_core::{
 };
 use keelson_types::{
     CommitConstraint, CommitRule, CopyId, DatabaseId, Epoch, EpochStart, EpochTable, LogEnd,
-    MemberId, Participant, Position, SiteName, StreamId, Tick, Weakness,
+    MemberId, Participant, Position, SiteName, StreamId, Suspension, Tick, Weakness,
 };
 
 /// This copy is `copy(0)` on `member(0)`; the others count on.
@@ -77,6 +77,7 @@ pub(crate) fn assignment(epoch: Epoch, active: Option<u128>) -> Assignment {
         copies: (0..3).map(peer).collect(),
         degrade_after: Some(Duration::from_secs(10)),
         dismount_after: Duration::from_secs(30),
+        suspension: Suspension::NONE,
     }
 }
 

@@ -1,16 +1,23 @@
-//! Replay lag: the clock of a lagged copy, and how far it may replay now (F87, F88).
+//! Replay lag: the clock of a lagged copy, how far it may replay now (F87, F88), and the play-down
+//! that sets the lag aside (F90-F92, F97).
 //!
 //! Copies without lags have no clock, no file and no timer. The clock is saved about once a minute
 //! while something happens and at a clean stop; what a crash loses of it makes the copy lag longer.
+//! Whether the lag is played down is looked at whenever the member looks at its volumes.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keelson_copy_core::Event;
-use keelson_copy_core::lag::{InspectionClock, Moment, replay_limit};
-use keelson_types::{LagSettings, Position, Tick};
+use keelson_copy_core::lag::{
+    InspectionClock, LagStatus, Moment, PlayDown, PlayDownEvent, PlayDownInputs, PlayDownMonitor,
+    PlayDownSettings, lag_in_force, replay_limit,
+};
+use keelson_types::{CopyStatus, LagSettings, LagSwitch, MountIntent, News, Position, Tick};
 use tokio::time::Instant;
 
 use crate::gate::boottime_now;
+use crate::lag_file::Kept;
 use crate::log_lane::LogJob;
 use crate::owner::{Owner, unix_millis};
 
@@ -21,8 +28,27 @@ const SAVE_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Lag {
     pub(super) settings: LagSettings,
     pub(super) clock: InspectionClock,
+    switch: LagSwitch,
+    monitor: PlayDownMonitor,
+    /// The monitor as it was saved last.
+    kept: Vec<u8>,
     wake: Option<Tick>,
     saved: Instant,
+}
+
+impl Lag {
+    fn in_force(&self) -> bool {
+        self.settings.is_lagged() && lag_in_force(&self.switch, self.monitor.verdict())
+    }
+
+    /// The lags that hold now: log that is replayed early may also go early, for that is what makes
+    /// room.
+    pub(super) fn effective(&self) -> LagSettings {
+        match self.in_force() {
+            true => self.settings,
+            false => self.settings.without_replay_lag(),
+        }
+    }
 }
 
 impl Owner {
@@ -31,7 +57,8 @@ impl Owner {
     }
 
     /// Takes the lags that consensus says.
-    pub(super) fn set_lag(&mut self, settings: LagSettings) {
+    pub(super) fn set_lag(&mut self, settings: LagSettings, switch: LagSwitch) {
+        self.shared.lagged.store(settings.is_lagged(), Ordering::Relaxed);
         if !settings.truncates_late() {
             if self.lag.take().is_some() {
                 self.event(Event::ReplayLimit(None));
@@ -39,25 +66,33 @@ impl Owner {
             return;
         }
         match &mut self.lag {
-            Some(lag) => lag.settings = settings,
+            Some(lag) => (lag.settings, lag.switch) = (settings, switch),
             None => {
-                let clock = self.restored_clock();
-                self.lag = Some(Lag { settings, clock, wake: None, saved: Instant::now() });
+                let (clock, monitor) = (self.restored_clock(), self.restored_monitor());
+                let (kept, saved) = (monitor.encode(), Instant::now());
+                let wake = None;
+                self.lag = Some(Lag { settings, clock, switch, monitor, kept, wake, saved });
             }
         }
+        self.check_play_down();
         self.limit_replay();
     }
 
     /// The saved clock, or one for which everything here was inspected just now.
     fn restored_clock(&mut self) -> InspectionClock {
         let (now, end) = (self.moment(), self.machine.durable().position);
-        let saved = self.saved_clock.take();
+        let saved = self.saved_lag.clock.take();
         let decoded = saved.and_then(|bytes| InspectionClock::decode(&bytes, end, &now).ok());
         decoded.unwrap_or_else(|| {
             let mut clock = InspectionClock::new(self.shared.replayed.load(), now.tick);
             clock.inspected(end, now.tick);
             clock
         })
+    }
+
+    fn restored_monitor(&mut self) -> PlayDownMonitor {
+        let saved = self.saved_lag.monitor.take();
+        saved.and_then(|bytes| PlayDownMonitor::decode(&bytes).ok()).unwrap_or_default()
     }
 
     pub(super) fn lag_inspected(&mut self, end: Position) {
@@ -79,15 +114,68 @@ impl Owner {
         }
     }
 
+    /// The member looked at its volumes.
+    pub(super) fn looked_at_space(&mut self) {
+        self.truncation.due = true;
+        self.check_play_down();
+        self.limit_replay();
+    }
+
+    /// Decides whether the lag is played down, and tells each change with its inputs.
+    fn check_play_down(&mut self) {
+        let Some(mut lag) = self.lag.take() else { return };
+        let settings = PlayDownSettings::from(&*self.context.settings.borrow());
+        let volumes = self.context.space.volumes();
+        let inputs = PlayDownInputs {
+            now: lag.clock.time(boottime_now()),
+            lagged: lag.settings.is_lagged(),
+            max_delay: lag.settings.play_down_max_delay(),
+            free_bytes: volumes.free_bytes(),
+            range_repair: self.machine.view().status == CopyStatus::RangeRepair,
+            available_copies: self.available_copies(),
+            read_latency: volumes.read_latency(),
+        };
+        let check = lag.monitor.check(&settings, &inputs);
+        if let Some(event) = check.event {
+            self.context.tell(Some(self.shared.database), &news(&event));
+        }
+        let bytes = lag.monitor.encode();
+        if bytes != lag.kept {
+            lag.kept.clone_from(&bytes);
+            self.log_job(LogJob::SaveLag(Kept::Monitor, bytes));
+            // Its times are those of the clock.
+            lag.saved = Instant::now();
+            let clock = lag.clock.encode(&self.moment());
+            self.log_job(LogJob::SaveLag(Kept::Clock, clock));
+        }
+        self.lag = Some(lag);
+    }
+
+    /// Healthy copies without lag, the active included: those that take part in the commit rule
+    /// that consensus holds. A member without a lease may have an old picture and says nothing, as
+    /// for a database that nobody wants open.
+    fn available_copies(&self) -> Option<u32> {
+        if self.context.lease.expires() <= boottime_now() {
+            return None;
+        }
+        let assigned = self.assigned.as_ref()?;
+        if assigned.intent != MountIntent::Mounted {
+            return None;
+        }
+        let rule = assigned.assignment.rule.as_ref()?;
+        u32::try_from(rule.participants.len()).ok()
+    }
+
     /// Tells the machine how far it may replay, and when to ask again.
     fn limit_replay(&mut self) {
         let Some(lag) = &mut self.lag else { return };
         let (now, end) = (boottime_now(), self.machine.durable().position);
-        let limit = replay_limit(&lag.clock, &lag.settings, true, end, now);
+        let in_force = lag.in_force();
+        let limit = replay_limit(&lag.clock, &lag.settings, in_force, end, now);
         lag.wake = limit.wake;
         let due = lag.saved.elapsed() >= SAVE_EVERY;
         // A copy with a truncation lag only replays without delay.
-        let up_to = lag.settings.is_lagged().then_some(limit.up_to);
+        let up_to = in_force.then_some(limit.up_to);
         self.event(Event::ReplayLimit(up_to));
         if due {
             self.save_clock();
@@ -100,7 +188,7 @@ impl Owner {
         lag.clock.settle(&lag.settings, moment.tick);
         lag.saved = Instant::now();
         let bytes = lag.clock.encode(&moment);
-        self.log_job(LogJob::SaveClock(bytes));
+        self.log_job(LogJob::SaveLag(Kept::Clock, bytes));
     }
 
     pub(super) fn lag_wake(&self) -> Option<Tick> {
@@ -118,5 +206,38 @@ impl Owner {
     pub(super) fn actual_lag(&self) -> Option<Duration> {
         let replayed = self.shared.replayed.load();
         self.lag.as_ref().map(|lag| lag.clock.waiting_for(replayed, boottime_now()))
+    }
+
+    /// The lag in one line (F98).
+    pub(super) fn lag_status(&self) -> LagStatus {
+        let actual = self.actual_lag().unwrap_or_default();
+        match &self.lag {
+            Some(lag) => LagStatus::new(&lag.settings, &lag.switch, lag.monitor.verdict(), actual),
+            None => {
+                LagStatus::new(&LagSettings::default(), &LagSwitch::enable(), &PlayDown::No, actual)
+            }
+        }
+    }
+}
+
+fn news(event: &PlayDownEvent) -> News {
+    let step = match &event.to {
+        PlayDown::Yes(_) => "started",
+        PlayDown::Deferred { .. } => "deferred",
+        PlayDown::No => "ended",
+    };
+    let causes = match &event.to {
+        PlayDown::No => event.from.causes(),
+        other => other.causes(),
+    };
+    let inputs = &event.inputs;
+    let micros = |latency: Duration| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+    News::PlayDownChanged {
+        step: step.into(),
+        causes: causes.iter().map(ToString::to_string).collect(),
+        free_bytes: inputs.free_bytes,
+        available_copies: inputs.available_copies,
+        range_repair: inputs.range_repair,
+        read_latency_micros: inputs.read_latency.map(micros),
     }
 }

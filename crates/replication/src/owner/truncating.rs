@@ -14,6 +14,8 @@ use keelson_wire::v1;
 
 use crate::gate::boottime_now;
 use crate::log_lane::LogJob;
+use crate::owner::expanding::Told;
+use crate::owner::lagging::Lag;
 use crate::owner::{Owner, unix_millis};
 
 /// What consensus says of another copy, as far as truncation needs it.
@@ -23,6 +25,8 @@ pub(crate) struct OtherFacts {
     pub(crate) member: MemberId,
     pub(crate) lagged: bool,
     pub(crate) leaving: bool,
+    /// Only a seed helps it.
+    pub(crate) cut_off: bool,
     pub(crate) suspended_since_unix_ms: Option<u64>,
 }
 
@@ -44,6 +48,8 @@ pub(super) struct Truncating {
     order: Option<TruncationOrder>,
     /// What was decided last, for status.
     pub(super) decided: Option<Truncation>,
+    /// What was told of expanded truncation.
+    pub(super) told: Told,
     under_way: bool,
 }
 
@@ -59,7 +65,8 @@ impl Owner {
         if !std::mem::take(&mut self.truncation.due) || self.truncation.under_way {
             return;
         }
-        let Some(decided) = self.decide_truncation() else { return };
+        let Some(mut decided) = self.decide_truncation() else { return };
+        self.expand_truncation(&mut decided);
         let before = decided.up_to.generation;
         self.truncation.decided = Some(decided);
         if before > self.truncation.first.generation {
@@ -94,13 +101,14 @@ impl Owner {
         };
         let now = boottime_now();
         let aged_out =
-            self.lag.as_ref().map_or(own.end, |lag| lag.clock.aged_out(&lag.settings, now));
+            self.lag.as_ref().map_or(own.end, |lag| lag.clock.aged_out(&lag.effective(), now));
+        let lags = self.lag.as_ref().map_or(assigned.lag, Lag::effective);
         let inputs = TruncationInputs {
             own,
             role,
-            lags: assigned.lag,
+            lags,
             aged_out,
-            holds: &[],
+            holds: &assigned.holds,
             now_unix_ms: unix_millis(),
         };
         Some(truncation_point(&inputs))
@@ -115,7 +123,7 @@ impl Owner {
             inspected: reported.map(|reported| reported.inspected),
             checkpointed: reported.map(|reported| reported.checkpointed),
             suspended_since_unix_ms: facts.suspended_since_unix_ms,
-            needs_no_log: facts.leaving,
+            needs_no_log: facts.leaving || facts.cut_off,
         }
     }
 
@@ -127,9 +135,16 @@ impl Owner {
         self.truncation.due |= generations(before) != generations(now);
     }
 
-    /// Who keeps log here, as decided last.
+    /// Who keeps log here, as decided last, and since when: what has no time of its own holds since
+    /// the oldest log that it keeps.
     pub(super) fn blockers(&self) -> Vec<Blocker> {
-        self.truncation.decided.as_ref().map(|d| d.blockers.clone()).unwrap_or_default()
+        let index = self.shared.index();
+        let decided = self.truncation.decided.iter().flat_map(|decided| &decided.blockers);
+        let dated = decided.map(|blocker| Blocker {
+            since_unix_ms: blocker.since_unix_ms.or_else(|| index.since(blocker.from.generation)),
+            ..*blocker
+        });
+        dated.collect()
     }
 
     /// The own store is durable further than before.

@@ -106,6 +106,7 @@ impl CopyNode {
             proposal: None,
             seals: BTreeMap::new(),
             mounts: BTreeMap::new(),
+            lag: None,
         })
     }
 }

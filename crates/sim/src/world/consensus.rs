@@ -152,6 +152,15 @@ impl World {
         {
             self.fire(Probe::Degraded);
         }
+        if matches!(outcome, Outcome::Ok(_)) {
+            match &entry.command {
+                Command::SuspendCopy { .. } => self.fire(Probe::Suspended),
+                Command::SetCopy { lag: Some(lag), .. } if lag.is_lagged() => {
+                    self.fire(Probe::Lagged);
+                }
+                _ => {}
+            }
+        }
         self.consensus.log.push(entry);
         let verdict = self.bindings.check(&self.reference);
         self.check(verdict);

@@ -8,7 +8,9 @@ use keelson_cluster_core::{
     ClusterState, LeaseConfig, LeaseHolder, LeaseTable, Manager, ManagerConfig, MountOrder, Outcome,
 };
 use keelson_copy_core::{Assignment, PeerCopy};
-use keelson_types::{CopyId, DatabaseState, IncarnationId, MemberId, MountIntent, Tick};
+use keelson_types::{
+    CopyId, DatabaseState, IncarnationId, LagSettings, MemberId, MountIntent, Tick,
+};
 
 use super::consensus::Origin;
 use super::leader::Leading;
@@ -38,7 +40,7 @@ pub(crate) struct Control {
     last_renewal: Option<Tick>,
     ticks: u64,
     dead: BTreeSet<MemberId>,
-    told: BTreeMap<usize, (CopyId, Assignment, bool)>,
+    told: BTreeMap<usize, Assigned>,
     told_dead: BTreeSet<MemberId>,
 }
 
@@ -336,8 +338,8 @@ impl World {
             let Some(fresh) = assignment_of(&control.state, index, id) else { continue };
             if control.told.get(&index) != Some(&fresh) {
                 control.told.insert(index, fresh.clone());
-                let (copy, assignment, established) = fresh;
-                news.push(ToData::Assigned { database: index, copy, assignment, established });
+                let (copy, assignment, established, lag) = fresh;
+                news.push(ToData::Assigned { database: index, copy, assignment, established, lag });
             }
         }
         if control.told_dead != control.dead {
@@ -355,12 +357,11 @@ impl World {
     }
 }
 
+/// A copy, its assignment, whether that epoch is recorded as established, and the copy's lag.
+type Assigned = (CopyId, Assignment, bool, LagSettings);
+
 /// What the state says of a database to its copy on a member.
-fn assignment_of(
-    state: &ClusterState,
-    index: usize,
-    member: MemberId,
-) -> Option<(CopyId, Assignment, bool)> {
+fn assignment_of(state: &ClusterState, index: usize, member: MemberId) -> Option<Assigned> {
     let database = state.databases.get(&database_id(index))?;
     let copy = database.copy_on(member)?;
     let peers = database.copies.iter().filter_map(|(id, config)| {
@@ -381,6 +382,8 @@ fn assignment_of(
         copies: peers.collect(),
         degrade_after: database.settings.degrade_after_ms.map(Duration::from_millis),
         dismount_after: Duration::from_millis(database.settings.dismount_after_ms),
+        suspension: database.copies.get(&copy)?.suspension.clone(),
     };
-    Some((copy, assignment, database.state == DatabaseState::Established))
+    let lag = database.copies.get(&copy)?.lag;
+    Some((copy, assignment, database.state == DatabaseState::Established, lag))
 }

@@ -269,7 +269,7 @@ impl World {
             return;
         }
         match message {
-            ToData::Assigned { database, copy, assignment, established } => {
+            ToData::Assigned { database, copy, assignment, established, lag } => {
                 if self.copy(member, database).is_none_or(|node| node.copy != copy) {
                     self.open_copy(member, database, copy);
                     let dead = self.machines[member].data.as_ref().map(|data| data.dead.clone());
@@ -279,6 +279,7 @@ impl World {
                 }
                 self.with_copy(member, database, |node, moment| {
                     node.assigned(moment, assignment, established);
+                    node.set_lag(moment, lag);
                 });
             }
             ToData::Dead(dead) => {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use keelson_cluster_core::Command;
 use keelson_env::Disk;
 use keelson_format::{Chunk, Item};
-use keelson_types::Position;
+use keelson_types::{LagSettings, Position};
 
 use super::consensus::Origin;
 use super::{Happening, World, database_id, member_id};
@@ -30,6 +30,10 @@ pub(crate) enum Fault {
     Stalled { member: usize },
     /// A database is closed.
     Closed { database: usize },
+    /// A copy is suspended.
+    Suspended { database: usize, member: usize },
+    /// A copy lags.
+    Lagged { database: usize, member: usize },
 }
 
 impl World {
@@ -69,8 +73,10 @@ impl World {
             hits(faults.constraint),
             hits(faults.stall),
             hits(faults.disk_loss),
+            hits(faults.suspend),
+            hits(faults.lag),
         ];
-        let strikes: [fn(&mut Self, usize); 14] = [
+        let strikes: [fn(&mut Self, usize); 16] = [
             Self::crash_data,
             Self::crash_member,
             Self::lose_power,
@@ -85,6 +91,8 @@ impl World {
             Self::change_constraint,
             Self::stall_disk,
             Self::lose_disk,
+            Self::suspend_copy,
+            Self::let_copy_lag,
         ];
         for (hit, strike) in rolled.into_iter().zip(strikes) {
             if hit {
@@ -275,6 +283,10 @@ impl World {
             }
             Fault::Stalled { member } => self.go_on(*member),
             Fault::Closed { database } => self.operate(database_id(*database), true),
+            Fault::Suspended { database, member } => self.resume_copy(*database, *member),
+            Fault::Lagged { database, member } => {
+                self.set_copy_lag(*database, *member, LagSettings::default());
+            }
             Fault::Full { member } => {
                 self.machines[*member].disk.set_quota(None);
                 self.machines[*member].stores.set_full(false);

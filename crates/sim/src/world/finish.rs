@@ -97,6 +97,9 @@ impl World {
             if recorded.intent == MountIntent::Dismounted && self.now % SEC < 200_000_000 {
                 self.operate(database_id(database), true);
             }
+            if self.now % SEC < 200_000_000 {
+                self.release_copies(database);
+            }
             let established = self.active(database).is_some();
             let broken = (0..self.params.members).find_map(|member| {
                 let copy = self.copy(member, database)?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use keelson_wire::v1::{ResumeCopyRequest, SetCopyRequest, SuspendCopyRequest};
+use keelson_wire::v1::{ResumeCopyRequest, SetCopyRequest, SuspendCopyRequest, set_copy_request};
 use serde_json::json;
 
 use crate::context::Global;
@@ -50,6 +50,15 @@ pub(crate) struct Set {
     /// How long log is kept after replay, 0 to 14 days
     #[arg(long, value_name = "TIME", value_parser = seconds, allow_hyphen_values = true)]
     truncation_lag: Option<i64>,
+    /// Set the replay lag aside: replay what waits now; at most 512 characters say why
+    #[arg(long, value_name = "REASON", conflicts_with = "enable_lag")]
+    disable_lag: Option<String>,
+    /// Put a lag that was set aside in force again
+    #[arg(long)]
+    enable_lag: bool,
+    /// How long a play-down waits for a quiet disk at most; 0: not at all
+    #[arg(long, value_name = "TIME", value_parser = seconds, allow_hyphen_values = true)]
+    play_down_max_delay: Option<i64>,
 }
 
 #[derive(Args, Debug)]
@@ -95,6 +104,9 @@ impl Set {
             self.preference.map(|preference| format!("preference {preference}")),
             self.replay_lag.map(|lag| format!("replay lag {}", span(lag))),
             self.truncation_lag.map(|lag| format!("truncation lag {}", span(lag))),
+            self.play_down_max_delay.map(|delay| format!("play-down delay {}", span(delay))),
+            self.disable_lag.as_ref().map(|_| "the lag aside".to_owned()),
+            self.enable_lag.then(|| "the lag in force".to_owned()),
         ];
         let changes: Vec<_> = changes.into_iter().flatten().collect();
         let plan = format!("set {} of copy {}", changes.join(", "), self.copy);
@@ -107,6 +119,12 @@ impl Set {
             preference: self.preference,
             replay_lag_seconds: self.replay_lag,
             truncation_lag_seconds: self.truncation_lag,
+            play_down_max_delay_seconds: self.play_down_max_delay,
+            lag_switch: match (self.disable_lag, self.enable_lag) {
+                (Some(why), _) => Some(set_copy_request::LagSwitch::DisableLag(why)),
+                (None, true) => Some(set_copy_request::LagSwitch::EnableLag(true)),
+                (None, false) => None,
+            },
         };
         global.connect().await?.admin().set_copy(request).await?;
         done(global, &self.copy, &plan);

@@ -18,22 +18,19 @@ mod tests;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use keelson_types::{
-    CopyId, HoldKind, LOG_UNIT_BYTES, LogHold, LogSizes, MemberId, OperationId, Position,
-};
-use serde::{Deserialize, Serialize};
-
 pub use forecast::{CutCandidate, Forecast, SPACE_SAMPLES_MAX, SpaceHistory, SpaceSample};
+use keelson_types::{
+    ClusterSettings, CopyId, HoldKind, LOG_UNIT_BYTES, LogHold, LogSizes, MemberId, OperationId,
+    Position, Setting,
+};
 
-/// Free space below which a copy is short unless set otherwise: 204,800 MiB.
-pub const MIN_FREE_BYTES: u64 = 204_800 * 1024 * 1024;
 /// Logs (MiB) that a passive keeps unless set otherwise.
 pub const LOGS_ON_PASSIVE: u64 = 100_000;
 /// Logs (MiB) that the active keeps unless set otherwise.
 pub const LOGS_ON_ACTIVE: u64 = 10_000;
 
 /// The settings (F104), one set per cluster.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ExpandedSettings {
     /// Passive copies that the active protects; 0 switches the feature off.
     pub min_copies_to_protect: u32,
@@ -44,9 +41,14 @@ pub struct ExpandedSettings {
     pub min_logs_to_protect: Option<u64>,
 }
 
-impl Default for ExpandedSettings {
-    fn default() -> Self {
-        Self { min_copies_to_protect: 0, min_free_bytes: MIN_FREE_BYTES, min_logs_to_protect: None }
+impl From<&ClusterSettings> for ExpandedSettings {
+    fn from(settings: &ClusterSettings) -> Self {
+        let copies = settings.number(Setting::ExpandedCopies);
+        Self {
+            min_copies_to_protect: u32::try_from(copies).unwrap_or(u32::MAX),
+            min_free_bytes: settings.number(Setting::ExpandedLowSpace),
+            min_logs_to_protect: settings.get(Setting::ExpandedLogs),
+        }
     }
 }
 
@@ -90,7 +92,7 @@ pub struct ExpandedInputs<'a> {
     pub settings: ExpandedSettings,
     /// Free space of the volume that holds the copy's log.
     pub free_bytes: u64,
-    /// What the ordinary rules allow (`copy-core::truncate`).
+    /// What the ordinary rules allow ([`crate::truncate`]).
     pub ordinary: Position,
     /// Log before this is gone already.
     pub truncated: Position,
@@ -113,8 +115,7 @@ pub struct ExpandedInputs<'a> {
 }
 
 /// Something that is given up for space.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Sacrifice {
     /// Holds of this kind.
     Hold(HoldKind),
@@ -134,8 +135,7 @@ pub const YIELD_ORDER: [Sacrifice; 6] = [
 ];
 
 /// Why the oldest straggler may not be cut off.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum CutRefusal {
     /// There is no passive copy.
     NoPassive,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keelson_types::{DatabaseId, Generation, Tick};
+use keelson_types::{ClusterSettings, DatabaseId, Generation, Tick};
 
 use super::*;
 
@@ -41,6 +41,9 @@ const fn lagged(n: u128, generation: u64) -> PassiveFacts {
 }
 
 /// Protect one copy, keep 50 logs.
+/// The default of the setting: 204,800 MiB.
+const MIN_FREE_BYTES: u64 = 204_800 * 1024 * 1024;
+
 const SHORT: ExpandedSettings = ExpandedSettings {
     min_copies_to_protect: 1,
     min_free_bytes: MIN_FREE_BYTES,
@@ -89,7 +92,7 @@ fn stuck(cut: CutRefusal) -> Expanded {
 /// F104: off by default (0 copies), 204,800 MiB, 100,000 logs on a passive, 10,000 on the active.
 #[test]
 fn defaults_are_those_of_the_model() {
-    let settings = ExpandedSettings::default();
+    let settings = ExpandedSettings::from(&ClusterSettings::default());
     assert_eq!(settings.min_copies_to_protect, 0);
     assert_eq!(settings.min_free_bytes, 200 * 1024 * MIB);
     assert_eq!(settings.min_logs_to_protect, None);
@@ -104,7 +107,7 @@ fn zero_copies_to_protect_switches_it_off() {
     let passive = ExpandedRole::Passive { established_start: start(999) };
     for role in [ExpandedRole::Active { passives: &passives }, passive] {
         let mut off = inputs(&sizes, role);
-        off.settings = ExpandedSettings::default();
+        off.settings = ExpandedSettings::from(&ClusterSettings::default());
         off.free_bytes = 0;
         assert_eq!(expanded_truncation(&off), Expanded::Off);
     }

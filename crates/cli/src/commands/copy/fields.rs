@@ -1,0 +1,111 @@
+//! Every field of a copy's status, for programs (F49).
+
+use keelson_wire::v1::{CopyFacts, CopyStatusRow, Watermarks};
+use serde_json::{Map, Value, json};
+
+use crate::text;
+
+/// The content index comes in a later part.
+pub(super) const CONTENT_INDEX_STATE: &str = "disabled";
+
+/// Who keeps log, the first one decides.
+pub(in crate::commands) fn held_by(facts: &CopyFacts) -> Value {
+    let holders = facts.log_held_by.iter().map(|holder| {
+        json!({
+            "from": text::position(holder.from.as_ref()),
+            "holder": holder.holder,
+            "reason": holder.reason,
+            "since": text::time(holder.since_unix_millis),
+        })
+    });
+    holders.collect()
+}
+
+/// One object with all fields.
+pub(super) fn status_data(row: &CopyStatusRow) -> Value {
+    let facts = row.facts.clone().unwrap_or_default();
+    let groups = [standing(row, &facts), lag(row, &facts), log(&facts, row)];
+    let fields = groups.into_iter().filter_map(|group| match group {
+        Value::Object(fields) => Some(fields),
+        _ => None,
+    });
+    Value::Object(fields.flatten().collect::<Map<_, _>>())
+}
+
+/// Who the copy is and how it is.
+fn standing(row: &CopyStatusRow, facts: &CopyFacts) -> Value {
+    json!({
+        "database": row.database,
+        "member": row.member,
+        "copy": text::id(&facts.copy),
+        "active": row.active,
+        "status": row.status,
+        "status_reason": row.status_reason,
+        "last_status_transition_time": text::time(facts.status_since_unix_millis),
+        "status_retrieved_time": text::time(row.retrieved_unix_millis),
+        "instance_start_time": text::time(facts.opened_unix_millis),
+        "data_pid": row.data_pid,
+        "reachable": row.reachable,
+        "activation_preference": row.preference,
+        "participant": row.participant,
+        "serving": facts.serving,
+        "degraded": facts.degraded,
+        "commit_rule": facts.commit_rule,
+        "fault": facts.fault,
+        "shortage": facts.shortage,
+        "log_free_bytes": facts.log_free_bytes,
+        "data_free_bytes": facts.data_free_bytes,
+        "disk_read_latency_micros": facts.read_latency_micros,
+        "content_index_state": CONTENT_INDEX_STATE,
+        "log_bytes": facts.log_bytes,
+        "store_bytes": facts.store_bytes,
+    })
+}
+
+/// What is stopped, and how late it replays.
+fn lag(row: &CopyStatusRow, facts: &CopyFacts) -> Value {
+    json!({
+        "cut_off": row.cut_off,
+        "replay_lag_seconds": row.replay_lag_seconds,
+        "truncation_lag_seconds": row.truncation_lag_seconds,
+        "activation_suspended": row.suspension.as_ref().is_some_and(|s| s.activation),
+        "replication_suspended": row.suspension.as_ref().is_some_and(|s| s.replication),
+        "actual_lag_millis": facts.actual_lag_millis,
+        "replay_lag_status": facts.lag_status,
+        "lag_in_force": facts.lag_in_force,
+        "play_down_causes": facts.play_down_causes,
+        "suspend_comment": row.suspension.as_ref().map(|s| &s.comment),
+        "suspended_by": row.suspension.as_ref().map(|s| &s.by),
+        "suspended_since": row.suspension.as_ref().map(|s| text::time(s.since_unix_millis)),
+        "suspended_until": row.suspension.as_ref().map(|s| text::time(s.until_unix_millis)),
+    })
+}
+
+/// Positions, times and queues of its log.
+fn log(facts: &CopyFacts, row: &CopyStatusRow) -> Value {
+    let Watermarks { truncated, checkpointed, replayed, inspected, generated, committed } =
+        facts.watermarks.unwrap_or_default();
+    json!({
+        "replay_up_to": text::position(facts.replay_up_to.as_ref()),
+        "required_logs_present": facts.required_logs_present,
+        "generated_is_stale": facts.generated_is_stale,
+        "log_held_by": held_by(facts),
+        "epoch": text::epoch(facts.epoch.as_ref()),
+        "sealed": text::epoch(facts.sealed.as_ref()),
+        "copy_queue_logs": text::logs(facts.copy_queue_bytes),
+        "copy_queue_bytes": facts.copy_queue_bytes,
+        "copy_queue_generations": facts.copy_queue_generations,
+        "replay_queue_generations": facts.replay_queue_generations,
+        "replay_queue_logs": text::logs(facts.replay_queue_bytes),
+        "replay_queue_bytes": facts.replay_queue_bytes,
+        "latest_available_log_time": text::time(row.latest_available_log_unix_millis),
+        "last_inspected_log_time": text::time(facts.last_inspected_unix_millis),
+        "last_replayed_log_time": text::time(facts.last_replayed_unix_millis),
+        "truncated": text::position(truncated.as_ref()),
+        "checkpointed": text::position(checkpointed.as_ref()),
+        "replayed": text::position(replayed.as_ref()),
+        "inspected": text::position(inspected.as_ref()),
+        "generated": text::position(generated.as_ref()),
+        "committed": text::position(committed.as_ref()),
+    })
+}

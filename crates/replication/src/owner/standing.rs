@@ -1,0 +1,154 @@
+//! The status of the copy as others see it: what changed is told, and the page for whoever asks.
+//! The status itself is derived by `copy_core::copy_state`.
+
+use std::sync::atomic::Ordering;
+
+use keelson_copy_core::copy_state::{Transition, copy_queue, replay_queue};
+use keelson_copy_core::expanded_truncation::CutCandidate;
+use keelson_types::{CopyFault, CopyRole, CopyStatus, News, Position, Setting, Watermarks};
+
+use crate::gate::boottime_now;
+use crate::message::OwnerView;
+use crate::owner::{Owner, unix_millis};
+
+/// Whether an operator cares for it: a copy failed, or is over it.
+fn is_news(step: &Transition) -> bool {
+    let bad = |status| matches!(status, CopyStatus::Failed | CopyStatus::FailedAndSuspended);
+    bad(step.to) != step.from.is_some_and(bad) || bad(step.to) && step.from != Some(step.to)
+}
+
+/// Whether the copy is to stay stopped over restarts until an operator resumes it. A divergence is
+/// not among them: what can be done about it is found out anew at every connect.
+fn stays_stopped(fault: &CopyFault) -> bool {
+    matches!(fault, CopyFault::MissingLog(_) | CopyFault::CrashLoop)
+}
+
+impl Owner {
+    /// Tells the transitions since the last turn.
+    pub(super) fn tell_status(&mut self) {
+        let steps = self.machine.transitions(&mut self.status);
+        if !steps.is_empty() {
+            self.shared.keep_status(&self.status);
+        }
+        for step in steps {
+            let (database, from, to, reason) =
+                (&self.shared.name, step.from, step.to, step.reason.to_string());
+            tracing::info!(%database, ?from, %to, %reason, "copy status");
+            if is_news(&step) {
+                let news = News::CopyStatusChanged { from, to, reason };
+                self.context.tell(Some(self.shared.database), &news);
+            }
+        }
+        if self.status.last().is_some_and(|(s, _)| s == CopyStatus::FailedAndSuspended) {
+            self.tell_stopped();
+        }
+    }
+
+    /// F47: asks consensus to keep a passive copy suspended whose fault does not heal, once for
+    /// each try that an operator gave it.
+    fn tell_stopped(&mut self) {
+        let Some(fault) = self.fault().filter(stays_stopped) else { return };
+        let Some(assigned) = &self.assigned else { return };
+        let active = assigned.assignment.active == Some(self.shared.copy);
+        let told = self.stopped_told == Some(assigned.resumes);
+        if active || told || assigned.assignment.suspension.replication.is_some() {
+            return;
+        }
+        let (resumes, needs_seed) = (assigned.resumes, matches!(fault, CopyFault::MissingLog(_)));
+        self.stopped_told = Some(resumes);
+        self.context.report_stopped(&self.shared, resumes, &fault.to_string(), needs_seed);
+    }
+
+    /// Where the copy is with everything.
+    pub(super) fn marks(&self) -> Watermarks {
+        let core = self.machine.view();
+        Watermarks {
+            truncated: self.truncation.first,
+            checkpointed: self.shared.checkpointed.load().min(core.replayed),
+            replayed: core.replayed,
+            inspected: core.inspected,
+            generated: self.generated.max(self.machine.end().position),
+            committed: core.committed,
+        }
+    }
+
+    pub(super) fn view(&mut self) -> OwnerView {
+        // What depends on time is as of now.
+        self.event(keelson_copy_core::Event::Wake);
+        let store = self.shared.store.get();
+        let store_bytes = store.map_or_else(
+            || self.shared.store_bytes.load(Ordering::Relaxed),
+            |store| store.size_bytes(),
+        );
+        let (core, marks) = (self.machine.view(), self.marks());
+        let role = match self.machine.own_epoch() {
+            Some(_) => CopyRole::Active,
+            None => CopyRole::Passive,
+        };
+        let (copy_queue, replay_queue) = {
+            let index = self.shared.index();
+            (copy_queue(role, &marks, &index.sizes), replay_queue(&marks, &index.sizes))
+        };
+        let since = self.status.last().map(|(_, since)| boottime_now().since(since));
+        let since = since.map_or(0, |age| age.as_millis() as u64);
+        let lag_status = self.lag_status();
+        let volumes = self.context.space.volumes();
+        let settings = self.context.settings.borrow().clone();
+        let on = settings.number(Setting::ExpandedCopies) > 0;
+        let floor = if on { settings.number(Setting::ExpandedLowSpace) } else { 0 };
+        let cut = self.would_be_cut().filter(|_| on).map(|(copy, member)| CutCandidate {
+            database: self.shared.database,
+            copy,
+            member,
+            seed_bytes: store_bytes + replay_behind_checkpoint(&marks, self.generation_bytes),
+        });
+        OwnerView {
+            view: core,
+            marks,
+            copy_queue,
+            replay_queue,
+            status_since_unix_millis: unix_millis().saturating_sub(since),
+            opened_unix_millis: self.opened_unix_millis,
+            last_inspected_unix_millis: self.cursor.state().time.unix_millis(),
+            last_replayed_unix_millis: self.last_replayed_millis,
+            store_bytes,
+            log_bytes: self.shared.log_bytes.load(Ordering::Relaxed),
+            replayed: self.reported.iter().map(|(copy, r)| (*copy, r.replayed)).collect(),
+            actual_lag: self.actual_lag(),
+            lag_status,
+            forecast: volumes.log.history.forecast(floor, cut.as_slice()),
+            volumes,
+            blockers: self.blockers(),
+        }
+    }
+}
+
+/// What a seed sends beside the store: the log behind its checkpoint.
+fn replay_behind_checkpoint(marks: &Watermarks, generation_bytes: u64) -> u64 {
+    let from = marks.checkpointed.max(Position::new(1, 0));
+    Watermarks::distance_bytes(from, marks.inspected, generation_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_copy_core::copy_state::StatusReason;
+    use keelson_types::Tick;
+
+    /// F47: an event for a failure and its end, not for what comes and goes with a connection.
+    #[test]
+    fn failures_and_their_end_are_news() {
+        use CopyStatus as S;
+        let step = |from, to| Transition { from, to, reason: StatusReason::Starting, at: Tick(0) };
+        for (from, to, news) in [
+            (None, S::Initializing, false),
+            (Some(S::Healthy), S::DisconnectedAndHealthy, false),
+            (Some(S::Healthy), S::Failed, true),
+            (None, S::FailedAndSuspended, true),
+            (Some(S::Failed), S::FailedAndSuspended, true),
+            (Some(S::Failed), S::Initializing, true),
+        ] {
+            assert_eq!(is_news(&step(from, to)), news, "{from:?} {to:?}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Free space of the volumes: one look per member and period, for status, play-downs of lags,
+//! expanded truncation and forecasts.
+//!
+//! Idle copies are not woken by it: only copies with a lag are told of each look, and all copies
+//! while space for log is short and expanded truncation is on.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use keelson_copy_core::expanded_truncation::{ExpandedSettings, SpaceHistory, SpaceSample};
+use keelson_env::{Disk, ReadTotals};
+use keelson_types::{ClusterSettings, News, Setting};
+use tokio::sync::oneshot;
+
+use crate::context::{PlaneContext, Registry};
+use crate::gate::boottime_now;
+use crate::message::Message;
+
+/// What is known of a volume.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Volume {
+    pub(crate) free_bytes: Option<u64>,
+    /// Mean latency of the reads between the last two looks.
+    pub(crate) read_latency: Option<Duration>,
+    pub(crate) history: SpaceHistory,
+    totals: Option<ReadTotals>,
+    /// Its forecast was told as an event, and has not become better since.
+    alerted: bool,
+}
+
+/// The volumes of a member; both may be the same one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Volumes {
+    pub(crate) log: Volume,
+    pub(crate) data: Volume,
+}
+
+impl Volumes {
+    /// The lower free space, of what is known.
+    pub(crate) fn free_bytes(&self) -> Option<u64> {
+        [self.log.free_bytes, self.data.free_bytes].into_iter().flatten().min()
+    }
+
+    /// The higher latency, of what is known.
+    pub(crate) fn read_latency(&self) -> Option<Duration> {
+        [self.log.read_latency, self.data.read_latency].into_iter().flatten().max()
+    }
+
+    /// Whether expanded truncation has something to do.
+    fn is_short(&self, settings: &ClusterSettings) -> bool {
+        let expanded = ExpandedSettings::from(settings);
+        let short = self.log.free_bytes.is_some_and(|free| free < expanded.min_free_bytes);
+        expanded.min_copies_to_protect > 0 && short
+    }
+}
+
+/// The last look.
+#[derive(Debug, Default)]
+pub(crate) struct Space(RwLock<Volumes>);
+
+impl Space {
+    pub(crate) fn volumes(&self) -> Volumes {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What one look at a volume shows.
+struct Look {
+    free_bytes: Option<u64>,
+    totals: Option<ReadTotals>,
+}
+
+impl Look {
+    fn at(disk: &dyn Disk, path: &Path) -> Self {
+        Self { free_bytes: disk.free_bytes(path).ok(), totals: disk.read_totals(path) }
+    }
+}
+
+impl Volume {
+    fn take(&mut self, look: &Look) {
+        let before = std::mem::replace(&mut self.totals, look.totals);
+        self.read_latency = match (look.totals, before) {
+            (Some(now), Some(before)) => now.mean_since(&before),
+            _ => None,
+        };
+        self.free_bytes = look.free_bytes;
+        if let Some(free_bytes) = look.free_bytes {
+            self.history.push(SpaceSample { at: boottime_now(), free_bytes });
+        }
+    }
+
+    /// An event when the time to full falls below `within`; told again only after it was twice as
+    /// long, or the volume did not fill any more.
+    fn alert(&mut self, name: &str, within: Duration) -> Option<News> {
+        let left = self.history.forecast(0, &[]).time_to_full;
+        let clear = left.is_none_or(|left| left >= within.saturating_mul(2));
+        let due = left.is_some_and(|left| left < within);
+        let told = self.alerted;
+        self.alerted = due || told && !clear;
+        let seconds_to_full = left.filter(|_| due && !told)?.as_secs();
+        let free_bytes = self.free_bytes?;
+        Some(News::SpaceForecast { volume: name.into(), free_bytes, seconds_to_full })
+    }
+}
+
+/// Looks at the volumes until the process ends.
+pub(crate) async fn watch(context: Arc<PlaneContext>, registry: Arc<Registry>) {
+    let mut changed = context.settings.subscribe();
+    loop {
+        let settings = changed.borrow_and_update().clone();
+        look(&context, &settings).await;
+        tell_copies(&context, &registry, &settings);
+        tokio::select! {
+            () = tokio::time::sleep(settings.span(Setting::SpaceCheckPeriod)) => {}
+            // The sender lives as long as the context.
+            _ = changed.changed() => {}
+        }
+    }
+}
+
+async fn look(context: &Arc<PlaneContext>, settings: &ClusterSettings) {
+    let (reply, looked) = oneshot::channel();
+    let places = context.places.clone();
+    context.readers.run(move || {
+        let disk = &*places.disk;
+        let _ = reply.send((Look::at(disk, &places.logs), Look::at(disk, &places.data)));
+    });
+    let Ok((log, data)) = looked.await else { return };
+    let within = settings.span(Setting::SpaceAlert);
+    let one_volume = context.places.logs == context.places.data;
+    let news = {
+        let mut volumes = context.space.0.write().unwrap_or_else(PoisonError::into_inner);
+        volumes.log.take(&log);
+        volumes.data.take(&data);
+        let second = if one_volume { None } else { volumes.data.alert("data", within) };
+        [volumes.log.alert("log", within), second]
+    };
+    for news in news.into_iter().flatten() {
+        context.tell(None, &news);
+    }
+}
+
+fn tell_copies(context: &PlaneContext, registry: &Registry, settings: &ClusterSettings) {
+    let short = context.space.volumes().is_short(settings);
+    for copy in registry.all() {
+        if short || copy.shared.is_lagged() {
+            // A full mailbox is worked on; the next look comes.
+            let _ = copy.mailbox.try_send(Message::LookAtSpace);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_types::Tick;
+
+    fn filling(volume: &mut Volume, minute: u64, free_bytes: u64) {
+        let at = Tick(minute * 60_000_000_000);
+        volume.free_bytes = Some(free_bytes);
+        volume.history.push(SpaceSample { at, free_bytes });
+    }
+
+    #[test]
+    fn a_volume_that_fills_is_told_once_until_it_is_better() {
+        let (mut volume, hour) = (Volume::default(), Duration::from_hours(1));
+        filling(&mut volume, 0, 60_000);
+        assert_eq!(volume.alert("log", hour), None, "one sample is no trend");
+        filling(&mut volume, 1, 30_000);
+        let told = volume.alert("log", hour);
+        assert!(matches!(told, Some(News::SpaceForecast { free_bytes: 30_000, .. })), "{told:?}");
+        filling(&mut volume, 2, 10_000);
+        assert_eq!(volume.alert("log", hour), None, "told already");
+        for minute in 3..70 {
+            filling(&mut volume, minute, 60_000);
+        }
+        assert_eq!(volume.alert("log", hour), None);
+        assert!(!volume.alerted, "it does not fill any more");
+    }
+
+    #[test]
+    fn latency_is_the_mean_of_the_reads_between_two_looks() {
+        let look = |reads, millis| Look {
+            free_bytes: Some(1),
+            totals: Some(ReadTotals { reads, millis }),
+        };
+        let mut volume = Volume::default();
+        volume.take(&look(10, 100));
+        assert_eq!(volume.read_latency, None);
+        volume.take(&look(14, 240));
+        assert_eq!(volume.read_latency, Some(Duration::from_millis(35)));
+        volume.take(&look(14, 240));
+        assert_eq!(volume.read_latency, None, "nobody read");
+    }
+}

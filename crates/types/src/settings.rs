@@ -1,0 +1,284 @@
+//! Settings of the cluster as a whole: one table of names, kinds, bounds, defaults and help.
+//!
+//! Every value is a whole number; its kind says what it counts. Only changed values are stored, by
+//! name, so that a default of a newer version takes effect and a name of a newer version is kept
+//! unread. A new setting is one row of the table; nothing else has to know of it but its user.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{RefusalReason, Refused};
+
+const MIB: u64 = 1024 * 1024;
+const PIB: u64 = MIB * MIB * 1024;
+const SECOND: u64 = 1_000;
+const HOUR: u64 = 3_600 * SECOND;
+const DAY: u64 = 24 * HOUR;
+
+/// What the number of a setting counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SettingKind {
+    /// 1 is on, 0 is off.
+    Switch,
+    /// Pieces.
+    Count,
+    /// Bytes.
+    Bytes,
+    /// Milliseconds.
+    Millis,
+}
+
+impl fmt::Display for SettingKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Switch => "switch",
+            Self::Count => "count",
+            Self::Bytes => "bytes",
+            Self::Millis => "millis",
+        })
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SettingInfo {
+    /// Stable.
+    pub name: &'static str,
+    /// What the number counts.
+    pub kind: SettingKind,
+    /// Lowest value.
+    pub min: u64,
+    /// Highest value.
+    pub max: u64,
+    /// The value unless it is set; nothing where the user of the setting has several.
+    pub default: Option<u64>,
+    /// For people.
+    pub help: &'static str,
+}
+
+macro_rules! settings {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $kind:ident($min:expr, $max:expr),
+        $default:expr, $help:literal;)*) => {
+        /// The settings.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Setting {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Setting {
+            /// All of them, in the order of the list.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Its row of the table.
+            #[must_use]
+            pub const fn info(self) -> SettingInfo {
+                match self {
+                    $(Self::$variant => SettingInfo {
+                        name: $name,
+                        kind: SettingKind::$kind,
+                        min: $min,
+                        max: $max,
+                        default: $default,
+                        help: $help,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    /// Whether lags are played down at all (F92).
+    PlayDown = "play_down", Switch(0, 1), Some(1),
+        "replay the log of lagged copies early when space, damage or too few copies ask for it";
+    /// Fewer available copies than this are too few (F92).
+    PlayDownCopies = "play_down_copies", Count(0, 16), Some(3),
+        "fewer healthy copies without lag than this are too few; 0: never";
+    /// How long they must be too few (F92).
+    PlayDownCopiesFor = "play_down_copies_for", Millis(0, 14 * DAY), Some(DAY),
+        "how long copies must be too few before lags are played down";
+    /// Free space below this plays a lag down (F90).
+    PlayDownLowSpace = "play_down_low_space", Bytes(0, PIB), Some(10_000 * MIB),
+        "free space of a volume below which lagged copies on it are played down; 0: never";
+    /// Read latency above this defers a play-down (F97).
+    PlayDownDeferAbove = "play_down_defer_above", Millis(1, 60 * SECOND), Some(35),
+        "mean latency of disk reads above which a play-down waits";
+    /// Read latency below this lets it go on (F97).
+    PlayDownResumeBelow = "play_down_resume_below", Millis(1, 60 * SECOND), Some(25),
+        "mean latency of disk reads below which a waiting play-down goes on";
+    /// How often members look at their volumes and lagged copies.
+    SpaceCheckPeriod = "space_check_period", Millis(SECOND, HOUR), Some(60 * SECOND),
+        "how often a member looks at its free space and its lagged copies";
+    /// Passive copies that expanded truncation protects; 0 = off (F104).
+    ExpandedCopies = "expanded_truncation_copies", Count(0, 16), Some(0),
+        "passive copies that keep their log when space is short; 0: expanded truncation is off";
+    /// Free space below which it begins (F104).
+    ExpandedLowSpace = "expanded_truncation_low_space", Bytes(0, PIB), Some(204_800 * MIB),
+        "free space of a log volume below which expanded truncation begins";
+    /// Logs of 1 MiB that it keeps (F104).
+    ExpandedLogs = "expanded_truncation_logs", Count(0, 1_000_000_000), None,
+        "logs of 1 MiB that it keeps; unset: 10,000 on the active and 100,000 on a passive";
+    /// Time to full below which the forecast of a volume is an event.
+    SpaceAlert = "space_alert", Millis(0, 14 * DAY), Some(DAY),
+        "a volume forecast to be full within this time is told as an event; 0: never";
+}
+
+impl Setting {
+    /// The setting of that name.
+    ///
+    /// # Errors
+    /// `unknown_setting`.
+    pub fn named(name: &str) -> Result<Self, Refused> {
+        let found = Self::ALL.iter().copied().find(|setting| setting.info().name == name);
+        found.ok_or_else(|| {
+            Refused::new(RefusalReason::UnknownSetting, format!("there is no setting {name:?}"))
+        })
+    }
+}
+
+/// The settings of a cluster: what was changed, and the defaults behind it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClusterSettings {
+    changed: BTreeMap<String, u64>,
+}
+
+impl ClusterSettings {
+    /// Settings as another process sent them, which has checked them.
+    #[must_use]
+    pub const fn from_changed(changed: BTreeMap<String, u64>) -> Self {
+        Self { changed }
+    }
+
+    /// What was changed, by name.
+    #[must_use]
+    pub const fn changed(&self) -> &BTreeMap<String, u64> {
+        &self.changed
+    }
+
+    /// The value in force; nothing for one without a default that is not set.
+    #[must_use]
+    pub fn get(&self, setting: Setting) -> Option<u64> {
+        let info = setting.info();
+        self.changed.get(info.name).copied().or(info.default)
+    }
+
+    /// The value of a setting that has a default; 0 for one that has none.
+    #[must_use]
+    pub fn number(&self, setting: Setting) -> u64 {
+        self.get(setting).unwrap_or(0)
+    }
+
+    /// Whether a switch is on.
+    #[must_use]
+    pub fn is_on(&self, setting: Setting) -> bool {
+        self.number(setting) != 0
+    }
+
+    /// The value of a setting in milliseconds.
+    #[must_use]
+    pub fn span(&self, setting: Setting) -> Duration {
+        Duration::from_millis(self.number(setting))
+    }
+
+    /// Whether it is set, perhaps to its default.
+    #[must_use]
+    pub fn is_changed(&self, setting: Setting) -> bool {
+        self.changed.contains_key(setting.info().name)
+    }
+
+    /// The settings with this value, or with the default again.
+    ///
+    /// # Errors
+    /// `bad_argument` for a value out of its bounds, or one that contradicts another setting.
+    pub fn with(&self, setting: Setting, value: Option<u64>) -> Result<Self, Refused> {
+        let SettingInfo { name, min, max, .. } = setting.info();
+        let mut changed = self.clone();
+        match value {
+            Some(value) if !(min..=max).contains(&value) => {
+                let text = format!("{name} is {min} to {max}, not {value}");
+                return Err(Refused::bad_argument(text));
+            }
+            Some(value) => drop(changed.changed.insert(name.to_owned(), value)),
+            None => drop(changed.changed.remove(name)),
+        }
+        changed.agree()?;
+        Ok(changed)
+    }
+
+    /// Settings that only make sense together.
+    fn agree(&self) -> Result<(), Refused> {
+        let (resume, defer) = (Setting::PlayDownResumeBelow, Setting::PlayDownDeferAbove);
+        if self.number(resume) <= self.number(defer) {
+            return Ok(());
+        }
+        Err(Refused::bad_argument(format!(
+            "{} of {} ms is above {} of {} ms",
+            resume.info().name,
+            self.number(resume),
+            defer.info().name,
+            self.number(defer)
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_table_is_consistent() {
+        let names: BTreeSet<_> = Setting::ALL.iter().map(|s| s.info().name).collect();
+        assert_eq!(names.len(), Setting::ALL.len());
+        for setting in Setting::ALL {
+            let info = setting.info();
+            assert!(info.min < info.max, "{}", info.name);
+            assert!(info.default.is_none_or(|value| (info.min..=info.max).contains(&value)));
+            assert_eq!(Setting::named(info.name), Ok(*setting));
+        }
+    }
+
+    /// F92, F104: the model's figures are the defaults; the expanded truncation is off.
+    #[test]
+    fn defaults_hold_until_a_value_is_set_and_after_it_is_reset() {
+        let settings = ClusterSettings::default();
+        assert_eq!(settings.number(Setting::PlayDownCopies), 3);
+        assert_eq!(settings.span(Setting::PlayDownCopiesFor), Duration::from_hours(24));
+        assert_eq!(settings.number(Setting::ExpandedCopies), 0);
+        assert_eq!(settings.number(Setting::ExpandedLowSpace), 200 * 1024 * MIB);
+        assert_eq!(settings.get(Setting::ExpandedLogs), None);
+        let set = settings.with(Setting::PlayDown, Some(0)).unwrap();
+        assert!(!set.is_on(Setting::PlayDown) && set.is_changed(Setting::PlayDown));
+        assert_eq!(set.with(Setting::PlayDown, None), Ok(settings));
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_codes() {
+        let settings = ClusterSettings::default();
+        let unknown = Setting::named("colour").unwrap_err();
+        assert_eq!(unknown.reason, RefusalReason::UnknownSetting);
+        for (setting, value) in [
+            (Setting::PlayDown, 2),
+            (Setting::PlayDownCopiesFor, 14 * DAY + 1),
+            (Setting::SpaceCheckPeriod, 0),
+            (Setting::PlayDownResumeBelow, 36),
+        ] {
+            let refused = settings.with(setting, Some(value)).unwrap_err();
+            assert_eq!(refused.reason, RefusalReason::BadArgument, "{setting:?} = {value}");
+        }
+        let lower = settings.with(Setting::PlayDownResumeBelow, Some(5)).unwrap();
+        assert!(lower.with(Setting::PlayDownDeferAbove, Some(4)).is_err());
+    }
+
+    /// Names of a newer version survive a change by this one.
+    #[test]
+    fn unknown_names_are_kept() {
+        let newer = BTreeMap::from([("of_a_newer_version".to_owned(), 7)]);
+        let set = ClusterSettings::from_changed(newer).with(Setting::PlayDown, Some(1)).unwrap();
+        assert_eq!(set.changed().get("of_a_newer_version"), Some(&7));
+    }
+}
