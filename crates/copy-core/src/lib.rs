@@ -6,7 +6,7 @@
 //! for those completions.
 //!
 //! Beside the machine stand the decisions that need no history of events, as plain functions over
-//! values: [`copy_state`], [`divergence`], [`lag`], [`truncate`].
+//! values: [`copy_state`], [`divergence`], [`lag`], [`scrub`], [`truncate`].
 
 mod activation;
 mod active;
@@ -20,6 +20,7 @@ mod passive;
 pub mod range_fetch;
 pub mod room;
 mod rule_change;
+pub mod scrub;
 mod seal;
 mod status;
 pub mod truncate;

@@ -77,6 +77,9 @@ impl CopyMachine {
         if self.is_suspended() && self.own_epoch().is_none() {
             return CopyStatus::Suspended;
         }
+        if self.rebuilding.is_some() && self.own_epoch().is_none() {
+            return CopyStatus::RangeRepair;
+        }
         match &self.role {
             Role::Active(active) if active.held_since.is_some() => CopyStatus::Held,
             Role::Active(active) if active.serving => CopyStatus::Mounted,

@@ -167,5 +167,6 @@ fn recovered(
         replayed,
         may_have_lost: record.may_have_lost_from.is_some(),
         fault: lost.then(|| CopyFault::MissingLog("the store is ahead of the log".into())),
+        rebuilding: None,
     }
 }
