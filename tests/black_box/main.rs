@@ -16,3 +16,4 @@ mod full_volumes;
 mod import;
 mod kill_loop;
 mod moves;
+mod rot;

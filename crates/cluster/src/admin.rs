@@ -10,6 +10,7 @@ mod digests;
 mod guarantee;
 mod members;
 mod records;
+mod scrubs;
 mod status;
 
 use std::sync::Arc;
@@ -26,10 +27,10 @@ use keelson_wire::v1::{
     ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest, ListEventsResponse,
     MountDatabaseRequest, OperationStarted, RemoveCopyRequest, RemoveCopyResponse,
     RemoveDatabaseRequest, RemoveDatabaseResponse, RemoveMemberRequest, RemoveMemberResponse,
-    ResumeCopyRequest, ResumeCopyResponse, SetCopyRequest, SetCopyResponse, SetDatabaseRequest,
-    SetDatabaseResponse, SetMemberRequest, SetMemberResponse, ShowDatabaseRequest,
-    ShowDatabaseResponse, SuspendCopyRequest, SuspendCopyResponse, SwitchoverRequest,
-    TopologyRequest, TopologyResponse,
+    ResumeCopyRequest, ResumeCopyResponse, ScrubCopiesRequest, ScrubCopiesResponse, SetCopyRequest,
+    SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest, SetMemberResponse,
+    ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest, SuspendCopyResponse,
+    SwitchoverRequest, TopologyRequest, TopologyResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -113,6 +114,8 @@ arms! {
     switchover(SwitchoverRequest) -> OperationStarted = Some("switchover"), admin_switchover;
     compare_digests(CompareDigestsRequest) -> CompareDigestsResponse =
         Some("compare_digests"), admin_compare_digests;
+    scrub_copies(ScrubCopiesRequest) -> ScrubCopiesResponse =
+        Some("scrub_copies"), admin_scrub_copies;
     list_events(ListEventsRequest) -> ListEventsResponse = None, admin_list_events;
     list_decisions(ListDecisionsRequest) -> ListDecisionsResponse = None, admin_list_decisions;
 }

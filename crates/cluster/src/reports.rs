@@ -8,11 +8,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keelson_cluster_core::{ActivationReason, AllocateItem, ClusterState, Command, Outcome};
+use keelson_cluster_core::{
+    ActivationReason, AllocateItem, ClusterState, Command, EventKind, Outcome,
+};
 use keelson_net::Lane;
 use keelson_types::{CommitRule, DatabaseId, Epoch, IncarnationId};
 use keelson_wire::v1::{
-    CertifyDeathRequest, EpochGivenUp, EstablishedReport, ProposeRule, RuleOutcome,
+    CertifyDeathRequest, CopyNote, EpochGivenUp, EstablishedReport, ProposeRule, RuleOutcome,
     control_to_data, data_to_control,
 };
 use keelson_wire::{Invalid, Refusal, ids, v1};
@@ -51,6 +53,7 @@ impl Reports {
             M::Established(report) => self.established(&report),
             M::ProposeRule(proposal) => self.rule(proposal),
             M::GivenUp(report) => self.given_up(&report),
+            M::Note(note) => self.noted(note),
             M::Ready(_) => {
                 tracing::info!("the data process is ready");
                 Ok(())
@@ -149,6 +152,22 @@ impl Reports {
         let reason = ActivationReason::Wedged;
         let command = Command::AllocateEpochs(vec![AllocateItem { database, expected, reason }]);
         let wanted = move |state: &ClusterState| is_epoch(state, database, expected);
+        self.propose(command, wanted, |_, _, _| async {});
+        Ok(())
+    }
+
+    /// An event for people: one that cannot be recorded while the copy's database is here is tried
+    /// again like everything else.
+    fn noted(&self, note: CopyNote) -> Result<(), Invalid> {
+        let (database, copy) = (ids::database(&note.database)?, ids::copy(&note.copy)?);
+        let command = Command::AppendEvent {
+            member: Some(self.context.identity.member),
+            database: Some(database),
+            kind: EventKind::CopyDamage { copy, code: note.code, text: note.text },
+        };
+        let wanted = move |state: &ClusterState| {
+            state.databases.get(&database).is_some_and(|d| d.copies.contains_key(&copy))
+        };
         self.propose(command, wanted, |_, _, _| async {});
         Ok(())
     }

@@ -54,7 +54,8 @@ pub fn judge_digests(at: LogEnd, answers: &BTreeMap<CopyId, (LogEnd, u128)>) -> 
         return DigestVerdict::Equal;
     }
     let most = counts.iter().max_by_key(|(_, count)| **count);
-    let majority = most.filter(|(_, count)| **count * 2 > answered.len()).map(|(digest, _)| *digest);
+    let majority =
+        most.filter(|(_, count)| **count * 2 > answered.len()).map(|(digest, _)| *digest);
     let copies = answered.into_iter();
     match majority {
         Some(right) => {

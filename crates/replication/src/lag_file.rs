@@ -44,6 +44,13 @@ pub(crate) fn load(disk: &dyn Disk, directory: &Path) -> Option<Vec<u8>> {
     (u32::from_le_bytes(*crc) == crc32fast::hash(clock)).then(|| clock.to_vec())
 }
 
+/// Whether there is a file that is not whole.
+pub(crate) fn is_damaged(disk: &dyn Disk, directory: &Path) -> bool {
+    let path = path(directory);
+    let fresh = disk.open(&path).and_then(|file| file.drop_cache());
+    fresh.is_ok() && load(disk, directory).is_none()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

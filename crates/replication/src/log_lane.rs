@@ -10,14 +10,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use keelson_copy_core::scrub::StoreRepair;
 use keelson_env::Disk;
-use keelson_format::{Chunk, ControlRecord};
+use keelson_format::{Chunk, ControlRecord, CursorState};
 use keelson_log::{ControlFile, Log, LogError};
-use keelson_types::{CopyFault, CopyId, Epoch, EpochTable, Generation, LogEnd, Position};
+use keelson_types::{CopyFault, CopyId, CopyRole, Epoch, EpochTable, Generation, LogEnd, Position};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
+use crate::context::PlaneContext;
 use crate::lag_file;
 use crate::message::{AfterCut, Completion};
+use crate::note::NoteCode;
+use crate::rebuild::{self, Condemned};
+use crate::scrub::SCRUB_EXTENSION;
 use crate::shared::CopyShared;
 use crate::store_lane::log_fault;
 
@@ -35,6 +41,18 @@ pub(crate) enum LogJob {
     Truncate(Generation),
     /// Keep the clock of a lag.
     SaveClock(Vec<u8>),
+    /// The state with which the log must go on at a damaged place.
+    StateBefore(Position, oneshot::Sender<Result<CursorState, String>>),
+    /// Write verified bytes over rotten ones, behind which `state` stands; answers whether the own
+    /// bytes follow.
+    Mend { chunk: Chunk, state: Box<CursorState>, reply: oneshot::Sender<Result<bool, String>> },
+    /// Compare the small files with what they must hold, and write them again if they do not;
+    /// answers which.
+    CheckControl(oneshot::Sender<Vec<NoteCode>>),
+    /// Give the store up if the log can make it anew.
+    CondemnStore { until: Position, role: CopyRole, others: usize, why: String },
+    /// Keep how a scrub ended; answers with the stores that were given up.
+    Scrubbed { kept: Vec<u8>, clean: bool, reply: oneshot::Sender<()> },
     /// Sync and do nothing any more.
     Close(tokio::sync::oneshot::Sender<()>),
     /// Keep seal and epochs.
@@ -52,6 +70,7 @@ pub(crate) struct LogWorker {
     pub(crate) broken: bool,
     /// A write found no space: the next ones do not follow what the log holds, until it is cut.
     pub(crate) refusing: bool,
+    pub(crate) context: Arc<PlaneContext>,
     pub(crate) disk: Arc<dyn Disk>,
     /// Of the control file.
     pub(crate) directory: PathBuf,
@@ -101,6 +120,23 @@ impl LogWorker {
                 LogJob::SaveClock(bytes) => {
                     self.save_clock(&bytes);
                     Ok(())
+                }
+                LogJob::StateBefore(at, reply) => {
+                    let state = self.log.state_before(at);
+                    let _ = reply.send(state.map_err(|error| error.to_string()));
+                    Ok(())
+                }
+                LogJob::Mend { chunk, state, reply } => {
+                    self.sync(unsynced.take()).and_then(|()| self.mend(&chunk, &state, reply))
+                }
+                LogJob::CheckControl(reply) => self.check_control(reply),
+                LogJob::CondemnStore { until, role, others, why } => {
+                    self.condemn_store(until, role, others, why)
+                }
+                LogJob::Scrubbed { kept, clean, reply } => {
+                    let result = self.scrubbed(kept, clean);
+                    let _ = reply.send(());
+                    result
                 }
                 LogJob::Control { save, sealed, table } => {
                     self.sync(unsynced.take()).and_then(|()| self.save(save, sealed, table))
@@ -188,6 +224,63 @@ impl LogWorker {
         if let Err(error) = lag_file::save(&*self.disk, &self.directory, bytes) {
             tracing::warn!(database = %self.shared.name, %error, "the lag clock was not saved");
         }
+    }
+
+    /// A mend that is refused changes nothing; a failed write or sync is one of the log.
+    fn mend(
+        &mut self,
+        chunk: &Chunk,
+        state: &CursorState,
+        reply: oneshot::Sender<Result<bool, String>>,
+    ) -> Result<(), CopyFault> {
+        let mended = self.log.mend(chunk).and_then(|()| self.log.goes_on(state));
+        let poisoned = matches!(mended, Err(LogError::Poisoned(_)));
+        let fault = mended.as_ref().err().filter(|_| poisoned).map(log_fault);
+        let _ = reply.send(mended.map_err(|error| error.to_string()));
+        fault.map_or(Ok(()), Err)
+    }
+
+    fn check_control(&mut self, reply: oneshot::Sender<Vec<NoteCode>>) -> Result<(), CopyFault> {
+        let failed = |error| CopyFault::LogIo(format!("control file: {error}"));
+        let mut mended = Vec::new();
+        if !self.control.holds(&self.record).map_err(failed)? {
+            self.write_control()?;
+            mended.push(NoteCode::ControlMended);
+        }
+        if lag_file::is_damaged(&*self.disk, &self.directory) {
+            mended.push(NoteCode::SideFileMended);
+        }
+        let _ = reply.send(mended);
+        Ok(())
+    }
+
+    fn condemn_store(
+        &mut self,
+        until: Position,
+        role: CopyRole,
+        others: usize,
+        why: String,
+    ) -> Result<(), CopyFault> {
+        let given_up = rebuild::repair_of(&self.log, role, others) == StoreRepair::ReplayLog;
+        if given_up {
+            let (places, opener) = (&self.context.places, &*self.context.opener.0);
+            rebuild::condemn(places, opener, self.shared.database, &mut self.record, until);
+            self.write_control()?;
+        }
+        self.report(Completion::StoreCondemned { why, given_up });
+        Ok(())
+    }
+
+    /// After a clean scrub nothing needs the evidence of former damage any more.
+    fn scrubbed(&mut self, kept: Vec<u8>, clean: bool) -> Result<(), CopyFault> {
+        rebuild::put_extension(&mut self.record, SCRUB_EXTENSION, kept);
+        let mut condemned = Condemned::read(&self.record);
+        if clean && !condemned.stores.is_empty() {
+            let (places, opener) = (&self.context.places, &*self.context.opener.0);
+            rebuild::remove(places, opener, self.shared.database, &mut condemned);
+            condemned.put(&mut self.record);
+        }
+        self.write_control()
     }
 
     fn save(&mut self, save: u64, sealed: Epoch, table: EpochTable) -> Result<(), CopyFault> {

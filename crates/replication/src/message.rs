@@ -9,14 +9,16 @@ use keelson_copy_core::{
 };
 use keelson_env::KvStore;
 use keelson_format::{Chunk, CursorState};
-use keelson_log::LogReader;
+use keelson_log::{LogError, LogReader};
 use keelson_types::{
     CopyFault, CopyId, Epoch, EpochTable, Generation, LagSettings, LogEnd, MemberId, Position,
 };
 use keelson_wire::{Refusal, v1};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::owner::{OtherFacts, Reported};
+use crate::note::NoteCode;
+use crate::owner::{MendResult, OtherFacts, Reported};
+use crate::scrub::ScrubParts;
 use crate::writer::{Prepared, ReadResults, Ticket, WriteRequest};
 
 /// Sends frames and offers to one member.
@@ -42,6 +44,14 @@ pub(crate) enum Message {
     LogView(oneshot::Sender<Result<LogView, Refusal>>),
     /// Open the store if it is closed, for a reader.
     OpenStore(oneshot::Sender<Result<Arc<dyn KvStore>, Refusal>>),
+    /// Log cannot be read here; whoever asks, if anyone, hears how the mend ended.
+    LogDamaged(Position, Option<oneshot::Sender<MendResult>>),
+    /// The store's files are wrong.
+    StoreDamaged(String, NoteCode),
+    /// The clock of a lag must be saved again.
+    SaveClock,
+    /// What a scrub needs; nothing if the copy could not be opened.
+    ScrubParts(oneshot::Sender<Option<ScrubParts>>),
 }
 
 impl std::fmt::Debug for Message {
@@ -140,6 +150,15 @@ pub(crate) enum Completion {
     /// The own log begins with this generation now.
     Truncated(Generation),
     StoreFailed(CopyFault),
+    /// Log that is to be replayed cannot be read from here on.
+    ReplayBlocked(Position),
+    /// A mend of the log has ended.
+    Mended(MendResult),
+    /// A damaged store was given up, or is left as it is.
+    StoreCondemned {
+        why: String,
+        given_up: bool,
+    },
     Prepared(Box<Prepared>),
     PrepareFailed {
         request: WriteRequest,
@@ -155,7 +174,7 @@ pub(crate) enum Completion {
         copy: CopyId,
         epoch: Epoch,
         from: Position,
-        result: Result<Vec<Chunk>, String>,
+        result: Result<Vec<Chunk>, LogError>,
     },
     ChainRead {
         copy: CopyId,

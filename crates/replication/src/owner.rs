@@ -10,6 +10,7 @@
 mod actions;
 mod idle;
 mod lagging;
+mod mending;
 mod shipping;
 mod taking;
 mod truncating;
@@ -17,6 +18,7 @@ mod waiting;
 mod writes;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,8 +29,8 @@ use keelson_copy_core::{
 };
 use keelson_env::KvStore;
 use keelson_format::{Cursor, FramingConfig};
-use keelson_log::LogReader;
-use keelson_types::{CopyFault, CopyId, MemberId, Position};
+use keelson_log::{Damage, LogReader};
+use keelson_types::{CopyFault, CopyId, EpochTable, MemberId, Position};
 use keelson_wire::Refusal;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -40,6 +42,8 @@ use crate::log_lane::LogJob;
 use crate::message::{Assigned, Completion, Message, OwnerView, SourceSender};
 use crate::owner::idle::IdleClose;
 use crate::owner::lagging::Lag;
+pub(crate) use crate::owner::mending::MendResult;
+use crate::owner::mending::Mending;
 use crate::owner::shipping::PeerShip;
 pub(crate) use crate::owner::truncating::{OtherFacts, Reported};
 use crate::owner::truncating::{Truncating, nothing_reported};
@@ -68,6 +72,8 @@ pub(crate) struct Files {
     pub(crate) log: Lane<LogJob>,
     pub(crate) store: Lane<StoreJob>,
     pub(crate) reader: LogReader,
+    /// Of the store.
+    pub(crate) store_directory: PathBuf,
 }
 
 impl Files {
@@ -111,6 +117,9 @@ pub(crate) struct Owner {
     lag: Option<Lag>,
     idle: IdleClose,
     waiting: Waiting,
+    mending: Mending,
+    /// Epochs of the log, those behind damage too.
+    full_table: EpochTable,
     /// What was saved of the clock of the lag, until it is needed.
     saved_clock: Option<Vec<u8>>,
     sessions: BTreeMap<MemberId, SourceSender>,
@@ -167,6 +176,8 @@ pub(crate) struct Start {
     /// Where the log begins.
     pub(crate) first: Position,
     pub(crate) saved_clock: Option<Vec<u8>>,
+    pub(crate) damage: Option<Damage>,
+    pub(crate) full_table: EpochTable,
 }
 
 impl Owner {
@@ -202,6 +213,8 @@ impl Owner {
             lag: None,
             idle: IdleClose::default(),
             waiting: Waiting::default(),
+            mending: Mending::of_log_opened(start.damage),
+            full_table: start.full_table,
             saved_clock: start.saved_clock,
             sessions: BTreeMap::new(),
             refusals: BTreeMap::new(),
@@ -325,6 +338,7 @@ impl Owner {
         self.trim_tail();
         self.publish();
         self.truncate();
+        self.mend_if_due();
         self.plan_reopen();
         self.settle();
     }
@@ -358,6 +372,7 @@ impl Owner {
             .chain(lag)
             .chain(self.idle.wake())
             .chain(self.waiting.wake())
+            .chain(self.mending.wake())
             .min()
     }
 
@@ -409,6 +424,10 @@ impl Owner {
             Message::View(reply) => drop(reply.send(self.view())),
             Message::LogView(reply) => drop(reply.send(self.log_view())),
             Message::OpenStore(reply) => self.open_store(reply),
+            Message::LogDamaged(at, reply) => self.log_damaged(at, reply),
+            Message::StoreDamaged(why, code) => self.store_damaged(why, code),
+            Message::SaveClock => self.save_clock(),
+            Message::ScrubParts(reply) => drop(reply.send(self.scrub_parts())),
         }
     }
 
@@ -429,6 +448,9 @@ impl Owner {
             Completion::Checkpointed => self.checkpointed(),
             Completion::Truncated(first) => self.truncated(first),
             Completion::StoreFailed(fault) => self.store_failed(fault),
+            Completion::ReplayBlocked(at) => self.replay_blocked(at),
+            Completion::Mended(result) => self.mended(result),
+            Completion::StoreCondemned { why, given_up } => self.store_condemned(why, given_up),
             Completion::Prepared(prepared) => self.prepared(*prepared),
             Completion::PrepareFailed { request, ticket, refusal } => {
                 self.prepare_failed(request, ticket, refusal);

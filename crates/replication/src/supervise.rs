@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use keelson_format::{Cursor, CursorState, FramingConfig};
-use keelson_types::{CopyFault, Epoch, MemberId, Position};
+use keelson_types::{CopyFault, Epoch, EpochTable, MemberId, Position};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::context::{PlaneContext, Registry};
@@ -21,6 +21,7 @@ use crate::log_lane::LogWorker;
 use crate::message::{Completion, Message, TargetSender};
 use crate::open::{Identity, OpenCopy, failed, open_copy};
 use crate::owner::{Exit, Files, Owner, Start};
+use crate::scrub::ScrubReport;
 use crate::shared::CopyShared;
 use crate::store_lane::StoreWorker;
 
@@ -76,11 +77,18 @@ impl Supervised {
             generation_bytes: self.identity.generation_bytes,
             ..FramingConfig::default()
         };
-        let (mut first, mut saved_clock) = (Position::ZERO, None);
+        let (mut first, mut saved_clock, mut damage) = (Position::ZERO, None, None);
+        let mut full_table = EpochTable::new();
         let (files, cursor, recovered) = match opened {
             Ok(mut open) => {
                 first.generation = open.log.first_generation().unwrap_or_default();
                 saved_clock = open.saved_clock.take();
+                damage = open.damage;
+                self.shared.scrub.opened(ScrubReport::read(&open.record));
+                full_table.clone_from(&open.record.epoch_table);
+                for note in std::mem::take(&mut open.found) {
+                    note.tell(&self.context, &self.shared);
+                }
                 let cursor = Cursor::new(open.state, framing);
                 let recovered = open.recovered.clone();
                 self.shared.committed.store(recovered.committed);
@@ -107,6 +115,8 @@ impl Supervised {
             failures,
             first,
             saved_clock,
+            damage,
+            full_table,
         });
         owner.catch_up(self.registry.sessions());
         owner
@@ -135,9 +145,11 @@ impl Supervised {
             done: done.clone(),
             broken: false,
             refusing: false,
+            context: self.context.clone(),
             disk: self.context.places.disk.clone(),
             directory: self.context.places.database(self.shared.database),
         };
+        let store_directory = open.store_directory.clone();
         let mut store = StoreWorker {
             shared: self.shared.clone(),
             opener: self.context.opener.0.clone(),
@@ -163,6 +175,7 @@ impl Supervised {
             log: self.context.logs.lane(move |jobs| log.work(jobs), log_panicked),
             store: self.context.stores.lane(move |jobs| store.work(jobs), store_panicked),
             reader: open.reader,
+            store_directory,
         }
     }
 }
