@@ -61,6 +61,10 @@ impl Flip {
         self.path.extension().is_some_and(|extension| extension == "klog")
     }
 
+    fn is_control(&self) -> bool {
+        self.path.ends_with("control")
+    }
+
     /// Whether the wrong byte is not there any more.
     fn is_gone(&self) -> bool {
         let mut byte = [0];
@@ -115,7 +119,7 @@ async fn status(cluster: &Cluster, database: &str, member: &str) -> Result<Value
 fn position(row: &Value, field: &str) -> Result<(u64, u64)> {
     let text = row[field].as_str().and_then(|text| text.split_once(':'));
     let (generation, offset) = text.with_context(|| format!("{field} in {row}"))?;
-    Ok((generation.parse()?, offset.parse()?))
+    Ok((u64::from_str_radix(generation, 16)?, offset.parse()?))
 }
 
 /// Flips bytes in files of the copies of `member`, chosen at random.
@@ -143,29 +147,21 @@ async fn rot(
     Ok(flips)
 }
 
-/// Scrubs a copy until it finds nothing any more; how much it found and what it mended at once.
+/// Scrubs a copy until nothing is found any more; how much the first scrub found.
 async fn scrub_until_clean(cluster: &Cluster, database: &str, member: &str) -> Result<u64> {
     let copy = format!("{database}@{member}");
-    let mut found = 0;
-    eventually(&format!("{copy} is clean"), || {
-        let copy = copy.clone();
-        async move {
-            let rows = cluster.cli().json(["copy", "scrub", &copy]).await?;
-            Ok((rows[0]["scrub_found"].as_u64().unwrap_or(0), rows[0].clone()))
-        }
-    })
-    .await
-    .map(|(first, _)| found += first)?;
-    eventually(&format!("{copy} is clean"), || {
-        let copy = copy.clone();
-        async move {
-            let rows = cluster.cli().json(["copy", "scrub", &copy]).await?;
-            ensure!(rows[0]["scrub_result"] == "clean", "{rows}");
-            Ok(())
-        }
+    let scrub = || async {
+        let rows = cluster.cli().json(["copy", "scrub", &copy]).await?;
+        rows.get(0).cloned().context("nothing was scrubbed")
+    };
+    let first = eventually(&format!("{copy} is scrubbed"), scrub).await?;
+    eventually(&format!("{copy} is clean"), || async {
+        let row = scrub().await?;
+        ensure!(row["scrub_result"] == "clean", "{row}");
+        Ok(())
     })
     .await?;
-    Ok(found)
+    first["scrub_found"].as_u64().with_context(|| format!("nothing is said: {first}"))
 }
 
 async fn healthy(cluster: &Cluster, database: &str, member: &str) -> Result<()> {
@@ -225,9 +221,11 @@ async fn any_byte_of_a_passive_that_rots_is_found_and_mended_and_clients_notice_
         for (index, name) in DATABASES.iter().enumerate() {
             let found = scrub_until_clean(&cluster, name, &passive).await?;
             let touched: Vec<_> = flips.iter().filter(|flip| flip.database == index).collect();
-            ensure!(touched.is_empty() || found > 0, "nothing found of {touched:?}");
-            for flip in touched {
-                ensure!(flip.is_gone() || !flip.is_log(), "still there: {flip:?}");
+            // A control file is written so often that it may be right again before anyone looks.
+            let log = touched.iter().any(|flip| flip.is_log());
+            ensure!(!log || found > 0, "round {round}: nothing found of {touched:?}");
+            for flip in touched.into_iter().filter(|flip| !flip.is_control()) {
+                ensure!(flip.is_gone(), "round {round}: still there: {flip:?}");
             }
         }
         for (name, writer) in DATABASES.iter().zip(&writers) {
@@ -239,7 +237,7 @@ async fn any_byte_of_a_passive_that_rots_is_found_and_mended_and_clients_notice_
     }
     for (name, writer) in DATABASES.iter().zip(writers) {
         let oracle = writer.stop().await?;
-        oracle.verify(&cluster.client().database(name)).await?;
+        oracle.verify(&cluster.client().database(*name)).await?;
         cluster.wait_until_caught_up(name).await?;
         cluster.equal_digest(name, 3).await?;
     }

@@ -27,6 +27,9 @@ use crate::scrub::SCRUB_EXTENSION;
 use crate::shared::CopyShared;
 use crate::store_lane::log_fault;
 
+/// Log read at a time in search of damage.
+const READ_BYTES: usize = 1024 * 1024;
+
 #[derive(Debug)]
 pub(crate) enum LogJob {
     /// Write these chunks; the log ends there afterwards.
@@ -99,14 +102,16 @@ impl LogWorker {
                     self.sync(unsynced.take()).and_then(|()| self.cut(to, then))
                 }
                 LogJob::Close(done) => {
-                    let result = self.sync(unsynced.take());
+                    let result = self.sync(unsynced.take()).and_then(|()| self.close());
                     self.broken = true;
                     let _ = done.send(());
                     result
                 }
                 LogJob::CompareChain { copy, epoch, matched, chain } => {
-                    let same = self.log.chain_at(matched).is_ok_and(|own| own == chain);
-                    self.report(Completion::ChainRead { copy, epoch, matched, same });
+                    let own = self.log.chain_at(matched);
+                    let damage = own.is_err().then(|| self.damage_before(matched)).flatten();
+                    let same = own.is_ok_and(|own| own == chain);
+                    self.report(Completion::ChainRead { copy, epoch, matched, same, damage });
                     Ok(())
                 }
                 LogJob::Settled if self.record.start_tries == 0 => Ok(()),
@@ -223,6 +228,28 @@ impl LogWorker {
     fn save_clock(&self, bytes: &[u8]) {
         if let Err(error) = lag_file::save(&*self.disk, &self.directory, bytes) {
             tracing::warn!(database = %self.shared.name, %error, "the lag clock was not saved");
+        }
+    }
+
+    /// With the floor at the end, rot in the last frames is no torn tail at the next start.
+    fn close(&mut self) -> Result<(), CopyFault> {
+        let end = self.log.durable_end().position;
+        if self.log.damage().is_some() || self.record.durable_floor == end {
+            return Ok(());
+        }
+        self.record.durable_floor = end;
+        self.write_control()
+    }
+
+    /// Where the generation of a position cannot be read.
+    fn damage_before(&self, to: Position) -> Option<Position> {
+        let (mut at, mut reader) = (Position { offset: 0, ..to }, self.log.reader());
+        loop {
+            match reader.read(at, to, READ_BYTES) {
+                Ok(chunks) => at = chunks.last()?.end,
+                Err(LogError::Damaged(damage)) => return Some(damage.position),
+                Err(_) => return None,
+            }
         }
     }
 

@@ -181,6 +181,8 @@ pub(crate) enum Completion {
         epoch: Epoch,
         matched: Position,
         same: bool,
+        /// Where the own log cannot be read, if that is why they are not the same.
+        damage: Option<Position>,
     },
     FetchMatched {
         epoch: Epoch,

@@ -459,7 +459,11 @@ impl Owner {
             Completion::PeerRead { copy, epoch, from, result } => {
                 self.peer_read(copy, epoch, from, result);
             }
-            Completion::ChainRead { copy, epoch, matched, same } => {
+            Completion::ChainRead { copy, epoch, matched, same, damage } => {
+                if let Some(at) = damage {
+                    // The copy is offered the log again after a pause.
+                    self.log_damaged(at, None);
+                }
                 self.event(Event::Opened { copy, epoch, matched, chain_matches: same });
             }
             Completion::FetchMatched { epoch, matched, go } => {

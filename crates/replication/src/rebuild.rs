@@ -135,3 +135,6 @@ pub(crate) fn open_store(
     let store = shared.store.open(opener, &directory).map_err(|error| fault_of(&error))?;
     Ok((store, directory))
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,8 @@ const BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 /// A mend that takes longer is looked after at the next scrub.
 const MEND_WAIT: Duration = Duration::from_secs(60);
+/// Mends of one place in one scrub: another mend may have been under way.
+const MENDS_MAX: u32 = 3;
 /// Damages of one log in one scrub.
 const DAMAGES_MAX: u32 = 10_000;
 
@@ -159,7 +161,7 @@ async fn log(
     report: &mut ScrubReport,
 ) -> Result<Pace, String> {
     let mut from: Option<Position> = None;
-    let mut last = None;
+    let mut last = (Position::ZERO, 0);
     loop {
         let (reader, shared) = (parts.files.reader.clone(), copy.shared.clone());
         let found = on_thread(context, move || read_log(reader, from, &shared, pace)).await?;
@@ -176,9 +178,11 @@ async fn log(
             }
         };
         report.found += 1;
-        let again = last.replace(damage) == Some(damage);
-        let mended =
-            if again { Err("it is damaged again".into()) } else { mend(copy, damage).await };
+        last = if last.0 == damage { (damage, last.1 + 1) } else { (damage, 1) };
+        let mended = match last.1 {
+            0..=MENDS_MAX => mend(copy, damage).await,
+            _ => Err("it is damaged again and again".into()),
+        };
         from = match mended {
             Ok(_) => {
                 report.mended += 1;

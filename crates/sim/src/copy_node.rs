@@ -5,6 +5,7 @@
 //! world completes later; until then a crash loses it.
 
 mod activate;
+mod mend;
 mod open;
 mod serve;
 mod ship;
@@ -22,6 +23,7 @@ use crate::messages::{DataMessage, Operation, Reply, RuleProposal, ToControl};
 use crate::probes::Probe;
 
 pub(crate) use activate::Fetch;
+pub(crate) use mend::Holder;
 pub(crate) use open::Place;
 pub(crate) use serve::{PendingRead, PendingWrite, key_number, version_of};
 pub(crate) use ship::Ship;

@@ -136,6 +136,7 @@ impl Owner {
                 Note::new(NoteCode::LogMended, text).tell(&self.context, &self.shared);
                 self.go_on_reading();
             }
+            Err(_) if at.generation < self.truncation.first.generation => self.mending.at = None,
             Err(why) => {
                 let pause = RETRY_PAUSE * 2u32.saturating_pow(self.mending.attempts.min(6));
                 self.mending.retry_at = Some(Instant::now() + pause);
@@ -192,6 +193,9 @@ impl Owner {
             self.reopen_at = Some(Instant::now());
         } else {
             tracing::error!(database = %self.shared.name, %why, "a damaged store is left as it is");
+            if self.machine.own_epoch().is_none() {
+                self.event(Event::StoreFailed { fault: CopyFault::StoreDamaged(why) });
+            }
         }
     }
 }
