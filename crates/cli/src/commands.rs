@@ -14,5 +14,6 @@ pub(crate) mod kv;
 pub(crate) mod log;
 pub(crate) mod member;
 pub(crate) mod operation;
+pub(crate) mod scrub;
 pub(crate) mod server;
 pub(crate) mod switchover;

@@ -337,6 +337,20 @@ impl Admin {
         ask!(self, Kind::Change, compare_digests, message)
     }
 
+    /// Begins to read the copies of a database through, or only the one on `member` (empty: all).
+    /// [`Self::copy_status`] shows how far they are and what they found.
+    ///
+    /// # Errors
+    /// `unknown_database`, `unknown_member`, `unknown_copy`.
+    pub async fn scrub_copies(
+        &self,
+        database: &str,
+        member: &str,
+    ) -> Result<v1::ScrubCopiesResponse, ClientError> {
+        let (database, member) = (database.into(), member.into());
+        ask!(self, Kind::Question, scrub_copies, v1::ScrubCopiesRequest { database, member })
+    }
+
     /// The newest events, oldest of them first.
     ///
     /// # Errors

@@ -140,6 +140,15 @@ pub enum EventKind {
     Readmitted(CopyId),
     /// No copy can be activated without losing data; see the newest decision of the database.
     ActivationWaiting(Epoch),
+    /// A copy found damage, or mended it (review S15).
+    CopyDamage {
+        /// The copy.
+        copy: CopyId,
+        /// What happened, a stable word.
+        code: String,
+        /// Where and what.
+        text: String,
+    },
     /// Free text.
     Note(String),
 }

@@ -10,6 +10,7 @@ mod digests;
 mod guarantee;
 mod members;
 mod records;
+mod scrubs;
 mod settings;
 mod status;
 
@@ -28,10 +29,10 @@ use keelson_wire::v1::{
     ListSettingsRequest, ListSettingsResponse, MountDatabaseRequest, OperationStarted,
     RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
     RemoveMemberRequest, RemoveMemberResponse, ResumeCopyRequest, ResumeCopyResponse,
-    SetCopyRequest, SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest,
-    SetMemberResponse, SetSettingRequest, SetSettingResponse, ShowDatabaseRequest,
-    ShowDatabaseResponse, SuspendCopyRequest, SuspendCopyResponse, SwitchoverRequest,
-    TopologyRequest, TopologyResponse,
+    ScrubCopiesRequest, ScrubCopiesResponse, SetCopyRequest, SetCopyResponse, SetDatabaseRequest,
+    SetDatabaseResponse, SetMemberRequest, SetMemberResponse, SetSettingRequest,
+    SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest,
+    SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -118,6 +119,8 @@ arms! {
     list_settings(ListSettingsRequest) -> ListSettingsResponse = None, admin_list_settings;
     set_setting(SetSettingRequest) -> SetSettingResponse =
         Some("set_setting"), admin_set_setting;
+    scrub_copies(ScrubCopiesRequest) -> ScrubCopiesResponse =
+        Some("scrub_copies"), admin_scrub_copies;
     list_events(ListEventsRequest) -> ListEventsResponse = None, admin_list_events;
     list_decisions(ListDecisionsRequest) -> ListDecisionsResponse = None, admin_list_decisions;
 }

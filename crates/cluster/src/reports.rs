@@ -14,8 +14,8 @@ use keelson_cluster_core::{
 use keelson_net::Lane;
 use keelson_types::{CommitRule, DatabaseId, Epoch, IncarnationId, News};
 use keelson_wire::v1::{
-    CertifyDeathRequest, CopyStopped, EpochGivenUp, EstablishedReport, MarkCutOff, NewsReport,
-    ProposeRule, RuleOutcome, control_to_data, data_to_control,
+    CertifyDeathRequest, CopyNote, CopyStopped, EpochGivenUp, EstablishedReport, MarkCutOff,
+    NewsReport, ProposeRule, RuleOutcome, control_to_data, data_to_control,
 };
 use keelson_wire::{Invalid, Refusal, ids, v1};
 use tokio::sync::Semaphore;
@@ -64,6 +64,7 @@ impl Reports {
             M::News(report) => self.news(&report),
             M::CopyStopped(report) => self.copy_stopped(report),
             M::MarkCutOff(report) => self.mark_cut_off(&report),
+            M::Note(note) => self.noted(note),
             M::Ready(_) => {
                 tracing::info!("the data process is ready");
                 Ok(())
@@ -199,6 +200,22 @@ impl Reports {
         let wanted = move |state: &ClusterState| {
             let config = state.databases.get(&database).and_then(|d| d.copies.get(&copy));
             config.is_some_and(|config| config.resumes == resumes)
+        };
+        self.propose(command, wanted, |_, _, _| async {});
+        Ok(())
+    }
+
+    /// An event for people: one that cannot be recorded while the copy's database is here is tried
+    /// again like everything else.
+    fn noted(&self, note: CopyNote) -> Result<(), Invalid> {
+        let (database, copy) = (ids::database(&note.database)?, ids::copy(&note.copy)?);
+        let command = Command::AppendEvent {
+            member: Some(self.context.identity.member),
+            database: Some(database),
+            kind: EventKind::CopyDamage { copy, code: note.code, text: note.text },
+        };
+        let wanted = move |state: &ClusterState| {
+            state.databases.get(&database).is_some_and(|d| d.copies.contains_key(&copy))
         };
         self.propose(command, wanted, |_, _, _| async {});
         Ok(())

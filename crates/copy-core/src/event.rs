@@ -40,6 +40,9 @@ pub struct Recovered {
     pub may_have_lost: bool,
     /// The copy cannot go on.
     pub fault: Option<CopyFault>,
+    /// Its damaged store is being rebuilt and was here before. Until it is there again the copy is
+    /// no candidate; its log counts (review S15).
+    pub rebuilding: Option<Position>,
 }
 
 /// Another copy of the database.

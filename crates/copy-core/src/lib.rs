@@ -6,7 +6,8 @@
 //! for those completions.
 //!
 //! Beside the machine stand the decisions that need no history of events, as plain functions over
-//! values: [`copy_state`], [`divergence`], [`expanded_truncation`], [`lag`], [`truncate`].
+//! values: [`copy_state`], [`divergence`], [`expanded_truncation`], [`lag`], [`scrub`],
+//! [`truncate`].
 
 mod activation;
 mod active;
@@ -21,6 +22,7 @@ mod passive;
 pub mod range_fetch;
 pub mod room;
 mod rule_change;
+pub mod scrub;
 mod seal;
 mod status;
 pub mod truncate;

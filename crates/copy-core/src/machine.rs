@@ -56,6 +56,8 @@ pub struct CopyMachine {
     pub(crate) connected: BTreeSet<MemberId>,
     pub(crate) role: Role,
     pub(crate) fault: Option<CopyFault>,
+    /// Where the store was before it was damaged, while it is not there again.
+    pub(crate) rebuilding: Option<Position>,
     /// The log itself failed: nothing it says can be trusted until it is opened again.
     pub(crate) log_broken: bool,
     pub(crate) may_have_lost: bool,
@@ -96,6 +98,7 @@ impl CopyMachine {
             connected: BTreeSet::new(),
             role: Role::Idle,
             fault: found.fault,
+            rebuilding: found.rebuilding.filter(|until| found.replayed < *until),
             log_broken: broken,
             may_have_lost: found.may_have_lost,
             cutting: false,
@@ -410,6 +413,7 @@ impl CopyMachine {
 
     fn replayed_to(&mut self, to: Position, out: &mut Vec<Action>) {
         self.replayed = self.replayed.max(to);
+        self.rebuilding.take_if(|until| *until <= to);
         self.serve_when_replayed(out);
     }
 

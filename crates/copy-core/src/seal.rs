@@ -4,7 +4,7 @@
 //! for, the promise is saved, and only then the log end is reported. A crash before the save has
 //! promised nothing; a crash after it keeps the promise.
 
-use keelson_types::{CopyFault, Epoch, Weakness};
+use keelson_types::{CopyFault, Epoch, Position, Weakness};
 
 use crate::event::{Action, SealAnswer, SealRefusal, StopReason};
 use crate::machine::{CopyMachine, Role};
@@ -23,6 +23,11 @@ enum SealStep {
     SyncInFlight,
     /// The control record of this number is being written.
     Saving(u64),
+}
+
+/// What keeps a copy from being chosen while its store is not what it was.
+fn being_rebuilt(until: Position) -> CopyFault {
+    CopyFault::StoreDamaged(format!("it is being rebuilt and was at {until}"))
 }
 
 impl CopyMachine {
@@ -104,7 +109,7 @@ impl CopyMachine {
             committed: self.committed,
             replayed: self.replayed,
             may_have_lost: self.may_have_lost,
-            fault: self.fault.clone(),
+            fault: self.fault.clone().or_else(|| self.rebuilding.map(being_rebuilt)),
         };
         out.push(Action::SealReply { request, answer: Ok(answer) });
     }

@@ -151,7 +151,7 @@ impl CopyMachine {
             resynchronizing: self.contact.comparing,
             seeding: false,
             seeding_source: false,
-            range_repair: false,
+            range_repair: self.rebuilding.is_some(),
             suspension: self.suspension().unwrap_or(&NOTHING_STOPPED),
             fault: self.fault.as_ref(),
             attempts: 0,

@@ -20,6 +20,7 @@ use crate::message::SourceSender;
 use crate::open::Places;
 use crate::pool::Pool;
 use crate::room::Room;
+use crate::scrub::Scrubbing;
 use crate::shared::CopyShared;
 use crate::space::Space;
 
@@ -62,6 +63,9 @@ pub(crate) struct PlaneContext {
     /// Turns to catch a passive up from files.
     pub(crate) catching_up: Arc<Semaphore>,
     pub(crate) members: RwLock<BTreeMap<MemberId, Peer>>,
+    /// For scrubs, which sleep most of the time.
+    pub(crate) scrubs: Arc<Pool>,
+    pub(crate) scrubbing: Scrubbing,
     /// To the control process; bounded by what the copies have to report.
     pub(crate) reports: mpsc::UnboundedSender<v1::DataToControl>,
     /// As last heard from the control process.
@@ -106,6 +110,8 @@ impl PlaneContext {
             stores: Pool::start("store", 3)?,
             readers: Arc::new(Pool::start("read", 3)?),
             scans: Arc::new(Pool::start("scan", 1)?),
+            scrubs: Arc::new(Pool::start("scrub", 1)?),
+            scrubbing: Scrubbing::default(),
             catching_up: Arc::new(Semaphore::new(CATCHING_UP_MAX)),
             members: RwLock::default(),
             reports: parts.reports,

@@ -23,7 +23,7 @@ use crate::shared::CopyShared;
 /// How long the machine may take to cut its fork before it takes what is fetched.
 const GO_DEADLINE: Duration = Duration::from_secs(30);
 /// Silence of a holder after which the fetch is given up.
-const SILENCE: Duration = Duration::from_secs(5);
+pub(crate) const SILENCE: Duration = Duration::from_secs(5);
 
 /// What is asked for.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ async fn fetch(
     Err("the holder has sent everything it has".into())
 }
 
-async fn open(
+pub(crate) async fn open(
     context: &PlaneContext,
     shared: &CopyShared,
     ask: &Ask,
@@ -106,7 +106,7 @@ async fn open(
     Ok(response.map_err(|status| status.message().to_owned())?.into_inner())
 }
 
-async fn next(
+pub(crate) async fn next(
     stream: &mut Streaming<v1::FetchLogResponse>,
 ) -> Result<Option<v1::FetchLogResponse>, String> {
     let message = tokio::time::timeout(SILENCE, stream.message()).await;

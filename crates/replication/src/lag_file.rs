@@ -80,6 +80,14 @@ fn load(disk: &dyn Disk, directory: &Path, kept: Kept) -> Option<Vec<u8>> {
     (u32::from_le_bytes(*crc) == crc32fast::hash(clock)).then(|| clock.to_vec())
 }
 
+/// Whether there is a file that is not whole.
+pub(crate) fn is_damaged(disk: &dyn Disk, directory: &Path) -> bool {
+    [Kept::Clock, Kept::Monitor].into_iter().any(|kept| {
+        let fresh = disk.open(&kept.path(directory)).and_then(|file| file.drop_cache());
+        fresh.is_ok() && load(disk, directory, kept).is_none()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,24 +2,33 @@
 //! synced once: group commit.
 //!
 //! A failed write or sync poisons the log: it is reported once, everything after it is dropped, and
-//! the copy is opened anew from its files later (review S10). A write for which there is no space is
-//! no failure of the log: what came before it is synced, what follows it is dropped up to the cut that
-//! the machine orders, and seals go on (G7).
+//! the copy is opened anew from its files later (review S10). A write for which there is no space
+//! is no failure of the log: what came before it is synced, what follows it is dropped up to the
+//! cut that the machine orders, and seals go on (G7).
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use keelson_env::Disk;
-use keelson_format::{Chunk, ControlRecord};
+use keelson_copy_core::scrub::StoreRepair;
+use keelson_env::{Disk, StoreOpener};
+use keelson_format::{Chunk, ControlRecord, CursorState};
 use keelson_log::{ControlFile, Log, LogError};
-use keelson_types::{CopyFault, CopyId, Epoch, EpochTable, Generation, LogEnd, Position};
+use keelson_types::{CopyFault, CopyId, CopyRole, Epoch, EpochTable, Generation, LogEnd, Position};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 use crate::lag_file::{self, Kept};
 use crate::message::{AfterCut, Completion};
+use crate::note::NoteCode;
+use crate::open::Places;
+use crate::rebuild::{self, Condemned};
+use crate::scrub::SCRUB_EXTENSION;
 use crate::shared::CopyShared;
 use crate::store_lane::log_fault;
+
+/// Log read at a time in search of damage.
+const READ_BYTES: usize = 1024 * 1024;
 
 #[derive(Debug)]
 pub(crate) enum LogJob {
@@ -35,6 +44,18 @@ pub(crate) enum LogJob {
     Truncate(Generation),
     /// Keep the clock or the monitor of a lag.
     SaveLag(Kept, Vec<u8>),
+    /// The state with which the log must go on at a damaged place.
+    StateBefore(Position, oneshot::Sender<Result<CursorState, String>>),
+    /// Write verified bytes over rotten ones, behind which `state` stands; answers whether the own
+    /// bytes follow.
+    Mend { chunk: Chunk, state: Box<CursorState>, reply: oneshot::Sender<Result<bool, String>> },
+    /// Compare the small files with what they must hold, and write them again if they do not;
+    /// answers which.
+    CheckControl(oneshot::Sender<Vec<NoteCode>>),
+    /// Give the store up if the log can make it anew.
+    CondemnStore { until: Position, role: CopyRole, others: usize, why: String },
+    /// Keep how a scrub ended; answers with the stores that were given up.
+    Scrubbed { kept: Vec<u8>, clean: bool, reply: oneshot::Sender<()> },
     /// Sync and do nothing any more.
     Close(tokio::sync::oneshot::Sender<()>),
     /// Keep seal and epochs.
@@ -54,6 +75,8 @@ pub(crate) struct LogWorker {
     pub(crate) refusing: bool,
     /// Size at which the database closes generations.
     pub(crate) generation_bytes: u64,
+    pub(crate) places: Places,
+    pub(crate) opener: Arc<dyn StoreOpener>,
     pub(crate) disk: Arc<dyn Disk>,
     /// Of the control file.
     pub(crate) directory: PathBuf,
@@ -82,14 +105,16 @@ impl LogWorker {
                     self.sync(unsynced.take()).and_then(|()| self.cut(to, then))
                 }
                 LogJob::Close(done) => {
-                    let result = self.sync(unsynced.take());
+                    let result = self.sync(unsynced.take()).and_then(|()| self.close());
                     self.broken = true;
                     let _ = done.send(());
                     result
                 }
                 LogJob::CompareChain { copy, epoch, matched, chain } => {
-                    let same = self.log.chain_at(matched).is_ok_and(|own| own == chain);
-                    self.report(Completion::ChainRead { copy, epoch, matched, same });
+                    let own = self.log.chain_at(matched);
+                    let damage = own.is_err().then(|| self.damage_before(matched)).flatten();
+                    let same = own.is_ok_and(|own| own == chain);
+                    self.report(Completion::ChainRead { copy, epoch, matched, same, damage });
                     Ok(())
                 }
                 LogJob::Settled if self.record.start_tries == 0 => Ok(()),
@@ -103,6 +128,23 @@ impl LogWorker {
                 LogJob::SaveLag(kept, bytes) => {
                     self.save_lag(kept, &bytes);
                     Ok(())
+                }
+                LogJob::StateBefore(at, reply) => {
+                    let state = self.log.state_before(at);
+                    let _ = reply.send(state.map_err(|error| error.to_string()));
+                    Ok(())
+                }
+                LogJob::Mend { chunk, state, reply } => {
+                    self.sync(unsynced.take()).and_then(|()| self.mend(&chunk, &state, reply))
+                }
+                LogJob::CheckControl(reply) => self.check_control(reply),
+                LogJob::CondemnStore { until, role, others, why } => {
+                    self.condemn_store(until, role, others, why)
+                }
+                LogJob::Scrubbed { kept, clean, reply } => {
+                    let result = self.scrubbed(kept, clean);
+                    let _ = reply.send(());
+                    result
                 }
                 LogJob::Control { save, sealed, table } => {
                     self.sync(unsynced.take()).and_then(|()| self.save(save, sealed, table))
@@ -132,8 +174,8 @@ impl LogWorker {
     fn note(&mut self, result: Result<(), CopyFault>) {
         if let Err(fault) = result {
             self.broken = true;
-            // Only a write without space leaves the log whole; a cut or a save that was not done is a
-            // fault, which opening the copy anew heals once there is space.
+            // Only a write without space leaves the log whole; a cut or a save that was not done is
+            // a fault, which opening the copy anew heals once there is space.
             let fault = match fault {
                 CopyFault::DiskFull => CopyFault::LogIo("the log volume is full".into()),
                 other => other,
@@ -198,6 +240,85 @@ impl LogWorker {
         }
     }
 
+    /// With the floor at the end, rot in the last frames is no torn tail at the next start.
+    fn close(&mut self) -> Result<(), CopyFault> {
+        let end = self.log.durable_end().position;
+        if self.log.damage().is_some() || self.record.durable_floor == end {
+            return Ok(());
+        }
+        self.record.durable_floor = end;
+        self.write_control()
+    }
+
+    /// Where the generation of a position cannot be read.
+    fn damage_before(&self, to: Position) -> Option<Position> {
+        let (mut at, mut reader) = (Position { offset: 0, ..to }, self.log.reader());
+        loop {
+            match reader.read(at, to, READ_BYTES) {
+                Ok(chunks) => at = chunks.last()?.end,
+                Err(LogError::Damaged(damage)) => return Some(damage.position),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// A mend that is refused changes nothing; a failed write or sync is one of the log.
+    fn mend(
+        &mut self,
+        chunk: &Chunk,
+        state: &CursorState,
+        reply: oneshot::Sender<Result<bool, String>>,
+    ) -> Result<(), CopyFault> {
+        let mended = self.log.mend(chunk).and_then(|()| self.log.goes_on(state));
+        let poisoned = matches!(mended, Err(LogError::Poisoned(_)));
+        let fault = mended.as_ref().err().filter(|_| poisoned).map(log_fault);
+        let _ = reply.send(mended.map_err(|error| error.to_string()));
+        fault.map_or(Ok(()), Err)
+    }
+
+    fn check_control(&mut self, reply: oneshot::Sender<Vec<NoteCode>>) -> Result<(), CopyFault> {
+        let failed = |error| CopyFault::LogIo(format!("control file: {error}"));
+        let mut mended = Vec::new();
+        if !self.control.holds(&self.record).map_err(failed)? {
+            self.write_control()?;
+            mended.push(NoteCode::ControlMended);
+        }
+        if lag_file::is_damaged(&*self.disk, &self.directory) {
+            mended.push(NoteCode::SideFileMended);
+        }
+        let _ = reply.send(mended);
+        Ok(())
+    }
+
+    fn condemn_store(
+        &mut self,
+        until: Position,
+        role: CopyRole,
+        others: usize,
+        why: String,
+    ) -> Result<(), CopyFault> {
+        let given_up = rebuild::repair_of(&self.log, role, others) == StoreRepair::ReplayLog;
+        if given_up {
+            let (places, opener) = (&self.places, &*self.opener);
+            rebuild::condemn(places, opener, self.shared.database, &mut self.record, until);
+            self.write_control()?;
+        }
+        self.report(Completion::StoreCondemned { why, given_up });
+        Ok(())
+    }
+
+    /// After a clean scrub nothing needs the evidence of former damage any more.
+    fn scrubbed(&mut self, kept: Vec<u8>, clean: bool) -> Result<(), CopyFault> {
+        rebuild::put_extension(&mut self.record, SCRUB_EXTENSION, kept);
+        let mut condemned = Condemned::read(&self.record);
+        if clean && !condemned.stores.is_empty() {
+            let (places, opener) = (&self.places, &*self.opener);
+            rebuild::remove(places, opener, self.shared.database, &mut condemned);
+            condemned.put(&mut self.record);
+        }
+        self.write_control()
+    }
+
     fn save(&mut self, save: u64, sealed: Epoch, table: EpochTable) -> Result<(), CopyFault> {
         self.record.sealed = sealed;
         self.record.epoch_table = table;
@@ -257,6 +378,13 @@ mod tests {
             broken,
             refusing,
             generation_bytes: 1024 * 1024,
+            places: Places {
+                disk: disk.clone(),
+                data: directory.clone(),
+                logs: directory.clone(),
+                noting: Arc::default(),
+            },
+            opener: Arc::new(keelson_env::MemStoreOpener::new()),
             disk: disk.clone(),
             directory,
         };

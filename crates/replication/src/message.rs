@@ -11,7 +11,7 @@ use keelson_copy_core::{
 };
 use keelson_env::KvStore;
 use keelson_format::{Chunk, CursorState};
-use keelson_log::LogReader;
+use keelson_log::{LogError, LogReader};
 use keelson_types::{
     CopyFault, CopyId, Epoch, EpochTable, Generation, LagSettings, LagSwitch, LogEnd, LogHold,
     MemberId, MountIntent, Position, Queue, Watermarks,
@@ -19,7 +19,9 @@ use keelson_types::{
 use keelson_wire::{Refusal, v1};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::owner::{OtherFacts, Reported};
+use crate::note::NoteCode;
+use crate::owner::{MendResult, OtherFacts, Reported};
+use crate::scrub::ScrubParts;
 use crate::space::Volumes;
 use crate::writer::{Prepared, ReadResults, Ticket, WriteRequest};
 
@@ -48,6 +50,14 @@ pub(crate) enum Message {
     OpenStore(oneshot::Sender<Result<Arc<dyn KvStore>, Refusal>>),
     /// The member looked at its volumes.
     LookAtSpace,
+    /// Log cannot be read here; whoever asks, if anyone, hears how the mend ended.
+    LogDamaged(Position, Option<oneshot::Sender<MendResult>>),
+    /// The store's files are wrong.
+    StoreDamaged(String, NoteCode),
+    /// The files of a lag must be saved again.
+    SaveLag,
+    /// What a scrub needs; nothing if the copy could not be opened.
+    ScrubParts(oneshot::Sender<Option<ScrubParts>>),
 }
 
 impl std::fmt::Debug for Message {
@@ -157,6 +167,15 @@ pub(crate) enum Completion {
     /// The own log begins with this generation now.
     Truncated(Generation),
     StoreFailed(CopyFault),
+    /// Log that is to be replayed cannot be read from here on.
+    ReplayBlocked(Position),
+    /// A mend of the log has ended.
+    Mended(MendResult),
+    /// A damaged store was given up, or is left as it is.
+    StoreCondemned {
+        why: String,
+        given_up: bool,
+    },
     Prepared(Box<Prepared>),
     PrepareFailed {
         request: WriteRequest,
@@ -172,13 +191,15 @@ pub(crate) enum Completion {
         copy: CopyId,
         epoch: Epoch,
         from: Position,
-        result: Result<Vec<Chunk>, String>,
+        result: Result<Vec<Chunk>, LogError>,
     },
     ChainRead {
         copy: CopyId,
         epoch: Epoch,
         matched: Position,
         same: bool,
+        /// Where the own log cannot be read, if that is why they are not the same.
+        damage: Option<Position>,
     },
     FetchMatched {
         epoch: Epoch,

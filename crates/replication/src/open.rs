@@ -12,14 +12,18 @@ use std::sync::{Arc, Mutex};
 use keelson_copy_core::Recovered;
 use keelson_env::{Disk, DiskError, StoreOpener};
 use keelson_format::{ControlRecord, CursorState};
-use keelson_log::{ControlFile, ControlFileError, Log, LogConfig, LogReader};
+use keelson_log::{ControlFile, ControlFileError, Damage, Log, LogConfig, LogReader};
 use keelson_types::{
     CopyFault, CopyId, DatabaseId, EpochTable, LogId, Position, StoreId, StreamId,
 };
 
 use crate::lag_file::SavedLag;
+use crate::note::{Note, NoteCode};
+use crate::owner::unix_millis;
+use crate::rebuild::{self, Condemned};
+use crate::scrub::ScrubReport;
 use crate::shared::CopyShared;
-use crate::store_lane::{fault_of, log_fault};
+use crate::store_lane::log_fault;
 
 /// Starts that may be begun without an end before the copy is left alone (review S9.6).
 const START_TRIES_MAX: u32 = 5;
@@ -73,6 +77,10 @@ pub(crate) struct OpenCopy {
     pub(crate) recovered: Recovered,
     /// Of a copy with lags.
     pub(crate) saved_lag: SavedLag,
+    /// Damage of the log at which it was opened.
+    pub(crate) damage: Option<Damage>,
+    /// What was found damaged and is being made anew: notes for the cluster's events.
+    pub(crate) found: Vec<Note>,
 }
 
 /// Opens, or creates, a copy. Blocking; runs on a thread of the pool.
@@ -85,7 +93,13 @@ pub(crate) fn open_copy(
     let directory = places.database(identity.database);
     let (mut control, mut record) = open_control(places, identity, &directory)?;
     count_start(&mut control, &mut record, identity.resumes)?;
-    let opened = open_files(places, opener, identity, shared, &record);
+    let mut found = Vec::new();
+    if control.had_bad_slot() {
+        // The write above has mended it.
+        found.push(Note::new(NoteCode::ControlMended, "one slot of the control file was damaged"));
+    }
+    let opened =
+        open_files(places, opener, identity, shared, (&mut control, &mut record), &mut found);
     if opened.is_err() {
         // It came to an end, if a bad one: only starts that take the process along count.
         record.start_tries = record.start_tries.saturating_sub(1);
@@ -94,7 +108,19 @@ pub(crate) fn open_copy(
     let (log, state, store_directory, recovered) = opened?;
     let reader = log.reader();
     let saved_lag = SavedLag::load(&*places.disk, &directory);
-    Ok(OpenCopy { log, control, record, reader, state, store_directory, recovered, saved_lag })
+    let damage = log.damage().copied();
+    Ok(OpenCopy {
+        log,
+        control,
+        record,
+        reader,
+        state,
+        store_directory,
+        recovered,
+        saved_lag,
+        damage,
+        found,
+    })
 }
 
 type OpenFiles = (Log, CursorState, PathBuf, Recovered);
@@ -104,7 +130,8 @@ fn open_files(
     opener: &dyn StoreOpener,
     identity: &Identity,
     shared: &CopyShared,
-    record: &ControlRecord,
+    (control, record): (&mut ControlFile, &mut ControlRecord),
+    found: &mut Vec<Note>,
 ) -> Result<OpenFiles, CopyFault> {
     let log_directory = places.log(identity.database, record.log);
     make_directory(places, &log_directory)?;
@@ -117,8 +144,10 @@ fn open_files(
         record.durable_floor,
     );
     let (log, recovery) = opened.map_err(|error| log_fault(&error))?;
-    let store_directory = places.store(identity.database, record.store);
-    let store = shared.store.open(opener, &store_directory).map_err(|error| fault_of(&error))?;
+    let mut damaged = Vec::new();
+    let (store, store_directory) =
+        rebuild::open_store(places, opener, shared, (control, record), &log, &mut damaged)?;
+    found.extend(damaged.into_iter().map(|why| Note::new(NoteCode::StoreDamaged, why)));
     let replayed = store.replayed().position;
     shared.checkpointed.store(store.checkpointed());
     let state = recovery.state;
@@ -142,6 +171,7 @@ fn open_files(
         replayed,
         may_have_lost: record.may_have_lost_from.is_some() || damaged.is_some() || missing,
         fault: damaged.or(lost),
+        rebuilding: Some(Condemned::read(record).until.min(state.end.position)),
     };
     Ok((log, state, store_directory, recovered))
 }
@@ -218,7 +248,15 @@ fn new_record(identity: &Identity, forgotten: bool) -> ControlRecord {
         StoreId::from_bytes(identity.copy.into_bytes()),
     );
     record.may_have_lost_from = forgotten.then_some(Position::ZERO);
+    ScrubReport::put_new(&mut record, unix_millis());
     record
+}
+
+/// Whether the list of copies did not name this one, which lies here: it rotted, and does now.
+pub(crate) fn note_created(places: &Places, copy: CopyId) -> Result<bool, DiskError> {
+    let created = Created::read(places)?;
+    created.note(places, copy)?;
+    Ok(!created.knows(copy))
 }
 
 /// Where the control file of this copy lies. The file of another copy of the database that lay here
@@ -269,6 +307,7 @@ impl Created {
             return Ok(Self { known: BTreeSet::new(), bytes: 0 });
         }
         let file = places.disk.open(&path)?;
+        file.drop_cache()?;
         let mut bytes = vec![0; usize::try_from(file.size()?).unwrap_or(0)];
         let read = file.read_at(0, &mut bytes)?;
         bytes.truncate(read - read % 16);

@@ -11,6 +11,7 @@ mod actions;
 mod expanding;
 mod idle;
 mod lagging;
+mod mending;
 mod shipping;
 mod standing;
 mod taking;
@@ -19,6 +20,7 @@ mod waiting;
 mod writes;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,8 +31,8 @@ use keelson_copy_core::{
 };
 use keelson_env::KvStore;
 use keelson_format::{Cursor, FramingConfig};
-use keelson_log::LogReader;
-use keelson_types::{CopyFault, CopyId, MemberId, Position};
+use keelson_log::{Damage, LogReader};
+use keelson_types::{CopyFault, CopyId, EpochTable, MemberId, Position};
 use keelson_wire::Refusal;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -43,6 +45,8 @@ use crate::log_lane::LogJob;
 use crate::message::{Assigned, Completion, Message, SourceSender};
 use crate::owner::idle::IdleClose;
 use crate::owner::lagging::Lag;
+pub(crate) use crate::owner::mending::MendResult;
+use crate::owner::mending::Mending;
 use crate::owner::shipping::PeerShip;
 pub(crate) use crate::owner::truncating::{OtherFacts, Reported};
 use crate::owner::truncating::{Truncating, nothing_reported};
@@ -71,6 +75,8 @@ pub(crate) struct Files {
     pub(crate) log: Lane<LogJob>,
     pub(crate) store: Lane<StoreJob>,
     pub(crate) reader: LogReader,
+    /// Of the store.
+    pub(crate) store_directory: PathBuf,
 }
 
 impl Files {
@@ -114,6 +120,9 @@ pub(crate) struct Owner {
     lag: Option<Lag>,
     idle: IdleClose,
     waiting: Waiting,
+    mending: Mending,
+    /// Epochs of the log, those behind damage too.
+    full_table: EpochTable,
     /// What was saved of the lag, until it is needed.
     saved_lag: SavedLag,
     sessions: BTreeMap<MemberId, SourceSender>,
@@ -175,6 +184,8 @@ pub(crate) struct Start {
     /// Where the log begins.
     pub(crate) first: Position,
     pub(crate) saved_lag: SavedLag,
+    pub(crate) damage: Option<Damage>,
+    pub(crate) full_table: EpochTable,
 }
 
 impl Owner {
@@ -212,6 +223,8 @@ impl Owner {
             lag: None,
             idle: IdleClose::default(),
             waiting: Waiting::default(),
+            mending: Mending::of_log_opened(start.damage),
+            full_table: start.full_table,
             saved_lag: start.saved_lag,
             sessions: BTreeMap::new(),
             refusals: BTreeMap::new(),
@@ -339,6 +352,7 @@ impl Owner {
         self.publish();
         self.truncate();
         self.tell_status();
+        self.mend_if_due();
         self.plan_reopen();
         self.settle();
     }
@@ -372,6 +386,7 @@ impl Owner {
             .chain(lag)
             .chain(self.idle.wake())
             .chain(self.waiting.wake())
+            .chain(self.mending.wake())
             .min()
     }
 
@@ -424,6 +439,10 @@ impl Owner {
             Message::LogView(reply) => drop(reply.send(self.log_view())),
             Message::LookAtSpace => self.looked_at_space(),
             Message::OpenStore(reply) => self.open_store(reply),
+            Message::LogDamaged(at, reply) => self.log_damaged(at, reply),
+            Message::StoreDamaged(why, code) => self.store_damaged(why, code),
+            Message::SaveLag => self.save_lag(),
+            Message::ScrubParts(reply) => drop(reply.send(self.scrub_parts())),
         }
     }
 
@@ -444,6 +463,9 @@ impl Owner {
             Completion::Checkpointed => self.checkpointed(),
             Completion::Truncated(first) => self.truncated(first),
             Completion::StoreFailed(fault) => self.store_failed(fault),
+            Completion::ReplayBlocked(at) => self.replay_blocked(at),
+            Completion::Mended(result) => self.mended(result),
+            Completion::StoreCondemned { why, given_up } => self.store_condemned(why, given_up),
             Completion::Prepared(prepared) => self.prepared(*prepared),
             Completion::PrepareFailed { request, ticket, refusal } => {
                 self.prepare_failed(request, ticket, refusal);
@@ -452,7 +474,11 @@ impl Owner {
             Completion::PeerRead { copy, epoch, from, result } => {
                 self.peer_read(copy, epoch, from, result);
             }
-            Completion::ChainRead { copy, epoch, matched, same } => {
+            Completion::ChainRead { copy, epoch, matched, same, damage } => {
+                if let Some(at) = damage {
+                    // The copy is offered the log again after a pause.
+                    self.log_damaged(at, None);
+                }
                 self.event(Event::Opened { copy, epoch, matched, chain_matches: same });
             }
             Completion::FetchMatched { epoch, matched, go } => {

@@ -30,6 +30,7 @@ use crate::gate::{ServeGate, boottime_now};
 use crate::open::{Identity, Places};
 use crate::orders;
 use crate::owner::MAILBOX;
+use crate::scrub;
 use crate::sessions;
 use crate::shared::CopyShared;
 use crate::space;
@@ -121,6 +122,7 @@ impl DataPlane {
             // Nobody waits for it if the plane was dropped.
             let _ = down.send(true);
         });
+        tokio::spawn(scrub::run(context.clone(), registry.clone()));
         Ok(Self { context, registry, link_down, stop_wanted })
     }
 

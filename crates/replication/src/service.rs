@@ -8,6 +8,7 @@ use futures::Stream;
 use keelson_copy_core::OpenOffer;
 use keelson_copy_core::truncate::TruncationOrder;
 use keelson_format::Chunk;
+use keelson_log::LogError;
 use keelson_net::require_member;
 use keelson_types::{DatabaseId, Epoch, LogEnd, MemberId, Position, RefusalReason};
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, Refusal, epoch_rows, epoch_table, ids, v1};
@@ -18,6 +19,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::context::{PlaneContext, Registry};
 use crate::kv::refuse_unless_serving;
 use crate::message::{FromSource, LogView, Message, TargetSender};
+use crate::note::NoteCode;
+use crate::scrub;
+use crate::scrub::compare::wrong_at;
 use crate::writer::{Reply, WriteBody, WriteRequest};
 
 /// Log sent in one message of a fetch.
@@ -81,7 +85,9 @@ impl v1::replication_server::Replication for ReplicationService {
         let (sender, responses) = mpsc::channel(FETCH_AHEAD);
         let context = self.context.clone();
         let plan = FetchPlan::new(request, &view)?;
-        tokio::spawn(send_log(context, view, plan, sender));
+        let unknown = || Refusal::new(RefusalReason::UnknownCopy, "no copy of this database here");
+        let owner = self.registry.get(database).ok_or_else(unknown)?.mailbox;
+        tokio::spawn(send_log(context, view, plan, sender, owner));
         Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
     }
 
@@ -120,6 +126,29 @@ impl v1::replication_server::Replication for ReplicationService {
         let (at, digest) = waited.map_err(late)?.map_err(failed)?;
         let digest = bytes::Bytes::copy_from_slice(&digest.to_be_bytes());
         Ok(Response::new(v1::GetDigestResponse { at: Some(at.into()), digest }))
+    }
+
+    async fn scrub_copy(
+        &self,
+        request: Request<v1::ScrubCopyRequest>,
+    ) -> Result<Response<v1::ScrubCopyResponse>, Status> {
+        require_member(&request)?;
+        let request = request.into_inner();
+        let unknown = || Refusal::new(RefusalReason::UnknownCopy, "no copy of this database here");
+        let copy = self.registry.named(&request.database).ok_or_else(unknown)?;
+        if let Some(at) = request.differs_at {
+            let told = Message::StoreDamaged(wrong_at(at.into()), NoteCode::DigestWrong);
+            let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
+            copy.mailbox.send(told).await.map_err(|_| gone())?;
+            let ended_before = copy.shared.scrub.facts().ended;
+            return Ok(Response::new(v1::ScrubCopyResponse { ended_before }));
+        }
+        let (first, ended_before) = copy.shared.scrub.ask();
+        if first {
+            let context = self.context.clone();
+            tokio::spawn(async move { scrub::scrub(&context, &copy).await });
+        }
+        Ok(Response::new(v1::ScrubCopyResponse { ended_before }))
     }
 }
 
@@ -281,6 +310,7 @@ async fn send_log(
     view: LogView,
     plan: FetchPlan,
     sender: mpsc::Sender<Result<v1::FetchLogResponse, Status>>,
+    owner: mpsc::Sender<Message>,
 ) {
     let first = v1::FetchLogResponse {
         matched: Some(plan.matched.into()),
@@ -299,6 +329,10 @@ async fn send_log(
             Ok(Ok(chunks)) if !chunks.is_empty() => chunks,
             Ok(Ok(_)) | Err(_) => return,
             Ok(Err(error)) => {
+                if let LogError::Damaged(damage) = &error {
+                    // An owner that ended finds it when it opens the log, or the next scrub does.
+                    let _ = owner.send(Message::LogDamaged(damage.position, None)).await;
+                }
                 let refusal = Refusal::new(RefusalReason::Truncated, error.to_string());
                 let _ = sender.send(Err(refusal.into())).await;
                 return;

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::gate::ServeGate;
 use crate::log_index::LogIndex;
+use crate::scrub::ScrubState;
 use crate::store_slot::StoreSlot;
 
 /// A position packed into one word, order kept: 32 bits of generation, 32 bits of offset (a
@@ -120,6 +121,7 @@ pub(crate) struct CopyShared {
     pub(crate) store_bytes: AtomicU64,
     /// Bytes of unanswered writes, see [`Held`].
     pub(crate) pending: Arc<AtomicUsize>,
+    pub(crate) scrub: ScrubState,
     /// Counts how often the files were opened; [`GONE`] when the copy is not here any more.
     life: AtomicU64,
     /// Sizes and ages of the log files.
@@ -171,6 +173,7 @@ impl CopyShared {
             log_bytes: AtomicU64::new(0),
             store_bytes: AtomicU64::new(0),
             pending: Arc::default(),
+            scrub: ScrubState::default(),
             life: AtomicU64::new(0),
             index: Mutex::default(),
             status: Mutex::default(),
@@ -190,6 +193,18 @@ impl CopyShared {
         let (database, copy) = (DatabaseId::from_bytes([7; 16]), CopyId::from_bytes([1; 16]));
         let stream = StreamId::from_bytes([9; 16]);
         Self::new(database, copy, "DB1".into(), stream, ServeGate::new(Arc::default()))
+    }
+
+    /// Bytes of log and store on disk, about.
+    pub(crate) fn size(&self) -> u64 {
+        let open = self.store.get().map(|store| store.size_bytes());
+        let store = open.unwrap_or_else(|| self.store_bytes.load(Ordering::Relaxed));
+        self.log_bytes.load(Ordering::Relaxed) + store
+    }
+
+    /// Which life of the copy's files this is.
+    pub(crate) fn life(&self) -> u64 {
+        self.life.load(Ordering::SeqCst)
     }
 
     /// The copy's files are closed or opened anew; readers of the old ones end.

@@ -54,6 +54,8 @@ pub(crate) struct StoreWorker {
 enum ReplayFailure {
     Store(StoreError),
     Log(CopyFault),
+    /// The log cannot be read from here on.
+    Blocked(Position),
 }
 
 impl From<StoreError> for ReplayFailure {
@@ -151,6 +153,7 @@ impl StoreWorker {
             Err(ReplayFailure::Store(StoreError::NoSpace)) => {
                 self.report(Completion::StoreFull { to });
             }
+            Err(ReplayFailure::Blocked(at)) => self.report(Completion::ReplayBlocked(at)),
             Err(ReplayFailure::Log(fault)) => self.report(Completion::StoreFailed(fault)),
             Err(ReplayFailure::Store(error)) => {
                 self.report(Completion::StoreFailed(fault_of(&error)));
@@ -168,7 +171,10 @@ impl StoreWorker {
         }
         while at < to {
             let read = self.reader.read(at, to, READ_BYTES);
-            let read = read.map_err(|error| ReplayFailure::Log(log_fault(&error)))?;
+            let read = read.map_err(|error| match error {
+                LogError::Damaged(damage) => ReplayFailure::Blocked(damage.position),
+                error => ReplayFailure::Log(log_fault(&error)),
+            })?;
             if read.is_empty() {
                 break;
             }
@@ -271,6 +277,7 @@ pub(crate) fn fault_of(error: &StoreError) -> CopyFault {
     match error {
         StoreError::NoSpace => CopyFault::DiskFull,
         StoreError::NeedsVersion(version) => CopyFault::NeedsVersion(*version),
+        StoreError::Damaged(why) => CopyFault::StoreDamaged(why.clone()),
         other => CopyFault::Store(other.to_string()),
     }
 }

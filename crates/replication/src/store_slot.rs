@@ -1,9 +1,9 @@
 //! The store of a copy while it is open.
 //!
-//! RocksDB locks its directory, so a store that a reader still holds cannot be opened a second time.
-//! A store that was closed for idleness is therefore taken back as long as somebody holds it. One
-//! that failed is never taken back: whoever opens it anew waits for its readers, which end when the
-//! life of the copy's files does.
+//! RocksDB locks its directory, so a store that a reader still holds cannot be opened a second
+//! time. A store that was closed for idleness is therefore taken back as long as somebody holds it.
+//! One that failed is never taken back: whoever opens it anew waits for its readers, which end when
+//! the life of the copy's files does.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use keelson_format::{Cursor, CursorState, FramingConfig};
-use keelson_types::{CopyFault, Epoch, MemberId, Position};
+use keelson_types::{CopyFault, Epoch, EpochTable, MemberId, Position};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::context::{PlaneContext, Registry};
@@ -22,6 +22,7 @@ use crate::log_lane::LogWorker;
 use crate::message::{Completion, Message, TargetSender};
 use crate::open::{Identity, OpenCopy, failed, open_copy};
 use crate::owner::{Exit, Files, Owner, Start};
+use crate::scrub::ScrubReport;
 use crate::shared::CopyShared;
 use crate::store_lane::StoreWorker;
 
@@ -77,11 +78,18 @@ impl Supervised {
             generation_bytes: self.identity.generation_bytes,
             ..FramingConfig::default()
         };
-        let (mut first, mut saved_lag) = (Position::ZERO, SavedLag::default());
+        let (mut first, mut saved_lag, mut damage) = (Position::ZERO, SavedLag::default(), None);
+        let mut full_table = EpochTable::new();
         let (files, cursor, recovered) = match opened {
             Ok(mut open) => {
                 first.generation = open.log.first_generation().unwrap_or_default();
                 saved_lag = std::mem::take(&mut open.saved_lag);
+                damage = open.damage;
+                self.shared.scrub.opened(ScrubReport::read(&open.record));
+                full_table.clone_from(&open.record.epoch_table);
+                for note in std::mem::take(&mut open.found) {
+                    note.tell(&self.context, &self.shared);
+                }
                 let cursor = Cursor::new(open.state, framing);
                 let recovered = open.recovered.clone();
                 self.shared.committed.store(recovered.committed);
@@ -108,6 +116,8 @@ impl Supervised {
             failures,
             first,
             saved_lag,
+            damage,
+            full_table,
         });
         owner.catch_up(self.registry.sessions());
         owner
@@ -138,9 +148,12 @@ impl Supervised {
             broken: false,
             refusing: false,
             generation_bytes: self.identity.generation_bytes,
+            places: self.context.places.clone(),
+            opener: self.context.opener.0.clone(),
             disk: self.context.places.disk.clone(),
             directory: self.context.places.database(self.shared.database),
         };
+        let store_directory = open.store_directory.clone();
         let mut store = StoreWorker {
             shared: self.shared.clone(),
             opener: self.context.opener.0.clone(),
@@ -166,6 +179,7 @@ impl Supervised {
             log: self.context.logs.lane(move |jobs| log.work(jobs), log_panicked),
             store: self.context.stores.lane(move |jobs| store.work(jobs), store_panicked),
             reader: open.reader,
+            store_directory,
         }
     }
 }

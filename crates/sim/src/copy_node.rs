@@ -6,6 +6,7 @@
 
 mod activate;
 mod lag;
+mod mend;
 mod open;
 mod serve;
 mod ship;
@@ -24,6 +25,7 @@ use crate::probes::Probe;
 use lag::Lag;
 
 pub(crate) use activate::Fetch;
+pub(crate) use mend::Holder;
 pub(crate) use open::Place;
 pub(crate) use serve::{PendingRead, PendingWrite, key_number, version_of};
 pub(crate) use ship::Ship;

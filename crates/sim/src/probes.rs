@@ -76,6 +76,10 @@ probes! {
     Dismounted = "dismounted by an operator",
     /// A bit flipped in a log.
     BitFlipped = "bit flipped",
+    /// Rot was mended while the log went on.
+    Mended = "rot mended",
+    /// A log that was opened with damage was mended.
+    MendedAtOpen = "rot mended at an open",
     /// A disk was replaced by an empty one.
     DiskLost = "disk lost",
     /// A copy was seeded anew.

@@ -102,6 +102,8 @@ pub struct World {
     pub(crate) clients_stop: bool,
     /// Databases whose log was damaged: they may rightly wait for an operator.
     pub(crate) waived: BTreeSet<usize>,
+    /// Member and database of logs in which a bit flipped that no scrub has mended yet.
+    pub(crate) rotten: BTreeSet<(usize, usize)>,
     pub(crate) acknowledged: Acknowledged,
     pub(crate) bindings: Bindings,
     pub(crate) contents: Contents,

@@ -18,6 +18,8 @@ pub enum CopyFault {
     LogDamaged(String),
     /// The store failed and a reopen did not mend it.
     Store(String),
+    /// Bytes of the store rotted; it is rebuilt, or waits for a copy that can help (review S15).
+    StoreDamaged(String),
     /// The volume is full.
     DiskFull,
     /// The logs diverged beyond what this copy may cut by itself.
@@ -36,6 +38,7 @@ impl fmt::Display for CopyFault {
             Self::LogIo(what) => write!(f, "log i/o failed: {what}"),
             Self::LogDamaged(what) => write!(f, "log damaged: {what}"),
             Self::Store(what) => write!(f, "store failed: {what}"),
+            Self::StoreDamaged(what) => write!(f, "store damaged: {what}"),
             Self::DiskFull => write!(f, "the volume is full"),
             Self::Diverged(what) => write!(f, "diverged: {what}"),
             Self::MissingLog(what) => write!(f, "log is missing: {what}"),

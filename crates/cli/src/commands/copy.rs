@@ -7,9 +7,10 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use keelson_wire::v1::{CopyFacts, CopyStatusRow};
+use keelson_wire::v1::{CopyFacts, CopyStatusRow, ScrubFacts};
 use serde_json::json;
 
+use crate::commands::scrub;
 use crate::context::Global;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Column, column, wide};
@@ -45,6 +46,17 @@ pub(crate) enum Command {
     Suspend(changes::Suspend),
     /// Let a suspended copy go on; gives the fault of a failed one another try
     Resume(changes::Resume),
+    /// Read a copy through now, log and store, and mend what is damaged
+    Scrub(Scrub),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Scrub {
+    /// The copy, as DATABASE@MEMBER
+    copy: changes::CopyName,
+    /// Do not wait until it is over
+    #[arg(long)]
+    no_wait: bool,
 }
 
 #[derive(Args, Debug)]
@@ -82,6 +94,9 @@ impl Command {
             Self::Set(set) => set.run(global).await,
             Self::Suspend(suspend) => suspend.run(global).await,
             Self::Resume(resume) => resume.run(global).await,
+            Self::Scrub(Scrub { copy, no_wait }) => {
+                scrub::run(global, &copy.database, &copy.member, !no_wait).await
+            }
         }
     }
 }
@@ -171,6 +186,7 @@ const STATUS_COLUMNS: &[Column] = &[
     wide("suspended"),
     wide("reason"),
     wide("fault"),
+    wide("last scrub"),
 ];
 
 impl Status {
@@ -217,6 +233,7 @@ fn status_row(row: &CopyStatusRow) -> Vec<String> {
         suspended_text(row),
         row.status_reason.clone(),
         if facts.fault.is_empty() { facts.shortage } else { facts.fault },
+        scrub_text(facts.scrub.as_ref()),
     ]
 }
 
@@ -229,6 +246,17 @@ fn suspended_text(row: &CopyStatusRow) -> String {
     let Some(suspension) = &row.suspension else { return String::new() };
     let what = if suspension.replication { "replication" } else { "activation" };
     format!("{what}: {}", suspension.comment)
+}
+
+fn scrub_text(facts: Option<&ScrubFacts>) -> String {
+    match facts {
+        Some(facts) if facts.running => {
+            let percent = facts.done_bytes * 100 / facts.total_bytes.max(1);
+            format!("{percent} % read")
+        }
+        Some(facts) => format!("{} {}", text::time(facts.ended_unix_millis), facts.result),
+        None => String::new(),
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use keelson_wire::v1::{CopyFacts, DatabaseInfo, DatabaseSettings, LogEnd};
 use serde_json::{Value, json};
 
 use crate::commands::operation;
+use crate::commands::scrub;
 use crate::context::Global;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{self, column, wide};
@@ -41,6 +42,14 @@ pub(crate) enum Command {
     Dismount {
         /// Name of the database
         database: String,
+    },
+    /// Read all copies through now, log and store, mend what is damaged, and compare contents
+    Scrub {
+        /// Name of the database
+        database: String,
+        /// Do not wait until it is over
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Compare the content of all copies at one position of the log
     Digest {
@@ -154,6 +163,7 @@ impl Command {
             Self::Set(set) => set.run(global).await,
             Self::Mount { database } => mount(global, &database).await,
             Self::Dismount { database } => dismount(global, &database).await,
+            Self::Scrub { database, no_wait } => scrub::run(global, &database, "", !no_wait).await,
             Self::Digest { database } => digest(global, &database).await,
         }
     }

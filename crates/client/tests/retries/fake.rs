@@ -305,6 +305,7 @@ admin! {
     switchover: SwitchoverRequest => OperationStarted,
     compare_digests: CompareDigestsRequest => CompareDigestsResponse,
     list_events: ListEventsRequest => ListEventsResponse,
+    scrub_copies: ScrubCopiesRequest => ScrubCopiesResponse,
     list_settings: ListSettingsRequest => ListSettingsResponse,
     set_setting: SetSettingRequest => SetSettingResponse,
     list_decisions: ListDecisionsRequest => ListDecisionsResponse,

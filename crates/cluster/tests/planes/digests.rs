@@ -47,6 +47,13 @@ impl Replication for Content {
         Ok(Response::new(PlaceMarkerResponse { marker: MARKER, end: None }))
     }
 
+    async fn scrub_copy(
+        &self,
+        _: Request<keelson_wire::v1::ScrubCopyRequest>,
+    ) -> Result<Response<keelson_wire::v1::ScrubCopyResponse>, Status> {
+        Ok(Response::new(keelson_wire::v1::ScrubCopyResponse { ended_before: 0 }))
+    }
+
     async fn get_digest(
         &self,
         request: Request<GetDigestRequest>,

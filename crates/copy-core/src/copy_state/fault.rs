@@ -27,6 +27,7 @@ pub const fn healing(fault: &CopyFault) -> Healing {
         // failed is never synced again: the recheck opens the copy anew and verifies its tail.
         CopyFault::LogIo(_)
         | CopyFault::Store(_)
+        | CopyFault::StoreDamaged(_)
         | CopyFault::DiskFull
         | CopyFault::NeedsVersion(_) => Healing::Recheck,
         CopyFault::LogDamaged(_) => Healing::Fetch { attempts_max: RECOPY_ATTEMPTS_MAX },

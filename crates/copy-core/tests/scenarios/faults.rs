@@ -79,3 +79,37 @@ fn a_fault_found_at_the_start_is_reported_and_log_faults_keep_seals_out() {
     assert!(matches!(replies[..], [Action::SealReply { answer: Err(_), .. }]), "{replies:?}");
     bench.check(Event::Wake, &[]);
 }
+
+/// S15: the log of a copy whose damaged store is rebuilt counts, its store serves nobody before it
+/// is where it was.
+#[test]
+fn a_copy_whose_store_is_rebuilt_is_no_candidate_until_it_is_there_again() {
+    let rows = table(&[start(1, Position::ZERO)]);
+    let mut bench = Bench::new(Recovered {
+        table: rows,
+        end: end(1, at(1, 300)),
+        committed: at(1, 300),
+        rebuilding: Some(at(1, 200)),
+        ..Recovered::default()
+    });
+    bench.check(Event::Wake, &[Action::ReplayTo(at(1, 300))]);
+    assert_eq!(bench.machine.view().status, CopyStatus::RangeRepair);
+    let faults = |bench: &mut Bench, request, counter| {
+        let actions = bench.settle(Event::Seal { request, epoch: epoch(counter) });
+        let replies = actions.into_iter().filter_map(|action| match action {
+            Action::SealReply { answer: Ok(answer), .. } => Some((answer.end, answer.fault)),
+            _ => None,
+        });
+        replies.collect::<Vec<_>>()
+    };
+    let told = faults(&mut bench, 1, 2);
+    assert!(
+        matches!(&told[..], [(log, Some(CopyFault::StoreDamaged(_)))] if log.position == at(1, 300)),
+        "{told:?}"
+    );
+    bench.step(Event::Replayed { to: at(1, 199) });
+    assert_eq!(bench.machine.view().status, CopyStatus::RangeRepair);
+    bench.step(Event::Replayed { to: at(1, 200) });
+    assert_ne!(bench.machine.view().status, CopyStatus::RangeRepair);
+    assert_eq!(faults(&mut bench, 2, 3), [(end(1, at(1, 300)), None)]);
+}

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::context::CopyHandle;
 use crate::kv::{KvService, is_discarded, refuse_unless_still_serving};
 use crate::message::Message;
+use crate::note::NoteCode;
 
 /// Longest wait for replay; a client's shorter deadline ends the call earlier.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -25,7 +26,7 @@ impl KvService {
         let serving = self.wait_readable(&copy, request.options.as_ref()).await?;
         let store = open_store(&copy).await?;
         let key = request.key;
-        let value = self.on_reader(move || store.get(&key)).await?;
+        let value = self.on_reader(&copy, move || store.get(&key)).await?;
         if let Some(epoch) = serving {
             // The value was read while this copy may have been active; it may leave only if it
             // still is, in the same epoch: in between, another active may have written.
@@ -80,12 +81,18 @@ impl KvService {
     /// Runs blocking work of the store on a reader thread.
     pub(crate) async fn on_reader<T: Send + 'static>(
         &self,
+        copy: &CopyHandle,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Refusal> {
         let (reply, result) = oneshot::channel();
         self.context.readers.run(move || drop(reply.send(work())));
         let gone = |_| Refusal::new(RefusalReason::Internal, "a reader thread ended");
         let result = result.await.map_err(gone)?;
+        if let Err(StoreError::Damaged(why)) = &result {
+            // An owner that ended finds the damage when it opens the store, or the scrub does.
+            let told = Message::StoreDamaged(why.clone(), NoteCode::StoreDamaged);
+            let _ = copy.mailbox.send(told).await;
+        }
         result.map_err(|error| Refusal::new(RefusalReason::CopyFailed, error.to_string()))
     }
 }

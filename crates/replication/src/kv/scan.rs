@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use crate::context::CopyHandle;
 use crate::kv::read::open_store;
 use crate::kv::{Answers, KvService, refuse_unless_still_serving};
 use crate::shared::Life;
@@ -36,14 +37,14 @@ impl KvService {
         let life = Life::of(&copy.shared);
         let serving = self.wait_readable(&copy, request.options.as_ref()).await?;
         let store = open_store(&copy).await?;
-        let snapshot = self.on_reader(move || store.snapshot()).await?;
+        let snapshot = self.on_reader(&copy, move || store.snapshot()).await?;
         if let Some(epoch) = serving {
             refuse_unless_still_serving(&copy, epoch)?;
         }
         let (sender, responses) = mpsc::channel(AHEAD);
         let (service, snapshot) = (self.clone(), Arc::new(Mutex::new(snapshot)));
         tokio::spawn(async move {
-            let scan = service.send_scan(request, snapshot, &sender);
+            let scan = service.send_scan(&copy, request, snapshot, &sender);
             // Whichever way it ends, the snapshot is gone before anything else is sent: it keeps
             // files alive, and the store from being opened anew.
             let outcome = tokio::select! {
@@ -60,6 +61,7 @@ impl KvService {
 
     async fn send_scan(
         &self,
+        copy: &CopyHandle,
         request: v1::ScanRequest,
         snapshot: Snapshot,
         sender: &mpsc::Sender<Result<v1::ScanResponse, Status>>,
@@ -71,7 +73,8 @@ impl KvService {
         while left > 0 {
             let wanted = left.min(ITEMS);
             let (start, end, view) = (from.clone(), to.clone(), snapshot.clone());
-            let items = self.on_reader(move || piece(&view, &start, end.as_ref(), wanted)).await?;
+            let read = move || piece(&view, &start, end.as_ref(), wanted);
+            let items = self.on_reader(copy, read).await?;
             let Some((last, _)) = items.last() else { break };
             from = successor(last);
             left -= items.len();

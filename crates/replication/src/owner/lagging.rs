@@ -182,6 +182,14 @@ impl Owner {
         }
     }
 
+    /// Keeps clock and monitor once more, whatever their files hold.
+    pub(super) fn save_lag(&mut self) {
+        self.save_clock();
+        if let Some(lag) = &self.lag {
+            self.log_job(LogJob::SaveLag(Kept::Monitor, lag.kept.clone()));
+        }
+    }
+
     pub(super) fn save_clock(&mut self) {
         let moment = self.moment();
         let Some(lag) = &mut self.lag else { return };

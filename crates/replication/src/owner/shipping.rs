@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use keelson_copy_core::{Event, OpenRefusal};
 use keelson_format::Chunk;
+use keelson_log::LogError;
 use keelson_types::{CopyId, Epoch, MemberId, Position};
 use keelson_wire::{epoch_rows, v1};
 use tokio::sync::OwnedSemaphorePermit;
@@ -223,8 +224,7 @@ impl Owner {
         let (mut reader, done) = (files.reader.clone(), self.done.clone());
         self.context.readers.run(move || {
             let read = reader.read(from, limit, MESSAGE_BYTES);
-            let result = read.map_err(|error| error.to_string());
-            drop(done.send(Completion::PeerRead { copy, epoch, from, result }));
+            drop(done.send(Completion::PeerRead { copy, epoch, from, result: read }));
         });
     }
 
@@ -251,7 +251,7 @@ impl Owner {
         copy: CopyId,
         epoch: Epoch,
         from: Position,
-        result: Result<Vec<Chunk>, String>,
+        result: Result<Vec<Chunk>, LogError>,
     ) {
         let Some(peer) = self.peers.get_mut(&copy) else { return };
         peer.reading = false;
@@ -265,6 +265,9 @@ impl Owner {
             }
             Err(why) => {
                 tracing::error!(database = %self.shared.name, %from, %why, "shipping cannot read");
+                if let LogError::Damaged(damage) = why {
+                    self.log_damaged(damage.position, None);
+                }
                 self.peers.remove(&copy);
                 // The copy leaves the rule, and is offered the log again after a pause.
                 self.event(Event::Refused { copy, epoch, refusal: OpenRefusal::Busy });

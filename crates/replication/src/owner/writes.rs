@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::log_lane::LogJob;
 use crate::message::{Completion, prepared};
+use crate::note::NoteCode;
 use crate::owner::{Owner, StoreWaiter, unix_millis};
 use crate::store_lane::StoreJob;
 use crate::writer::{Prepared, RANGE_KEYS_MAX, ReadPlan, ReadResults, Ticket, WriteRequest};
@@ -213,7 +214,7 @@ impl Owner {
             drop(waiter.send(result.as_ref().map(Arc::clone).map_err(refused)));
         }
         if let Err(fault) = result {
-            self.event(Event::StoreFailed { fault: fault.clone() });
+            self.store_failed(fault.clone());
         }
     }
 
@@ -227,6 +228,9 @@ impl Owner {
     }
 
     pub(super) fn store_failed(&mut self, fault: CopyFault) {
+        if let CopyFault::StoreDamaged(why) = fault {
+            return self.store_damaged(why, NoteCode::StoreDamaged);
+        }
         tracing::error!(database = %self.shared.name, %fault, "store failed; the copy stops");
         self.shared.store.retire();
         self.event(Event::StoreFailed { fault });

@@ -118,8 +118,8 @@ pub(crate) struct ReadPlan {
     pub(crate) idle_sessions: bool,
 }
 
-/// Names a read under way: the epoch whose writer asked for it, and a number in it. What was read for
-/// one epoch says nothing in the next, whose writer knows of other writes in flight.
+/// Names a read under way: the epoch whose writer asked for it, and a number in it. What was read
+/// for one epoch says nothing in the next, whose writer knows of other writes in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket {
     pub(super) epoch: Epoch,

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use keelson_copy_core::{CopyConfig, CopyMachine, Recovered};
 use keelson_env::{Disk, MemStoreOpener, SimDisk, StoreOpener};
 use keelson_format::{ControlRecord, Cursor, FramingConfig};
-use keelson_log::{ControlFile, Log, LogConfig, Recovery};
+use keelson_log::{ControlFile, Damage, Evidence, Log, LogConfig, Recovery};
 use keelson_types::{
     CopyFault, CopyId, DatabaseId, EpochTable, LogId, MemberId, Position, StoreId, StreamId,
     Weakness,
 };
 
+use super::mend::{Holder, mend};
 use super::{CopyNode, Out};
 use crate::params::Params;
 use crate::probes::Probe;
@@ -27,6 +28,8 @@ pub(crate) struct Place<'a> {
     pub(crate) copy: CopyId,
     pub(crate) stream: StreamId,
     pub(crate) params: &'a Params,
+    /// Other copies, for log that rotted here.
+    pub(crate) holders: Vec<Holder>,
 }
 
 impl Place<'_> {
@@ -41,7 +44,7 @@ type Failure = Box<dyn std::error::Error>;
 
 impl CopyNode {
     /// Opens, or creates, the copy.
-    pub(crate) fn open(place: &Place<'_>, out: &mut Vec<Out>) -> Result<Self, Failure> {
+    pub(crate) fn open(place: &mut Place<'_>, out: &mut Vec<Out>) -> Result<Self, Failure> {
         let directory = place.directory();
         let disk: Arc<dyn Disk> = Arc::new(place.disk.clone());
         disk.create_dir_all(&directory)?;
@@ -57,7 +60,15 @@ impl CopyNode {
         };
         let path = directory.join("log");
         let floor = record.durable_floor;
-        let (mut log, report) = Log::open(disk, &path, config, place.stream, floor)?;
+        let open = || Log::open(disk.clone(), &path, config.clone(), place.stream, floor);
+        let (mut log, mut report) = open()?;
+        while let Some(damage) = report.damage
+            && mend_opened(&mut log, &damage, &record, &mut place.holders)
+        {
+            out.push(Out::Fired(Probe::MendedAtOpen));
+            drop(log);
+            (log, report) = open()?;
+        }
         let mut record = record;
         let state = settle(&mut log, &report, &mut record, &mut control, out)?;
         let store = place.stores.open(&directory.join("store"))?;
@@ -109,6 +120,20 @@ impl CopyNode {
             lag: None,
         })
     }
+}
+
+/// Mends what recovery found; false if nobody has the bytes.
+fn mend_opened(
+    log: &mut Log,
+    damage: &Damage,
+    record: &ControlRecord,
+    holders: &mut [Holder],
+) -> bool {
+    let wanted = match damage.evidence {
+        Evidence::Floor(position) | Evidence::LaterFrame { durable: position, .. } => position,
+        Evidence::Closed => return false,
+    };
+    mend(log, damage.position, wanted, &record.epoch_table, holders)
 }
 
 /// Cuts damage and headers without frames; notes durably that log may be lost (R4).
@@ -168,5 +193,6 @@ fn recovered(
         replayed,
         may_have_lost: record.may_have_lost_from.is_some(),
         fault: lost.then(|| CopyFault::MissingLog("the store is ahead of the log".into())),
+        rebuilding: None,
     }
 }

@@ -6,7 +6,7 @@ use keelson_copy_core::Event;
 use keelson_types::{CopyId, DatabaseId, Epoch, IncarnationId, MemberId, Tick, Watermarks};
 
 use super::{Happening, World, database_id, database_index, stream_id};
-use crate::copy_node::{CopyNode, Job, Moment, Out, Place};
+use crate::copy_node::{CopyNode, Holder, Job, Moment, Out, Place};
 use crate::messages::{ControlMessage, Operation, Reply, ToControl, ToData};
 use crate::params::MS;
 use crate::probes::Probe;
@@ -85,8 +85,9 @@ impl World {
     }
 
     fn open_copy(&mut self, member: usize, database: usize, copy: CopyId) {
+        let holders = self.holders(member, database);
         let machine = &self.machines[member];
-        let place = Place {
+        let mut place = Place {
             disk: &machine.disk,
             stores: &machine.stores,
             member: machine.id,
@@ -94,9 +95,10 @@ impl World {
             copy,
             stream: stream_id(database),
             params: &self.params,
+            holders,
         };
         let mut out = Vec::new();
-        let opened = CopyNode::open(&place, &mut out);
+        let opened = CopyNode::open(&mut place, &mut out);
         if out.iter().any(|out| matches!(out, Out::Fired(Probe::Damage))) {
             self.waived.insert(database);
         }
@@ -167,6 +169,30 @@ impl World {
         };
         if let Err(error) = marks.validate() {
             self.fail("watermarks", format!("m{member} db{database}: {error}"));
+        }
+    }
+
+    /// The copies of the other members.
+    fn holders(&self, member: usize, database: usize) -> Vec<Holder> {
+        let others = (0..self.params.members).filter(|other| *other != member);
+        others.filter_map(|other| Some(self.copy(other, database)?.holder())).collect()
+    }
+
+    /// The scrub of members with rot: what they read wrong is mended from other copies.
+    pub(crate) fn scrub_rotten(&mut self) {
+        for (member, database) in self.rotten.clone() {
+            let mut holders = self.holders(member, database);
+            if self.copy(member, database).is_none() {
+                continue;
+            }
+            let mended = self.with_copy(member, database, |copy, _| copy.scrub(&mut holders));
+            if let Some(Some(count)) = mended {
+                self.rotten.remove(&(member, database));
+                if count > 0 {
+                    self.fire(Probe::Mended);
+                    self.note(format_args!("m{member}: db{database}: {count} damages mended"));
+                }
+            }
         }
     }
 

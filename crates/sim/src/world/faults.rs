@@ -212,7 +212,10 @@ impl World {
         if Position::new(generation, offset) < witnessed && disk.flip_bit(&path, offset, bit) {
             self.fire(Probe::BitFlipped);
             self.note(format_args!("m{member}: a bit flips in {}", path.display()));
-            self.waived.insert(database);
+            self.rotten.insert((member, database));
+            if self.random.below(2) == 0 {
+                self.scrub_rotten();
+            }
         }
     }
 

@@ -87,6 +87,7 @@ impl World {
 
     /// What an operator does: a copy that cannot go on, or is out of every proof, is seeded anew.
     pub(crate) fn mend(&mut self) {
+        self.scrub_rotten();
         let Some(leader) = (0..self.params.members)
             .find(|m| self.leads(*m) && self.leading_term(*m) == Some(self.consensus.term))
         else {
@@ -131,6 +132,10 @@ impl World {
 
     /// A database that is not well although nothing excuses it.
     fn unwell(&self) -> Option<(usize, String)> {
+        let left = self.rotten.iter().find(|(_, database)| !self.waived.contains(database));
+        if let Some((member, database)) = left {
+            return Some((*database, format!("rot on m{member} is not mended")));
+        }
         let databases = (0..self.params.databases).filter(|d| !self.waived.contains(d));
         databases.filter_map(|database| Some((database, self.illness(database)?))).next()
     }
@@ -180,7 +185,8 @@ impl World {
                 self.check(verdict);
             }
             Err(what) => {
-                if !self.waived.contains(&database) {
+                let rotten = self.rotten.contains(&(member, database));
+                if !rotten && !self.waived.contains(&database) {
                     self.fail("log", format!("m{member} db{database}: {what}"));
                 }
             }

@@ -64,6 +64,7 @@ impl World {
             healing: false,
             clients_stop: false,
             waived: BTreeSet::new(),
+            rotten: BTreeSet::new(),
             acknowledged: Default::default(),
             bindings: Default::default(),
             contents: Default::default(),

@@ -59,6 +59,7 @@ fn standing(row: &CopyStatusRow, facts: &CopyFacts) -> Value {
         "content_index_state": CONTENT_INDEX_STATE,
         "log_bytes": facts.log_bytes,
         "store_bytes": facts.store_bytes,
+        "scrub": facts.scrub.as_ref().map(super::scrub::data_of),
     })
 }
 

@@ -1,0 +1,95 @@
+//! Mending a rotten log from the copies of other members, as a member's scrub does.
+
+use keelson_format::CursorState;
+use keelson_log::{Log, LogError, LogReader};
+use keelson_types::{EpochTable, LogEnd, Position};
+
+use super::CopyNode;
+
+/// Damages mended in one go; a run flips fewer bits.
+const DAMAGES_MAX: usize = 64;
+
+/// A copy that may have the bytes.
+pub(crate) struct Holder {
+    table: EpochTable,
+    durable: LogEnd,
+    reader: LogReader,
+}
+
+impl CopyNode {
+    /// This copy as others ask it.
+    pub(crate) fn holder(&self) -> Holder {
+        Holder {
+            table: self.machine.table().clone(),
+            durable: self.log.durable_end(),
+            reader: self.log.reader(),
+        }
+    }
+
+    /// Reads the whole log and mends what is damaged. `None` if something is left.
+    pub(crate) fn scrub(&mut self, holders: &mut [Holder]) -> Option<usize> {
+        let table = self.machine.table().clone();
+        for mended in 0..DAMAGES_MAX {
+            let Some(damage) = damage_of(&self.log) else { return Some(mended) };
+            let end = self.log.durable_end().position;
+            if !mend(&mut self.log, damage, end, &table, holders) {
+                return None;
+            }
+        }
+        None
+    }
+}
+
+/// The first damage that reading meets.
+fn damage_of(log: &Log) -> Option<Position> {
+    let end = log.durable_end().position;
+    let mut at = Position { generation: log.first_generation()?, offset: 0 };
+    let mut reader = log.reader();
+    while at < end {
+        match reader.read(at, end, 64 * 1024) {
+            Ok(chunks) => at = chunks.last()?.end,
+            Err(LogError::Damaged(damage)) => return Some(damage.position),
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+/// Puts right what begins at `damage`, up to `wanted`, from whoever has it.
+pub(crate) fn mend(
+    log: &mut Log,
+    damage: Position,
+    wanted: Position,
+    table: &EpochTable,
+    holders: &mut [Holder],
+) -> bool {
+    holders.iter_mut().any(|holder| from(log, damage, wanted, table, holder).unwrap_or(false))
+}
+
+fn from(
+    log: &mut Log,
+    damage: Position,
+    wanted: Position,
+    table: &EpochTable,
+    holder: &mut Holder,
+) -> Result<bool, LogError> {
+    let mut state: CursorState = log.state_before(damage)?;
+    let common = holder.table.common(holder.durable.position, table, state.position);
+    let epoch = table.epoch_at(wanted);
+    let end = holder.table.end_of(epoch, holder.durable.position);
+    if common.position != state.position || holder.durable.epoch < epoch || end < wanted {
+        return Ok(false);
+    }
+    while state.position < wanted {
+        let chunks = holder.reader.read(state.position, wanted, 1)?;
+        let Some(chunk) = chunks.first() else { return Ok(false) };
+        if state.verify(chunk).is_err() {
+            return Ok(false);
+        }
+        log.mend(chunk)?;
+        if log.goes_on(&state)? {
+            return Ok(true);
+        }
+    }
+    Ok(true)
+}
