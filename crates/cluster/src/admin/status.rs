@@ -1,7 +1,7 @@
 //! Pictures of the cluster for people and clients: topology from the local applied state,
 //! everything else with what the members say at the time of the call.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use keelson_cluster_core::{ClusterState, CopyConfig, Database, Member};
@@ -86,13 +86,17 @@ impl Context {
         let wanted = |id: DatabaseId, holder: MemberId| {
             database.is_none_or(|wanted| wanted == id) && member.is_none_or(|m| m == holder)
         };
-        let holders: BTreeMap<MemberId, ()> = self.applied.read(|state| {
+        // The active is asked too: it knows the newest log.
+        let holders: BTreeSet<MemberId> = self.applied.read(|state| {
             let copies = state.databases.values().flat_map(|d| {
-                d.copies.values().filter(|c| wanted(d.id, c.member)).map(|c| (c.member, ()))
+                let holders = d.copies.values().map(|c| c.member);
+                let mut asked: Vec<_> = holders.filter(|member| wanted(d.id, *member)).collect();
+                asked.extend(d.target_member().filter(|_| !asked.is_empty()));
+                asked
             });
             copies.collect()
         });
-        let facts = self.facts_of(holders.into_keys(), database.as_slice()).await;
+        let facts = self.facts_of(holders, database.as_slice()).await;
         let rows = self.applied.read(|state| {
             let rows = state.databases.values().flat_map(|d| {
                 let copies = d.copies.iter().filter(|(_, c)| wanted(d.id, c.member));
