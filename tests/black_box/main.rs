@@ -16,4 +16,5 @@ mod full_volumes;
 mod import;
 mod kill_loop;
 mod moves;
+mod partitions;
 mod space;
