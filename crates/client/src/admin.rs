@@ -198,9 +198,39 @@ impl Admin {
     /// # Errors
     /// `unknown_database`, `no_lossless_copy`.
     pub async fn mount_database(&self, name: &str) -> Result<OperationId, ClientError> {
+        let message = v1::MountDatabaseRequest { name: name.into(), ..Default::default() };
+        self.mount_with(message).await
+    }
+
+    /// Starts mounting a database although acknowledged writes may be gone, if no copy can be
+    /// opened without loss; an empty `on` means any copy.
+    ///
+    /// # Errors
+    /// `unknown_database`, `unknown_member`, `unknown_copy`; the operation ends with `target_unfit`
+    /// if no copy that may be opened answers.
+    pub async fn mount_with_loss(&self, name: &str, on: &str) -> Result<OperationId, ClientError> {
+        self.mount_with(loss_request(name, on)).await
+    }
+
+    async fn mount_with(
+        &self,
+        message: v1::MountDatabaseRequest,
+    ) -> Result<OperationId, ClientError> {
         let operation = ids::bytes(new_operation());
-        let message = v1::MountDatabaseRequest { name: name.into(), operation };
+        let message = v1::MountDatabaseRequest { operation, ..message };
         started(ask!(self, Kind::Change, mount_database, message)?)
+    }
+
+    /// What [`Self::mount_with_loss`] would do now.
+    ///
+    /// # Errors
+    /// `unknown_database`, `unknown_member`, `unknown_copy`.
+    pub async fn preview_mount(
+        &self,
+        name: &str,
+        on: &str,
+    ) -> Result<v1::PreviewMountResponse, ClientError> {
+        ask!(self, Kind::Change, preview_mount, loss_request(name, on))
     }
 
     /// Starts dismounting a database: it serves nothing until it is mounted again.
@@ -483,6 +513,15 @@ impl Round {
 
     fn verdict(self) -> ClientError {
         crate::topology::worst_of(self.failures)
+    }
+}
+
+fn loss_request(name: &str, on: &str) -> v1::MountDatabaseRequest {
+    v1::MountDatabaseRequest {
+        name: name.into(),
+        accept_loss: true,
+        on: on.into(),
+        ..Default::default()
     }
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Refusal;
 use crate::state::Database;
+use crate::loss::AcceptedLoss;
 
 /// What is done.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub enum OperationKind {
     Mount {
         /// The database.
         database: DatabaseId,
+        /// If no copy can be opened without loss, one that can be opened with it.
+        #[serde(default)]
+        accept_loss: Option<AcceptedLoss>,
     },
     /// Closes a database.
     Dismount {

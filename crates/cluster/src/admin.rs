@@ -8,6 +8,7 @@ mod copies;
 mod databases;
 mod digests;
 mod guarantee;
+mod losses;
 mod members;
 mod records;
 mod settings;
@@ -25,7 +26,7 @@ use keelson_wire::v1::{
     CopyStatusResponse, CreateDatabaseRequest, CreateDatabaseResponse, DismountDatabaseRequest,
     GuaranteeRequest, GuaranteeResponse, InitClusterRequest, InitClusterResponse,
     ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest, ListEventsResponse,
-    ListSettingsRequest, ListSettingsResponse, MountDatabaseRequest, OperationStarted,
+    ListSettingsRequest, ListSettingsResponse, MountDatabaseRequest, OperationStarted, PreviewMountResponse,
     RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
     RemoveMemberRequest, RemoveMemberResponse, ResumeCopyRequest, ResumeCopyResponse,
     SetCopyRequest, SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest,
@@ -101,6 +102,7 @@ arms! {
     show_database(ShowDatabaseRequest) -> ShowDatabaseResponse = None, admin_show_database;
     mount_database(MountDatabaseRequest) -> OperationStarted =
         Some("mount_database"), admin_mount_database;
+    preview_mount(MountDatabaseRequest) -> PreviewMountResponse = None, admin_preview_mount;
     dismount_database(DismountDatabaseRequest) -> OperationStarted =
         Some("dismount_database"), admin_dismount_database;
     add_copy(AddCopyRequest) -> AddCopyResponse = Some("add_copy"), admin_add_copy;

@@ -187,7 +187,8 @@ refusals! {
         "upgrade the older side";
     /// No copy can be activated without losing acknowledged data.
     NoLosslessCopy = "no_lossless_copy",
-        "bring a missing member back, or see keelson database show";
+        "bring a missing member back; keelson database mount DB --accept-loss --what-if shows what \
+         would be given up without it";
     /// The chosen target cannot be activated.
     TargetUnfit = "target_unfit",
         "see the message; keelson copy status shows the copies";

@@ -185,7 +185,9 @@ impl World {
                 }
                 Out::Replaying { start, end, chain } => {
                     let who = format!("m{member}");
-                    let verdict = self.prefixes.check(database, start, (end, chain), &who);
+                    self.note_losses(member, database, end);
+                    let (frame, given_up) = ((end, chain), &self.given_up);
+                    let verdict = self.prefixes.check(database, start, frame, given_up, &who);
                     self.check(verdict);
                 }
                 Out::Serves { epoch } => {

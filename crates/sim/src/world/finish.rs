@@ -95,7 +95,7 @@ impl World {
         for database in 0..self.params.databases {
             let recorded = &self.reference.databases[&database_id(database)];
             if recorded.intent == MountIntent::Dismounted && self.now % SEC < 200_000_000 {
-                self.operate(database_id(database), true);
+                self.mount(database_id(database), None);
             }
             if self.now % SEC < 200_000_000 {
                 self.release_copies(database);
@@ -176,7 +176,7 @@ impl World {
         match writes_in(copy) {
             Ok(log) => {
                 let who = format!("m{member}, which serves,");
-                let verdict = self.acknowledged.check(database, &log, &who);
+                let verdict = self.acknowledged.check(database, &log, &self.given_up, &who);
                 self.check(verdict);
             }
             Err(what) => {
@@ -184,6 +184,28 @@ impl World {
                     self.fail("log", format!("m{member} db{database}: {what}"));
                 }
             }
+        }
+    }
+
+    /// A copy replays a committed frame: if its log goes on where an operator accepted loss, what
+    /// the receipt names is given up from now on.
+    pub(crate) fn note_losses(&mut self, member: usize, database: usize, end: LogEnd) {
+        let recorded = &self.reference.databases[&database_id(database)].receipts;
+        let Some(copy) = self.copy(member, database) else { return };
+        let table = copy.machine.table();
+        let in_log = |epoch| table.rows().iter().any(|row| row.epoch == epoch);
+        let receipts = recorded.iter().filter(|r| r.epoch <= end.epoch && in_log(r.epoch));
+        let receipts: Vec<_> = receipts.map(|r| (r.epoch, r.kept.position)).collect();
+        for (epoch, kept) in receipts {
+            if !self.given_up.add(database, epoch, kept) {
+                continue;
+            }
+            let log = self.copy(member, database).map(writes_in);
+            if let Some(Ok(log)) = log {
+                self.expect_no_more(database, &log);
+            }
+            self.fire(Probe::LossAccepted);
+            self.note(format_args!("db{database} goes on in {epoch} behind {kept}, with loss"));
         }
     }
 

@@ -65,6 +65,7 @@ impl World {
             clients_stop: false,
             waived: BTreeSet::new(),
             acknowledged: Default::default(),
+            given_up: Default::default(),
             bindings: Default::default(),
             contents: Default::default(),
             serving: Default::default(),
