@@ -31,7 +31,9 @@ pub struct AcceptedLoss {
     pub on: Option<MemberId>,
 }
 
-/// What was given up by an activation: the log behind `kept` of all epochs below `epoch`.
+/// What was given up by an activation: every frame of an epoch below `epoch` whose end comes behind
+/// `kept`, by epoch first. (A timeline of a higher epoch may be lost while an older one goes on
+/// beyond it in position.)
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LossReceipt {
     /// The epoch that goes on behind `kept`.
@@ -58,13 +60,20 @@ impl LossReceipt {
         verdict: &Verdict,
         operation: Option<OperationId>,
     ) -> Self {
-        let committed = replies.iter().map(|reply| reply.committed).max();
+        let known =
+            replies.iter().filter(|reply| LogEnd { position: reply.committed, ..reply.end } > kept);
+        let certain = known.map(|reply| reply.committed).max();
         let unreached = match verdict {
             Verdict::Lossless => BTreeSet::new(),
             Verdict::PossibleLoss { unreached, .. } => unreached.clone(),
         };
-        let certain = committed.filter(|committed| *committed > kept.position);
         Self { epoch, kept, certain, unreached, operation }
+    }
+
+    /// Whether the frame that ends here is given up.
+    #[must_use]
+    pub fn covers(&self, end: LogEnd) -> bool {
+        end.epoch < self.epoch && end > self.kept
     }
 }
 

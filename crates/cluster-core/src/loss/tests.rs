@@ -56,6 +56,20 @@ fn a_preview_says_when_nothing_can_be_opened() {
 }
 
 #[test]
+fn what_is_given_up_is_compared_by_epoch_first_r3() {
+    let receipt = |kept| LossReceipt::new(epoch(7), kept, &[], &Verdict::Lossless, None);
+    for (kept, frame, given_up) in [
+        (end(4, 50), end(4, 50), false),
+        (end(4, 50), end(4, 51), true),
+        (end(4, 50), end(7, 51), false),
+        (end(4, 50), end(6, 30), true),
+        (end(6, 50), end(4, 90), false),
+    ] {
+        assert_eq!(receipt(kept).covers(frame), given_up, "{frame:?} behind {kept:?}");
+    }
+}
+
+#[test]
 fn what_a_copy_knew_to_be_committed_behind_the_kept_end_is_lost_for_certain() {
     let mut replies = vec![reply(3, epoch(5), end(4, 50))];
     let lossless = Verdict::Lossless;

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use keelson_cluster_core::{LossReceipt, Verdict as ProofVerdict};
 use keelson_types::{CopyId, Epoch, LogEnd, Position};
 
 use super::{Acknowledged, Contents, GivenUp, Prefixes, Registers, Serving};
 
 fn end(counter: u64, offset: u64) -> LogEnd {
     LogEnd { epoch: Epoch::new(0, counter), position: Position::new(1, offset) }
+}
+
+fn receipt(counter: u64, kept: LogEnd) -> LossReceipt {
+    LossReceipt::new(Epoch::new(0, counter), kept, &[], &ProofVerdict::Lossless, None)
 }
 
 #[test]
@@ -20,14 +25,14 @@ fn a_missing_acknowledged_write_is_seen() {
     assert_eq!(writes.check(1, &BTreeSet::new(), &given_up, "m0"), Ok(()), "another database");
     let error = writes.check(0, &[(1, 6)].into(), &given_up, "m0").expect_err("it is missing");
     assert_eq!(error.property, "G1");
-    given_up.add(0, Epoch::new(0, 2), Position::new(1, 60));
-    given_up.add(0, Epoch::new(0, 3), Position::new(1, 70));
-    given_up.add(1, Epoch::new(0, 3), Position::new(1, 60));
+    given_up.add(0, receipt(2, end(1, 60)));
+    given_up.add(0, receipt(3, end(2, 70)));
+    given_up.add(1, receipt(3, end(2, 60)));
     assert!(
         writes.check(0, &BTreeSet::new(), &given_up, "m0").is_err(),
         "the receipts are of its own epoch, or keep it, or are another database's"
     );
-    given_up.add(0, Epoch::new(0, 4), Position::new(1, 60));
+    given_up.add(0, receipt(4, end(2, 60)));
     assert_eq!(writes.check(0, &BTreeSet::new(), &given_up, "m0"), Ok(()));
 }
 
@@ -69,7 +74,7 @@ fn other_frames_and_other_content_are_seen() {
     assert!(prefixes.check(0, start, chain, &given_up, "m1").is_err(), "another chain");
     let other = (end(2, 100), 5);
     assert!(prefixes.check(0, start, other, &given_up, "m1").is_err(), "another epoch");
-    given_up.add(0, Epoch::new(0, 2), start);
+    given_up.add(0, receipt(2, LogEnd { position: start, ..end(1, 0) }));
     assert_eq!(prefixes.check(0, start, other, &given_up, "m1"), Ok(()), "instead of the first");
     assert_eq!(prefixes.check(0, start, frame, &given_up, "m0"), Ok(()), "which is given up");
     let mut contents = Contents::default();
