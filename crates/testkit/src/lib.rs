@@ -24,7 +24,7 @@ pub use binary::keelson_binary;
 pub use cli::{Cli, Output};
 pub use cluster::{Cluster, ClusterOptions, View};
 pub use logs::{LogLine, unexpected_errors};
-pub use network::Network;
+pub use network::{CLIENTS, Network};
 pub use ports::free_port;
 pub use process::MemberProcess;
 pub use records::{PackageRecords, synthesize_packages};

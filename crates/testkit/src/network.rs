@@ -2,8 +2,8 @@
 //!
 //! Owns one forwarder per listening address of a member; members advertise the forwarders, so all
 //! that they say to each other, mTLS included, passes through this process unread. Who dials is
-//! found out from the source port (see [`Dialers`]); what nobody known dials, as clients and
-//! commands, is never cut.
+//! found out from the source port (see [`Dialers`]); whoever is no member counts as one of
+//! [`CLIENTS`], whose ways can be cut too, except to the endpoints that they were given.
 //!
 //! In a direction that is cut nothing moves, as if packets were lost: connections neither end nor
 //! answer, and what waits goes on after healing. At most a buffer of bytes waits per connection.
@@ -21,6 +21,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use dialers::Dialers;
+
+/// The name of all dialers that are no members: clients and commands.
+pub const CLIENTS: &str = "clients";
 
 /// Bytes that a forwarder holds per direction of a connection.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -119,13 +122,13 @@ impl Way {
     /// Carries one connection until both directions ended.
     async fn carry(self, inbound: TcpStream, peer: SocketAddr) {
         let from = self.dialers.clone().of(peer, self.own).await;
+        let from = from.unwrap_or_else(|| CLIENTS.to_owned());
         let Ok(outbound) = TcpStream::connect(self.target).await else { return };
         // The members set it, too; without it every small frame waits for an acknowledgement.
         let _ = (inbound.set_nodelay(true), outbound.set_nodelay(true));
         let (in_read, in_write) = inbound.into_split();
         let (out_read, out_write) = outbound.into_split();
-        let there = from.clone().map(|from| (from, self.to.clone()));
-        let back = from.map(|from| (self.to.clone(), from));
+        let (there, back) = ((from.clone(), self.to.clone()), (self.to.clone(), from));
         tokio::join!(
             pump(in_read, out_write, there, self.cuts.clone()),
             pump(out_read, in_write, back, self.cuts.clone()),
@@ -137,17 +140,15 @@ impl Way {
 async fn pump(
     mut read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
-    direction: Option<(String, String)>,
+    direction: (String, String),
     mut cuts: watch::Receiver<Cuts>,
 ) {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let count = read.read(&mut buffer).await.unwrap_or(0);
-        if let Some(direction) = &direction {
-            // The network is gone only when the cluster is.
-            if cuts.wait_for(|cuts| !cuts.contains(direction)).await.is_err() {
-                return;
-            }
+        // The network is gone only when the cluster is.
+        if cuts.wait_for(|cuts| !cuts.contains(&direction)).await.is_err() {
+            return;
         }
         if count == 0 || write.write_all(&buffer[..count]).await.is_err() {
             // The other end may have gone already.
@@ -161,8 +162,8 @@ async fn pump(
 mod tests {
     use super::*;
 
-    fn names(direction: (&str, &str)) -> Option<(String, String)> {
-        Some((direction.0.to_owned(), direction.1.to_owned()))
+    fn names((from, to): (&str, &str)) -> (String, String) {
+        (from.to_owned(), to.to_owned())
     }
 
     /// Bytes of a cut direction wait, those of the other pass, and nothing is lost by healing.
