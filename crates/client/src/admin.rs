@@ -355,6 +355,35 @@ impl Admin {
         started(ask!(self, Kind::Change, switchover, message)?)
     }
 
+    /// Begins to build a fork of a copy at an instant; [`Self::list_forks`] says when it is ready.
+    ///
+    /// # Errors
+    /// `instant_out_of_reach` with the span that the copy can show, `already_exists`,
+    /// `fork_budget`, `bad_name`, `unknown_copy`.
+    pub async fn create_fork(
+        &self,
+        message: v1::CreateForkRequest,
+    ) -> Result<v1::ForkInfo, ClientError> {
+        ask!(self, Kind::Change, create_fork, message)
+    }
+
+    /// The forks of a database, or of all if the name is empty.
+    ///
+    /// # Errors
+    /// No member answers.
+    pub async fn list_forks(&self, database: &str) -> Result<v1::ListForksResponse, ClientError> {
+        let message = v1::ListForksRequest { database: database.into() };
+        ask!(self, Kind::Question, list_forks, message)
+    }
+
+    /// Drops a fork and its files.
+    ///
+    /// # Errors
+    /// `unknown_fork`, `unknown_member`; `precondition` while it is built.
+    pub async fn drop_fork(&self, message: v1::DropForkRequest) -> Result<(), ClientError> {
+        ask!(self, Kind::Change, drop_fork, message).map(drop)
+    }
+
     /// Compares the content of all reachable copies at one position of the log.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 mod copies;
 mod databases;
 mod digests;
+mod forks;
 mod guarantee;
 mod losses;
 mod members;
@@ -23,16 +24,17 @@ use keelson_wire::v1::admin_server::Admin;
 use keelson_wire::v1::{
     AddCopyRequest, AddCopyResponse, AddMemberRequest, AddMemberResponse, ClusterStatusRequest,
     ClusterStatusResponse, CompareDigestsRequest, CompareDigestsResponse, CopyStatusRequest,
-    CopyStatusResponse, CreateDatabaseRequest, CreateDatabaseResponse, DismountDatabaseRequest,
-    GuaranteeRequest, GuaranteeResponse, InitClusterRequest, InitClusterResponse,
-    ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest, ListEventsResponse,
-    ListSettingsRequest, ListSettingsResponse, MountDatabaseRequest, OperationStarted, PreviewMountResponse,
-    RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
-    RemoveMemberRequest, RemoveMemberResponse, ResumeCopyRequest, ResumeCopyResponse,
-    SetCopyRequest, SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest,
-    SetMemberResponse, SetSettingRequest, SetSettingResponse, ShowDatabaseRequest,
-    ShowDatabaseResponse, SuspendCopyRequest, SuspendCopyResponse, SwitchoverRequest,
-    TopologyRequest, TopologyResponse,
+    CopyStatusResponse, CreateDatabaseRequest, CreateDatabaseResponse, CreateForkRequest,
+    DismountDatabaseRequest, DropForkRequest, DropForkResponse, ForkInfo, GuaranteeRequest,
+    GuaranteeResponse, InitClusterRequest, InitClusterResponse, ListDecisionsRequest,
+    ListDecisionsResponse, ListEventsRequest, ListEventsResponse, ListForksRequest,
+    ListForksResponse, ListSettingsRequest, ListSettingsResponse, MountDatabaseRequest,
+    OperationStarted, PreviewMountResponse, RemoveCopyRequest, RemoveCopyResponse,
+    RemoveDatabaseRequest, RemoveDatabaseResponse, RemoveMemberRequest, RemoveMemberResponse,
+    ResumeCopyRequest, ResumeCopyResponse, SetCopyRequest, SetCopyResponse, SetDatabaseRequest,
+    SetDatabaseResponse, SetMemberRequest, SetMemberResponse, SetSettingRequest,
+    SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest,
+    SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -115,6 +117,9 @@ arms! {
     guarantee_flush(GuaranteeRequest) -> GuaranteeResponse = None, admin_guarantee_flush;
     copy_status(CopyStatusRequest) -> CopyStatusResponse = None, admin_copy_status;
     switchover(SwitchoverRequest) -> OperationStarted = Some("switchover"), admin_switchover;
+    create_fork(CreateForkRequest) -> ForkInfo = Some("create_fork"), admin_create_fork;
+    list_forks(ListForksRequest) -> ListForksResponse = None, admin_list_forks;
+    drop_fork(DropForkRequest) -> DropForkResponse = Some("drop_fork"), admin_drop_fork;
     compare_digests(CompareDigestsRequest) -> CompareDigestsResponse =
         Some("compare_digests"), admin_compare_digests;
     list_settings(ListSettingsRequest) -> ListSettingsResponse = None, admin_list_settings;

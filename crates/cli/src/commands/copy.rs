@@ -2,6 +2,8 @@
 
 mod changes;
 mod fields;
+mod fork;
+mod instant;
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -43,6 +45,8 @@ pub(crate) enum Command {
     Set(changes::Set),
     /// Stop copying and replay of a passive copy, or only its automatic activation
     Suspend(changes::Suspend),
+    /// Open a read-only view of a copy at an instant
+    Fork(fork::Fork),
     /// Let a suspended copy go on; gives the fault of a failed one another try
     Resume(changes::Resume),
 }
@@ -81,6 +85,7 @@ impl Command {
             Self::Status(status) => status.run(global).await,
             Self::Set(set) => set.run(global).await,
             Self::Suspend(suspend) => suspend.run(global).await,
+            Self::Fork(fork) => fork.run(global).await,
             Self::Resume(resume) => resume.run(global).await,
         }
     }

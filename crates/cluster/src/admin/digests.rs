@@ -48,7 +48,7 @@ impl Context {
     }
 
     /// Name and data address of a member.
-    fn data_side(&self, member: MemberId) -> Result<(String, String), Refusal> {
+    pub(super) fn data_side(&self, member: MemberId) -> Result<(String, String), Refusal> {
         let found = self.applied.read(|state| {
             let config = &state.members.get(&member)?.config;
             Some((config.name.to_string(), config.data_address.clone()))

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_env::{KvStore, StoreError};
-use keelson_types::RefusalReason;
+use keelson_types::{ForkAddress, RefusalReason};
 use keelson_wire::{CommitToken, Refusal, v1};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::context::CopyHandle;
+use crate::forks::refuse_unless_ready;
 use crate::kv::{KvService, is_discarded, refuse_unless_still_serving};
 use crate::message::Message;
 
@@ -21,6 +22,13 @@ impl KvService {
         &self,
         request: v1::GetRequest,
     ) -> Result<v1::GetResponse, Refusal> {
+        if let Some(store) = self.fork_store(&request.database).await? {
+            let value = self.on_reader(move || store.get(&request.key)).await?;
+            return Ok(v1::GetResponse {
+                found: value.is_some(),
+                value: value.unwrap_or_default(),
+            });
+        }
         let copy = self.copy(&request.database)?;
         let serving = self.wait_readable(&copy, request.options.as_ref()).await?;
         let store = open_store(&copy).await?;
@@ -32,6 +40,22 @@ impl KvService {
             refuse_unless_still_serving(&copy, epoch)?;
         }
         Ok(v1::GetResponse { found: value.is_some(), value: value.unwrap_or_default() })
+    }
+
+    /// The store of a fork, if the name is one's. What it holds does not change, so nothing is
+    /// waited for and any consistency is met.
+    pub(super) async fn fork_store(&self, name: &str) -> Result<Option<Arc<dyn KvStore>>, Refusal> {
+        let Ok(address) = name.parse::<ForkAddress>() else { return Ok(None) };
+        let here = self.context.member(self.context.member);
+        if here.is_some_and(|here| here.name != address.member) {
+            let message = format!("{address} is not on this member");
+            return Err(Refusal::new(RefusalReason::UnknownFork, message));
+        }
+        let fork = self.context.forks.find(&address)?;
+        refuse_unless_ready(&fork)?;
+        let context = self.context.clone();
+        let open = move || context.forks.store(&*context.opener.0, &fork);
+        self.on_reader(open).await.map(Some)
     }
 
     /// Waits until the copy may answer; says in which epoch it must serve to do so, if it must.

@@ -31,6 +31,40 @@ impl KvService {
         &self,
         request: v1::ScanRequest,
     ) -> Result<Answers<v1::ScanResponse>, Refusal> {
+        let (snapshot, life) = match self.fork_store(&request.database).await? {
+            Some(store) => (self.on_reader(move || store.snapshot()).await?, None),
+            None => self.copy_snapshot(&request).await?,
+        };
+        let (sender, responses) = mpsc::channel(AHEAD);
+        let (service, snapshot) = (self.clone(), Arc::new(Mutex::new(snapshot)));
+        tokio::spawn(async move {
+            let scan = service.send_scan(request, snapshot, &sender);
+            // Whichever way it ends, the snapshot is gone before anything else is sent: it keeps
+            // files alive, and the store from being opened anew.
+            let ended = async {
+                match &life {
+                    Some(life) => life.over().await,
+                    None => std::future::pending().await,
+                }
+                life.as_ref().map_or(Ok(()), |life| Err(life.refusal()))
+            };
+            let outcome = tokio::select! {
+                outcome = scan => outcome,
+                outcome = ended => outcome,
+            };
+            if let Err(refusal) = outcome {
+                // A client that has gone needs no answer.
+                let _ = sender.send(Err(Status::from(refusal))).await;
+            }
+        });
+        Ok(Box::pin(ReceiverStream::new(responses)))
+    }
+
+    /// A view of a copy, and the life of the files that it is a view of.
+    async fn copy_snapshot(
+        &self,
+        request: &v1::ScanRequest,
+    ) -> Result<(Box<dyn KvSnapshot>, Option<Life>), Refusal> {
         let copy = self.copy(&request.database)?;
         // Before the store: one that is opened anew in between ends the scan at once.
         let life = Life::of(&copy.shared);
@@ -40,22 +74,7 @@ impl KvService {
         if let Some(epoch) = serving {
             refuse_unless_still_serving(&copy, epoch)?;
         }
-        let (sender, responses) = mpsc::channel(AHEAD);
-        let (service, snapshot) = (self.clone(), Arc::new(Mutex::new(snapshot)));
-        tokio::spawn(async move {
-            let scan = service.send_scan(request, snapshot, &sender);
-            // Whichever way it ends, the snapshot is gone before anything else is sent: it keeps
-            // files alive, and the store from being opened anew.
-            let outcome = tokio::select! {
-                outcome = scan => outcome,
-                () = life.over() => Err(life.refusal()),
-            };
-            if let Err(refusal) = outcome {
-                // A client that has gone needs no answer.
-                let _ = sender.send(Err(Status::from(refusal))).await;
-            }
-        });
-        Ok(Box::pin(ReceiverStream::new(responses)))
+        Ok((snapshot, Some(life)))
     }
 
     async fn send_scan(

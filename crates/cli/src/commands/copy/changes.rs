@@ -14,8 +14,8 @@ use crate::text;
 /// A copy as `DB@member`.
 #[derive(Clone, Debug)]
 pub(crate) struct CopyName {
-    database: String,
-    member: String,
+    pub(crate) database: String,
+    pub(crate) member: String,
 }
 
 impl std::str::FromStr for CopyName {
