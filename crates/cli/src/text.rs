@@ -59,6 +59,11 @@ pub(crate) fn position(position: Option<&v1::Position>) -> String {
     position.map_or_else(String::new, |p| Position::from(*p).to_string())
 }
 
+/// A log end as its type shows it.
+pub(crate) fn log_end(end: Option<&v1::LogEnd>) -> String {
+    end.map_or_else(String::new, |end| keelson_types::LogEnd::from(*end).to_string())
+}
+
 /// An epoch as `recovery.counter`.
 pub(crate) fn epoch(epoch: Option<&v1::Epoch>) -> String {
     epoch.map_or_else(String::new, |e| keelson_types::Epoch::from(*e).to_string())

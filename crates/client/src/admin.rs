@@ -198,9 +198,39 @@ impl Admin {
     /// # Errors
     /// `unknown_database`, `no_lossless_copy`.
     pub async fn mount_database(&self, name: &str) -> Result<OperationId, ClientError> {
+        let message = v1::MountDatabaseRequest { name: name.into(), ..Default::default() };
+        self.mount_with(message).await
+    }
+
+    /// Starts mounting a database although acknowledged writes may be gone, if no copy can be
+    /// opened without loss; an empty `on` means any copy.
+    ///
+    /// # Errors
+    /// `unknown_database`, `unknown_member`, `unknown_copy`; the operation ends with `target_unfit`
+    /// if no copy that may be opened answers.
+    pub async fn mount_with_loss(&self, name: &str, on: &str) -> Result<OperationId, ClientError> {
+        self.mount_with(loss_request(name, on)).await
+    }
+
+    async fn mount_with(
+        &self,
+        message: v1::MountDatabaseRequest,
+    ) -> Result<OperationId, ClientError> {
         let operation = ids::bytes(new_operation());
-        let message = v1::MountDatabaseRequest { name: name.into(), operation };
+        let message = v1::MountDatabaseRequest { operation, ..message };
         started(ask!(self, Kind::Change, mount_database, message)?)
+    }
+
+    /// What [`Self::mount_with_loss`] would do now.
+    ///
+    /// # Errors
+    /// `unknown_database`, `unknown_member`, `unknown_copy`.
+    pub async fn preview_mount(
+        &self,
+        name: &str,
+        on: &str,
+    ) -> Result<v1::PreviewMountResponse, ClientError> {
+        ask!(self, Kind::Change, preview_mount, loss_request(name, on))
     }
 
     /// Starts dismounting a database: it serves nothing until it is mounted again.
@@ -323,6 +353,35 @@ impl Admin {
             comment: comment.into(),
         };
         started(ask!(self, Kind::Change, switchover, message)?)
+    }
+
+    /// Begins to build a fork of a copy at an instant; [`Self::list_forks`] says when it is ready.
+    ///
+    /// # Errors
+    /// `instant_out_of_reach` with the span that the copy can show, `already_exists`,
+    /// `fork_budget`, `bad_name`, `unknown_copy`.
+    pub async fn create_fork(
+        &self,
+        message: v1::CreateForkRequest,
+    ) -> Result<v1::ForkInfo, ClientError> {
+        ask!(self, Kind::Change, create_fork, message)
+    }
+
+    /// The forks of a database, or of all if the name is empty.
+    ///
+    /// # Errors
+    /// No member answers.
+    pub async fn list_forks(&self, database: &str) -> Result<v1::ListForksResponse, ClientError> {
+        let message = v1::ListForksRequest { database: database.into() };
+        ask!(self, Kind::Question, list_forks, message)
+    }
+
+    /// Drops a fork and its files.
+    ///
+    /// # Errors
+    /// `unknown_fork`, `unknown_member`; `precondition` while it is built.
+    pub async fn drop_fork(&self, message: v1::DropForkRequest) -> Result<(), ClientError> {
+        ask!(self, Kind::Change, drop_fork, message).map(drop)
     }
 
     /// Compares the content of all reachable copies at one position of the log.
@@ -497,6 +556,15 @@ impl Round {
 
     fn verdict(self) -> ClientError {
         crate::topology::worst_of(self.failures)
+    }
+}
+
+fn loss_request(name: &str, on: &str) -> v1::MountDatabaseRequest {
+    v1::MountDatabaseRequest {
+        name: name.into(),
+        accept_loss: true,
+        on: on.into(),
+        ..Default::default()
     }
 }
 

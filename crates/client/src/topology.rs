@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use keelson_types::{DatabaseId, Epoch, MemberId, RefusalReason};
+use keelson_types::{DatabaseId, Epoch, ForkAddress, MemberId, RefusalReason};
 use keelson_wire::{ids, v1};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -153,6 +153,13 @@ impl TopologyCache {
 
     /// Where `database` is served, as far as known.
     pub(crate) fn lookup(&self, database: &str) -> Lookup {
+        if let Ok(fork) = database.parse::<ForkAddress>() {
+            let member = fork.member.as_str();
+            return self.read(|state| match state.picture.members.get(member) {
+                Some(member) => Lookup::At(member.data.as_str().into()),
+                None => Lookup::Unknown,
+            });
+        }
         self.read(|state| match state.routes.get(database) {
             Some(route) => Lookup::At(route.address.clone()),
             None => match state.picture.databases.get(database) {

@@ -13,6 +13,7 @@ use crate::command::ActivateItem;
 use crate::decision::{
     ActivationReason, ActivationStep, AgedReply, DECISION_FORMAT, DecisionRecord, StepTiming,
 };
+use crate::loss::{AcceptedLoss, LossReceipt, select_accepted};
 use crate::manager::ManagerConfig;
 use crate::order::SealReply;
 use crate::proof::{Verdict, lossless};
@@ -37,6 +38,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) database: &'a Database,
     pub(crate) contacts: &'a Contacts,
     pub(crate) config: &'a ManagerConfig,
+    /// The operation by which an operator accepts loss where there is no lossless way.
+    pub(crate) accepted: Option<(OperationId, AcceptedLoss)>,
     pub(crate) weakness: Weakness,
 }
 
@@ -200,37 +203,58 @@ pub(crate) fn evaluate(
     let rules = &situation.database.unestablished;
     let verdict = lossless(rules, &selection.reached, situation.weakness);
     let over_time = situation.now >= sealing.deadline;
-    let best = selection.best().map(|best| (best.copy, best.member));
-    if let (true, Some((target, member))) = (verdict.is_lossless(), best) {
-        let life = situation.state.members.get(&member).and_then(|member| member.incarnation);
+    if verdict.is_lossless() && selection.best().is_some() {
         if !over_time && !live_answered(situation, sealing) {
             return Evaluation::Pending;
         }
-        let (Some(incarnation), true) = (life, all_fenced(situation, activation, sealing)) else {
-            return Evaluation::Pending;
-        };
-        let rule = first_rule(&input, target);
-        let (required_end, mut sources) = (selection.required_end, selection.sources.clone());
-        sources.retain(|source| source.copy != target);
-        let decision = record(situation, activation, sealing, (selection, verdict), Some(target));
-        return Evaluation::Bind(Box::new(ActivateItem {
-            database: situation.database.id,
-            epoch: sealing.epoch,
-            target,
-            incarnation,
-            rule,
-            required_end,
-            sources,
-            decision,
-        }));
+        return bind(situation, (activation, sealing), &input, (selection, verdict), None);
     }
     if !over_time && !nothing_expected(situation, sealing) {
         return Evaluation::Pending;
+    }
+    if let Some((operation, accepted)) = &situation.accepted {
+        let selection = select_accepted(&input, accepted);
+        if selection.best().is_some() {
+            let (epoch, kept) = (sealing.epoch, selection.required_end);
+            let receipt = LossReceipt::new(epoch, kept, &replies, &verdict, Some(*operation));
+            let outcome = (selection, verdict);
+            return bind(situation, (activation, sealing), &input, outcome, Some(receipt));
+        }
     }
     let reasons = selection.candidates.iter().map(|c| (c.copy, c.excluded.clone())).collect();
     let picture = (verdict.clone(), reasons);
     let decision = record(situation, activation, sealing, (selection, verdict), None);
     Evaluation::Stuck(Box::new(decision), picture)
+}
+
+/// Binds the best copy of a selection, once every earlier active is fenced.
+fn bind(
+    situation: &Situation<'_>,
+    (activation, sealing): (&Activation, &Sealing),
+    input: &SelectionInput<'_>,
+    (selection, verdict): (Selection, Verdict),
+    loss: Option<LossReceipt>,
+) -> Evaluation {
+    let best = selection.best().map(|best| (best.copy, best.member));
+    let Some((target, member)) = best else { return Evaluation::Pending };
+    let life = situation.state.members.get(&member).and_then(|member| member.incarnation);
+    let (Some(incarnation), true) = (life, all_fenced(situation, activation, sealing)) else {
+        return Evaluation::Pending;
+    };
+    let rule = first_rule(input, target);
+    let (required_end, mut sources) = (selection.required_end, selection.sources.clone());
+    sources.retain(|source| source.copy != target);
+    let decision = record(situation, activation, sealing, (selection, verdict), Some(target));
+    Evaluation::Bind(Box::new(ActivateItem {
+        database: situation.database.id,
+        epoch: sealing.epoch,
+        target,
+        incarnation,
+        rule,
+        required_end,
+        sources,
+        decision: DecisionRecord { loss, ..decision },
+    }))
 }
 
 /// Whether every copy on a member that may hold a lease has answered, one way or the other.
@@ -308,6 +332,7 @@ fn record(
         candidates: selection.candidates,
         chosen,
         required_end: selection.required_end,
+        loss: None,
         steps: activation.steps.clone(),
         omitted: 0,
     }

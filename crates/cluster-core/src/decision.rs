@@ -7,6 +7,7 @@
 use keelson_types::{CopyFault, CopyId, DatabaseId, Epoch, LogEnd, MemberId, OperationId};
 use serde::{Deserialize, Serialize};
 
+use crate::loss::LossReceipt;
 use crate::order::SealReply;
 use crate::proof::Verdict;
 use crate::select::{Candidate, Exclusion};
@@ -120,6 +121,9 @@ pub struct DecisionRecord {
     pub chosen: Option<CopyId>,
     /// Highest end among the reached logs.
     pub required_end: LogEnd,
+    /// What was given up, if an operator accepted loss.
+    #[serde(default)]
+    pub loss: Option<LossReceipt>,
     /// When the steps were reached.
     pub steps: Vec<StepTiming>,
     /// Entries of the lists above that were left out to keep the record small.
@@ -140,7 +144,8 @@ impl DecisionRecord {
         });
         let ids = self.alive.len() + self.reached.len() + self.verdict.named();
         let lists = self.rules.len() * 250 + self.candidates.len() * 235 + self.steps.len() * 36;
-        let sums = participants + replies.sum::<usize>() + exclusions.sum::<usize>();
+        let loss = self.loss.as_ref().map_or(0, |loss| 350 + loss.unreached.len() * 39);
+        let sums = participants + replies.sum::<usize>() + exclusions.sum::<usize>() + loss;
         700 + self.code_version.len() + ids * 39 + lists + sums
     }
 

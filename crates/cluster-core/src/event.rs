@@ -1,7 +1,10 @@
 //! What happened in the cluster, for `keelson event list`, the console and alerts.
 
+use std::collections::BTreeSet;
+
 use keelson_types::{
-    CommitConstraint, CopyId, DatabaseId, Epoch, IncarnationId, MemberId, MountIntent, News,
+    CommitConstraint, CopyId, DatabaseId, Epoch, IncarnationId, LogEnd, MemberId, MountIntent,
+    News, Position,
 };
 use serde::{Deserialize, Serialize};
 
@@ -119,6 +122,17 @@ pub enum EventKind {
         target: CopyId,
         /// Why the epoch was allocated; a failover unless it says switchover or mount.
         reason: ActivationReason,
+    },
+    /// An operator accepted that acknowledged writes may be gone; the receipt is in the decision.
+    ActivatedWithLoss {
+        /// The epoch.
+        epoch: Epoch,
+        /// Where the log that is kept ends.
+        kept: LogEnd,
+        /// Up to here log was certainly acknowledged and is lost.
+        certain: Option<Position>,
+        /// Copies that were not reached and may hold more.
+        unreached: BTreeSet<CopyId>,
     },
     /// The new active serves.
     Established(Epoch),

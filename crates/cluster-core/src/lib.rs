@@ -3,6 +3,7 @@
 //! - [`ClusterState`] and [`Command`]: the replicated configuration and its deterministic changes.
 //! - [`lossless`]: the proof that no acknowledged write is left behind.
 //! - [`select()`]: which copy may become active, and what log it must hold.
+//! - [`LossReceipt`]: what an operator gives up where the proof fails.
 //! - [`LeaseTable`] and [`LeaseHolder`]: who may serve, on the leader's and on the member's side.
 //! - [`Manager`]: the leader's machine that moves the active role.
 //! - [`guarantee`]: whether a bulk writer may go on.
@@ -17,6 +18,7 @@ mod decision;
 mod event;
 pub mod guarantee;
 mod lease;
+mod loss;
 mod manager;
 mod operation;
 mod order;
@@ -37,6 +39,10 @@ pub use decision::{
 pub use event::{Event, EventKind};
 pub use lease::{
     CoveredPair, Grant, LeaseConfig, LeaseHolder, LeaseRefusal, LeaseTable, RenewRequest, Standing,
+};
+pub use loss::{
+    AcceptedLoss, LossReceipt, MountPreview, RECEIPTS_MAX, preview as preview_mount,
+    select_accepted,
 };
 pub use manager::{Manager, ManagerAction, ManagerConfig, ManagerEvent};
 pub use operation::{Operation, OperationKind, OperationState};

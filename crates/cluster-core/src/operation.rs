@@ -5,6 +5,7 @@ use keelson_types::{CopyId, DatabaseId, DatabaseState, MemberId, MountIntent, Op
 use serde::{Deserialize, Serialize};
 
 use crate::command::Refusal;
+use crate::loss::AcceptedLoss;
 use crate::state::Database;
 
 /// What is done.
@@ -25,6 +26,9 @@ pub enum OperationKind {
     Mount {
         /// The database.
         database: DatabaseId,
+        /// If no copy can be opened without loss, one that can be opened with it.
+        #[serde(default)]
+        accept_loss: Option<AcceptedLoss>,
     },
     /// Closes a database.
     Dismount {
@@ -113,7 +117,7 @@ impl Operation {
     pub const fn database(&self) -> Option<DatabaseId> {
         match &self.kind {
             OperationKind::Switchover { database, .. }
-            | OperationKind::Mount { database }
+            | OperationKind::Mount { database, .. }
             | OperationKind::Dismount { database }
             | OperationKind::Seed { database, .. } => Some(*database),
             OperationKind::Other(_) => None,
@@ -144,8 +148,10 @@ mod tests {
         use DatabaseState::{Activating, Established, New, Sealing};
         let to =
             |n| OperationKind::Switchover { database: DB, to: member(n), comment: String::new() };
-        let (mount, dismount) =
-            (OperationKind::Mount { database: DB }, OperationKind::Dismount { database: DB });
+        let (mount, dismount) = (
+            OperationKind::Mount { database: DB, accept_loss: None },
+            OperationKind::Dismount { database: DB },
+        );
         let (open, closed) = (MountIntent::Mounted, MountIntent::Dismounted);
         // The target of the database is on member 1.
         let cases = [

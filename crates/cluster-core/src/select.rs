@@ -190,8 +190,16 @@ fn judge(input: &SelectionInput<'_>, id: CopyId) -> Candidate {
     }
 }
 
+/// Whether the copy's log ends in a timeline that was given up, and another copy holds the one that
+/// went on.
+fn holds_given_up(input: &SelectionInput<'_>, reply: &SealReply) -> bool {
+    let went_on = |epoch| input.replies.iter().any(|other| other.end.epoch >= epoch);
+    let mut receipts = input.database.receipts.iter();
+    receipts.any(|receipt| receipt.covers(reply.end) && went_on(receipt.epoch))
+}
+
 /// The first rule of an epoch whose target is `target`: the target and the HA copies that answered
-/// the seal and can go on (S2). A copy that is behind may be in it: it counts only once it has
+/// the seal and can go on (S2); one that holds what a receipt gave up must be brought back first. A copy that is behind may be in it: it counts only once it has
 /// matched the chain and holds the opening frame, and until then the older rules stay in every
 /// proof (R2). With `degrade_after` = never the copies that did not answer stay in the rule, so
 /// that writes wait for them instead of going on degraded.
@@ -199,7 +207,10 @@ fn judge(input: &SelectionInput<'_>, id: CopyId) -> Candidate {
 pub fn first_rule(input: &SelectionInput<'_>, target: CopyId) -> CommitRule {
     let database = input.database;
     let answers = |id: CopyId| {
-        let sane = |r: &SealReply| r.sealed == input.epoch && r.fault.is_none() && !r.may_have_lost;
+        let sane = |r: &SealReply| {
+            let fit = r.fault.is_none() && !r.may_have_lost && !holds_given_up(input, r);
+            r.sealed == input.epoch && fit
+        };
         input.replies.iter().any(|r| r.copy == id && r.ha && sane(r))
     };
     let ha = || database.copies.iter().filter(|(id, c)| **id == target || c.may_count());

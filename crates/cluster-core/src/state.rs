@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::decision::{ActivationReason, DecisionEntry};
 use crate::event::Event;
 use crate::guarantee::GuaranteeConstraint;
+use crate::loss::{LossReceipt, RECEIPTS_MAX};
 use crate::operation::Operation;
 use crate::order::{MountOrder, Peer, Source};
 use crate::ring::Ring;
@@ -337,6 +338,10 @@ pub struct Database {
     /// Log that operations need (review S16.3), in the order in which it was asked for.
     #[serde(default)]
     pub holds: Vec<LogHold>,
+    /// What operators gave up, oldest first. A receipt speaks of the log that contains its epoch:
+    /// an activation that never came to its opening frame gave nothing up.
+    #[serde(default)]
+    pub receipts: Ring<LossReceipt, RECEIPTS_MAX>,
 }
 
 impl Database {

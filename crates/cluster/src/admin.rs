@@ -7,7 +7,9 @@
 mod copies;
 mod databases;
 mod digests;
+mod forks;
 mod guarantee;
+mod losses;
 mod members;
 mod records;
 mod scrubs;
@@ -23,16 +25,17 @@ use keelson_wire::v1::admin_server::Admin;
 use keelson_wire::v1::{
     AddCopyRequest, AddCopyResponse, AddMemberRequest, AddMemberResponse, ClusterStatusRequest,
     ClusterStatusResponse, CompareDigestsRequest, CompareDigestsResponse, CopyStatusRequest,
-    CopyStatusResponse, CreateDatabaseRequest, CreateDatabaseResponse, DismountDatabaseRequest,
-    GuaranteeRequest, GuaranteeResponse, InitClusterRequest, InitClusterResponse,
-    ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest, ListEventsResponse,
-    ListSettingsRequest, ListSettingsResponse, MountDatabaseRequest, OperationStarted,
-    RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
-    RemoveMemberRequest, RemoveMemberResponse, ResumeCopyRequest, ResumeCopyResponse,
-    ScrubCopiesRequest, ScrubCopiesResponse, SetCopyRequest, SetCopyResponse, SetDatabaseRequest,
-    SetDatabaseResponse, SetMemberRequest, SetMemberResponse, SetSettingRequest,
-    SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest,
-    SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
+    CopyStatusResponse, CreateDatabaseRequest, CreateDatabaseResponse, CreateForkRequest,
+    DismountDatabaseRequest, DropForkRequest, DropForkResponse, ForkInfo, GuaranteeRequest,
+    GuaranteeResponse, InitClusterRequest, InitClusterResponse, ListDecisionsRequest,
+    ListDecisionsResponse, ListEventsRequest, ListEventsResponse, ListForksRequest,
+    ListForksResponse, ListSettingsRequest, ListSettingsResponse, MountDatabaseRequest,
+    OperationStarted, PreviewMountResponse, RemoveCopyRequest, RemoveCopyResponse,
+    RemoveDatabaseRequest, RemoveDatabaseResponse, RemoveMemberRequest, RemoveMemberResponse,
+    ResumeCopyRequest, ResumeCopyResponse, ScrubCopiesRequest, ScrubCopiesResponse, SetCopyRequest,
+    SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest, SetMemberResponse,
+    SetSettingRequest, SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse,
+    SuspendCopyRequest, SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -102,6 +105,7 @@ arms! {
     show_database(ShowDatabaseRequest) -> ShowDatabaseResponse = None, admin_show_database;
     mount_database(MountDatabaseRequest) -> OperationStarted =
         Some("mount_database"), admin_mount_database;
+    preview_mount(MountDatabaseRequest) -> PreviewMountResponse = None, admin_preview_mount;
     dismount_database(DismountDatabaseRequest) -> OperationStarted =
         Some("dismount_database"), admin_dismount_database;
     add_copy(AddCopyRequest) -> AddCopyResponse = Some("add_copy"), admin_add_copy;
@@ -114,6 +118,9 @@ arms! {
     guarantee_flush(GuaranteeRequest) -> GuaranteeResponse = None, admin_guarantee_flush;
     copy_status(CopyStatusRequest) -> CopyStatusResponse = None, admin_copy_status;
     switchover(SwitchoverRequest) -> OperationStarted = Some("switchover"), admin_switchover;
+    create_fork(CreateForkRequest) -> ForkInfo = Some("create_fork"), admin_create_fork;
+    list_forks(ListForksRequest) -> ListForksResponse = None, admin_list_forks;
+    drop_fork(DropForkRequest) -> DropForkResponse = Some("drop_fork"), admin_drop_fork;
     compare_digests(CompareDigestsRequest) -> CompareDigestsResponse =
         Some("compare_digests"), admin_compare_digests;
     list_settings(ListSettingsRequest) -> ListSettingsResponse = None, admin_list_settings;

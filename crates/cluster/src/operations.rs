@@ -47,8 +47,8 @@ impl Context {
             OperationKind::Switchover { database, to, .. } => {
                 ManagerEvent::MoveRequested { operation: id, database, to }
             }
-            OperationKind::Mount { database } => {
-                ManagerEvent::MountRequested { operation: id, database }
+            OperationKind::Mount { database, accept_loss } => {
+                ManagerEvent::MountRequested { operation: id, database, accept_loss }
             }
             OperationKind::Dismount { database } => {
                 ManagerEvent::DismountRequested { operation: id, database }
@@ -81,7 +81,7 @@ fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> O
             let to = member_name(state, *to);
             ("switchover", format!("{} to {to}", database_name(state, *database)))
         }
-        OperationKind::Mount { database } => ("mount", database_name(state, *database)),
+        OperationKind::Mount { database, .. } => ("mount", database_name(state, *database)),
         OperationKind::Dismount { database } => ("dismount", database_name(state, *database)),
         OperationKind::Seed { database, .. } => ("seed", database_name(state, *database)),
         OperationKind::Other(name) => (name.as_str(), String::new()),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use keelson_types::{
-    CommitRule, CopyFault, CopyRole, CopyStatus, Epoch, Position, Suspension, Tick,
+    CommitRule, CopyFault, CopyRole, CopyStatus, Epoch, LogEnd, Position, Suspension, Tick,
 };
 
 use crate::active::{PeerLink, PeerView};
@@ -75,6 +75,10 @@ pub struct CopyView {
     pub sealed: Epoch,
     /// End of the durable log.
     pub inspected: Position,
+    /// The same, with the epoch of its last frame.
+    pub end: LogEnd,
+    /// Log that it once acknowledged may be lost (R4).
+    pub may_have_lost: bool,
     /// The store.
     pub replayed: Position,
     /// How far it may replay now.
@@ -111,6 +115,8 @@ impl CopyMachine {
             epoch: self.view_epoch(),
             sealed: self.sealed,
             inspected: self.durable.position,
+            end: self.durable,
+            may_have_lost: self.may_have_lost,
             replayed: self.replayed,
             replay_up_to: self.replay_target().max(self.replayed),
             committed: self.committed,

@@ -15,6 +15,7 @@ use keelson_types::{
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, ids, v1};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::forks::Forks;
 use crate::gate::LeaseClock;
 use crate::message::SourceSender;
 use crate::open::Places;
@@ -71,6 +72,7 @@ pub(crate) struct PlaneContext {
     /// As last heard from the control process.
     pub(crate) settings: watch::Sender<ClusterSettings>,
     pub(crate) space: Space,
+    pub(crate) forks: Arc<Forks>,
     /// Of this machine; tells whether ticks of an earlier life compare.
     pub(crate) boot: BootId,
 }
@@ -97,7 +99,9 @@ pub(crate) struct ContextParts {
 
 impl PlaneContext {
     pub(crate) fn start(parts: ContextParts) -> std::io::Result<Self> {
+        let forks = Forks::open(&parts.places.data, parts.places.disk.clone());
         Ok(Self {
+            forks: Arc::new(forks),
             member: parts.member,
             cluster: OnceLock::new(),
             incarnation: parts.incarnation,

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::context::{CopyHandle, PlaneContext, Registry};
 use crate::gate::boottime_now;
 use crate::message::{Message, OwnerView};
+use crate::orders;
 
 /// A copy that does not answer in time is reported as failed to answer.
 const DEADLINE: Duration = Duration::from_millis(700);
@@ -122,6 +123,9 @@ fn facts(
         log_seconds_to_floor: seconds(forecast.time_to_floor),
         would_be_cut: cut.map(|cut| context.name_of(cut.member)).unwrap_or_default(),
         seed_bytes: forecast.price_bytes,
+        log_end: Some(core.end.into()),
+        may_have_lost: core.may_have_lost,
+        fault_value: orders::fault_json(core.fault.as_ref()),
     }
 }
 

@@ -9,11 +9,13 @@ mod convert;
 mod read;
 mod scan;
 
+pub(crate) use read::open_store;
+
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
-use keelson_types::{LogEnd, RefusalReason, SessionId};
+use keelson_types::{ForkAddress, LogEnd, RefusalReason, SessionId};
 use keelson_wire::{CommitToken, Refusal, ids, v1};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
@@ -35,6 +37,10 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl KvService {
     pub(crate) fn copy(&self, database: &str) -> Result<CopyHandle, Refusal> {
+        if database.parse::<ForkAddress>().is_ok() {
+            let message = format!("{database} is a fork; it is read with get and scan only");
+            return Err(Refusal::new(RefusalReason::ReadOnly, message));
+        }
         self.registry.named(database).ok_or_else(|| {
             Refusal::new(
                 RefusalReason::NotActive,

@@ -11,6 +11,7 @@ mod digest;
 mod directions;
 mod facts;
 mod fetch;
+mod forks;
 mod gate;
 mod kv;
 mod lag_file;

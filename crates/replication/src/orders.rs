@@ -88,7 +88,7 @@ fn fill_refusal(reply: &mut v1::SealReply, refusal: &SealRefusal) {
     }
 }
 
-fn fault_json(fault: Option<&CopyFault>) -> bytes::Bytes {
+pub(crate) fn fault_json(fault: Option<&CopyFault>) -> bytes::Bytes {
     let json = fault.and_then(|fault| serde_json::to_vec(fault).ok());
     json.map(Into::into).unwrap_or_default()
 }

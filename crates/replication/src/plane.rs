@@ -109,6 +109,7 @@ impl DataPlane {
         let (down, link_down) = watch::channel(false);
         let (stop, stop_wanted) = watch::channel(false);
         tokio::spawn(send_reports(sender, outgoing));
+        tokio::spawn(context.forks.clone().expire());
         let follower = Follower {
             context: context.clone(),
             registry: registry.clone(),

@@ -10,13 +10,16 @@ use keelson_copy_core::truncate::TruncationOrder;
 use keelson_format::Chunk;
 use keelson_log::LogError;
 use keelson_net::require_member;
-use keelson_types::{DatabaseId, Epoch, LogEnd, MemberId, Position, RefusalReason};
+use keelson_types::{
+    DatabaseId, Epoch, ForkName, Instant, LogEnd, MemberId, Position, RefusalReason,
+};
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, Refusal, epoch_rows, epoch_table, ids, v1};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::context::{PlaneContext, Registry};
+use crate::forks::{Fork, ForkOrder, ForkState};
 use crate::kv::refuse_unless_serving;
 use crate::message::{FromSource, LogView, Message, TargetSender};
 use crate::note::NoteCode;
@@ -110,6 +113,38 @@ impl v1::replication_server::Replication for ReplicationService {
         Ok(Response::new(v1::PlaceMarkerResponse { marker, end: Some(written.end.into()) }))
     }
 
+    async fn create_fork(
+        &self,
+        request: Request<v1::CreateForkRequest>,
+    ) -> Result<Response<v1::ForkInfo>, Status> {
+        require_member(&request)?;
+        Ok(Response::new(self.begin_fork(request.into_inner()).await?))
+    }
+
+    async fn list_forks(
+        &self,
+        request: Request<v1::ListForksRequest>,
+    ) -> Result<Response<v1::ListForksResponse>, Status> {
+        require_member(&request)?;
+        let forks = self.context.forks.list(&request.get_ref().database);
+        let forks = forks.iter().map(|fork| self.shown(fork)).collect();
+        Ok(Response::new(v1::ListForksResponse { forks, silent_members: Vec::new() }))
+    }
+
+    async fn drop_fork(
+        &self,
+        request: Request<v1::DropForkRequest>,
+    ) -> Result<Response<v1::DropForkResponse>, Status> {
+        require_member(&request)?;
+        let request = request.into_inner();
+        let (name, forks) = (fork_name(&request.name)?, self.context.forks.clone());
+        let dropped =
+            tokio::task::spawn_blocking(move || forks.drop_fork(&request.database, &name)).await;
+        let gone = |_| Refusal::new(RefusalReason::Internal, "the removal panicked");
+        dropped.map_err(gone)??;
+        Ok(Response::new(v1::DropForkResponse {}))
+    }
+
     async fn get_digest(
         &self,
         request: Request<v1::GetDigestRequest>,
@@ -153,6 +188,48 @@ impl v1::replication_server::Replication for ReplicationService {
 }
 
 impl ReplicationService {
+    async fn begin_fork(&self, request: v1::CreateForkRequest) -> Result<v1::ForkInfo, Refusal> {
+        let unknown = || Refusal::new(RefusalReason::UnknownCopy, "no copy of this database here");
+        let copy = self.registry.named(&request.database).ok_or_else(unknown)?;
+        let at = request.at.and_then(|at| at.instant);
+        let at = at.ok_or_else(|| Refusal::new(RefusalReason::BadArgument, "no instant"))?;
+        let name = Some(request.name).filter(|name| !name.is_empty());
+        let order = ForkOrder {
+            name: name.map(|name| fork_name(&name)).transpose()?,
+            at: match at {
+                v1::instant::Instant::Position(position) => Instant::At(position.into()),
+                v1::instant::Instant::UnixMillis(millis) => Instant::Time(millis),
+            },
+            expires_after_ms: Some(request.expires_seconds.saturating_mul(1_000))
+                .filter(|after| *after > 0),
+        };
+        let fork = self.context.create_fork(&copy, order).await?;
+        Ok(self.shown(&fork))
+    }
+
+    fn shown(&self, fork: &Fork) -> v1::ForkInfo {
+        let here = self.context.member(self.context.member);
+        let (state, problem, at, at_unix_millis) = match fork.state() {
+            ForkState::Building => ("building", String::new(), None, 0),
+            ForkState::Ready { at, time_unix_ms } => {
+                ("ready", String::new(), Some(at.into()), time_unix_ms)
+            }
+            ForkState::Failed(why) => ("failed", why, None, 0),
+        };
+        v1::ForkInfo {
+            database: fork.is.database_name.clone(),
+            member: here.map(|here| here.name.to_string()).unwrap_or_default(),
+            name: fork.is.name.to_string(),
+            state: state.into(),
+            problem,
+            at,
+            at_unix_millis,
+            created_unix_millis: fork.is.created_unix_ms,
+            expires_unix_millis: fork.is.expires_unix_ms.unwrap_or(0),
+            bytes_max: fork.is.bytes_max,
+        }
+    }
+
     fn check(&self, hello: &v1::Handshake, member: Option<MemberId>) -> Result<(), Refusal> {
         let own = self.context.cluster.get().map(|id| id.into_bytes());
         if own.is_none_or(|own| own[..] != hello.cluster[..]) {
@@ -182,6 +259,11 @@ impl ReplicationService {
         copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
         view.await.map_err(|_| gone())?
     }
+}
+
+fn fork_name(text: &str) -> Result<ForkName, Refusal> {
+    let bad = |error| Refusal::new(RefusalReason::BadName, format!("fork {text:?}: {error}"));
+    ForkName::new(text).map_err(bad)
 }
 
 async fn take_session(

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keelson_copy_core::copy_state::StatusTracker;
-use keelson_types::{CopyId, DatabaseId, Generation, Position, RefusalReason, StreamId};
+use keelson_types::{CopyId, DatabaseId, Generation, LogHold, Position, RefusalReason, StreamId};
 use keelson_wire::Refusal;
 use tokio::sync::watch;
 
@@ -116,6 +116,8 @@ pub(crate) struct CopyShared {
     /// Data address of the active's member, as last heard; empty if unknown.
     pub(crate) active_address: Mutex<String>,
     pub(crate) store: StoreSlot,
+    /// Log that is needed here for a while, by something that does not outlive the process.
+    pub(crate) holds: Mutex<Vec<LogHold>>,
     /// Of the log files that are kept, and of the store when it was closed last.
     pub(crate) log_bytes: AtomicU64,
     pub(crate) store_bytes: AtomicU64,
@@ -170,6 +172,7 @@ impl CopyShared {
             moved: watch::Sender::new(0),
             active_address: Mutex::default(),
             store: StoreSlot::default(),
+            holds: Mutex::default(),
             log_bytes: AtomicU64::new(0),
             store_bytes: AtomicU64::new(0),
             pending: Arc::default(),

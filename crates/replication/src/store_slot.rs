@@ -88,7 +88,11 @@ impl StoreSlot {
         slot.open.clone()
     }
 
-    fn wait_for_readers(&self) -> Result<(), StoreError> {
+    /// Waits until nobody holds the store that was let go for good. Blocking.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] if somebody does for too long.
+    pub(crate) fn wait_for_readers(&self) -> Result<(), StoreError> {
         let Some(retired) = self.lock().retired.clone() else { return Ok(()) };
         let began = Instant::now();
         while retired.strong_count() > 0 {

@@ -7,6 +7,7 @@ mod acknowledged;
 mod binding;
 mod content;
 mod epochs;
+mod given_up;
 mod prefix;
 mod reads;
 
@@ -14,6 +15,7 @@ pub use acknowledged::Acknowledged;
 pub use binding::Bindings;
 pub use content::Contents;
 pub use epochs::Serving;
+pub use given_up::GivenUp;
 pub use prefix::Prefixes;
 pub use reads::Registers;
 

@@ -154,7 +154,8 @@ pub(crate) struct Operation {
 /// What a client is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reply {
-    Written,
+    /// The frame that holds the write ends here.
+    Written(Position),
     Read(u64),
     /// Not here, or not now; nothing was done.
     Refused,

@@ -43,6 +43,8 @@ pub struct FaultRates {
     pub suspend: u64,
     /// An operator gives a copy a replay lag for a while.
     pub lag: u64,
+    /// An operator accepts loss for a database that waits.
+    pub accept_loss: u64,
 }
 
 /// The parameters of a run.
@@ -123,6 +125,7 @@ impl Params {
             disk_loss: rate(4),
             suspend: rate(20),
             lag: rate(15),
+            accept_loss: rate(100),
         };
         Self {
             seed,

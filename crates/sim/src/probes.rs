@@ -72,6 +72,8 @@ probes! {
     LateCommit = "unknown outcome recorded later",
     /// A switchover ended well.
     Switchover = "switchover",
+    /// A database went on with loss by the word of an operator.
+    LossAccepted = "loss accepted",
     /// A database was closed by an operator.
     Dismounted = "dismounted by an operator",
     /// A bit flipped in a log.

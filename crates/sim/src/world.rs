@@ -18,7 +18,9 @@ use keelson_cluster_core::ClusterState;
 use keelson_env::{MemStoreOpener, SimDisk, SplitMix64};
 use keelson_types::{CopyId, DatabaseId, IncarnationId, MemberId, StreamId, Tick};
 
-use crate::checkers::{Acknowledged, Bindings, Contents, Prefixes, Registers, Serving, Violation};
+use crate::checkers::{
+    Acknowledged, Bindings, Contents, GivenUp, Prefixes, Registers, Serving, Violation,
+};
 use crate::copy_node::Job;
 use crate::messages::{ControlMessage, DataMessage, Operation, Reply, ToControl, ToData};
 use crate::params::Params;
@@ -105,6 +107,7 @@ pub struct World {
     /// Member and database of logs in which a bit flipped that no scrub has mended yet.
     pub(crate) rotten: BTreeSet<(usize, usize)>,
     pub(crate) acknowledged: Acknowledged,
+    pub(crate) given_up: GivenUp,
     pub(crate) bindings: Bindings,
     pub(crate) contents: Contents,
     pub(crate) serving: Serving,

@@ -7,7 +7,7 @@ use keelson_client::{Client, ClientConfig, ClientOptions, v1};
 use tempfile::TempDir;
 
 use crate::{
-    Cli, LogLine, MemberProcess, eventually, free_port, keelson_binary, unexpected_errors,
+    Cli, LogLine, MemberProcess, Network, eventually, free_port, keelson_binary, unexpected_errors,
 };
 
 /// What a test cluster is like.
@@ -22,6 +22,8 @@ pub struct ClusterOptions {
     pub data_dirs: Vec<(usize, PathBuf)>,
     /// Lines for the configuration of every member, outside its tables.
     pub settings: String,
+    /// Members reach each other through a [`Network`] that the test can cut.
+    pub network: bool,
     /// Keep the directory for people to look at.
     pub keep: bool,
 }
@@ -34,6 +36,7 @@ impl Default for ClusterOptions {
             log_level: "info".into(),
             data_dirs: Vec::new(),
             settings: String::new(),
+            network: false,
             keep,
         }
     }
@@ -45,6 +48,7 @@ impl Default for ClusterOptions {
 pub struct Cluster {
     // Before the directory, so that processes are gone when it is removed.
     members: Vec<MemberProcess>,
+    network: Option<Network>,
     client: Client,
     cli: Cli,
     binary: PathBuf,
@@ -93,9 +97,11 @@ impl Cluster {
             .await?;
         let mut members = Vec::new();
         let mut endpoints = Vec::new();
+        let mut network = options.network.then(|| Network::new(&path));
         for number in 1..=options.members {
             let name = format!("m{number}");
-            endpoints.push(write_member(&plain, &path, &name, number, options).await?);
+            let written = write_member(&plain, &path, number, options, network.as_mut());
+            endpoints.push(written.await?);
             members.push(MemberProcess::new(&binary, &name, &path.join(&name)));
         }
         let client_toml = path.join("client.toml");
@@ -104,6 +110,7 @@ impl Cluster {
         let client = Client::new(config, ClientOptions::default())?;
         Ok(Self {
             members,
+            network,
             client,
             cli: Cli::new(&binary, Some(&client_toml)),
             binary,
@@ -129,7 +136,8 @@ impl Cluster {
         })
         .await?;
         for number in 2..=self.members.len() {
-            let address = self.control_address(number)?;
+            // The others dial what is named here, not what the member advertises itself.
+            let address = self.address(number, "advertise_control")?;
             let name = format!("m{number}");
             eventually(&format!("{name} is added"), || async {
                 let status = admin.cluster_status().await?;
@@ -217,6 +225,15 @@ impl Cluster {
         &self.client_toml
     }
 
+    /// The network between the members.
+    ///
+    /// # Panics
+    /// The cluster was started without one.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("ClusterOptions::network was not set")
+    }
+
     /// A member by name.
     ///
     /// # Panics
@@ -260,14 +277,20 @@ impl Cluster {
     /// # Errors
     /// None serves within a minute.
     pub async fn active_of(&self, database: &str) -> Result<String> {
-        eventually(&format!("a copy of {database} serves"), || async {
-            let rows = self.client.admin().copy_status(database, "").await?;
-            let serving = rows
-                .into_iter()
-                .find(|row| row.active && row.facts.as_ref().is_some_and(|facts| facts.serving));
-            serving.map(|row| row.member).context("no copy serves")
-        })
-        .await
+        active_of(&self.client, database).await
+    }
+
+    /// The cluster as those see it who reach only `member`.
+    ///
+    /// # Errors
+    /// There is no such member.
+    pub fn seen_from(&self, member: &str) -> Result<View> {
+        let number = self.members.iter().position(|m| m.name() == member);
+        let number = number.with_context(|| format!("there is no member {member}"))? + 1;
+        let path = self.path.join(format!("client-{member}.toml"));
+        write_client_toml(&path, &[self.control_address(number)?])?;
+        let client = Client::new(ClientConfig::load(&path)?, ClientOptions::default())?;
+        Ok(View { client, cli: Cli::new(&self.binary, Some(&path)) })
     }
 
     /// Waits until every copy of `database` is reachable, healthy or mounted, and has empty queues.
@@ -370,6 +393,36 @@ impl Cluster {
     }
 }
 
+/// Client and commands that begin at one member.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The client.
+    pub client: Client,
+    /// Commands.
+    pub cli: Cli,
+}
+
+impl View {
+    /// As [`Cluster::active_of`].
+    ///
+    /// # Errors
+    /// None serves within a minute.
+    pub async fn active_of(&self, database: &str) -> Result<String> {
+        active_of(&self.client, database).await
+    }
+}
+
+async fn active_of(client: &Client, database: &str) -> Result<String> {
+    eventually(&format!("a copy of {database} serves"), || async {
+        let rows = client.admin().copy_status(database, "").await?;
+        let serving = rows
+            .into_iter()
+            .find(|row| row.active && row.facts.as_ref().is_some_and(|facts| facts.serving));
+        serving.map(|row| row.member).context("no copy serves")
+    })
+    .await
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.members.clear();
@@ -404,26 +457,35 @@ fn not_caught_up(row: &v1::CopyStatusRow) -> Option<String> {
 async fn write_member(
     cli: &Cli,
     path: &Path,
-    name: &str,
     number: usize,
     options: &ClusterOptions,
+    network: Option<&mut Network>,
 ) -> Result<String> {
+    let name = &format!("m{number}");
     let home = path.join(name);
     std::fs::create_dir_all(&home)?;
     let (certs, here) = (path.join("certs").display().to_string(), home.display().to_string());
     cli.succeed(["certs", "issue", "member", name, "--ca-dir", &certs, "--dir", &here]).await?;
-    let (control, data) = (free_port()?, free_port()?);
+    let control = format!("127.0.0.1:{}", free_port()?);
+    let data = format!("127.0.0.1:{}", free_port()?);
+    let (reached_control, reached_data) = match network {
+        None => (control.clone(), data.clone()),
+        Some(network) => {
+            (network.forward(name, &control).await?, network.forward(name, &data).await?)
+        }
+    };
     let elsewhere = options.data_dirs.iter().find(|(member, _)| *member == number);
     let data_dir = elsewhere.map_or_else(|| "data".into(), |(_, path)| path.display().to_string());
     let text = format!(
         "name = \"{name}\"\nsite = \"test\"\ndata_dir = \"{data_dir}\"\nrun_dir = \".\"\n\
-         control_address = \"127.0.0.1:{control}\"\ndata_address = \"127.0.0.1:{data}\"\n{}\n\n\
+         control_address = \"{control}\"\ndata_address = \"{data}\"\n\
+         advertise_control = \"{reached_control}\"\nadvertise_data = \"{reached_data}\"\n{}\n\n\
          [tls]\nca = \"../certs/ca.pem\"\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\n\n\
          [log]\nlevel = \"{}\"\nfile = \"keelson.log\"\n",
         options.settings, options.log_level
     );
     std::fs::write(home.join("keelson.toml"), text)?;
-    Ok(format!("127.0.0.1:{control}"))
+    Ok(control)
 }
 
 fn write_client_toml(path: &Path, endpoints: &[String]) -> Result<()> {

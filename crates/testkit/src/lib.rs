@@ -11,6 +11,7 @@ mod binary;
 mod cli;
 mod cluster;
 mod logs;
+mod network;
 mod ports;
 mod process;
 mod records;
@@ -21,8 +22,9 @@ pub mod demo;
 
 pub use binary::keelson_binary;
 pub use cli::{Cli, Output};
-pub use cluster::{Cluster, ClusterOptions};
+pub use cluster::{Cluster, ClusterOptions, View};
 pub use logs::{LogLine, unexpected_errors};
+pub use network::{CLIENTS, Network};
 pub use ports::free_port;
 pub use process::MemberProcess;
 pub use records::{PackageRecords, synthesize_packages};

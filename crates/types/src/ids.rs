@@ -218,6 +218,10 @@ name!(
     MemberName
 );
 name!(
+    /// An operator's name for a fork, unique among the forks of a copy.
+    ForkName
+);
+name!(
     /// An operator's name for a database, unique in the cluster.
     DatabaseName
 );

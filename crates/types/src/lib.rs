@@ -8,6 +8,7 @@
 
 mod commit_rule;
 mod epoch;
+mod fork;
 mod ids;
 mod lag_settings;
 mod limits;
@@ -28,9 +29,10 @@ mod weakness;
 
 pub use commit_rule::{CommitConstraint, CommitRule, Participant};
 pub use epoch::{Epoch, EpochStart, EpochTable, EpochTableError};
+pub use fork::{ForkAddress, Instant, NoForkAddress};
 pub use ids::{
-    ClusterId, CopyId, DatabaseId, DatabaseName, IncarnationId, LogId, MemberId, MemberName,
-    NameError, OperationId, SessionId, SiteName, StoreId, StreamId,
+    ClusterId, CopyId, DatabaseId, DatabaseName, ForkName, IncarnationId, LogId, MemberId,
+    MemberName, NameError, OperationId, SessionId, SiteName, StoreId, StreamId,
 };
 pub use lag_settings::{LAG_MAX, LagSettings, LagSwitch, PLAY_DOWN_MAX_DELAY};
 pub use limits::{

@@ -190,7 +190,21 @@ refusals! {
         "upgrade the older side";
     /// No copy can be activated without losing acknowledged data.
     NoLosslessCopy = "no_lossless_copy",
-        "bring a missing member back, or see keelson database show";
+        "bring a missing member back; keelson database mount DB --accept-loss --what-if shows what \
+         would be given up without it";
+    /// An instant that the copy cannot show any more, or not yet.
+    InstantOutOfReach = "instant_out_of_reach",
+        "choose an instant inside the span that the message names; a copy with a replay lag reaches \
+         further back";
+    /// No fork of that name.
+    UnknownFork = "unknown_fork",
+        "keelson copy fork list shows the forks; it may have expired";
+    /// Too many forks, or too little space for one more.
+    ForkBudget = "fork_budget",
+        "drop a fork (keelson copy fork drop), let one expire, or make room on the volume";
+    /// A fork takes no writes.
+    ReadOnly = "read_only",
+        "a fork only shows an instant; write to the database itself";
     /// The chosen target cannot be activated.
     TargetUnfit = "target_unfit",
         "see the message; keelson copy status shows the copies";

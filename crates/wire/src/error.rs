@@ -58,13 +58,14 @@ fn code_of(reason: RefusalReason) -> Code {
         R::NotActive | R::StaleEpoch => Code::Aborted,
         R::NoLease | R::Activating | R::NoLeader | R::Dismounted => Code::Unavailable,
         R::Unreachable | R::ConnectionLost => Code::Unavailable,
-        R::Overloaded | R::DiskFull => Code::ResourceExhausted,
+        R::Overloaded | R::DiskFull | R::ForkBudget => Code::ResourceExhausted,
         R::UnknownDatabase
         | R::UnknownMember
         | R::UnknownCopy
         | R::UnknownSite
         | R::UnknownOperation
-        | R::UnknownSetting => Code::NotFound,
+        | R::UnknownSetting
+        | R::UnknownFork => Code::NotFound,
         R::AlreadyExists => Code::AlreadyExists,
         R::BadName | R::BadKey | R::ValueTooLarge | R::BatchTooLarge | R::BadArgument => {
             Code::InvalidArgument

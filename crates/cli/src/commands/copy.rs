@@ -2,6 +2,8 @@
 
 mod changes;
 mod fields;
+mod fork;
+mod instant;
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -44,6 +46,8 @@ pub(crate) enum Command {
     Set(changes::Set),
     /// Stop copying and replay of a passive copy, or only its automatic activation
     Suspend(changes::Suspend),
+    /// Open a read-only view of a copy at an instant
+    Fork(fork::Fork),
     /// Let a suspended copy go on; gives the fault of a failed one another try
     Resume(changes::Resume),
     /// Read a copy through now, log and store, and mend what is damaged
@@ -93,6 +97,7 @@ impl Command {
             Self::Status(status) => status.run(global).await,
             Self::Set(set) => set.run(global).await,
             Self::Suspend(suspend) => suspend.run(global).await,
+            Self::Fork(fork) => fork.run(global).await,
             Self::Resume(resume) => resume.run(global).await,
             Self::Scrub(Scrub { copy, no_wait }) => {
                 scrub::run(global, &copy.database, &copy.member, !no_wait).await

@@ -1,5 +1,7 @@
 //! `keelson database`: make, remove, look at, open and close databases; compare their copies.
 
+mod mount;
+
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -34,10 +36,7 @@ pub(crate) enum Command {
     /// Change settings of a database
     Set(Set),
     /// Open a database
-    Mount {
-        /// Name of the database
-        database: String,
-    },
+    Mount(mount::Mount),
     /// Close a database until it is mounted again
     Dismount {
         /// Name of the database
@@ -161,7 +160,7 @@ impl Command {
                 Ok(())
             }
             Self::Set(set) => set.run(global).await,
-            Self::Mount { database } => mount(global, &database).await,
+            Self::Mount(mount) => mount.run(global).await,
             Self::Dismount { database } => dismount(global, &database).await,
             Self::Scrub { database, no_wait } => scrub::run(global, &database, "", !no_wait).await,
             Self::Digest { database } => digest(global, &database).await,
@@ -264,17 +263,6 @@ impl Set {
     }
 }
 
-async fn mount(global: &Global, name: &str) -> Outcome {
-    if global.only_shows(&format!("mount database {name}")) {
-        return Ok(());
-    }
-    let client = global.connect().await?;
-    let started = client.admin().mount_database(name).await?;
-    let ended = succeeded(operation::follow(&client, started).await?)?;
-    output::print_done(global.output, &format!("mounted {name}"), &operation::data(&ended));
-    Ok(())
-}
-
 async fn dismount(global: &Global, name: &str) -> Outcome {
     let plan = format!("dismount database {name}; clients get errors until it is mounted again");
     if global.only_shows(&plan) {
@@ -372,6 +360,7 @@ fn show(global: &Global, info: &DatabaseInfo, active: &CopyFacts) {
         ("expanded truncation", expanded(active)),
         ("copies", copies.collect::<Vec<_>>().join("; ")),
         ("epochs", epochs.collect::<Vec<_>>().join("; ")),
+        ("given up", info.losses.iter().map(mount::sentence).collect::<Vec<_>>().join("; ")),
     ];
     output::print_one(global.output, &rows, &data(info, active));
 }
@@ -435,5 +424,6 @@ fn data(info: &DatabaseInfo, active: &CopyFacts) -> Value {
         "seed_bytes": active.seed_bytes,
         "copies": copies.collect::<Value>(),
         "epochs": epochs.collect::<Value>(),
+        "losses": info.losses.iter().map(mount::loss_data).collect::<Value>(),
     })
 }

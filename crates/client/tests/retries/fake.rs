@@ -309,6 +309,10 @@ admin! {
     list_settings: ListSettingsRequest => ListSettingsResponse,
     set_setting: SetSettingRequest => SetSettingResponse,
     list_decisions: ListDecisionsRequest => ListDecisionsResponse,
+    preview_mount: MountDatabaseRequest => PreviewMountResponse,
+    create_fork: CreateForkRequest => ForkInfo,
+    list_forks: ListForksRequest => ListForksResponse,
+    drop_fork: DropForkRequest => DropForkResponse,
 }
 
 impl Member {

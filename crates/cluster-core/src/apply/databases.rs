@@ -91,6 +91,7 @@ impl ClusterState {
             unestablished: Vec::new(),
             history: Ring::default(),
             holds: Vec::new(),
+            receipts: Ring::default(),
         };
         for copy in copies {
             self.check_new_copy(&database, copy)?;

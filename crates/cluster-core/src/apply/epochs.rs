@@ -12,6 +12,7 @@ use crate::command::{
 };
 use crate::decision::{ActivationReason, DecisionEntry};
 use crate::event::EventKind;
+use crate::loss::LossReceipt;
 use crate::state::{Binding, ClusterState, CopyKind, Database, EpochRecord, RuleRecord};
 
 impl ClusterState {
@@ -92,6 +93,9 @@ impl ClusterState {
         });
         database.state = DatabaseState::Activating;
         database.assigned_at = index;
+        if let Some(receipt) = &item.decision.loss {
+            database.receipts.push(receipt.clone());
+        }
         let member = database.target_member();
         let mut reason = item.decision.reason.clone();
         if let Some(last) = database.history.last_mut() {
@@ -105,6 +109,10 @@ impl ClusterState {
         let (epoch, target) = (item.epoch, item.target);
         let kind = EventKind::Activated { epoch, target, reason };
         self.event(index, member, Some(item.database), kind);
+        if let Some(LossReceipt { kept, certain, unreached, .. }) = item.decision.loss.clone() {
+            let kind = EventKind::ActivatedWithLoss { epoch, kept, certain, unreached };
+            self.event(index, member, Some(item.database), kind);
+        }
         if let Some(dropped) = degraded {
             let kind = EventKind::Degraded { dropped };
             self.event(index, member, Some(item.database), kind);

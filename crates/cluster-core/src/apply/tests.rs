@@ -35,6 +35,7 @@ pub(crate) fn decision(database: DatabaseId, epoch: Epoch) -> DecisionRecord {
         candidates: Vec::new(),
         chosen: None,
         required_end: LogEnd::ZERO,
+        loss: None,
         steps: Vec::new(),
         omitted: 0,
     }
@@ -522,7 +523,7 @@ fn operations_are_one_request_per_id() {
     };
     log.ok(&put(1));
     log.ok(&put(1));
-    let other = OperationKind::Mount { database: DB };
+    let other = OperationKind::Mount { database: DB, accept_loss: None };
     let clash = Command::PutOperation { id: id(1), kind: other };
     log.refused(RefusalReason::AlreadyExists, &clash);
     log.refused(RefusalReason::UnknownOperation, &finish(2));

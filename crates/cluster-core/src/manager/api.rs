@@ -8,6 +8,7 @@ use keelson_types::{
 
 use crate::command::{Command, Outcome, Refusal};
 use crate::lease::LeaseConfig;
+use crate::loss::AcceptedLoss;
 use crate::order::{MountFailure, MountOrder, SealAnswer, SealItem};
 
 /// Times and bounds of the manager.
@@ -156,6 +157,8 @@ pub enum ManagerEvent {
         operation: OperationId,
         /// The database.
         database: DatabaseId,
+        /// With loss, if there is no other way.
+        accept_loss: Option<AcceptedLoss>,
     },
     /// An operator closes a database.
     DismountRequested {

@@ -9,6 +9,7 @@ use super::{DismountProgress, Manager};
 use crate::activation::{Activation, Phase};
 use crate::command::{Command, Refusal};
 use crate::decision::ActivationReason;
+use crate::loss::AcceptedLoss;
 use crate::operation::OperationKind;
 use crate::state::{ClusterState, CopyKind, Database};
 
@@ -16,7 +17,7 @@ use crate::state::{ClusterState, CopyKind, Database};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Goal {
     Move { to: MemberId },
-    Mount,
+    Mount { accept_loss: Option<AcceptedLoss> },
     Dismount,
 }
 
@@ -52,7 +53,9 @@ impl Manager {
                 OperationKind::Switchover { database, to, .. } => {
                     (*database, Goal::Move { to: *to })
                 }
-                OperationKind::Mount { database } => (*database, Goal::Mount),
+                OperationKind::Mount { database, accept_loss } => {
+                    (*database, Goal::Mount { accept_loss: *accept_loss })
+                }
                 OperationKind::Dismount { database } => (*database, Goal::Dismount),
                 OperationKind::Seed { .. } | OperationKind::Other(_) => continue,
             };
@@ -139,14 +142,28 @@ impl Manager {
         Ok(database)
     }
 
-    pub(super) fn mount_requested(&mut self, now: Tick, operation: OperationId, id: DatabaseId) {
-        let pending =
-            PendingOperation { database: id, goal: Goal::Mount, proposal: Proposal::Wanted };
+    pub(super) fn mount_requested(
+        &mut self,
+        now: Tick,
+        (operation, id): (OperationId, DatabaseId),
+        accept_loss: Option<AcceptedLoss>,
+    ) {
+        let goal = Goal::Mount { accept_loss };
+        let pending = PendingOperation { database: id, goal, proposal: Proposal::Wanted };
         self.operations.entry(operation).or_insert(pending);
         let job = self.jobs.get_mut(&id).map(|job| &mut job.phase);
         if let Some(Phase::Waiting { until, .. } | Phase::BackingOff { until }) = job {
             *until = now;
         }
+    }
+
+    /// The operation by which an operator accepts loss for a database, until it ends.
+    pub(super) fn accepted_loss(&self, id: DatabaseId) -> Option<(OperationId, AcceptedLoss)> {
+        let mut operations = self.operations.iter().filter(|(_, o)| o.database == id);
+        operations.find_map(|(operation, pending)| match pending.goal {
+            Goal::Mount { accept_loss } => Some((*operation, accept_loss?)),
+            Goal::Move { .. } | Goal::Dismount => None,
+        })
     }
 
     pub(super) fn dismount_requested(&mut self, operation: OperationId, id: DatabaseId) {
@@ -178,7 +195,7 @@ impl Manager {
         for (id, operation) in &mut self.operations {
             let intent = match operation.goal {
                 Goal::Move { .. } => continue,
-                Goal::Mount => MountIntent::Mounted,
+                Goal::Mount { .. } => MountIntent::Mounted,
                 Goal::Dismount => MountIntent::Dismounted,
             };
             let database = operation.database;
@@ -222,15 +239,14 @@ impl Manager {
                 let over = over.is_some_and(|m| self.contacts(state).over.contains(&m));
                 (closed || over).then_some(Ok(()))
             }
-            Goal::Move { .. } | Goal::Mount if database.intent == MountIntent::Dismounted => {
+            Goal::Move { .. } | Goal::Mount { .. }
+                if database.intent == MountIntent::Dismounted =>
+            {
                 let message = format!("{} was dismounted meanwhile", database.name);
                 Some(Err(refusal(RefusalReason::Dismounted, message)))
             }
-            Goal::Move { .. } | Goal::Mount => match phase {
-                Some(Phase::Waiting { .. }) => {
-                    let message = format!("no copy of {} can be activated now", database.name);
-                    Some(Err(refusal(RefusalReason::NoLosslessCopy, message)))
-                }
+            Goal::Move { .. } | Goal::Mount { .. } => match phase {
+                Some(Phase::Waiting { .. }) => Some(Err(nobody(database, operation.goal))),
                 Some(_) => None,
                 None if database.state == DatabaseState::Established => {
                     Some(reached(state, database, operation.goal))
@@ -250,6 +266,17 @@ fn reached(state: &ClusterState, database: &Database, goal: Goal) -> Result<(), 
             let message = format!("{} is active on {at} instead", database.name);
             Err(refusal(RefusalReason::TargetUnfit, message))
         }
-        Goal::Move { .. } | Goal::Mount | Goal::Dismount => Ok(()),
+        Goal::Move { .. } | Goal::Mount { .. } | Goal::Dismount => Ok(()),
     }
+}
+
+/// Why no copy was opened.
+fn nobody(database: &Database, goal: Goal) -> Refusal {
+    let name = &database.name;
+    if let Goal::Mount { accept_loss: Some(_) } = goal {
+        let message = format!("no copy of {name} that may be opened answers");
+        return refusal(RefusalReason::TargetUnfit, message);
+    }
+    let message = format!("no copy of {name} can be activated now");
+    refusal(RefusalReason::NoLosslessCopy, message)
 }

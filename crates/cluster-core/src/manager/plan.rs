@@ -327,6 +327,7 @@ impl Manager {
             database,
             contacts: &round.contacts,
             config: &self.config,
+            accepted: self.accepted_loss(database.id),
             weakness: self.weakness,
         };
         match evaluate(&situation, job, sealing) {

@@ -53,8 +53,8 @@ impl Manager {
             ManagerEvent::MoveRequested { operation, database, to } => {
                 self.move_requested(now, state, (operation, database, to), batch);
             }
-            ManagerEvent::MountRequested { operation, database } => {
-                self.mount_requested(now, operation, database);
+            ManagerEvent::MountRequested { operation, database, accept_loss } => {
+                self.mount_requested(now, (operation, database), accept_loss);
             }
             ManagerEvent::DismountRequested { operation, database } => {
                 self.dismount_requested(operation, database);

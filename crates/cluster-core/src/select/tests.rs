@@ -64,6 +64,28 @@ fn the_copy_at_the_highest_end_comes_before_preference() {
     assert_eq!(order, [copy(2), copy(3), copy(1)]);
 }
 
+/// A copy that still holds what was given up acknowledges nothing before it is brought back, so the
+/// new epoch does not wait for it; one whose end is kept, and one of an activation that came to
+/// nothing, count.
+#[test]
+fn the_first_rule_leaves_out_who_holds_what_was_given_up() {
+    let participants = |scene: &Scene| {
+        let rule = first_rule(&scene.input(), copy(1));
+        rule.participants.iter().map(|p| p.copy).collect::<Vec<_>>()
+    };
+    let give_up = |scene: &mut Scene| {
+        let receipt =
+            crate::LossReceipt::new(epoch(2), end(1, 40), &[], &crate::Verdict::Lossless, None);
+        scene.log.state.databases.get_mut(&DB).expect("exists").receipts.push(receipt);
+    };
+    let mut scene = Scene::new(&[(1, end(2, 60)), (2, end(1, 90)), (3, end(1, 40))]);
+    give_up(&mut scene);
+    assert_eq!(participants(&scene), [copy(1), copy(3)]);
+    let mut scene = Scene::new(&[(1, end(1, 95)), (2, end(1, 90)), (3, end(1, 40))]);
+    give_up(&mut scene);
+    assert_eq!(participants(&scene), [copy(1), copy(2), copy(3)], "epoch 2 was never opened");
+}
+
 #[test]
 fn ends_compare_by_epoch_before_position_s3() {
     let mut scene = Scene::new(&[(1, end(1, 9_000)), (3, end(2, 10))]);

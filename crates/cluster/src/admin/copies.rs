@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use keelson_cluster_core::Command;
 use keelson_types::{
-    CopyId, DatabaseId, LagSettings, LagSwitch, RefusalReason, Refused, ResumeRequest,
+    CopyId, DatabaseId, LagSettings, LagSwitch, MemberId, RefusalReason, Refused, ResumeRequest,
     SuspendRequest, SuspendedBy, Suspension,
 };
 use keelson_wire::Refusal;
@@ -116,6 +116,16 @@ impl Context {
             Some(Err(_)) => Err(Refused::bad_argument("the play-down delay is negative")),
         });
         delayed.map(Some).map_err(|refused| Refusal::new(refused.reason, refused.message))
+    }
+
+    /// The member of a copy, and the copy.
+    pub(super) fn copy_holder(
+        &self,
+        database: &str,
+        member: &str,
+    ) -> Result<(MemberId, CopyId), Refusal> {
+        let (_, copy) = self.copy_called(database, member)?;
+        Ok((self.member_called(member)?.id, copy))
     }
 
     fn copy_called(&self, database: &str, member: &str) -> Result<(DatabaseId, CopyId), Refusal> {

@@ -182,6 +182,7 @@ impl Context {
             lz4: database.settings.lz4,
             circular_logging: database.settings.circular_logging,
             guarantee_constraint: database.settings.guarantee.to_string(),
+            losses: database.receipts.iter().map(|loss| self.receipt(database, loss)).collect(),
         }
     }
 
@@ -231,8 +232,10 @@ impl Context {
         request: MountDatabaseRequest,
     ) -> Result<OperationStarted, Refusal> {
         self.require_leader()?;
-        let database = self.database_called(&request.name)?.id;
-        self.begin(&request.operation, OperationKind::Mount { database }).await
+        let database = self.database_called(&request.name)?;
+        let accept_loss = self.accepted_loss(&request, &database)?;
+        let kind = OperationKind::Mount { database: database.id, accept_loss };
+        self.begin(&request.operation, kind).await
     }
 
     pub(super) async fn admin_dismount_database(

@@ -6,8 +6,10 @@ use keelson_net::{TlsServer, bind, serve};
 use keelson_types::{Epoch, LogEnd, Position};
 use keelson_wire::v1::replication_server::{Replication, ReplicationServer};
 use keelson_wire::v1::{
-    CompareDigestsRequest, FetchLogRequest, FetchLogResponse, GetDigestRequest, GetDigestResponse,
-    PlaceMarkerRequest, PlaceMarkerResponse, SetMemberRequest, SourceMessage, TargetMessage,
+    CompareDigestsRequest, CreateForkRequest, DropForkRequest, DropForkResponse, FetchLogRequest,
+    FetchLogResponse, ForkInfo, GetDigestRequest, GetDigestResponse, ListForksRequest,
+    ListForksResponse, PlaceMarkerRequest, PlaceMarkerResponse, SetMemberRequest, SourceMessage,
+    TargetMessage,
 };
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
@@ -36,6 +38,27 @@ impl Replication for Content {
         &self,
         _: Request<FetchLogRequest>,
     ) -> Result<Response<Self::FetchLogStream>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn create_fork(
+        &self,
+        _: Request<CreateForkRequest>,
+    ) -> Result<Response<ForkInfo>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn list_forks(
+        &self,
+        _: Request<ListForksRequest>,
+    ) -> Result<Response<ListForksResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn drop_fork(
+        &self,
+        _: Request<DropForkRequest>,
+    ) -> Result<Response<DropForkResponse>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 

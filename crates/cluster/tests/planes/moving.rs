@@ -220,7 +220,11 @@ async fn a_dismounted_database_stays_closed_until_it_is_mounted_in_a_new_epoch()
     assert_eq!(closed.blocked, "dismounted by an operator");
 
     let operation = OperationId::new(Uuid::new_v4());
-    let request = MountDatabaseRequest { name: "DB1".into(), operation: ids::bytes(operation) };
+    let request = MountDatabaseRequest {
+        name: "DB1".into(),
+        operation: ids::bytes(operation),
+        ..MountDatabaseRequest::default()
+    };
     world.admin("m1").mount_database(request).await.unwrap();
     let seen = finished(&world, "m1", &operation).await;
     assert_eq!(seen.last().unwrap().state, "succeeded", "{seen:?}");

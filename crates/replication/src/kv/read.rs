@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_env::{KvStore, StoreError};
-use keelson_types::RefusalReason;
+use keelson_types::{ForkAddress, RefusalReason};
 use keelson_wire::{CommitToken, Refusal, v1};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::context::CopyHandle;
+use crate::forks::refuse_unless_ready;
 use crate::kv::{KvService, is_discarded, refuse_unless_still_serving};
 use crate::message::Message;
 use crate::note::NoteCode;
@@ -22,17 +23,40 @@ impl KvService {
         &self,
         request: v1::GetRequest,
     ) -> Result<v1::GetResponse, Refusal> {
+        if let Some(store) = self.fork_store(&request.database).await? {
+            let value = self.on_reader(None, move || store.get(&request.key)).await?;
+            return Ok(v1::GetResponse {
+                found: value.is_some(),
+                value: value.unwrap_or_default(),
+            });
+        }
         let copy = self.copy(&request.database)?;
         let serving = self.wait_readable(&copy, request.options.as_ref()).await?;
         let store = open_store(&copy).await?;
         let key = request.key;
-        let value = self.on_reader(&copy, move || store.get(&key)).await?;
+        let value = self.on_reader(Some(&copy), move || store.get(&key)).await?;
         if let Some(epoch) = serving {
             // The value was read while this copy may have been active; it may leave only if it
             // still is, in the same epoch: in between, another active may have written.
             refuse_unless_still_serving(&copy, epoch)?;
         }
         Ok(v1::GetResponse { found: value.is_some(), value: value.unwrap_or_default() })
+    }
+
+    /// The store of a fork, if the name is one's. What it holds does not change, so nothing is
+    /// waited for and any consistency is met.
+    pub(super) async fn fork_store(&self, name: &str) -> Result<Option<Arc<dyn KvStore>>, Refusal> {
+        let Ok(address) = name.parse::<ForkAddress>() else { return Ok(None) };
+        let here = self.context.member(self.context.member);
+        if here.is_some_and(|here| here.name != address.member) {
+            let message = format!("{address} is not on this member");
+            return Err(Refusal::new(RefusalReason::UnknownFork, message));
+        }
+        let fork = self.context.forks.find(&address)?;
+        refuse_unless_ready(&fork)?;
+        let context = self.context.clone();
+        let open = move || context.forks.store(&*context.opener.0, &fork);
+        self.on_reader(None, open).await.map(Some)
     }
 
     /// Waits until the copy may answer; says in which epoch it must serve to do so, if it must.
@@ -78,17 +102,18 @@ impl KvService {
         Ok(())
     }
 
-    /// Runs blocking work of the store on a reader thread.
+    /// Runs blocking work of a store on a reader thread. Damage is told to the copy, if the store is
+    /// one of a copy and no fork.
     pub(crate) async fn on_reader<T: Send + 'static>(
         &self,
-        copy: &CopyHandle,
+        copy: Option<&CopyHandle>,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Refusal> {
         let (reply, result) = oneshot::channel();
         self.context.readers.run(move || drop(reply.send(work())));
         let gone = |_| Refusal::new(RefusalReason::Internal, "a reader thread ended");
         let result = result.await.map_err(gone)?;
-        if let Err(StoreError::Damaged(why)) = &result {
+        if let (Err(StoreError::Damaged(why)), Some(copy)) = (&result, copy) {
             // An owner that ended finds the damage when it opens the store, or the scrub does.
             let told = Message::StoreDamaged(why.clone(), NoteCode::StoreDamaged);
             let _ = copy.mailbox.send(told).await;

@@ -32,24 +32,26 @@ impl KvService {
         &self,
         request: v1::ScanRequest,
     ) -> Result<Answers<v1::ScanResponse>, Refusal> {
-        let copy = self.copy(&request.database)?;
-        // Before the store: one that is opened anew in between ends the scan at once.
-        let life = Life::of(&copy.shared);
-        let serving = self.wait_readable(&copy, request.options.as_ref()).await?;
-        let store = open_store(&copy).await?;
-        let snapshot = self.on_reader(&copy, move || store.snapshot()).await?;
-        if let Some(epoch) = serving {
-            refuse_unless_still_serving(&copy, epoch)?;
-        }
+        let (snapshot, copy) = match self.fork_store(&request.database).await? {
+            Some(store) => (self.on_reader(None, move || store.snapshot()).await?, None),
+            None => self.copy_snapshot(&request).await?,
+        };
         let (sender, responses) = mpsc::channel(AHEAD);
         let (service, snapshot) = (self.clone(), Arc::new(Mutex::new(snapshot)));
         tokio::spawn(async move {
-            let scan = service.send_scan(&copy, request, snapshot, &sender);
+            let of = copy.as_ref().map(|(copy, _)| copy);
+            let scan = service.send_scan(of, request, snapshot, &sender);
             // Whichever way it ends, the snapshot is gone before anything else is sent: it keeps
             // files alive, and the store from being opened anew.
+            let ended = async {
+                // A fork stays as it is; dropping it waits for its readers.
+                let Some((_, life)) = &copy else { return std::future::pending().await };
+                life.over().await;
+                Err(life.refusal())
+            };
             let outcome = tokio::select! {
                 outcome = scan => outcome,
-                () = life.over() => Err(life.refusal()),
+                outcome = ended => outcome,
             };
             if let Err(refusal) = outcome {
                 // A client that has gone needs no answer.
@@ -59,9 +61,26 @@ impl KvService {
         Ok(Box::pin(ReceiverStream::new(responses)))
     }
 
+    /// A view of a copy, with the copy and the life of the files that it is a view of.
+    async fn copy_snapshot(
+        &self,
+        request: &v1::ScanRequest,
+    ) -> Result<(Box<dyn KvSnapshot>, Option<(CopyHandle, Life)>), Refusal> {
+        let copy = self.copy(&request.database)?;
+        // Before the store: one that is opened anew in between ends the scan at once.
+        let life = Life::of(&copy.shared);
+        let serving = self.wait_readable(&copy, request.options.as_ref()).await?;
+        let store = open_store(&copy).await?;
+        let snapshot = self.on_reader(Some(&copy), move || store.snapshot()).await?;
+        if let Some(epoch) = serving {
+            refuse_unless_still_serving(&copy, epoch)?;
+        }
+        Ok((snapshot, Some((copy, life))))
+    }
+
     async fn send_scan(
         &self,
-        copy: &CopyHandle,
+        copy: Option<&CopyHandle>,
         request: v1::ScanRequest,
         snapshot: Snapshot,
         sender: &mpsc::Sender<Result<v1::ScanResponse, Status>>,

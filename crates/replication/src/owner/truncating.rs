@@ -103,12 +103,15 @@ impl Owner {
         let aged_out =
             self.lag.as_ref().map_or(own.end, |lag| lag.clock.aged_out(&lag.effective(), now));
         let lags = self.lag.as_ref().map_or(assigned.lag, Lag::effective);
+        let mut holds = assigned.holds.clone();
+        let local = self.shared.holds.lock();
+        holds.extend_from_slice(&local.unwrap_or_else(std::sync::PoisonError::into_inner));
         let inputs = TruncationInputs {
             own,
             role,
             lags,
             aged_out,
-            holds: &assigned.holds,
+            holds: &holds,
             now_unix_ms: unix_millis(),
         };
         Some(truncation_point(&inputs))

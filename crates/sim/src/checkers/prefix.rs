@@ -1,10 +1,10 @@
-//! Every copy replays a prefix of one and the same log.
+//! Every copy replays a prefix of one and the same log. What a receipt names is another one.
 
 use std::collections::BTreeMap;
 
 use keelson_types::{LogEnd, Position};
 
-use super::{Verdict, Violation};
+use super::{GivenUp, Verdict, Violation};
 
 /// The frames replayed anywhere so far: end and chain value.
 #[derive(Default, Debug)]
@@ -22,9 +22,16 @@ impl Prefixes {
         database: usize,
         start: Position,
         frame: (LogEnd, u32),
+        given_up: &GivenUp,
         who: &str,
     ) -> Verdict {
         let frames = self.frames.entry(database).or_default();
+        if given_up.covers(database, frame.0) {
+            return Ok(());
+        }
+        if frames.get(&start).is_some_and(|(end, _)| given_up.covers(database, *end)) {
+            frames.remove(&start);
+        }
         let first = *frames.entry(start).or_insert(frame);
         if first == frame {
             return Ok(());

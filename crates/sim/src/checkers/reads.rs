@@ -37,6 +37,12 @@ impl Registers {
         register.certain = register.certain.max(version);
     }
 
+    /// The log goes on without later versions of the key: an operator gave them up.
+    pub fn given_up(&mut self, database: usize, key: u32, kept: u64) {
+        let register = self.key(database, key);
+        register.certain = register.certain.min(kept);
+    }
+
     /// What a read that begins now must see at least.
     pub fn read_begins(&mut self, database: usize, key: u32) -> u64 {
         self.key(database, key).certain

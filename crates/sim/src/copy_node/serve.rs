@@ -108,7 +108,7 @@ impl CopyNode {
             self.writes.pop_front();
             // Without the lease nothing is said: the client does not know.
             if gate == Some(write.epoch) {
-                self.reply(moment, write.operation, Reply::Written, write.epoch);
+                self.reply(moment, write.operation, Reply::Written(write.end), write.epoch);
             }
         }
         self.tell_committed(moment, to);

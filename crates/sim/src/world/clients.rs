@@ -1,6 +1,8 @@
 //! Clients: one writer and one reader per key, which follow the active by trying.
 
-use keelson_types::Epoch;
+use std::collections::BTreeSet;
+
+use keelson_types::{Epoch, LogEnd};
 
 use super::{Happening, World};
 use crate::messages::{Operation, Reply};
@@ -77,9 +79,10 @@ impl World {
             self.check(verdict);
         }
         match (reply, operation.write) {
-            (Reply::Written, Some(version)) => {
+            (Reply::Written(position), Some(version)) => {
                 self.counts.acknowledged += 1;
-                self.acknowledged.acknowledged(database, (operation.key, version));
+                let end = LogEnd { epoch, position };
+                self.acknowledged.acknowledged(database, (operation.key, version), end);
                 self.registers.acknowledged(database, operation.key, version);
             }
             (Reply::Read(version), None) => {
@@ -102,6 +105,20 @@ impl World {
         }
     }
 
+    /// Later versions of the keys than these are given up: nobody can expect them any more, and a
+    /// read under way may see either side.
+    pub(crate) fn expect_no_more(&mut self, database: usize, kept: &BTreeSet<(u32, u64)>) {
+        for key in 0..super::setup::KEYS {
+            let versions = kept.iter().filter(|(k, _)| *k == key).map(|(_, version)| *version);
+            self.registers.given_up(database, key, versions.max().unwrap_or(0));
+        }
+        for client in self.clients.iter().filter(|client| client.database == database) {
+            if let Some(operation) = client.waiting {
+                self.floors.remove(&operation.id);
+            }
+        }
+    }
+
     pub(crate) fn client_reply(&mut self, client: usize, operation: Operation, reply: Reply) {
         let members = self.params.members;
         let think = self.random.below(2 * self.params.think + 1);
@@ -116,7 +133,7 @@ impl World {
                 one.again = operation.write;
                 20 * MS
             }
-            Reply::Written | Reply::Read(_) => think,
+            Reply::Written(_) | Reply::Read(_) => think,
         };
         self.after(pause, Happening::ClientStep { client });
     }

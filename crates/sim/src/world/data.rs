@@ -104,11 +104,16 @@ impl World {
         }
         match opened {
             Ok(node) => {
-                let peers: Vec<_> = {
+                let (predecessor, peers): (_, Vec<_>) = {
                     let data = self.machines[member].data.as_mut().expect("the process runs");
-                    data.copies.insert(database, node);
-                    data.peers.keys().map(|peer| super::member_id(*peer)).collect()
+                    let predecessor = data.copies.insert(database, node).is_some();
+                    let peers = data.peers.keys().map(|peer| super::member_id(*peer)).collect();
+                    (predecessor, peers)
                 };
+                if predecessor {
+                    // It may have taken an offer along; sources are told to offer again.
+                    self.break_sessions_of(member);
+                }
                 self.note(format_args!("m{member}: db{database} opened as {copy}"));
                 self.handle(member, database, out);
                 self.with_copy(member, database, |copy, moment| {
@@ -211,7 +216,9 @@ impl World {
                 }
                 Out::Replaying { start, end, chain } => {
                     let who = format!("m{member}");
-                    let verdict = self.prefixes.check(database, start, (end, chain), &who);
+                    self.note_losses(member, database, end);
+                    let (frame, given_up) = ((end, chain), &self.given_up);
+                    let verdict = self.prefixes.check(database, start, frame, given_up, &who);
                     self.check(verdict);
                 }
                 Out::Serves { epoch } => {

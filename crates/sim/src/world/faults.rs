@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use keelson_cluster_core::Command;
+use keelson_cluster_core::{AcceptedLoss, Command};
 use keelson_env::Disk;
 use keelson_format::{Chunk, Item};
-use keelson_types::{LagSettings, Position};
+use keelson_types::{DatabaseId, DatabaseState, LagSettings, Position};
 
 use super::consensus::Origin;
 use super::{Happening, World, database_id, member_id};
@@ -75,8 +75,9 @@ impl World {
             hits(faults.disk_loss),
             hits(faults.suspend),
             hits(faults.lag),
+            hits(faults.accept_loss),
         ];
-        let strikes: [fn(&mut Self, usize); 16] = [
+        let strikes: [fn(&mut Self, usize); 17] = [
             Self::crash_data,
             Self::crash_member,
             Self::lose_power,
@@ -93,6 +94,7 @@ impl World {
             Self::lose_disk,
             Self::suspend_copy,
             Self::let_copy_lag,
+            Self::accept_loss,
         ];
         for (hit, strike) in rolled.into_iter().zip(strikes) {
             if hit {
@@ -232,9 +234,30 @@ impl World {
 
     fn order_dismount(&mut self, _: usize) {
         let database = self.random.below(self.params.databases as u64) as usize;
-        self.operate(database_id(database), false);
+        self.dismount(database_id(database));
         let delay = self.between((200 * MS, 3 * SEC));
         self.after(delay, Happening::Undo(Fault::Closed { database }));
+    }
+
+    /// An operator has no patience with a database that waits for a missing copy.
+    fn accept_loss(&mut self, member: usize) {
+        for database in (0..self.params.databases).map(database_id) {
+            if self.waits(database) {
+                let on = self.random.chance(1, 3).then(|| member_id(member));
+                self.mount(database, Some(AcceptedLoss { on }));
+            }
+        }
+    }
+
+    /// No copy could be bound to the newest epoch.
+    fn waits(&self, id: DatabaseId) -> bool {
+        let recorded = &self.reference.databases[&id];
+        let mut decisions = self.reference.decisions.iter().rev();
+        let newest = decisions.find(|entry| entry.record.database == id);
+        recorded.state == DatabaseState::Sealing
+            && newest.is_some_and(|entry| {
+                entry.record.epoch == recorded.epoch && entry.record.chosen.is_none()
+            })
     }
 
     fn change_constraint(&mut self, _: usize) {
@@ -285,7 +308,7 @@ impl World {
                 self.network.data_cut.retain(|link| !links.contains(link));
             }
             Fault::Stalled { member } => self.go_on(*member),
-            Fault::Closed { database } => self.operate(database_id(*database), true),
+            Fault::Closed { database } => self.mount(database_id(*database), None),
             Fault::Suspended { database, member } => self.resume_copy(*database, *member),
             Fault::Lagged { database, member } => {
                 self.set_copy_lag(*database, *member, LagSettings::default());

@@ -95,19 +95,19 @@ impl World {
         };
         for database in 0..self.params.databases {
             let recorded = &self.reference.databases[&database_id(database)];
+            // With `degrade_after` = never an epoch may wait for a copy that only a seed brings back.
+            let bound = recorded.target.is_some();
             if recorded.intent == MountIntent::Dismounted && self.now % SEC < 200_000_000 {
-                self.operate(database_id(database), true);
+                self.mount(database_id(database), None);
             }
             if self.now % SEC < 200_000_000 {
                 self.release_copies(database);
             }
-            let established = self.active(database).is_some();
             let broken = (0..self.params.members).find_map(|member| {
                 let copy = self.copy(member, database)?;
                 is_lost(copy).then_some(copy.copy)
             });
-            if let Some(old) = broken.filter(|old| established && self.is_recorded(database, *old))
-            {
+            if let Some(old) = broken.filter(|old| bound && self.is_recorded(database, *old)) {
                 let new = CopyId::from_u128(0x1000 + u128::from(self.fresh()));
                 self.fire(Probe::Reseeded);
                 let database = database_id(database);
@@ -181,7 +181,7 @@ impl World {
         match writes_in(copy) {
             Ok(log) => {
                 let who = format!("m{member}, which serves,");
-                let verdict = self.acknowledged.check(database, &log, &who);
+                let verdict = self.acknowledged.check(database, &log, &self.given_up, &who);
                 self.check(verdict);
             }
             Err(what) => {
@@ -190,6 +190,29 @@ impl World {
                     self.fail("log", format!("m{member} db{database}: {what}"));
                 }
             }
+        }
+    }
+
+    /// A copy replays a committed frame: if its log goes on where an operator accepted loss, what
+    /// the receipt names is given up from now on.
+    pub(crate) fn note_losses(&mut self, member: usize, database: usize, end: LogEnd) {
+        let recorded = &self.reference.databases[&database_id(database)].receipts;
+        let Some(copy) = self.copy(member, database) else { return };
+        let table = copy.machine.table();
+        let in_log = |epoch| table.rows().iter().any(|row| row.epoch == epoch);
+        let receipts = recorded.iter().filter(|r| r.epoch <= end.epoch && in_log(r.epoch));
+        let receipts: Vec<_> = receipts.cloned().collect();
+        for receipt in receipts {
+            let (epoch, kept) = (receipt.epoch, receipt.kept);
+            if !self.given_up.add(database, receipt) {
+                continue;
+            }
+            let log = self.copy(member, database).map(writes_in);
+            if let Some(Ok(log)) = log {
+                self.expect_no_more(database, &log);
+            }
+            self.fire(Probe::LossAccepted);
+            self.note(format_args!("db{database} goes on in {epoch} behind {kept}, with loss"));
         }
     }
 

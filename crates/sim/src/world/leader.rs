@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_cluster_core::{
-    Command, ManagerAction, ManagerEvent, OperationKind, Outcome, RenewRequest,
+    AcceptedLoss, Command, ManagerAction, ManagerEvent, OperationKind, Outcome, RenewRequest,
 };
 use keelson_types::{DatabaseId, Epoch, IncarnationId, MemberId, OperationId, Tick};
 
@@ -356,20 +356,25 @@ impl World {
         })
     }
 
-    /// An operator opens or closes a database.
-    pub(crate) fn operate(&mut self, database: DatabaseId, open: bool) {
+    /// An operator opens a database, perhaps with loss.
+    pub(crate) fn mount(&mut self, database: DatabaseId, accept_loss: Option<AcceptedLoss>) {
         let Some(leader) = self.ready_leader() else { return };
         let operation = OperationId::from_u128(0x7000 + u128::from(self.fresh()));
-        self.note(format_args!("an operator wants {database} open: {open}"));
-        let (kind, event) = if open {
-            let event = ManagerEvent::MountRequested { operation, database };
-            (OperationKind::Mount { database }, event)
-        } else {
-            let event = ManagerEvent::DismountRequested { operation, database };
-            (OperationKind::Dismount { database }, event)
-        };
+        self.note(format_args!("an operator opens {database}, loss: {accept_loss:?}"));
+        let kind = OperationKind::Mount { database, accept_loss };
         self.propose(leader, Command::PutOperation { id: operation, kind }, Origin::None);
+        let event = ManagerEvent::MountRequested { operation, database, accept_loss };
         self.manage(leader, event);
+    }
+
+    /// An operator closes a database.
+    pub(crate) fn dismount(&mut self, database: DatabaseId) {
+        let Some(leader) = self.ready_leader() else { return };
+        let operation = OperationId::from_u128(0x7000 + u128::from(self.fresh()));
+        self.note(format_args!("an operator closes {database}"));
+        let kind = OperationKind::Dismount { database };
+        self.propose(leader, Command::PutOperation { id: operation, kind }, Origin::None);
+        self.manage(leader, ManagerEvent::DismountRequested { operation, database });
     }
 
     /// An operator moves a database; nothing happens if nobody leads.

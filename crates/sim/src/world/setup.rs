@@ -66,6 +66,7 @@ impl World {
             waived: BTreeSet::new(),
             rotten: BTreeSet::new(),
             acknowledged: Default::default(),
+            given_up: Default::default(),
             bindings: Default::default(),
             contents: Default::default(),
             serving: Default::default(),

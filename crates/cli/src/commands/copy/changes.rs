@@ -14,8 +14,8 @@ use crate::text;
 /// A copy as `DB@member`.
 #[derive(Clone, Debug)]
 pub(crate) struct CopyName {
-    pub(super) database: String,
-    pub(super) member: String,
+    pub(crate) database: String,
+    pub(crate) member: String,
 }
 
 impl std::str::FromStr for CopyName {

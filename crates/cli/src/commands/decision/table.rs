@@ -99,6 +99,7 @@ fn reason(names: &Names, reason: &Value, holder: impl Fn(&Value) -> String) -> S
 fn verdict(record: &Value) -> &'static str {
     match (&record["chosen"], record["verdict"].as_str()) {
         (Value::Null, _) => "closed",
+        _ if record["loss"].is_object() => "with loss",
         (_, Some("lossless")) => "lossless",
         _ => "possible loss",
     }

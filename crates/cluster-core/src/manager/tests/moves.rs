@@ -4,13 +4,17 @@ use keelson_types::{CopyFault, MountIntent, OperationId, RefusalReason};
 
 use super::*;
 
-const OPERATION: OperationId = OperationId::from_u128(7);
+pub(super) const OPERATION: OperationId = OperationId::from_u128(7);
+
+pub(super) fn mount_requested(accept_loss: Option<crate::AcceptedLoss>) -> ManagerEvent {
+    ManagerEvent::MountRequested { operation: OPERATION, database: DB, accept_loss }
+}
 
 fn move_to(n: u128) -> ManagerEvent {
     ManagerEvent::MoveRequested { operation: OPERATION, database: DB, to: member(n) }
 }
 
-fn finished(actions: &[ManagerAction]) -> Vec<Result<(), RefusalReason>> {
+pub(super) fn finished(actions: &[ManagerAction]) -> Vec<Result<(), RefusalReason>> {
     let finished = actions.iter().filter_map(|action| match action {
         ManagerAction::FinishOperation { operation, result } => {
             assert_eq!(*operation, OPERATION);
@@ -141,7 +145,7 @@ fn dismount_then_mount_is_a_new_epoch() {
     let actions = world.step(ManagerEvent::LeaseExpired { member: member(1) });
     assert_eq!(proposals(&actions), [silence(1, true)], "nothing is activated");
     world.alive(1);
-    let event = ManagerEvent::MountRequested { operation: OPERATION, database: DB };
+    let event = mount_requested(None);
     let actions = world.step(event);
     let (database, intent) = (DB, MountIntent::Mounted);
     assert_eq!(proposals(&actions), [Command::SetMountIntent { database, intent }]);

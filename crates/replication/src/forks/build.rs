@@ -1,0 +1,300 @@
+//! Building a fork: checkpoint, then the log up to the instant.
+
+use std::sync::Arc;
+
+use keelson_env::{KvStore, ReplayFrame};
+use keelson_format::{FrameInfo, Item};
+use keelson_log::LogReader;
+use keelson_types::{ForkName, HoldKind, Instant, LogHold, OperationId, Position, RefusalReason};
+use keelson_wire::Refusal;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{Description, Fork, ForkState, Forks, internal, lock, place};
+use crate::context::{CopyHandle, PlaneContext};
+use crate::kv::open_store;
+use crate::message::Message;
+use crate::owner::unix_millis;
+use crate::shared::CopyShared;
+
+/// Log read from files in one piece.
+const READ_BYTES: usize = 4 * 1024 * 1024;
+/// Frames applied in one store batch.
+const BATCH_BYTES: usize = 2 * 1024 * 1024;
+
+/// What an operator asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct ForkOrder {
+    /// One is made up if there is none.
+    pub(crate) name: Option<ForkName>,
+    pub(crate) at: Instant,
+    /// Milliseconds from now.
+    pub(crate) expires_after_ms: Option<u64>,
+}
+
+/// Keeps log that a fork needs until it is dropped.
+struct Hold {
+    of: Arc<CopyShared>,
+    operation: OperationId,
+}
+
+impl Hold {
+    fn take(of: &Arc<CopyShared>) -> Self {
+        let operation = OperationId::new(Uuid::new_v4());
+        // The checkpoint can only lie behind what is durable in the store by now.
+        let hold = LogHold {
+            operation,
+            kind: HoldKind::Fork,
+            from: of.checkpointed.load(),
+            taken_unix_ms: unix_millis(),
+            expires_unix_ms: u64::MAX,
+        };
+        lock(&of.holds).push(hold);
+        Self { of: of.clone(), operation }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        lock(&self.of.holds).retain(|hold| hold.operation != self.operation);
+    }
+}
+
+/// What the copy can show: from where its store stands to what is committed.
+struct Reach {
+    from: Position,
+    to: Position,
+    /// When the first frame behind `from` was written, or the last one if there is none behind.
+    since_unix_ms: u64,
+}
+
+impl Reach {
+    /// `last_unix_ms` is when the last frame of the log was written.
+    fn find(
+        reader: &mut LogReader,
+        (from, to): (Position, Position),
+        end: Position,
+        last_unix_ms: u64,
+    ) -> Result<Self, Refusal> {
+        let chunks = reader.read(from, end, 1).map_err(|error| internal(&error))?;
+        let items = chunks.iter().flat_map(keelson_format::Chunk::items).flatten();
+        let mut times = items.filter_map(|item| match item {
+            Item::Frame(frame) if frame.end().position > from => {
+                Some(frame.header.time.unix_millis())
+            }
+            Item::Frame(_) | Item::Header(_) => None,
+        });
+        Ok(Self { from, to, since_unix_ms: times.next().unwrap_or(last_unix_ms) })
+    }
+
+    fn check(&self, at: Instant, name: &str) -> Result<(), Refusal> {
+        let now = unix_millis();
+        let inside = match at {
+            Instant::At(position) => (self.from..=self.to).contains(&position),
+            Instant::Time(time) => (self.since_unix_ms..=now).contains(&time),
+        };
+        if inside {
+            return Ok(());
+        }
+        let (from, to, since) = (self.from, self.to, self.since_unix_ms);
+        let message = format!(
+            "this copy of {name} can show positions {from} to {to}, and times from {since} (Unix \
+             milliseconds) to now"
+        );
+        Err(Refusal::new(RefusalReason::InstantOutOfReach, message))
+    }
+}
+
+/// Whether the frame belongs to the instant.
+fn is_within(at: Instant, frame: &FrameInfo) -> bool {
+    match at {
+        Instant::At(position) => frame.end().position <= position,
+        Instant::Time(time) => frame.header.time.unix_millis() <= time,
+    }
+}
+
+impl PlaneContext {
+    /// Checks the order and begins to build the fork.
+    ///
+    /// # Errors
+    /// `instant_out_of_reach` with the span that the copy can show, `already_exists`,
+    /// `fork_budget`, or what the copy's store says.
+    pub(crate) async fn create_fork(
+        self: &Arc<Self>,
+        copy: &CopyHandle,
+        order: ForkOrder,
+    ) -> Result<Arc<Fork>, Refusal> {
+        let shared = copy.shared.clone();
+        let hold = Hold::take(&shared);
+        let store = open_store(copy).await?;
+        let (reply, log) = oneshot::channel();
+        let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
+        copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
+        let log = log.await.map_err(|_| gone())??;
+        let (reply, view) = oneshot::channel();
+        copy.mailbox.send(Message::View(reply)).await.map_err(|_| gone())?;
+        let last_unix_ms = view.await.map_err(|_| gone())?.last_inspected_unix_millis;
+        let end = log.durable.position;
+        let to = shared.committed.load().min(end);
+        let from = store.replayed().position;
+        let bytes_max =
+            store.size_bytes() + shared.log_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let (name, at, mut reader) = (shared.name.clone(), order.at, log.reader.clone());
+        let (reply, checked) = oneshot::channel();
+        self.readers.run(move || {
+            let reach = Reach::find(&mut reader, (from, to), end, last_unix_ms);
+            drop(reply.send(reach.and_then(|reach| reach.check(at, &name))));
+        });
+        checked.await.map_err(|_| gone())??;
+        let now = unix_millis();
+        let fork = self.forks.admit(Description {
+            database: shared.database,
+            database_name: shared.name.clone(),
+            copy: shared.copy,
+            name: order.name.unwrap_or_else(|| self.forks.free_name(&shared.name)),
+            created_unix_ms: now,
+            expires_unix_ms: order.expires_after_ms.map(|after| now.saturating_add(after)),
+            bytes_max,
+        })?;
+        let (context, built) = (self.clone(), fork.clone());
+        self.scans.run(move || {
+            let work = Work { context: &context, fork: &built, reader: log.reader, to, at };
+            work.finish(store);
+            drop(hold);
+        });
+        Ok(fork)
+    }
+}
+
+/// A fork being built, on a thread of its own.
+struct Work<'a> {
+    context: &'a PlaneContext,
+    fork: &'a Fork,
+    reader: LogReader,
+    to: Position,
+    at: Instant,
+}
+
+impl Work<'_> {
+    fn finish(mut self, store: Arc<dyn KvStore>) {
+        let built = self.build(store);
+        let (database, fork) = (&self.fork.is.database_name, &self.fork.is.name);
+        let state = match built {
+            Ok(state) => {
+                tracing::info!(%database, %fork, "a fork is ready");
+                state
+            }
+            Err(why) => {
+                tracing::warn!(%database, %fork, why, "a fork failed");
+                ForkState::Failed(why)
+            }
+        };
+        *lock(&self.fork.state) = state;
+        // One that expired meanwhile was not dropped while it was built.
+        self.context.forks.changed.notify_one();
+    }
+
+    fn build(&mut self, source: Arc<dyn KvStore>) -> Result<ForkState, String> {
+        let forks: &Forks = &self.context.forks;
+        let building = place::begin(&forks.root, &self.fork.is).map_err(text)?;
+        let directory = building.join(place::STORE);
+        let started = source.create_checkpoint(&directory).map_err(text)?;
+        drop(source);
+        if let Instant::At(position) = self.at
+            && started.position > position
+        {
+            return Err(format!("the copy was replayed up to {} meanwhile", started.position));
+        }
+        let store = self.context.opener.0.open(&directory).map_err(text)?;
+        let time_unix_ms = self.replay(&*store)?;
+        store.checkpoint().map_err(text)?;
+        let at = store.replayed();
+        drop(store);
+        place::finish(&forks.root, &building, &self.fork.is, at, time_unix_ms).map_err(text)?;
+        Ok(ForkState::Ready { at, time_unix_ms })
+    }
+
+    /// Replays up to the instant; gives the time of the last frame.
+    fn replay(&mut self, store: &dyn KvStore) -> Result<u64, String> {
+        let (mut at, mut time_unix_ms) = (store.replayed().position, 0);
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        'log: while at < self.to {
+            let chunks = self.reader.read(at, self.to, READ_BYTES).map_err(text)?;
+            let before = at;
+            for item in chunks.iter().flat_map(keelson_format::Chunk::items) {
+                let Item::Frame(frame) = item.map_err(|(_, error)| text(error))? else { continue };
+                if frame.end().position <= at {
+                    continue;
+                }
+                if !is_within(self.at, &frame) {
+                    break 'log;
+                }
+                at = frame.end().position;
+                time_unix_ms = frame.header.time.unix_millis();
+                bytes += frame.bytes.len();
+                batch.push(replayable(&frame)?);
+                if bytes >= BATCH_BYTES {
+                    store.replay(&std::mem::take(&mut batch)).map_err(text)?;
+                    bytes = 0;
+                }
+            }
+            if at == before {
+                break;
+            }
+        }
+        store.replay(&batch).map_err(text)?;
+        Ok(time_unix_ms)
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn replayable(frame: &FrameInfo) -> Result<ReplayFrame, String> {
+    let frame = frame.decode().map_err(text)?;
+    let (end, time, first_sequence) = (frame.end, frame.time, frame.first_sequence);
+    Ok(ReplayFrame { end, time, first_sequence, records: frame.records })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_shows_what_lies_between_its_store_and_what_is_committed() {
+        let (from, to) = (Position::new(2, 100), Position::new(3, 50));
+        let now = unix_millis();
+        let reach = Reach { from, to, since_unix_ms: now - 1_000 };
+        for (at, inside) in [
+            (Instant::At(from), true),
+            (Instant::At(Position::new(2, 900)), true),
+            (Instant::At(to), true),
+            (Instant::At(Position::new(2, 99)), false),
+            (Instant::At(Position::new(3, 51)), false),
+            (Instant::Time(now - 1_000), true),
+            (Instant::Time(now - 1_001), false),
+            (Instant::Time(now + 60_000), false),
+        ] {
+            let checked = reach.check(at, "DB1");
+            assert_eq!(checked.is_ok(), inside, "{at:?}: {checked:?}");
+            if let Err(refusal) = checked {
+                assert_eq!(refusal.reason, RefusalReason::InstantOutOfReach);
+                assert!(refusal.message.contains("2:100 to 3:50"), "it names the span");
+            }
+        }
+    }
+
+    #[test]
+    fn a_hold_keeps_log_until_it_is_dropped() {
+        let shared = Arc::new(CopyShared::for_tests());
+        shared.checkpointed.store(Position::new(4, 0));
+        let hold = Hold::take(&shared);
+        let other = Hold::take(&shared);
+        drop(hold);
+        let held: Vec<_> = lock(&shared.holds).iter().map(|hold| (hold.kind, hold.from)).collect();
+        assert_eq!(held, [(HoldKind::Fork, Position::new(4, 0))]);
+        drop(other);
+        assert!(lock(&shared.holds).is_empty());
+    }
+}

@@ -1,0 +1,113 @@
+//! A database is opened with loss by an operator's word, and only by that (G3).
+
+use anyhow::{Context, Result, ensure};
+use keelson_testkit::{CLIENTS, Cluster, View, eventually};
+use serde_json::Value;
+
+use crate::partitions::{cuttable, isolate, others};
+
+/// What the receipt of the newest loss says.
+async fn receipt(view: &View) -> Result<Value> {
+    let shown = view.cli.json(["database", "show", "DB1"]).await?;
+    let losses = shown["losses"].as_array().context("losses are listed")?;
+    losses.last().cloned().context("there is a receipt")
+}
+
+/// The active alone holds the last writes, and is cut off. Gives it, and what the others see.
+async fn only_the_lost_active_has_everything() -> Result<(Cluster, String, View)> {
+    let cluster = cuttable().await?;
+    let database = cluster.client().database("DB1");
+    database.put("kept", "1").await?;
+    let active = cluster.active_of("DB1").await?;
+    let passives = others(&cluster, &active);
+    for passive in &passives {
+        let copy = format!("DB1@{passive}");
+        let suspend = ["copy", "suspend", &copy, "--comment", "test"];
+        cluster.cli().succeed(suspend).await?;
+    }
+    eventually("the active stands alone", || async {
+        let rows = cluster.cli().json(["copy", "status", "DB1"]).await?;
+        let rows = rows.as_array().context("an array")?;
+        let counting = rows.iter().filter(|row| row["participant"] == true).count();
+        ensure!(counting == 1, "{counting} copies count");
+        Ok(())
+    })
+    .await?;
+    database.put("lost", "1").await?;
+    isolate(&cluster, &active);
+    // Whoever reached it would be told what was true before.
+    cluster.network().cut(CLIENTS, &active);
+    let view = cluster.seen_from(&passives[0])?;
+    for passive in &passives {
+        eventually("the others have a leader", || async {
+            view.cli.succeed(["copy", "resume", &format!("DB1@{passive}")]).await
+        })
+        .await?;
+    }
+    Ok((cluster, active, view))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_opened_with_loss_only_by_an_operators_word() -> Result<()> {
+    let (cluster, lost, view) = only_the_lost_active_has_everything().await?;
+    let mount = ["database", "mount", "DB1"];
+    eventually("an ordinary mount says that there is no lossless copy", || async {
+        let refused = view.cli.run(mount).await?;
+        ensure!(refused.error_code() == Some("no_lossless_copy"), "{refused:?}");
+        ensure!(refused.hint().is_some_and(|hint| hint.contains("--accept-loss")), "{refused:?}");
+        Ok(())
+    })
+    .await?;
+
+    let preview = view.cli.json(mount.iter().chain(&["--accept-loss", "--what-if"])).await?;
+    assert_eq!(preview["loss"]["missing_at_most"], "unknown", "{preview}");
+    assert_eq!(preview["loss"]["unreached_members"], serde_json::json!([lost]), "{preview}");
+    let target = preview["target"].as_str().context("a target")?.to_owned();
+    ensure!(target != lost && !target.is_empty(), "{preview}");
+    let shown = view.cli.json(["database", "show", "DB1"]).await?;
+    assert_eq!(shown["losses"], serde_json::json!([]), "a preview changes nothing");
+
+    let unconfirmed = view.cli.run(mount.iter().chain(&["--accept-loss"])).await?;
+    assert_eq!(unconfirmed.code, Some(2), "{unconfirmed:?}");
+    let accepted = ["database", "mount", "DB1", "--accept-loss", "--yes", "--on", &target];
+    let mounted = view.cli.json(accepted).await?;
+    assert_eq!(mounted["loss"]["unreached_members"], serde_json::json!([lost]), "{mounted}");
+    assert_eq!(view.active_of("DB1").await?, target);
+    assert_eq!(receipt(&view).await?, mounted["loss"]);
+
+    let database = view.client.database("DB1");
+    assert_eq!(database.get("kept").await?.as_deref(), Some(&b"1"[..]));
+    assert_eq!(database.get("lost").await?, None);
+    database.put("new", "1").await?;
+    let decisions = view.cli.json(["decision", "list", "DB1"]).await?;
+    let record = decisions.as_array().and_then(|list| list.last()).context("a decision")?;
+    ensure!(record.to_string().contains("possible_loss"), "the record hides it: {record}");
+    let events = view.cli.succeed(["event", "list"]).await?;
+    ensure!(events.contains("activated_with_loss"), "no event: {events}");
+
+    // The old active hears of the new epoch: it answers nobody any more, and the loss stays one.
+    cluster.network().heal_all();
+    cluster.wait_until_whole().await?;
+    assert_eq!(cluster.active_of("DB1").await?, target);
+    assert_eq!(cluster.client().database("DB1").get("lost").await?, None);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_words_for_a_loss_are_refused_with_codes() -> Result<()> {
+    let cluster = crate::data::cluster().await?;
+    let accept = "--accept-loss";
+    for (database, member, expected) in
+        [("DB9", "m1", "unknown_database"), ("DB1", "m9", "unknown_member")]
+    {
+        let words = ["database", "mount", database, accept, "--yes", "--on", member];
+        let output = cluster.cli().run(words).await?;
+        assert_eq!(output.error_code(), Some(expected), "{output:?}");
+    }
+    let usage = cluster.cli().run(["database", "mount", "DB1", "--on", "m1"]).await?;
+    assert_eq!(usage.code, Some(2), "{usage:?}");
+    // Where nothing is wrong nothing is given up, whatever is accepted.
+    let done = cluster.cli().json(["database", "mount", "DB1", accept]).await?;
+    assert_eq!(done["loss"], Value::Null, "{done}");
+    Ok(())
+}
