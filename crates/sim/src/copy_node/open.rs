@@ -60,7 +60,7 @@ impl CopyNode {
         };
         let path = directory.join("log");
         let floor = record.durable_floor;
-        let open = || Log::open(disk.clone(), &path, config.clone(), place.stream, floor);
+        let open = || Log::open(disk.clone(), &path, config, place.stream, floor);
         let (mut log, mut report) = open()?;
         while let Some(damage) = report.damage
             && mend_opened(&mut log, &damage, &record, &mut place.holders)
@@ -76,21 +76,12 @@ impl CopyNode {
         let recovered = recovered(&record, &table, &report, &state, store.replayed().position);
         let framing =
             FramingConfig { generation_bytes: place.params.generation_bytes, compress: false };
-        let weakness = match place.params.weakness {
-            // Those of cluster-core do not concern copies.
-            weakness @ (Weakness::RuleChangeAtOnce
-            | Weakness::SealBeforeSync
-            | Weakness::ResumeAfterRestart
-            | Weakness::AdmitBeforeCaughtUp
-            | Weakness::ExpiryDismounts) => weakness,
-            _ => Weakness::None,
-        };
         let config = CopyConfig {
             database: place.database,
             copy: place.copy,
             member: place.member,
             stream: place.stream,
-            weakness,
+            weakness: of_copies(place.params.weakness),
         };
         Ok(Self {
             database: place.database,
@@ -119,6 +110,18 @@ impl CopyNode {
             mounts: BTreeMap::new(),
             lag: None,
         })
+    }
+}
+
+/// The weakness, if it concerns copies: those of cluster-core do not.
+fn of_copies(weakness: Weakness) -> Weakness {
+    match weakness {
+        Weakness::RuleChangeAtOnce
+        | Weakness::SealBeforeSync
+        | Weakness::ResumeAfterRestart
+        | Weakness::AdmitBeforeCaughtUp
+        | Weakness::ExpiryDismounts => weakness,
+        _ => Weakness::None,
     }
 }
 
