@@ -12,7 +12,8 @@
 //!
 //! A malformed line or a record over a limit is reported with its place; everything else is
 //! imported, and the exit code is 5. So is a file, one of several, that cannot be read: how far the
-//! import has come is not recorded behind it, because the next run may read it and make other batches.
+//! import has come is not recorded behind it, because the next run may read it and make other
+//! batches.
 //!
 //! A pipe gives its bytes once, so an import of it cannot be continued and records no progress.
 

@@ -100,8 +100,8 @@ pub(super) struct Batch {
     pub(super) bytes: usize,
     /// Bytes of the source read when the batch was complete.
     pub(super) read: u64,
-    /// Everything before it could be read. Otherwise a later run may make other batches, so this one
-    /// says nothing about how far the import has come.
+    /// Everything before it could be read. Otherwise a later run may make other batches, so this
+    /// one says nothing about how far the import has come.
     pub(super) counts: bool,
 }
 
