@@ -95,10 +95,10 @@ fn check_unused(path: &Path, data_dir: &Path, log_dir: &Path) -> Result<(), Prob
     for part in parts {
         if part.try_exists().map_err(|error| unusable(&part, &error))? {
             let message = format!("{} is missing, but {} is there", path.display(), part.display());
-            let hint = "restore the file, or, if it is lost: take the member's copies and the member \
-                out of the cluster (keelson copy remove, keelson member remove), move what is there \
-                away, start with empty directories, and add it anew (keelson member add, keelson \
-                copy add)";
+            let hint = "restore the file; if it is lost, bring the member back empty, in this \
+                order: keelson copy remove for each of its copies, keelson member remove, move \
+                what is there away (keep it), start the server, keelson member add, keelson copy \
+                add";
             return Err(Problem::new("identity_missing", message, hint));
         }
     }

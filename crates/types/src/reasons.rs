@@ -147,14 +147,14 @@ refusals! {
          data directory";
     /// The server that answers in a member's place has another identity.
     ForeignMember = "foreign_member",
-        "another server has its name, or it lost its data; to have it back: keelson copy remove \
-         and keelson copy add for its copies, between them keelson member remove and keelson \
-         member add";
+        "if no other server runs under its name, bring it back empty, in this order: keelson copy \
+         remove for each of its copies, keelson member remove, keelson member add, keelson copy \
+         add";
     /// The file that holds a member's vote and its copy of the cluster state is damaged.
     ConsensusDamaged = "consensus_damaged",
-        "take this member out from another one and start it anew: keelson copy remove for its \
-         copies, keelson member remove; move its data directory away and keep it; start the \
-         server; keelson member add, keelson copy add";
+        "bring the member back empty, in this order: keelson copy remove for each of its copies, \
+         keelson member remove, move its data directory away (keep it), start the server, keelson \
+         member add, keelson copy add";
     /// The data directory was written by a newer version.
     NewerFormat = "newer_format",
         "start the version that wrote it, or a later one";

@@ -198,3 +198,39 @@ fn join<T>(ended: Result<Outcome<T>, tokio::task::JoinError>) -> Outcome<T> {
         Err(Failure::new(RefusalReason::Internal, format!("a part of the import failed: {error}")))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Format, Shape};
+    use super::*;
+    use crate::context::Global;
+    use crate::output;
+
+    /// The next run may read that file and make other batches: none behind it says how far the
+    /// import has come.
+    #[test]
+    fn behind_an_unreadable_file_no_batch_counts() {
+        let root = std::env::temp_dir().join(format!("keelson-pipeline-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir_all(&root).unwrap();
+        for name in ["a", "b", "c"] {
+            std::fs::write(root.join(name), "{\"n\":1}\n".repeat(4_000)).unwrap();
+        }
+        let source = Source::open(&root, Some(Format::JsonLines), Shape::default()).unwrap();
+        std::fs::remove_file(root.join("b")).unwrap();
+        let output = output::Format::Json;
+        let global = Global { client: None, output, yes: false, what_if: true };
+        let report = Mutex::new(Report::new(&global, "DB1", &root, &source));
+        let mut counts = Vec::new();
+        let mut records = 0;
+        each_batch(source, &report, |_, batch| {
+            counts.push(batch.counts);
+            records += batch.records.len();
+            true
+        })
+        .unwrap();
+        let first = counts.iter().position(|counts| !counts).unwrap();
+        assert!(first > 0 && counts[first..].iter().all(|counts| !counts), "{counts:?}");
+        assert_eq!((records, lock(&report, |report| report.bad_count())), (8_000, 1));
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+}
