@@ -6,8 +6,10 @@ use keelson_net::{TlsServer, bind, serve};
 use keelson_types::{Epoch, LogEnd, Position};
 use keelson_wire::v1::replication_server::{Replication, ReplicationServer};
 use keelson_wire::v1::{
-    CompareDigestsRequest, FetchLogRequest, FetchLogResponse, GetDigestRequest, GetDigestResponse,
-    PlaceMarkerRequest, PlaceMarkerResponse, SetMemberRequest, SourceMessage, TargetMessage,
+    CompareDigestsRequest, FetchLogRequest, FetchLogResponse, FetchRangeRequest,
+    FetchRangeResponse, GetDigestRequest, GetDigestResponse, PlaceMarkerRequest,
+    PlaceMarkerResponse, RepairRangeRequest, RepairRangeResponse, SetMemberRequest, SourceMessage,
+    TargetMessage,
 };
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
@@ -36,6 +38,20 @@ impl Replication for Content {
         &self,
         _: Request<FetchLogRequest>,
     ) -> Result<Response<Self::FetchLogStream>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn fetch_range(
+        &self,
+        _: Request<FetchRangeRequest>,
+    ) -> Result<Response<FetchRangeResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn repair_range(
+        &self,
+        _: Request<RepairRangeRequest>,
+    ) -> Result<Response<RepairRangeResponse>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 
