@@ -11,6 +11,7 @@ mod crashes;
 mod damage;
 mod data;
 mod dev;
+mod diverge;
 mod edges;
 mod forks;
 mod full_volumes;

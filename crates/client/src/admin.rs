@@ -292,6 +292,15 @@ impl Admin {
         ask!(self, Kind::Change, resume_copy, message).map(drop)
     }
 
+    /// Lets a passive copy fetch user keys in `from..to` anew from another copy; its whole store if
+    /// both are empty. Answered once that is durably noted; the status of the copy shows the rest.
+    ///
+    /// # Errors
+    /// `precondition` for the active copy, `bad_argument` for an empty range, `unknown_copy`.
+    pub async fn repair_copy(&self, message: v1::RepairCopyRequest) -> Result<(), ClientError> {
+        ask!(self, Kind::Change, repair_copy, message).map(drop)
+    }
+
     /// Changes the preference and the lags of a copy.
     ///
     /// # Errors

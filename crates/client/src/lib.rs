@@ -38,6 +38,7 @@ mod error;
 mod limits;
 mod operations;
 mod pool;
+mod salvage;
 mod scan;
 mod session;
 mod topology;
@@ -52,6 +53,7 @@ pub use error::ClientError;
 /// The messages that answers consist of; see the protobuf files.
 pub use keelson_wire::v1;
 pub use operations::{Operations, succeeded};
+pub use salvage::SalvageStream;
 pub use scan::{ScanOptions, ScanStream};
 pub use session::Session;
 pub use topology::{DatabaseRoute, MemberAddresses, Topology};

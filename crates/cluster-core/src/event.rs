@@ -163,6 +163,25 @@ pub enum EventKind {
         /// Where and what.
         text: String,
     },
+    /// A copy left the log of its active, or found keys of its store wrong, and gets back (G4).
+    Divergence {
+        /// The copy.
+        copy: CopyId,
+        /// What is done about it.
+        rung: String,
+        /// It is done.
+        finished: bool,
+        /// Log that is cut off and kept as salvage.
+        salvage_bytes: u64,
+        /// Log that is replayed again.
+        replay_bytes: u64,
+        /// Keys fetched from another copy: foreseen, or spent once it is done.
+        keys: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// How often the fetch began.
+        rounds: u32,
+    },
     /// Free text.
     Note(String),
 }

@@ -32,10 +32,11 @@ use keelson_wire::v1::{
     ListForksResponse, ListSettingsRequest, ListSettingsResponse, MountDatabaseRequest,
     OperationStarted, PreviewMountResponse, RemoveCopyRequest, RemoveCopyResponse,
     RemoveDatabaseRequest, RemoveDatabaseResponse, RemoveMemberRequest, RemoveMemberResponse,
-    ResumeCopyRequest, ResumeCopyResponse, ScrubCopiesRequest, ScrubCopiesResponse, SetCopyRequest,
-    SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest, SetMemberResponse,
-    SetSettingRequest, SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse,
-    SuspendCopyRequest, SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
+    RepairCopyRequest, RepairCopyResponse, ResumeCopyRequest, ResumeCopyResponse,
+    ScrubCopiesRequest, ScrubCopiesResponse, SetCopyRequest, SetCopyResponse, SetDatabaseRequest,
+    SetDatabaseResponse, SetMemberRequest, SetMemberResponse, SetSettingRequest,
+    SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest,
+    SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -113,6 +114,7 @@ arms! {
     suspend_copy(SuspendCopyRequest) -> SuspendCopyResponse =
         Some("suspend_copy"), admin_suspend_copy;
     resume_copy(ResumeCopyRequest) -> ResumeCopyResponse = Some("resume_copy"), admin_resume_copy;
+    repair_copy(RepairCopyRequest) -> RepairCopyResponse = Some("repair_copy"), admin_repair_copy;
     set_copy(SetCopyRequest) -> SetCopyResponse = Some("set_copy"), admin_set_copy;
     guarantee_health(GuaranteeRequest) -> GuaranteeResponse = None, admin_guarantee_health;
     guarantee_flush(GuaranteeRequest) -> GuaranteeResponse = None, admin_guarantee_flush;

@@ -259,5 +259,6 @@ fn assignment(database: &Database, this_copy: CopyId) -> DatabaseAssignment {
         holds: json(&database.holds),
         lag_disabled: own.and_then(|config| config.lag_switch.disabled().map(str::to_owned)),
         play_down_max_delay_seconds: lag.play_down_max_delay().as_secs(),
+        discards: Vec::new(),
     }
 }

@@ -14,8 +14,8 @@ use keelson_cluster_core::{
 use keelson_net::Lane;
 use keelson_types::{CommitRule, DatabaseId, Epoch, IncarnationId, News};
 use keelson_wire::v1::{
-    CertifyDeathRequest, CopyNote, CopyStopped, EpochGivenUp, EstablishedReport, MarkCutOff,
-    NewsReport, ProposeRule, RuleOutcome, control_to_data, data_to_control,
+    CertifyDeathRequest, CopyNote, CopyStopped, DivergenceReport, EpochGivenUp, EstablishedReport,
+    MarkCutOff, NewsReport, ProposeRule, RuleOutcome, control_to_data, data_to_control,
 };
 use keelson_wire::{Invalid, Refusal, ids, v1};
 use tokio::sync::Semaphore;
@@ -65,6 +65,7 @@ impl Reports {
             M::CopyStopped(report) => self.copy_stopped(report),
             M::MarkCutOff(report) => self.mark_cut_off(&report),
             M::Note(note) => self.noted(note),
+            M::Divergence(report) => self.divergence(report),
             M::Ready(_) => {
                 tracing::info!("the data process is ready");
                 Ok(())
@@ -163,6 +164,26 @@ impl Reports {
         let reason = ActivationReason::Wedged;
         let command = Command::AllocateEpochs(vec![AllocateItem { database, expected, reason }]);
         let wanted = move |state: &ClusterState| is_epoch(state, database, expected);
+        self.propose(command, wanted, |_, _, _| async {});
+        Ok(())
+    }
+
+    /// Records what a copy does to get back onto its active's log.
+    fn divergence(&self, report: DivergenceReport) -> Result<(), Invalid> {
+        let database = ids::database(&report.database)?;
+        let kind = EventKind::Divergence {
+            copy: ids::copy(&report.copy)?,
+            rung: report.rung,
+            finished: report.finished,
+            salvage_bytes: report.salvage_bytes,
+            replay_bytes: report.replay_bytes,
+            keys: report.keys,
+            bytes: report.bytes,
+            rounds: report.rounds,
+        };
+        let member = Some(self.context.identity.member);
+        let command = Command::AppendEvent { member, database: Some(database), kind };
+        let wanted = move |state: &ClusterState| state.databases.contains_key(&database);
         self.propose(command, wanted, |_, _, _| async {});
         Ok(())
     }

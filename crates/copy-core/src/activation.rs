@@ -74,8 +74,8 @@ impl CopyMachine {
     }
 
     fn mount_failure(&self, order: &MountOrder) -> Option<MountFailure> {
-        if let Some(fault) = &self.fault {
-            return Some(MountFailure::Failed(fault.clone()));
+        if let Some(fault) = self.fault.clone().or_else(|| self.untrusted()) {
+            return Some(MountFailure::Failed(fault));
         }
         if order.epoch < self.sealed {
             return Some(MountFailure::SealedHigher(self.sealed));

@@ -8,6 +8,10 @@ use keelson_types::{
     LogEnd, MemberId, Position, SiteName, StreamId, Suspension, Weakness,
 };
 
+use crate::divergence::{Touched, Verdict};
+use crate::range_fetch::FetchCost;
+use crate::undo::{Discard, Ground, Marking};
+
 /// Who this copy is; fixed for the life of a machine.
 #[derive(Clone, Debug)]
 pub struct CopyConfig {
@@ -80,6 +84,8 @@ pub struct Assignment {
     pub dismount_after: Duration,
     /// What is stopped on this copy.
     pub suspension: Suspension,
+    /// Log that was given up, oldest first.
+    pub discards: Vec<Discard>,
 }
 
 /// A holder of log that a copy needs before it is activated.
@@ -121,6 +127,8 @@ pub struct OpenOffer {
     pub end: Position,
     /// What it knows to be committed.
     pub committed: Position,
+    /// Its log is complete from here on.
+    pub log_from: Position,
 }
 
 /// Something happened. Events that belong to an epoch name it; late ones are ignored.
@@ -249,6 +257,29 @@ pub enum Event {
         /// Why.
         refusal: OpenRefusal,
     },
+    /// Facts for the ladder of divergence, before an offer or the answer to a rung.
+    Ground(Ground),
+    /// The store was opened again and stands here.
+    StoreReopened {
+        /// Its position.
+        replayed: Position,
+    },
+    /// What the fork touched was counted.
+    ForkCounted(Touched),
+    /// The mark of a resync is durable, whoever asked for it; the store goes back to the fork.
+    ResyncBegun {
+        /// The common position.
+        fork: Position,
+    },
+    /// No mark can hold what the fork touched.
+    ResyncRefused,
+    /// The store's position is durably at the fork.
+    StoreRewound {
+        /// The common position.
+        to: Position,
+    },
+    /// A mark stands beside the store, or none any more.
+    Marked(Option<Marking>),
     /// An active offers its log.
     Open(OpenOffer),
     /// The active confirms the match; acknowledgements count from now on.
@@ -316,6 +347,28 @@ pub enum Action {
     CutLog {
         /// The new end.
         to: Position,
+    },
+    /// What the ladder of divergence says, with its cost: for events and status pages.
+    Climbed(Verdict),
+    /// Drop the store without a checkpoint and open it again; answer with
+    /// [`Event::StoreReopened`]. Replays that were ordered before come before.
+    ReopenStore,
+    /// Read what the log between these positions touched; answer with [`Event::ForkCounted`].
+    CountFork {
+        /// The common position.
+        from: Position,
+        /// End of the fork.
+        to: Position,
+    },
+    /// Begin a range fetch of what was counted; answer with [`Event::ResyncBegun`] or
+    /// [`Event::ResyncRefused`].
+    BeginResync {
+        /// The epoch of the offer.
+        epoch: Epoch,
+        /// Where the fork left the common log.
+        fork: LogEnd,
+        /// The cost that is shown.
+        estimated: FetchCost,
     },
     /// Write the bytes just received to the log, and sync.
     Append,

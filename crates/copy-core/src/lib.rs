@@ -26,6 +26,7 @@ pub mod scrub;
 mod seal;
 mod status;
 pub mod truncate;
+mod undo;
 
 pub use active::PeerView;
 pub use byte_codec::DecodeError;
@@ -36,3 +37,4 @@ pub use event::{
 pub use keelson_types::Refused;
 pub use machine::CopyMachine;
 pub use status::CopyView;
+pub use undo::{Discard, Ground, Marking};

@@ -18,6 +18,7 @@ use crate::event::{
 use crate::passive::Passive;
 use crate::seal::Sealing;
 use crate::status::Contact;
+use crate::undo::{Ground, Marking};
 
 /// What the copy is doing.
 #[derive(Debug)]
@@ -48,7 +49,8 @@ pub struct CopyMachine {
     pub(crate) durable: LogEnd,
     pub(crate) committed: Position,
     pub(crate) replayed: Position,
-    replay_asked: Position,
+    /// What the store may hold, or will soon.
+    pub(crate) replay_asked: Position,
     replay_limit: Option<Position>,
     saves: u64,
     pub(crate) assignment: Option<Assignment>,
@@ -63,6 +65,12 @@ pub struct CopyMachine {
     pub(crate) may_have_lost: bool,
     /// A cut was ordered and has not happened yet: the log's end is not known.
     pub(crate) cutting: bool,
+    /// Facts for the ladder of divergence.
+    pub(crate) ground: Ground,
+    /// A mark stands beside the store.
+    pub(crate) marking: Option<Marking>,
+    /// The store is being opened again or set back: what it says of itself is old.
+    pub(crate) store_away: bool,
     gave_up: Epoch,
     /// Highest epoch whose mount order this life took up. An epoch is opened at most once (R5).
     pub(crate) taken_up: Epoch,
@@ -102,6 +110,9 @@ impl CopyMachine {
             log_broken: broken,
             may_have_lost: found.may_have_lost,
             cutting: false,
+            ground: Ground::default(),
+            marking: None,
+            store_away: false,
             gave_up: Epoch::ZERO,
             taken_up: Epoch::ZERO,
             lease_lost_at: None,
@@ -141,6 +152,13 @@ impl CopyMachine {
             Event::Refused { copy, epoch, refusal } => {
                 self.peer_refused(now, copy, epoch, &refusal, out);
             }
+            Event::Ground(ground) => self.ground = ground,
+            Event::StoreReopened { replayed } => self.store_reopened(replayed, out),
+            Event::ForkCounted(touched) => self.climb(touched, out),
+            Event::ResyncBegun { fork } => self.resync_begun(fork, out),
+            Event::ResyncRefused => self.resync_refused(out),
+            Event::StoreRewound { to } => self.store_rewound(to),
+            Event::Marked(marking) => self.marking = marking,
             Event::Open(offer) => self.open(&offer, out),
             Event::LogGone { epoch, begins } => self.log_gone(epoch, begins),
             Event::Matched { epoch } => self.matched(epoch, out),
@@ -159,7 +177,8 @@ impl CopyMachine {
     fn upkeep(&mut self, now: Tick, out: &mut Vec<Action>) {
         self.active_upkeep(now, out);
         let target = self.replay_target();
-        if target > self.replay_asked && self.fault.is_none() && !self.cutting {
+        let busy = self.cutting || self.store_away || self.is_undoing();
+        if target > self.replay_asked && self.fault.is_none() && !busy {
             self.replay_asked = target;
             out.push(Action::ReplayTo(target));
         }
@@ -168,6 +187,8 @@ impl CopyMachine {
     /// Committed and durable; a suspended copy replays nothing, a lagged one what is old enough.
     pub(crate) fn replay_target(&self) -> Position {
         let target = self.committed.min(self.durable.position);
+        let marked = self.marking.and_then(|marking| marking.replay_limit);
+        let target = marked.map_or(target, |limit| target.min(limit));
         match self.replay_limit {
             _ if self.own_epoch().is_some() => target,
             _ if self.is_suspended() => Position::ZERO,
@@ -412,6 +433,9 @@ impl CopyMachine {
     }
 
     fn replayed_to(&mut self, to: Position, out: &mut Vec<Action>) {
+        if self.store_away {
+            return; // Ordered before; the store stands elsewhere by now.
+        }
         self.replayed = self.replayed.max(to);
         self.rebuilding.take_if(|until| *until <= to);
         self.serve_when_replayed(out);

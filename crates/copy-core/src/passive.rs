@@ -5,6 +5,7 @@
 
 use keelson_types::{CopyFault, Epoch, EpochStart, LogEnd, MemberId, Position};
 
+use crate::divergence::Touched;
 use crate::event::{Action, OpenOffer, OpenRefusal, StopReason};
 use crate::machine::{CopyMachine, Role};
 
@@ -13,11 +14,15 @@ use crate::machine::{CopyMachine, Role};
 pub(crate) struct Passive {
     pub(crate) member: MemberId,
     pub(crate) epoch: Epoch,
+    /// The promise of its epoch was new with its offer.
+    pub(crate) rises: bool,
     pub(crate) step: PassiveStep,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PassiveStep {
+    /// What this copy has beyond the offered log is being undone.
+    Undoing(Box<OpenOffer>),
     /// The fork is being cut.
     Cutting,
     /// Seal and table are being saved under this number.
@@ -42,31 +47,11 @@ impl CopyMachine {
             return;
         }
         self.stop(StopReason::Deposed(epoch), out);
-        let common = self.table.common(self.end.position, &offer.table, offer.end);
-        if common.position < self.committed.min(self.end.position)
-            || common.position < self.replayed
-        {
-            let what = format!(
-                "log ends at {}, shares only {} with epoch {epoch}, and {} is committed",
-                self.end, common, self.committed
-            );
-            self.role = Role::Idle;
-            self.fault = Some(CopyFault::Diverged(what));
-            let refusal = OpenRefusal::Diverged;
-            out.push(Action::SendRefused { member, epoch, refusal });
-            return;
-        }
-        let cut = self.end.position > common.position;
-        // From here on a late seal of a lower epoch is refused, also while the cut lasts.
         let rises = epoch > self.sealed;
-        self.sealed = self.sealed.max(epoch);
-        self.role = Role::Passive(Passive { member, epoch, step: PassiveStep::Cutting });
+        let step = PassiveStep::Undoing(Box::new(offer.clone()));
+        self.role = Role::Passive(Passive { member, epoch, rises, step });
         self.contact.compares();
-        if cut {
-            self.cut(common.position, out);
-        } else {
-            self.accept_offer(rises, out);
-        }
+        self.climb(Touched::Unknown, out);
     }
 
     fn open_refusal(&self, offer: &OpenOffer) -> Option<OpenRefusal> {
@@ -84,7 +69,7 @@ impl CopyMachine {
         if offer.epoch < self.sealed {
             return Some(OpenRefusal::SealedHigher(self.sealed));
         }
-        if self.sealing.is_some() || self.cutting {
+        if self.sealing.is_some() || self.cutting || self.store_away {
             return Some(OpenRefusal::Busy);
         }
         let own = self.own_epoch().filter(|own| *own >= offer.epoch);
@@ -99,7 +84,7 @@ impl CopyMachine {
 
     /// Saves the promise of the offer's epoch, or the table after a cut, if either is new; then
     /// accepts.
-    fn accept_offer(&mut self, news: bool, out: &mut Vec<Action>) {
+    pub(crate) fn accept_offer(&mut self, news: bool, out: &mut Vec<Action>) {
         let step = if news {
             PassiveStep::Saving(self.save(out))
         } else {

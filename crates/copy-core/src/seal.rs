@@ -26,7 +26,7 @@ enum SealStep {
 }
 
 /// What keeps a copy from being chosen while its store is not what it was.
-fn being_rebuilt(until: Position) -> CopyFault {
+pub(crate) fn being_rebuilt(until: Position) -> CopyFault {
     CopyFault::StoreDamaged(format!("it is being rebuilt and was at {until}"))
 }
 
@@ -109,7 +109,7 @@ impl CopyMachine {
             committed: self.committed,
             replayed: self.replayed,
             may_have_lost: self.may_have_lost,
-            fault: self.fault.clone().or_else(|| self.rebuilding.map(being_rebuilt)),
+            fault: self.unfit(),
         };
         out.push(Action::SealReply { request, answer: Ok(answer) });
     }

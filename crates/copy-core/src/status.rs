@@ -154,10 +154,11 @@ impl CopyMachine {
             connection: self.connection(),
             verified: true,
             running_for: self.contact.running_for(),
-            resynchronizing: self.contact.comparing,
+            resynchronizing: self.contact.comparing || self.marking.is_some_and(|mark| mark.resync),
             seeding: false,
             seeding_source: false,
-            range_repair: self.rebuilding.is_some(),
+            range_repair: self.rebuilding.is_some()
+                || self.marking.is_some_and(|mark| !mark.resync),
             suspension: self.suspension().unwrap_or(&NOTHING_STOPPED),
             fault: self.fault.as_ref(),
             attempts: 0,

@@ -44,6 +44,18 @@ pub(crate) fn evidence_files(disk: &dyn Disk, directory: &Path) -> DiskResult<Ve
     Ok(kept.map(|entry| directory.join(entry.name)).collect())
 }
 
+/// Epoch and position of the cut from a salvage file's name; none for other names.
+pub(crate) fn parse_salvage(name: &str) -> Option<(Epoch, Position)> {
+    let mut parts = name.strip_prefix("salvage-")?.strip_suffix(SUFFIX)?.split('-');
+    let (recovery, counter) = parts.next()?.split_once('.')?;
+    let epoch = Epoch::new(recovery.parse().ok()?, counter.parse().ok()?);
+    let generation = u64::from_str_radix(parts.next()?, 16).ok()?;
+    let offset = parts.next()?.parse().ok()?;
+    let again = parts.next().map(str::parse::<u32>);
+    let whole = parts.next().is_none() && !matches!(again, Some(Err(_)));
+    whole.then_some((epoch, Position::new(generation, offset)))
+}
+
 /// What lies in a log directory.
 #[derive(Default, Debug)]
 pub(crate) struct Listing {

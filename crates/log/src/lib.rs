@@ -24,6 +24,7 @@ mod os_disk;
 mod quota;
 mod reader;
 mod recovery;
+mod salvage;
 mod scan;
 mod verify;
 
@@ -39,4 +40,5 @@ pub use os_disk::OsDisk;
 pub use quota::Quota;
 pub use reader::LogReader;
 pub use recovery::{Damage, DamageKind, Evidence, Recovery, TornTail};
+pub use salvage::{Salvage, SalvagedFrames, list_salvage, read_salvage};
 pub use verify::{GenerationReport, Known, VerifyReport, verify, verify_dir};

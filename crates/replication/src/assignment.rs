@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keelson_copy_core::{Assignment as CoreAssignment, PeerCopy};
+use keelson_copy_core::{Assignment as CoreAssignment, Discard, PeerCopy};
 use keelson_types::{
     CommitConstraint, CommitRule, CopyId, DatabaseId, LagSettings, LagSwitch, MemberId,
     MountIntent, SiteName, StreamId,
@@ -69,6 +69,7 @@ impl Assignment {
             degrade_after: (degrade > 0).then(|| Duration::from_millis(degrade)),
             dismount_after: Duration::from_millis(message.dismount_after_millis),
             suspension: json(&message.suspension, "suspension")?,
+            discards: message.discards.iter().map(discard).collect(),
         };
         let (lag, lag_switch) = (lags(&message)?, lag_switch(&message)?);
         Ok(Self {
@@ -116,5 +117,12 @@ fn lag_switch(message: &v1::DatabaseAssignment) -> Result<LagSwitch, Invalid> {
     match message.lag_disabled.as_deref() {
         None => Ok(LagSwitch::enable()),
         Some(why) => LagSwitch::disable(why).map_err(|_| Invalid("lag_disabled")),
+    }
+}
+
+fn discard(discard: &v1::DiscardedLog) -> Discard {
+    Discard {
+        epoch: discard.epoch.map(Into::into).unwrap_or_default(),
+        kept: discard.kept.map(Into::into).unwrap_or_default(),
     }
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, RwLock};
 
 use keelson_copy_core::StopReason;
+use keelson_copy_core::divergence::RungCost;
 use keelson_copy_core::lag::BootId;
+use keelson_copy_core::range_fetch::FetchCost;
 use keelson_env::StoreOpener;
 use keelson_net::{Connector, Expect, Lane as ChannelLane, PeerChannel};
 use keelson_types::{
@@ -20,6 +22,7 @@ use crate::gate::LeaseClock;
 use crate::message::SourceSender;
 use crate::open::Places;
 use crate::pool::Pool;
+use crate::repair::donating::Donations;
 use crate::room::Room;
 use crate::scrub::Scrubbing;
 use crate::shared::CopyShared;
@@ -61,6 +64,8 @@ pub(crate) struct PlaneContext {
     pub(crate) readers: Arc<Pool>,
     /// For what reads a whole store, so that short reads never wait for it.
     pub(crate) scans: Arc<Pool>,
+    /// Snapshots of stores that others fetch keys from.
+    pub(crate) donations: Arc<Donations>,
     /// Turns to catch a passive up from files.
     pub(crate) catching_up: Arc<Semaphore>,
     pub(crate) members: RwLock<BTreeMap<MemberId, Peer>>,
@@ -116,6 +121,7 @@ impl PlaneContext {
             scans: Arc::new(Pool::start("scan", 1)?),
             scrubs: Arc::new(Pool::start("scrub", 1)?),
             scrubbing: Scrubbing::default(),
+            donations: Arc::default(),
             catching_up: Arc::new(Semaphore::new(CATCHING_UP_MAX)),
             members: RwLock::default(),
             reports: parts.reports,
@@ -168,6 +174,29 @@ impl PlaneContext {
             epoch: Some(epoch.into()),
         };
         self.report(0, v1::data_to_control::Message::Established(report));
+    }
+
+    /// What a copy does to get back onto its active's log, or did.
+    pub(crate) fn report_divergence(
+        &self,
+        shared: &CopyShared,
+        rung: &str,
+        cost: RungCost,
+        (fetch, rounds): (FetchCost, u32),
+        finished: bool,
+    ) {
+        let report = v1::DivergenceReport {
+            database: ids::bytes(shared.database),
+            copy: ids::bytes(shared.copy),
+            rung: rung.into(),
+            salvage_bytes: cost.salvage_bytes,
+            replay_bytes: cost.replay_bytes,
+            keys: fetch.keys,
+            bytes: fetch.bytes,
+            rounds,
+            finished,
+        };
+        self.report(0, v1::data_to_control::Message::Divergence(report));
     }
 
     pub(crate) fn propose_rule(

@@ -7,6 +7,7 @@
 
 mod convert;
 mod read;
+mod salvage;
 mod scan;
 
 pub(crate) use read::open_store;
@@ -106,6 +107,7 @@ pub(crate) fn refuse_unless_serving(copy: &CopyHandle) -> Result<(), Refusal> {
 #[tonic::async_trait]
 impl v1::kv_server::Kv for KvService {
     type ScanStream = Answers<v1::ScanResponse>;
+    type ReadSalvageStream = Answers<v1::ReadSalvageResponse>;
     type WatchStream = Answers<v1::WatchResponse>;
 
     async fn open_session(
@@ -178,6 +180,21 @@ impl v1::kv_server::Kv for KvService {
         let request = request.into_inner();
         let copy = self.copy(&request.database)?;
         Ok(Response::new(watch::start(self.context.clone(), copy, request).await?))
+    }
+
+    async fn list_salvage(
+        &self,
+        request: Request<v1::ListSalvageRequest>,
+    ) -> Result<Response<v1::ListSalvageResponse>, Status> {
+        let salvages = self.salvages(&request.into_inner().database).await?;
+        Ok(Response::new(v1::ListSalvageResponse { salvages }))
+    }
+
+    async fn read_salvage(
+        &self,
+        request: Request<v1::ReadSalvageRequest>,
+    ) -> Result<Response<Self::ReadSalvageStream>, Status> {
+        Ok(Response::new(self.salvaged(request.into_inner()).await?))
     }
 
     async fn durability(

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use keelson_env::{Disk, DiskError};
 
+use crate::whole_file;
+
 /// What is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kept {
@@ -42,7 +44,7 @@ impl SavedLag {
 }
 
 /// Largest file that is read; a clock has a bounded number of marks.
-const BYTES_MAX: u64 = 1024 * 1024;
+const BYTES_MAX: usize = 1024 * 1024;
 
 /// Replaces the file.
 pub(crate) fn save(
@@ -51,31 +53,14 @@ pub(crate) fn save(
     kept: Kept,
     clock: &[u8],
 ) -> Result<(), DiskError> {
-    let path = kept.path(directory);
-    let fresh = path.with_extension("new");
-    if disk.exists(&fresh)? {
-        disk.remove(&fresh)?;
-    }
-    let file = disk.create(&fresh)?;
     let mut bytes = crc32fast::hash(clock).to_le_bytes().to_vec();
     bytes.extend_from_slice(clock);
-    file.write_at(0, &bytes)?;
-    file.sync()?;
-    disk.rename(&fresh, &path)?;
-    disk.sync_dir(directory)
+    whole_file::replace(disk, &kept.path(directory), &bytes)
 }
 
 /// The bytes, if the file is whole.
 fn load(disk: &dyn Disk, directory: &Path, kept: Kept) -> Option<Vec<u8>> {
-    let path = kept.path(directory);
-    if !disk.exists(&path).ok()? {
-        return None;
-    }
-    let file = disk.open(&path).ok()?;
-    let size = file.size().ok().filter(|size| *size <= BYTES_MAX)?;
-    let mut bytes = vec![0; usize::try_from(size).ok()?];
-    let read = file.read_at(0, &mut bytes).ok()?;
-    bytes.truncate(read);
+    let bytes = whole_file::read(disk, &kept.path(directory), BYTES_MAX).ok()??;
     let (crc, clock) = bytes.split_first_chunk()?;
     (u32::from_le_bytes(*crc) == crc32fast::hash(clock)).then(|| clock.to_vec())
 }

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use keelson_copy_core::range_fetch::FetchEvent;
 use keelson_copy_core::scrub::StoreRepair;
-use keelson_env::{Disk, StoreOpener};
+use keelson_env::{Disk, DiskErrorKind, DiskResult, StoreOpener};
 use keelson_format::{Chunk, ControlRecord, CursorState};
 use keelson_log::{ControlFile, Log, LogError};
 use keelson_types::{CopyFault, CopyId, CopyRole, Epoch, EpochTable, Generation, LogEnd, Position};
@@ -19,6 +20,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::lag_file::{self, Kept};
+use crate::mark_file;
 use crate::message::{AfterCut, Completion};
 use crate::note::NoteCode;
 use crate::open::Places;
@@ -26,6 +28,7 @@ use crate::rebuild::{self, Condemned};
 use crate::scrub::SCRUB_EXTENSION;
 use crate::shared::CopyShared;
 use crate::store_lane::log_fault;
+use crate::whole_file;
 
 /// Log read at a time in search of damage.
 const READ_BYTES: usize = 1024 * 1024;
@@ -56,6 +59,10 @@ pub(crate) enum LogJob {
     CondemnStore { until: Position, role: CopyRole, others: usize, why: String },
     /// Keep how a scrub ended; answers with the stores that were given up.
     Scrubbed { kept: Vec<u8>, clean: bool, reply: oneshot::Sender<()> },
+    /// Keep the mark of a range fetch, whole or not at all.
+    SaveMark { life: u64, number: u64, bytes: Vec<u8> },
+    /// The store is whole again.
+    ClearMark { life: u64, number: u64 },
     /// Sync and do nothing any more.
     Close(tokio::sync::oneshot::Sender<()>),
     /// Keep seal and epochs.
@@ -146,6 +153,14 @@ impl LogWorker {
                     let _ = reply.send(());
                     result
                 }
+                LogJob::SaveMark { life, number, bytes } => {
+                    self.save_mark(life, number, &bytes);
+                    Ok(())
+                }
+                LogJob::ClearMark { life, number } => {
+                    self.clear_mark(life, number);
+                    Ok(())
+                }
                 LogJob::Control { save, sealed, table } => {
                     self.sync(unsynced.take()).and_then(|()| self.save(save, sealed, table))
                 }
@@ -204,9 +219,11 @@ impl LogWorker {
     }
 
     fn cut(&mut self, to: Position, then: AfterCut) -> Result<(), CopyFault> {
-        if to < self.record.durable_floor {
-            // Before the cut: a crash in between must not look like lost log.
-            self.record.durable_floor = to;
+        if to < self.record.durable_floor || to < self.record.committed {
+            // Before the cut: a crash in between must not look like lost log, and nothing of the
+            // fork may count as committed on the log that follows.
+            self.record.durable_floor = self.record.durable_floor.min(to);
+            self.record.committed = self.record.committed.min(to);
             self.write_control()?;
         }
         let report = self.log.cut(to).map_err(|error| log_fault(&error))?;
@@ -227,10 +244,39 @@ impl LogWorker {
     fn truncate(&mut self, before: Generation) -> Result<(), CopyFault> {
         let gone = self.log.truncate_before(before).map_err(|error| log_fault(&error))?;
         let first = self.log.first_generation().unwrap_or_default();
+        if let Some(header) = self.log.header(first) {
+            self.shared.log_from.store(header.previous_end);
+        }
         self.note_files();
         tracing::debug!(database = %self.shared.name, gone, ?first, "log truncated");
         self.report(Completion::Truncated(first));
         Ok(())
+    }
+
+    fn save_mark(&self, life: u64, number: u64, bytes: &[u8]) {
+        let path = mark_file::path(&self.directory, self.record.copy);
+        let saved = whole_file::replace(&*self.disk, &path, bytes);
+        self.mark_done(saved, life, FetchEvent::MarkSaved { number });
+    }
+
+    fn clear_mark(&self, life: u64, number: u64) {
+        let path = mark_file::path(&self.directory, self.record.copy);
+        let removed = whole_file::remove(&*self.disk, &path);
+        self.mark_done(removed, life, FetchEvent::MarkCleared { number });
+    }
+
+    /// Without its mark a fetch goes no further; the copy is opened anew from what is durable.
+    fn mark_done(&self, result: DiskResult<()>, life: u64, event: FetchEvent) {
+        match result {
+            Ok(()) => self.report(Completion::Fetch { life, event }),
+            Err(error) => {
+                let fault = match error.kind {
+                    DiskErrorKind::NoSpace => CopyFault::DiskFull,
+                    _ => CopyFault::Store(format!("mark of a fetch: {error}")),
+                };
+                self.report(Completion::StoreFailed(fault));
+            }
+        }
     }
 
     /// Without it a lagged copy lags longer after a restart, so a failure stops nothing.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use keelson_copy_core::expanded_truncation::Forecast;
 use keelson_copy_core::lag::LagStatus;
+use keelson_copy_core::range_fetch::{FetchEvent, Spans, TouchedSet};
 use keelson_copy_core::truncate::{Blocker, TruncationOrder};
 use keelson_copy_core::{
     Assignment, CopyView, MountFailure, MountOrder, OpenOffer, SealAnswer, SealRefusal,
@@ -14,13 +15,13 @@ use keelson_format::{Chunk, CursorState};
 use keelson_log::{LogError, LogReader};
 use keelson_types::{
     CopyFault, CopyId, Epoch, EpochTable, Generation, LagSettings, LagSwitch, LogEnd, LogHold,
-    MemberId, MountIntent, Position, Queue, Watermarks,
+    LogId, MemberId, MountIntent, Position, Queue, Watermarks,
 };
 use keelson_wire::{Refusal, v1};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::note::NoteCode;
-use crate::owner::{MendResult, OtherFacts, Reported};
+use crate::owner::{MendResult, OtherFacts, RepairReply, Reported, Undoing};
 use crate::scrub::ScrubParts;
 use crate::space::Volumes;
 use crate::writer::{Prepared, ReadResults, Ticket, WriteRequest};
@@ -48,6 +49,10 @@ pub(crate) enum Message {
     LogView(oneshot::Sender<Result<LogView, Refusal>>),
     /// Open the store if it is closed, for a reader.
     OpenStore(oneshot::Sender<Result<Arc<dyn KvStore>, Refusal>>),
+    /// For a donor: which timeline this copy follows.
+    Follows(oneshot::Sender<Follows>),
+    /// Fetch keys anew from another copy.
+    Repair(Spans, RepairReply),
     /// The member looked at its volumes.
     LookAtSpace,
     /// Log cannot be read here; whoever asks, if anyone, hears how the mend ended.
@@ -58,6 +63,14 @@ pub(crate) enum Message {
     SaveLag,
     /// What a scrub needs; nothing if the copy could not be opened.
     ScrubParts(oneshot::Sender<Option<ScrubParts>>),
+}
+
+/// What a donor must know of its copy.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Follows {
+    /// No key of the store is in doubt.
+    pub(crate) whole: bool,
+    pub(crate) epoch: Option<Epoch>,
 }
 
 impl std::fmt::Debug for Message {
@@ -128,6 +141,8 @@ pub(crate) struct OwnerView {
     pub(crate) forecast: Forecast,
     /// Who keeps log, and from where; the first one decides.
     pub(crate) blockers: Vec<Blocker>,
+    /// The fork that is being undone, or was last.
+    pub(crate) undoing: Option<Undoing>,
     /// Where each other copy's store is, at an active.
     pub(crate) replayed: BTreeMap<CopyId, Position>,
 }
@@ -137,6 +152,7 @@ pub(crate) struct OwnerView {
 pub(crate) struct LogView {
     pub(crate) table: EpochTable,
     pub(crate) durable: LogEnd,
+    pub(crate) log: LogId,
     pub(crate) reader: LogReader,
 }
 
@@ -175,6 +191,20 @@ pub(crate) enum Completion {
     StoreCondemned {
         why: String,
         given_up: bool,
+    },
+    /// The store was opened again as its files are, and stands here.
+    StoreReopened(Result<Position, CopyFault>),
+    /// What a fork touched.
+    ForkCounted(Result<TouchedSet, CopyFault>),
+    /// News for this life of the machine of range fetches.
+    Fetch {
+        life: u64,
+        event: FetchEvent,
+    },
+    RangeFetched {
+        life: u64,
+        number: u64,
+        answer: crate::repair::asking::Answer,
     },
     Prepared(Box<Prepared>),
     PrepareFailed {

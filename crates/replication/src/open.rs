@@ -7,9 +7,11 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use keelson_copy_core::Recovered;
+use keelson_copy_core::range_fetch::Mark;
 use keelson_env::{Disk, DiskError, StoreOpener};
 use keelson_format::{ControlRecord, CursorState};
 use keelson_log::{ControlFile, ControlFileError, Damage, Log, LogConfig, LogReader};
@@ -18,6 +20,7 @@ use keelson_types::{
 };
 
 use crate::lag_file::SavedLag;
+use crate::mark_file;
 use crate::note::{Note, NoteCode};
 use crate::owner::unix_millis;
 use crate::rebuild::{self, Condemned};
@@ -81,6 +84,8 @@ pub(crate) struct OpenCopy {
     pub(crate) damage: Option<Damage>,
     /// What was found damaged and is being made anew: notes for the cluster's events.
     pub(crate) found: Vec<Note>,
+    /// What stands of a range fetch.
+    pub(crate) mark: Option<Mark>,
 }
 
 /// Opens, or creates, a copy. Blocking; runs on a thread of the pool.
@@ -98,14 +103,18 @@ pub(crate) fn open_copy(
         // The write above has mended it.
         found.push(Note::new(NoteCode::ControlMended, "one slot of the control file was damaged"));
     }
-    let opened =
-        open_files(places, opener, identity, shared, (&mut control, &mut record), &mut found);
+    let mark = mark_file::load(&*places.disk, &mark_file::path(&directory, record.copy));
+    let opened = mark.and_then(|mark| {
+        let own = (&mut control, &mut record);
+        let opened = open_files(places, opener, identity, shared, own, mark.as_ref(), &mut found);
+        opened.map(|files| (files, mark))
+    });
     if opened.is_err() {
         // It came to an end, if a bad one: only starts that take the process along count.
         record.start_tries = record.start_tries.saturating_sub(1);
         let _ = control.write(&record);
     }
-    let (log, state, store_directory, recovered) = opened?;
+    let ((log, state, store_directory, recovered), mark) = opened?;
     let reader = log.reader();
     let saved_lag = SavedLag::load(&*places.disk, &directory);
     let damage = log.damage().copied();
@@ -120,6 +129,7 @@ pub(crate) fn open_copy(
         saved_lag,
         damage,
         found,
+        mark,
     })
 }
 
@@ -131,6 +141,7 @@ fn open_files(
     identity: &Identity,
     shared: &CopyShared,
     (control, record): (&mut ControlFile, &mut ControlRecord),
+    mark: Option<&Mark>,
     found: &mut Vec<Note>,
 ) -> Result<OpenFiles, CopyFault> {
     let log_directory = places.log(identity.database, record.log);
@@ -148,8 +159,13 @@ fn open_files(
     let (store, store_directory) =
         rebuild::open_store(places, opener, shared, (control, record), &log, &mut damaged)?;
     found.extend(damaged.into_iter().map(|why| Note::new(NoteCode::StoreDamaged, why)));
-    let replayed = store.replayed().position;
-    shared.checkpointed.store(store.checkpointed());
+    // While a fork is being undone the position that the store names may lie on it.
+    let stands = |found| mark.map_or(found, |mark| mark.store_position(found));
+    let replayed = stands(store.replayed().position);
+    shared.checkpointed.store(stands(store.checkpointed()));
+    let first = log.first_generation().and_then(|first| log.header(first));
+    shared.log_from.store(first.map_or(Position::ZERO, |header| header.previous_end));
+    shared.marked.store(mark.is_some(), Ordering::SeqCst);
     let state = recovery.state;
     let mut table = record.epoch_table.clone();
     let known = table.last_epoch();
@@ -167,7 +183,11 @@ fn open_files(
         sealed: record.sealed,
         table,
         end: state.end,
-        committed: recovery.committed.max(record.committed.min(state.end.position)),
+        // With a mark, what was committed may be the fork's; the active says it again.
+        committed: match mark {
+            Some(_) => replayed,
+            None => recovery.committed.max(record.committed.min(state.end.position)),
+        },
         replayed,
         may_have_lost: record.may_have_lost_from.is_some() || damaged.is_some() || missing,
         fault: damaged.or(lost),

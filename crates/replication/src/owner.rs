@@ -12,6 +12,7 @@ mod expanding;
 mod idle;
 mod lagging;
 mod mending;
+mod repairing;
 mod shipping;
 mod standing;
 mod taking;
@@ -25,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use keelson_copy_core::copy_state::StatusTracker;
+use keelson_copy_core::range_fetch::{FetchEvent, Mark};
 use keelson_copy_core::{
     Action, CopyConfig, CopyMachine, Event, MountFailure, OpenRefusal, Recovered, SealAnswer,
     SealRefusal,
@@ -32,7 +34,7 @@ use keelson_copy_core::{
 use keelson_env::KvStore;
 use keelson_format::{Cursor, FramingConfig};
 use keelson_log::{Damage, LogReader};
-use keelson_types::{CopyFault, CopyId, EpochTable, MemberId, Position};
+use keelson_types::{CopyFault, CopyId, EpochTable, LogId, MemberId, Position};
 use keelson_wire::Refusal;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -47,6 +49,8 @@ use crate::owner::idle::IdleClose;
 use crate::owner::lagging::Lag;
 pub(crate) use crate::owner::mending::MendResult;
 use crate::owner::mending::Mending;
+use crate::owner::repairing::Repairing;
+pub(crate) use crate::owner::repairing::{RepairReply, Undoing};
 use crate::owner::shipping::PeerShip;
 pub(crate) use crate::owner::truncating::{OtherFacts, Reported};
 use crate::owner::truncating::{Truncating, nothing_reported};
@@ -125,6 +129,7 @@ pub(crate) struct Owner {
     full_table: EpochTable,
     /// What was saved of the lag, until it is needed.
     saved_lag: SavedLag,
+    repairing: Repairing,
     sessions: BTreeMap<MemberId, SourceSender>,
     /// What the copies answered to the last offer that they refused; said once in the member's log.
     refusals: BTreeMap<CopyId, OpenRefusal>,
@@ -186,6 +191,9 @@ pub(crate) struct Start {
     pub(crate) saved_lag: SavedLag,
     pub(crate) damage: Option<Damage>,
     pub(crate) full_table: EpochTable,
+    /// A range fetch that is not over.
+    pub(crate) mark: Option<Mark>,
+    pub(crate) log: LogId,
 }
 
 impl Owner {
@@ -200,6 +208,7 @@ impl Owner {
         let replayed = start.recovered.replayed;
         let generated = start.recovered.end.position;
         let status = start.shared.kept_status();
+        let repairing = Repairing::new(start.mark, replayed, start.log);
         Self {
             machine: CopyMachine::new(config, start.recovered),
             shared: start.shared,
@@ -207,8 +216,12 @@ impl Owner {
             files: start.files,
             cursor: start.cursor,
             tail: Tail::default(),
-            // Nothing is replayed before it is known whether the copy lags, or is suspended.
-            events: VecDeque::from([Event::ReplayLimit(Some(Position::ZERO)), Event::Wake]),
+            // The mark comes before anything is replayed, and nothing is before it is known whether the copy lags, or is suspended.
+            events: VecDeque::from([
+                Event::Marked(repairing.marking()),
+                Event::ReplayLimit(Some(Position::ZERO)),
+                Event::Wake,
+            ]),
             actions: Vec::new(),
             done: start.done,
             requests: 0,
@@ -226,6 +239,7 @@ impl Owner {
             mending: Mending::of_log_opened(start.damage),
             full_table: start.full_table,
             saved_lag: start.saved_lag,
+            repairing,
             sessions: BTreeMap::new(),
             refusals: BTreeMap::new(),
             fetch_go: None,
@@ -378,12 +392,14 @@ impl Owner {
         let now = boottime_now();
         let machine = self.machine.next_wake().map(|tick| Instant::now() + tick.since(now));
         let store = self.store_used.map(|used| used + STORE_IDLE);
+        let fetch = self.repairing.next_wake().map(|tick| Instant::now() + tick.since(now));
         let lag = self.lag_wake().map(|tick| Instant::now() + tick.since(now));
         machine
             .into_iter()
             .chain(store)
             .chain(self.reopen_at)
             .chain(lag)
+            .chain(fetch)
             .chain(self.idle.wake())
             .chain(self.waiting.wake())
             .chain(self.mending.wake())
@@ -393,6 +409,7 @@ impl Owner {
     fn woken(&mut self) {
         self.events.push_back(Event::Wake);
         self.lag_woken();
+        self.fetch_event(FetchEvent::Wake);
         self.close_idle_generation();
         self.look_for_room();
         if self.store_used.is_some_and(|used| used.elapsed() >= STORE_IDLE) {
@@ -443,6 +460,8 @@ impl Owner {
             Message::StoreDamaged(why, code) => self.store_damaged(why, code),
             Message::SaveLag => self.save_lag(),
             Message::ScrubParts(reply) => drop(reply.send(self.scrub_parts())),
+            Message::Follows(reply) => drop(reply.send(self.follows())),
+            Message::Repair(spans, reply) => self.repair(spans, reply),
         }
     }
 
@@ -466,6 +485,12 @@ impl Owner {
             Completion::ReplayBlocked(at) => self.replay_blocked(at),
             Completion::Mended(result) => self.mended(result),
             Completion::StoreCondemned { why, given_up } => self.store_condemned(why, given_up),
+            Completion::StoreReopened(opened) => self.store_reopened(opened),
+            Completion::ForkCounted(counted) => self.fork_counted(counted),
+            Completion::Fetch { life, event } => self.fetch_completed(life, event),
+            Completion::RangeFetched { life, number, answer } => {
+                self.range_fetched(life, number, answer);
+            }
             Completion::Prepared(prepared) => self.prepared(*prepared),
             Completion::PrepareFailed { request, ticket, refusal } => {
                 self.prepare_failed(request, ticket, refusal);

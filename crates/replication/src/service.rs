@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use futures::Stream;
 use keelson_copy_core::OpenOffer;
+use keelson_copy_core::range_fetch::{FetchFailure, Spans};
 use keelson_copy_core::truncate::TruncationOrder;
+use keelson_env::StoreItem;
 use keelson_format::Chunk;
 use keelson_log::LogError;
 use keelson_net::require_member;
 use keelson_types::{
-    DatabaseId, Epoch, ForkName, Instant, LogEnd, MemberId, Position, RefusalReason,
+    DatabaseId, Epoch, ForkName, Instant, LogEnd, MemberId, Position, RefusalReason, Span,
 };
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, Refusal, epoch_rows, epoch_table, ids, v1};
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +25,7 @@ use crate::forks::{Fork, ForkOrder, ForkState};
 use crate::kv::refuse_unless_serving;
 use crate::message::{FromSource, LogView, Message, TargetSender};
 use crate::note::NoteCode;
+use crate::repair::donating::{Donations, KEPT, NoDonation, Wanted};
 use crate::scrub;
 use crate::scrub::compare::wrong_at;
 use crate::writer::{Reply, WriteBody, WriteRequest};
@@ -31,6 +34,9 @@ use crate::writer::{Reply, WriteBody, WriteRequest};
 const FETCH_BYTES: usize = 1024 * 1024;
 /// Messages read ahead of the asker.
 const FETCH_AHEAD: usize = 4;
+/// Keys, and bytes of them, in one answer to a range fetch.
+const RANGE_KEYS_MAX: usize = 100_000;
+const RANGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Longest wait for a digest.
 const DIGEST_WAIT: Duration = Duration::from_secs(120);
 /// Time for the first message of a session.
@@ -92,6 +98,33 @@ impl v1::replication_server::Replication for ReplicationService {
         let owner = self.registry.get(database).ok_or_else(unknown)?.mailbox;
         tokio::spawn(send_log(context, view, plan, sender, owner));
         Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
+    }
+
+    async fn fetch_range(
+        &self,
+        request: Request<v1::FetchRangeRequest>,
+    ) -> Result<Response<v1::FetchRangeResponse>, Status> {
+        require_member(&request)?;
+        let request = request.into_inner();
+        self.check(&request.handshake.clone().unwrap_or_default(), None)?;
+        Ok(Response::new(self.donate(request).await?))
+    }
+
+    async fn repair_range(
+        &self,
+        request: Request<v1::RepairRangeRequest>,
+    ) -> Result<Response<v1::RepairRangeResponse>, Status> {
+        require_member(&request)?;
+        let request = request.into_inner();
+        let spans = request.spans.into_iter().map(Span::try_from);
+        let spans: Spans = spans.collect::<Result<Vec<_>, _>>()?.into_iter().collect();
+        let unknown = || Refusal::new(RefusalReason::UnknownCopy, "no copy of this database here");
+        let copy = self.registry.named(&request.database).ok_or_else(unknown)?;
+        let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
+        let (reply, begun) = oneshot::channel();
+        copy.mailbox.send(Message::Repair(spans, reply)).await.map_err(|_| gone())?;
+        begun.await.map_err(|_| gone())??;
+        Ok(Response::new(v1::RepairRangeResponse {}))
     }
 
     async fn place_marker(
@@ -251,6 +284,63 @@ impl ReplicationService {
         Ok(())
     }
 
+    /// Answers keys from a snapshot of the own store.
+    async fn donate(
+        &self,
+        request: v1::FetchRangeRequest,
+    ) -> Result<v1::FetchRangeResponse, Refusal> {
+        let (database, donor) = (ids::database(&request.database)?, ids::copy(&request.copy)?);
+        let asker = ids::member(&request.handshake.unwrap_or_default().member)?;
+        let spans = request.spans.into_iter().map(Span::try_from);
+        let wanted = Wanted {
+            spans: spans.collect::<Result<_, _>>()?,
+            snapshot: request.snapshot.map(Into::into),
+            not_before: request.not_before.map(Into::into).unwrap_or_default(),
+            keys_max: (request.keys_max as usize).min(RANGE_KEYS_MAX),
+            bytes_max: usize::try_from(request.bytes_max)
+                .unwrap_or(usize::MAX)
+                .min(RANGE_BYTES_MAX),
+        };
+        let unknown = || Refusal::new(RefusalReason::UnknownCopy, "no such copy here");
+        let copy = self.registry.get(database).filter(|copy| copy.shared.copy == donor);
+        let copy = copy.ok_or_else(unknown)?;
+        let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
+        let (reply, follows) = oneshot::channel();
+        copy.mailbox.send(Message::Follows(reply)).await.map_err(|_| gone())?;
+        let follows = follows.await.map_err(|_| gone())?;
+        if !follows.whole {
+            return Ok(no_range(v1::RangeFailure::Marked));
+        }
+        if follows.epoch != request.epoch.map(Into::into) {
+            return Ok(no_range(v1::RangeFailure::OtherEpoch));
+        }
+        let (reply, store) = oneshot::channel();
+        copy.mailbox.send(Message::OpenStore(reply)).await.map_err(|_| gone())?;
+        let store = store.await.map_err(|_| gone())??;
+        let (reply, read) = oneshot::channel();
+        let donations = self.context.donations.clone();
+        self.context.readers.run(move || {
+            drop(reply.send(donations.answer(store, (database, asker), &wanted)));
+        });
+        let answer = read.await.map_err(|_| gone())?;
+        expire_later(&self.context.donations);
+        match answer {
+            Ok(donation) => Ok(v1::FetchRangeResponse {
+                failure: v1::RangeFailure::Unspecified.into(),
+                at: Some(donation.at.into()),
+                items: donation.items.into_iter().map(range_item).collect(),
+                next: donation.next.map(Into::into),
+            }),
+            Err(NoDonation::Failure(FetchFailure::Behind)) => {
+                Ok(no_range(v1::RangeFailure::Behind))
+            }
+            Err(NoDonation::Failure(_)) => Ok(no_range(v1::RangeFailure::SnapshotGone)),
+            Err(NoDonation::Store(error)) => {
+                Err(Refusal::new(RefusalReason::CopyFailed, error.to_string()))
+            }
+        }
+    }
+
     async fn log_view(&self, database: DatabaseId) -> Result<LogView, Refusal> {
         let unknown = || Refusal::new(RefusalReason::UnknownCopy, "no copy of this database here");
         let copy = self.registry.get(database).ok_or_else(unknown)?;
@@ -264,6 +354,23 @@ impl ReplicationService {
 fn fork_name(text: &str) -> Result<ForkName, Refusal> {
     let bad = |error| Refusal::new(RefusalReason::BadName, format!("fork {text:?}: {error}"));
     ForkName::new(text).map_err(bad)
+}
+
+fn no_range(failure: v1::RangeFailure) -> v1::FetchRangeResponse {
+    v1::FetchRangeResponse { failure: failure.into(), ..v1::FetchRangeResponse::default() }
+}
+
+fn range_item((key, value): StoreItem) -> v1::StoreItem {
+    v1::StoreItem { key: Some(key.into()), value }
+}
+
+/// Looks once after the time that snapshots are kept; each question begins another wait.
+fn expire_later(donations: &Arc<Donations>) {
+    let donations = donations.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(KEPT).await;
+        donations.expire();
+    });
 }
 
 async fn take_session(
@@ -330,6 +437,7 @@ fn read(
                 table: epoch_table(open.epochs).ok()?,
                 end: at(open.end),
                 committed: at(open.committed),
+                log_from: at(open.log_from),
             };
             let copy = ids::copy(&open.copy).ok()?;
             let reply = answers.clone();

@@ -111,6 +111,10 @@ pub(crate) struct CopyShared {
     pub(crate) replayed: AtomicPosition,
     /// What the store holds durably.
     pub(crate) checkpointed: AtomicPosition,
+    /// The log is complete from here on.
+    pub(crate) log_from: AtomicPosition,
+    /// Keys of the store are in doubt: it is nobody's donor, and takes no digest.
+    pub(crate) marked: AtomicBool,
     /// Wakes those who wait for a position; the number only says that something moved.
     pub(crate) moved: watch::Sender<u64>,
     /// Data address of the active's member, as last heard; empty if unknown.
@@ -169,6 +173,8 @@ impl CopyShared {
             durable: AtomicPosition::default(),
             replayed: AtomicPosition::default(),
             checkpointed: AtomicPosition::default(),
+            log_from: AtomicPosition::default(),
+            marked: AtomicBool::new(false),
             moved: watch::Sender::new(0),
             active_address: Mutex::default(),
             store: StoreSlot::default(),

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use keelson_env::{KvStore, ReplayFrame, StoreError, StoreOpener};
+use keelson_copy_core::range_fetch::{FetchEvent, FetchFailure, Span};
+use keelson_env::{KvStore, ReplayFrame, StoreError, StoreItem, StoreOpener};
 use keelson_format::{Chunk, FormatError, Item};
 use keelson_log::{LogError, LogReader};
-use keelson_types::{CopyFault, Position, Record, Watermarks};
+use keelson_types::{CopyFault, LogEnd, Position, Record, Watermarks};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::digest::Digests;
@@ -32,10 +33,32 @@ pub(crate) enum StoreJob {
     Replay { to: Position, chunks: Vec<Chunk> },
     /// Open the store for a reader.
     Open,
+    /// Drop what was not checkpointed, and open the store again.
+    Reopen,
+    /// Work of a range fetch.
+    Fetch(FetchWork),
     /// Checkpoint and close: nothing to replay, no reader.
     Close,
     /// The same for good; then answer.
     Stop(tokio::sync::oneshot::Sender<()>),
+}
+
+/// What a range fetch wants of the store. Each is answered under its number, in this life of the
+/// machine.
+#[derive(Debug)]
+pub(crate) enum FetchWork {
+    /// Set the position back, durably.
+    Rewind { life: u64, number: u64, to: LogEnd },
+    /// Make spans equal to items.
+    Overwrite {
+        life: u64,
+        number: u64,
+        spans: Vec<Span>,
+        at: LogEnd,
+        items: Option<Vec<StoreItem>>,
+    },
+    /// Make everything durable.
+    Checkpoint { life: u64, number: u64 },
 }
 
 /// The state behind the lane.
@@ -92,6 +115,13 @@ impl StoreWorker {
                 let opened = self.open().map_err(|error| fault_of(&error));
                 self.report(Completion::StoreOpened(opened));
             }
+            StoreJob::Reopen => {
+                self.shared.store.retire();
+                self.shared.reopened();
+                let opened = self.open().map(|store| store.replayed().position);
+                self.report(Completion::StoreReopened(opened.map_err(|error| fault_of(&error))));
+            }
+            StoreJob::Fetch(work) => self.fetch(work),
             StoreJob::Close => {
                 if !self.checkpoint() {
                     return; // It stays open: what it has in memory is on no disk.
@@ -111,6 +141,10 @@ impl StoreWorker {
         }
     }
 
+    fn is_marked(&self) -> bool {
+        self.shared.marked.load(Ordering::SeqCst)
+    }
+
     fn report(&self, completion: Completion) {
         // The owner has gone when the process stops or the copy is reopened.
         let _ = self.done.send(completion);
@@ -124,23 +158,75 @@ impl StoreWorker {
     /// next checkpoint tries again.
     fn checkpoint(&mut self) -> bool {
         let Some(store) = self.shared.store.get() else { return true };
-        match store.checkpoint() {
-            Ok(_) => {
-                self.dirty_since = None;
-                self.shared.checkpointed.store(store.checkpointed());
-                self.report(Completion::Checkpointed);
-            }
+        match self.checkpoint_of(&*store) {
+            Ok(_) => {}
             Err(StoreError::NoSpace) => return false,
             Err(error) => self.report(Completion::StoreFailed(fault_of(&error))),
         }
         true
     }
 
+    fn checkpoint_of(&mut self, store: &dyn KvStore) -> Result<Position, StoreError> {
+        let to = store.checkpoint()?;
+        self.dirty_since = None;
+        self.shared.checkpointed.store(to);
+        self.report(Completion::Checkpointed);
+        Ok(to)
+    }
+
+    fn fetch(&mut self, work: FetchWork) {
+        let (FetchWork::Rewind { life, number, .. }
+        | FetchWork::Overwrite { life, number, .. }
+        | FetchWork::Checkpoint { life, number }) = &work;
+        let (life, number) = (*life, *number);
+        let failed = |failure| FetchEvent::FetchFailed { number, failure };
+        let event = match self.fetch_work(work) {
+            Ok(event) => event,
+            Err(StoreError::NoSpace) => FetchEvent::StoreFull { number },
+            Err(StoreError::Malformed(why)) => {
+                tracing::warn!(database = %self.shared.name, %why, "a donor's items are refused");
+                failed(FetchFailure::Malformed)
+            }
+            Err(error) => return self.report(Completion::StoreFailed(fault_of(&error))),
+        };
+        self.report(Completion::Fetch { life, event });
+    }
+
+    fn fetch_work(&mut self, work: FetchWork) -> Result<FetchEvent, StoreError> {
+        let store = self.open()?;
+        Ok(match work {
+            FetchWork::Rewind { number, to, .. } => {
+                // A store that was made anew is behind the fork, and replays what leads there.
+                if store.replayed().position > to.position {
+                    store.rewind(to)?;
+                }
+                let at = store.replayed().position;
+                self.shared.replayed.store(at);
+                self.shared.checkpointed.store(store.checkpointed().min(at));
+                FetchEvent::Rewound { number }
+            }
+            FetchWork::Overwrite { number, spans, at, items, .. } => match items {
+                Some(items) if store.replayed().position <= at.position => {
+                    store.overwrite(&spans, &items)?;
+                    self.dirty_since.get_or_insert_with(Instant::now);
+                    FetchEvent::Applied { number }
+                }
+                // Older values would come under newer effects.
+                Some(_) => FetchEvent::FetchFailed { number, failure: FetchFailure::Behind },
+                None => FetchEvent::FetchFailed { number, failure: FetchFailure::SnapshotGone },
+            },
+            FetchWork::Checkpoint { number, .. } => {
+                FetchEvent::Checkpointed { number, to: self.checkpoint_of(&*store)? }
+            }
+        })
+    }
+
     fn replay_gathered(&mut self, waiting: Option<(Position, Vec<Chunk>)>) {
         let Some((to, chunks)) = waiting else { return };
         let first = self.replay(to, &chunks);
         let second = match first {
-            Err(ReplayFailure::Store(StoreError::Failed(why))) => {
+            // A mark speaks of chunks that a reopened store may lack: the copy begins anew then.
+            Err(ReplayFailure::Store(StoreError::Failed(why))) if !self.is_marked() => {
                 tracing::warn!(database = %self.shared.name, %why, "store failed; reopening it");
                 self.shared.store.retire();
                 self.shared.reopened();
@@ -241,6 +327,11 @@ impl StoreWorker {
 
     /// The snapshot is taken here, at exactly this frame; the reading happens elsewhere.
     fn take_digest(&self, store: &Arc<dyn KvStore>, id: u64) -> Result<(), StoreError> {
+        if self.is_marked() {
+            let at = store.replayed();
+            self.digests.put(id, at, Err("keys of this store are being fetched".into()));
+            return Ok(());
+        }
         let snapshot = store.clone().snapshot()?;
         let digests = self.digests.clone();
         self.scans.run(move || {

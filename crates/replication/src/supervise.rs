@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use keelson_format::{Cursor, CursorState, FramingConfig};
-use keelson_types::{CopyFault, Epoch, EpochTable, MemberId, Position};
+use keelson_types::{CopyFault, Epoch, EpochTable, LogId, MemberId, Position};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::context::{PlaneContext, Registry};
@@ -80,10 +80,12 @@ impl Supervised {
         };
         let (mut first, mut saved_lag, mut damage) = (Position::ZERO, SavedLag::default(), None);
         let mut full_table = EpochTable::new();
+        let (mut mark, mut log) = (None, LogId::from_u128(0));
         let (files, cursor, recovered) = match opened {
             Ok(mut open) => {
                 first.generation = open.log.first_generation().unwrap_or_default();
                 saved_lag = std::mem::take(&mut open.saved_lag);
+                (mark, log) = (open.mark.take(), open.record.log);
                 damage = open.damage;
                 self.shared.scrub.opened(ScrubReport::read(&open.record));
                 full_table.clone_from(&open.record.epoch_table);
@@ -118,6 +120,8 @@ impl Supervised {
             saved_lag,
             damage,
             full_table,
+            mark,
+            log,
         });
         owner.catch_up(self.registry.sessions());
         owner

@@ -144,6 +144,12 @@ impl CopyNode {
                 moment.out.push(Out::Fired(probe));
                 moment.out.push(Out::Job(Job::Cut(to)));
             }
+            Action::Climbed(_) => {}
+            Action::ReopenStore | Action::CountFork { .. } | Action::BeginResync { .. } => {
+                moment
+                    .out
+                    .push(Out::Bug("a copy replayed a fork, and nobody accepted loss".into()));
+            }
             Action::Append => self.append_staged(moment, events),
             Action::BeginEpoch { epoch } => self.begin_epoch(moment, epoch, events),
             Action::ReplayTo(to) => moment.out.push(Out::Job(Job::Replay(to))),
@@ -179,6 +185,16 @@ impl CopyNode {
                 self.ship_from(moment, copy, Ship { member, epoch, next: from });
             }
             Action::ClosePeer { copy } => drop(self.ships.remove(&copy)),
+            Action::SendOpened { .. } | Action::SendAck { .. } | Action::SendRefused { .. } => {
+                self.tell_source(moment, action);
+            }
+            Action::Fetch { epoch, source, wanted } => self.fetch(moment, epoch, &source, wanted),
+            Action::PullFetch => self.pull(moment, events),
+        }
+    }
+
+    fn tell_source(&self, moment: &mut Moment<'_>, action: Action) {
+        match action {
             Action::SendOpened { member, epoch, matched } => {
                 let chain = self.cursor.state().chain;
                 let message = DataMessage::Opened { copy: self.copy, epoch, matched, chain };
@@ -195,8 +211,7 @@ impl CopyNode {
                 let message = DataMessage::Refused { copy: self.copy, epoch, refusal };
                 moment.out.push(Out::Send { to: member, message });
             }
-            Action::Fetch { epoch, source, wanted } => self.fetch(moment, epoch, &source, wanted),
-            Action::PullFetch => self.pull(moment, events),
+            _ => {}
         }
     }
 

@@ -28,6 +28,8 @@ pub enum CopyFault {
     MissingLog(String),
     /// A record of a newer version stops replay: "needs version N".
     NeedsVersion(u32),
+    /// Keys of its store are not to be trusted until they were fetched from another copy.
+    Untrusted(String),
     /// The process died several times while this copy started (review S9.6).
     CrashLoop,
 }
@@ -43,6 +45,7 @@ impl fmt::Display for CopyFault {
             Self::Diverged(what) => write!(f, "diverged: {what}"),
             Self::MissingLog(what) => write!(f, "log is missing: {what}"),
             Self::NeedsVersion(version) => write!(f, "needs version {version}"),
+            Self::Untrusted(what) => write!(f, "its store is not whole: {what}"),
             Self::CrashLoop => write!(f, "the data process died repeatedly while starting it"),
         }
     }

@@ -3,6 +3,7 @@
 
 mod convert;
 mod error;
+mod store_keys;
 mod token;
 
 pub use convert::{Invalid, epoch_rows, epoch_table, ids};

@@ -4,6 +4,8 @@ mod changes;
 mod fields;
 mod fork;
 mod instant;
+mod repair;
+mod salvage;
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -50,6 +52,11 @@ pub(crate) enum Command {
     Fork(fork::Fork),
     /// Let a suspended copy go on; gives the fault of a failed one another try
     Resume(changes::Resume),
+    /// Let a passive copy fetch keys anew from another copy, as if they were damaged
+    Repair(repair::Repair),
+    /// List, show and export log that was cut off a copy and kept
+    #[command(subcommand)]
+    Salvage(salvage::Command),
     /// Read a copy through now, log and store, and mend what is damaged
     Scrub(Scrub),
 }
@@ -102,6 +109,8 @@ impl Command {
             Self::Scrub(Scrub { copy, no_wait }) => {
                 scrub::run(global, &copy.database, &copy.member, !no_wait).await
             }
+            Self::Repair(repair) => repair.run(global).await,
+            Self::Salvage(salvage) => salvage.run(global).await,
         }
     }
 }

@@ -176,6 +176,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl v1::kv_server::Kv for Member {
     type ScanStream = Answers<v1::ScanResponse>;
+    type ReadSalvageStream = Answers<v1::ReadSalvageResponse>;
     type WatchStream = Answers<v1::WatchResponse>;
 
     async fn open_session(
@@ -241,6 +242,20 @@ impl v1::kv_server::Kv for Member {
         Ok(Response::new(Box::pin(futures::stream::iter([Ok(event), broken]))))
     }
 
+    async fn list_salvage(
+        &self,
+        _: Request<v1::ListSalvageRequest>,
+    ) -> Result<Response<v1::ListSalvageResponse>, Status> {
+        Err(Status::unimplemented("not in this script"))
+    }
+
+    async fn read_salvage(
+        &self,
+        _: Request<v1::ReadSalvageRequest>,
+    ) -> Result<Response<Self::ReadSalvageStream>, Status> {
+        Err(Status::unimplemented("not in this script"))
+    }
+
     async fn durability(
         &self,
         _: Request<v1::DurabilityRequest>,
@@ -297,6 +312,7 @@ admin! {
     add_copy: AddCopyRequest => AddCopyResponse,
     remove_copy: RemoveCopyRequest => RemoveCopyResponse,
     suspend_copy: SuspendCopyRequest => SuspendCopyResponse,
+    repair_copy: RepairCopyRequest => RepairCopyResponse,
     resume_copy: ResumeCopyRequest => ResumeCopyResponse,
     set_copy: SetCopyRequest => SetCopyResponse,
     guarantee_health: GuaranteeRequest => GuaranteeResponse,

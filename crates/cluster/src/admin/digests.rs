@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use keelson_types::{MemberId, RefusalReason};
+use keelson_types::{MemberId, RefusalReason, Span, StoreKey};
 use keelson_wire::Refusal;
 use keelson_wire::v1::{
     CompareDigestsRequest, CompareDigestsResponse, DigestRow, GetDigestRequest, PlaceMarkerRequest,
+    RepairCopyRequest, RepairCopyResponse, RepairRangeRequest,
 };
 
 use super::refusal;
@@ -45,6 +46,33 @@ impl Context {
             .iter()
             .all(|row| row.answered && first.as_ref() == Some(&(row.digest.clone(), row.at)));
         Ok(CompareDigestsResponse { equal, rows })
+    }
+
+    pub(super) async fn admin_repair_copy(
+        self: &Arc<Self>,
+        request: RepairCopyRequest,
+    ) -> Result<RepairCopyResponse, Refusal> {
+        self.cluster()?;
+        let (database, member) = (self.database_called(&request.database)?, request.member);
+        let holder = self.member_called(&member)?.id;
+        if database.copy_on(holder).is_none() {
+            let what = format!("{member} holds no copy of {}", database.name);
+            return Err(refusal(RefusalReason::UnknownCopy, what));
+        }
+        let span = match (request.from.is_empty(), request.to.is_empty()) {
+            (true, true) => Some(Span::all()),
+            (_, open) => {
+                let to = Some(StoreKey::User(request.to)).filter(|_| !open);
+                Span::new(StoreKey::User(request.from), to)
+            }
+        };
+        let empty = || refusal(RefusalReason::BadArgument, "there is no key between these");
+        let spans = vec![(&span.ok_or_else(empty)?).into()];
+        let (member, address) = self.data_side(holder)?;
+        let mut client = self.peers.replication(&member, &address);
+        let request = RepairRangeRequest { database: database.name.to_string(), spans };
+        call(MARKER_DEADLINE, request, |r| async move { client.repair_range(r).await }).await?;
+        Ok(RepairCopyResponse {})
     }
 
     /// Name and data address of a member.

@@ -7,8 +7,9 @@ use keelson_types::{Epoch, LogEnd, Position};
 use keelson_wire::v1::replication_server::{Replication, ReplicationServer};
 use keelson_wire::v1::{
     CompareDigestsRequest, CreateForkRequest, DropForkRequest, DropForkResponse, FetchLogRequest,
-    FetchLogResponse, ForkInfo, GetDigestRequest, GetDigestResponse, ListForksRequest,
-    ListForksResponse, PlaceMarkerRequest, PlaceMarkerResponse, SetMemberRequest, SourceMessage,
+    FetchLogResponse, FetchRangeRequest, FetchRangeResponse, ForkInfo, GetDigestRequest,
+    GetDigestResponse, ListForksRequest, ListForksResponse, PlaceMarkerRequest,
+    PlaceMarkerResponse, RepairRangeRequest, RepairRangeResponse, SetMemberRequest, SourceMessage,
     TargetMessage,
 };
 use tonic::service::Routes;
@@ -59,6 +60,20 @@ impl Replication for Content {
         &self,
         _: Request<DropForkRequest>,
     ) -> Result<Response<DropForkResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn fetch_range(
+        &self,
+        _: Request<FetchRangeRequest>,
+    ) -> Result<Response<FetchRangeResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn repair_range(
+        &self,
+        _: Request<RepairRangeRequest>,
+    ) -> Result<Response<RepairRangeResponse>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 

@@ -29,7 +29,8 @@ pub const fn healing(fault: &CopyFault) -> Healing {
         | CopyFault::Store(_)
         | CopyFault::StoreDamaged(_)
         | CopyFault::DiskFull
-        | CopyFault::NeedsVersion(_) => Healing::Recheck,
+        | CopyFault::NeedsVersion(_)
+        | CopyFault::Untrusted(_) => Healing::Recheck,
         CopyFault::LogDamaged(_) => Healing::Fetch { attempts_max: RECOPY_ATTEMPTS_MAX },
         // Retrying cannot bring back log that is gone (F107), undo a fork (F82), or make a start
         // succeed that killed the process again and again (S9.6).

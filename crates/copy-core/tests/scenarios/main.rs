@@ -10,3 +10,4 @@ mod rule_change;
 mod seal;
 mod shipping;
 mod support;
+mod undo;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use keelson_copy_core::divergence::Verdict;
 use keelson_copy_core::{
     Action, Assignment, CopyConfig, CopyMachine, Event, LogSource, MountOrder, OpenOffer, PeerCopy,
     Recovered,
@@ -78,6 +79,7 @@ pub(crate) fn assignment(epoch: Epoch, active: Option<u128>) -> Assignment {
         degrade_after: Some(Duration::from_secs(10)),
         dismount_after: Duration::from_secs(30),
         suspension: Suspension::NONE,
+        discards: Vec::new(),
     }
 }
 
@@ -100,12 +102,15 @@ pub(crate) fn offer(counter: u64, rows: &[EpochStart], end: Position) -> OpenOff
         table: table(rows),
         end,
         committed: Position::ZERO,
+        log_from: Position::ZERO,
     }
 }
 
 pub(crate) struct Bench {
     pub(crate) machine: CopyMachine,
     pub(crate) now: Tick,
+    /// What the ladder of divergence said.
+    pub(crate) verdicts: Vec<Verdict>,
 }
 
 impl Bench {
@@ -121,16 +126,25 @@ impl Bench {
             stream: StreamId::from_u128(7),
             weakness,
         };
-        Self { machine: CopyMachine::new(config, found), now: Tick(0) }
+        let machine = CopyMachine::new(config, found);
+        Self { machine, now: Tick(0), verdicts: Vec::new() }
     }
 
     pub(crate) fn empty() -> Self {
         Self::new(Recovered::default())
     }
 
+    /// Steps; what the ladder of divergence says is kept apart.
     pub(crate) fn step(&mut self, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
         self.machine.step(self.now, event, &mut out);
+        out.retain(|action| match action {
+            Action::Climbed(verdict) => {
+                self.verdicts.push(verdict.clone());
+                false
+            }
+            _ => true,
+        });
         out
     }
 

@@ -2,7 +2,7 @@
 
 use keelson_env::Disk;
 use keelson_format::{Cursor, CursorState};
-use keelson_log::LogError;
+use keelson_log::{LogError, list_salvage, read_salvage};
 use keelson_types::{Generation, Position};
 
 use crate::harness::{Copy, FRAMING, home, names, open, read_all, sim};
@@ -43,6 +43,38 @@ fn a_fork_is_saved_and_then_gone() {
     assert_eq!((recovery.damage, read_all(&log).len()), (None, 7));
     let counters: Vec<_> = recovery.epochs.iter().map(|row| row.epoch.counter).collect();
     assert_eq!(counters, [1, 3]);
+}
+
+#[test]
+fn a_salvage_is_listed_and_read_back_frame_by_frame() {
+    for kept in 0..18 {
+        let (disk, mut copy) = forked();
+        let frames = read_all(&copy.log);
+        let (to, end) = match kept {
+            0 => (Position::ZERO, copy.log.durable_end()),
+            kept => (frames[kept - 1].end().position, copy.log.durable_end()),
+        };
+        copy.log.cut(to).expect("cuts");
+        let listed = list_salvage(&disk, &home()).expect("lists");
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert_eq!((listed[0].at, listed[0].epoch), (to, end.epoch));
+        let mut found = read_salvage(&disk, &home(), &listed[0]).expect("reads");
+        assert_eq!(found.by_ref().collect::<Vec<_>>(), frames[kept..], "{kept} kept");
+        assert_eq!(found.unread_bytes(), 0);
+    }
+}
+
+#[test]
+fn a_salvage_is_read_up_to_its_damage() {
+    let (disk, mut copy) = forked();
+    let frames = read_all(&copy.log);
+    copy.log.cut(frames[1].end().position).expect("cuts");
+    let salvage = &list_salvage(&disk, &home()).expect("lists")[0];
+    let at = frames[2].bytes.len() as u64 + 100;
+    assert!(disk.flip_bit(&home().join(&salvage.name), at, 3));
+    let mut found = read_salvage(&disk, &home(), salvage).expect("reads");
+    assert_eq!(found.by_ref().collect::<Vec<_>>(), frames[2..3]);
+    assert_eq!(found.unread_bytes(), salvage.bytes - frames[2].bytes.len() as u64);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Reads: waiting for the right position, then the store, then the gate once more.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keelson_env::{KvStore, StoreError};
@@ -35,6 +36,7 @@ impl KvService {
         let store = open_store(&copy).await?;
         let key = request.key;
         let value = self.on_reader(Some(&copy), move || store.get(&key)).await?;
+        refuse_if_marked(&copy)?;
         if let Some(epoch) = serving {
             // The value was read while this copy may have been active; it may leave only if it
             // still is, in the same epoch: in between, another active may have written.
@@ -65,6 +67,7 @@ impl KvService {
         copy: &CopyHandle,
         options: Option<&v1::ReadOptions>,
     ) -> Result<Option<u64>, Refusal> {
+        refuse_if_marked(copy)?;
         let consistency = options.map_or(v1::ReadConsistency::Unspecified, |o| o.consistency());
         match consistency {
             v1::ReadConsistency::Any => Ok(None),
@@ -120,6 +123,15 @@ impl KvService {
         }
         result.map_err(|error| Refusal::new(RefusalReason::CopyFailed, error.to_string()))
     }
+}
+
+/// Keys of a marked store are in doubt; an active copy has no mark.
+fn refuse_if_marked(copy: &CopyHandle) -> Result<(), Refusal> {
+    if !copy.shared.marked.load(Ordering::SeqCst) {
+        return Ok(());
+    }
+    let message = format!("keys of {} are being fetched from another copy", copy.shared.name);
+    Err(Refusal::new(RefusalReason::CopyFailed, message).with_address(copy.shared.active_address()))
 }
 
 async fn within(wait: impl Future<Output = ()>) -> Result<(), Refusal> {

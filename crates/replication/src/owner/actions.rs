@@ -18,6 +18,10 @@ impl Owner {
                 self.log_job(LogJob::Control { save, sealed, table });
             }
             Action::CutLog { to } => self.log_job(LogJob::Cut { to, then: AfterCut::Machine }),
+            Action::Climbed(verdict) => self.climbed(&verdict),
+            Action::ReopenStore => self.reopen_store(),
+            Action::CountFork { from, to } => self.count_fork(from, to),
+            Action::BeginResync { fork, estimated, .. } => self.begin_resync(fork, estimated),
             Action::Append => {} // The bytes were handed on where they arrived.
             Action::BeginEpoch { epoch } => self.begin_epoch(epoch),
             Action::ReplayTo(to) => self.replay_to(to),

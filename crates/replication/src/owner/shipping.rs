@@ -82,6 +82,7 @@ impl Owner {
             epochs: epoch_rows(self.machine.table()),
             end: Some(self.machine.end().position.into()),
             committed: Some(self.machine.committed().into()),
+            log_from: Some(self.shared.log_from.load().into()),
         };
         self.send_source(member, v1::source_message::Message::Open(open));
     }

@@ -119,6 +119,7 @@ impl Owner {
             forecast: volumes.log.history.forecast(floor, cut.as_slice()),
             volumes,
             blockers: self.blockers(),
+            undoing: self.undoing(),
         }
     }
 }

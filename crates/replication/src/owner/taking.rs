@@ -22,9 +22,14 @@ impl Owner {
                 }
                 self.waiting.forget_frames();
                 self.generated = offer.end;
+                self.heard_source(member);
+                self.tell_ground();
                 self.event(Event::Open(offer));
             }
-            FromSource::Matched { epoch } => self.event(Event::Matched { epoch }),
+            FromSource::Matched { epoch } => {
+                self.event(Event::Matched { epoch });
+                self.follows_epoch(epoch);
+            }
             FromSource::Frames { epoch, chunk, committed } => {
                 self.take_frames(epoch, chunk, committed);
             }
@@ -143,13 +148,15 @@ impl Owner {
     }
 
     pub(super) fn send_ack(&mut self, member: MemberId, epoch: Epoch, durable: Position) {
+        let replayed = self.shared.replayed.load();
         let ack = v1::ShipAck {
             database: self.database_bytes(),
             epoch: Some(epoch.into()),
             copy: self.copy_bytes(),
             durable: Some(durable.into()),
-            replayed: Some(self.shared.replayed.load().into()),
-            checkpointed: Some(self.shared.checkpointed.load().into()),
+            replayed: Some(replayed.into()),
+            // A store that was set back is durable no further than it stands.
+            checkpointed: Some(self.shared.checkpointed.load().min(replayed).into()),
         };
         self.send_target(member, v1::target_message::Message::Ack(ack));
     }
@@ -203,6 +210,7 @@ impl Owner {
         Ok(LogView {
             table: self.machine.table().clone(),
             durable: self.machine.durable(),
+            log: self.log_id(),
             reader: files.reader.clone(),
         })
     }

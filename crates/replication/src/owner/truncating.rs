@@ -83,7 +83,7 @@ impl Owner {
             copy: self.shared.copy,
             member: self.context.member,
             truncated: self.truncation.first,
-            checkpointed: self.shared.checkpointed.load(),
+            checkpointed: self.shared.checkpointed.load().min(self.shared.replayed.load()),
             end: self.machine.durable().position,
         };
         let others: Vec<_> = assigned.others.iter().map(|other| self.other_copy(other)).collect();

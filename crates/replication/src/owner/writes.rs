@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use keelson_copy_core::Event;
+use keelson_copy_core::range_fetch::FetchEvent;
 use keelson_copy_core::room::Shortage;
 use keelson_env::{KvStore, StoreError};
 use keelson_types::{CopyFault, HybridTime, Position, RefusalReason};
@@ -182,6 +183,9 @@ impl Owner {
     }
 
     pub(super) fn replayed(&mut self, to: Position, time_millis: u64) {
+        if self.machine.is_store_away() {
+            return; // Ordered before the store was set back.
+        }
         self.last_replayed_millis = self.last_replayed_millis.max(time_millis);
         self.shared.replayed.store(to);
         self.shared.wake();
@@ -189,6 +193,7 @@ impl Owner {
             writer.replayed(to);
         }
         self.event(Event::Replayed { to });
+        self.fetch_event(FetchEvent::Replayed { to });
         self.lag_replayed(to);
     }
 

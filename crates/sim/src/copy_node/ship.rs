@@ -104,6 +104,7 @@ impl CopyNode {
             table: self.machine.table().clone(),
             end: self.machine.end().position,
             committed: self.machine.committed(),
+            log_from: Position::ZERO,
         };
         moment.out.push(Out::Send { to: member, message: DataMessage::Open { copy, offer } });
     }

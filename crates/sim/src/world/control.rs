@@ -383,6 +383,7 @@ fn assignment_of(state: &ClusterState, index: usize, member: MemberId) -> Option
         degrade_after: database.settings.degrade_after_ms.map(Duration::from_millis),
         dismount_after: Duration::from_millis(database.settings.dismount_after_ms),
         suspension: database.copies.get(&copy)?.suspension.clone(),
+        discards: Vec::new(),
     };
     let lag = database.copies.get(&copy)?.lag;
     Some((copy, assignment, database.state == DatabaseState::Established, lag))

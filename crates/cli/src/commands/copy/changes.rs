@@ -171,7 +171,7 @@ impl Resume {
     }
 }
 
-fn done(global: &Global, copy: &CopyName, sentence: &str) {
+pub(super) fn done(global: &Global, copy: &CopyName, sentence: &str) {
     let data = json!({ "database": copy.database, "member": copy.member, "done": sentence });
     output::print_done(global.output, &format!("done: {sentence}"), &data);
 }

@@ -1,6 +1,6 @@
 //! Every field of a copy's status, for programs (F49).
 
-use keelson_wire::v1::{CopyFacts, CopyStatusRow, Watermarks};
+use keelson_wire::v1::{CopyFacts, CopyStatusRow, DivergenceFacts, Watermarks};
 use serde_json::{Map, Value, json};
 
 use crate::text;
@@ -59,6 +59,7 @@ fn standing(row: &CopyStatusRow, facts: &CopyFacts) -> Value {
         "content_index_state": CONTENT_INDEX_STATE,
         "log_bytes": facts.log_bytes,
         "store_bytes": facts.store_bytes,
+        "divergence": facts.divergence.as_ref().map(divergence),
         "scrub": facts.scrub.as_ref().map(super::scrub::data_of),
     })
 }
@@ -108,5 +109,25 @@ fn log(facts: &CopyFacts, row: &CopyStatusRow) -> Value {
         "inspected": text::position(inspected.as_ref()),
         "generated": text::position(generated.as_ref()),
         "committed": text::position(committed.as_ref()),
+    })
+}
+
+/// How the copy got, or gets, back onto its active's log: what was foreseen and what it took.
+fn divergence(facts: &DivergenceFacts) -> Value {
+    json!({
+        "rung": facts.rung,
+        "phase": facts.phase,
+        "percent": facts.percent,
+        "failure": facts.failure,
+        "salvage_bytes": facts.salvage_bytes,
+        "replay_bytes": facts.replay_bytes,
+        "estimated_keys": facts.estimated_keys,
+        "estimated_bytes": facts.estimated_bytes,
+        "fetched_keys": facts.fetched_keys,
+        "fetched_bytes": facts.fetched_bytes,
+        "rounds": facts.rounds,
+        "whole_at": text::position(facts.whole_at.as_ref()),
+        "began": text::time(facts.began_unix_millis),
+        "ended": text::time(facts.ended_unix_millis),
     })
 }

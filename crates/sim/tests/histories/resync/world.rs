@@ -1,8 +1,7 @@
 //! One copy that resyncs: the real ladder and the real machine over an in-memory store, a mark on a
 //! simulated disk, and the logs that the other copies serve.
 //!
-//! The store keeps the position of the copy under a key of its own, as the real one does, so that
-//! it can be set back. Log and shipping are taken as durable and instant: they have histories of
+//! Log and shipping are taken as durable and instant: they have histories of
 //! their own.
 
 mod copy;

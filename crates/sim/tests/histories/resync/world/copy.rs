@@ -6,22 +6,16 @@ use std::sync::Arc;
 
 use keelson_copy_core::range_fetch::{
     Chunk, FetchAction, FetchConfig, FetchCost, FetchEvent, FetchFailure, FetchOrder, FetchRequest,
-    Fetched, Mark, RangeFetch, Span, StoreKey,
+    Fetched, Mark, RangeFetch, StoreKey,
 };
 use keelson_env::{
-    Disk, DiskResult, KvStore, MemStoreOpener, ReplayFrame, SimDisk, StoreOpener,
-    log_end_from_bytes, log_end_to_bytes,
+    Disk, DiskResult, KvStore, MemStoreOpener, ReplayFrame, SimDisk, StoreItem, StoreOpener,
 };
 use keelson_sim::checkers::Violation;
-use keelson_types::{Epoch, HybridTime, LogEnd, Position, Record, Tick, Weakness};
+use keelson_types::{Epoch, HybridTime, LogEnd, Position, Tick, Weakness};
 
 use super::Pace;
 use super::model::{Content, Frame, content_at};
-
-/// Where the store says how far it is.
-const POSITION: &[u8] = b"p";
-/// Before every key of a user.
-const USER: u8 = b'u';
 
 pub(super) struct Copy {
     pub(super) log: Vec<Frame>,
@@ -35,13 +29,12 @@ pub(super) struct Copy {
     now: Tick,
     stores: MemStoreOpener,
     store: Option<Arc<dyn KvStore>>,
-    batches: u64,
     todo: VecDeque<FetchAction>,
     /// Becomes the log once the mark is durable: the fork is cut, the other log is followed.
     next_log: Option<Vec<Frame>>,
     /// The served log, its epoch, and how many frames of it the donor has replayed.
     donor: (Epoch, Vec<Frame>, usize),
-    chunk: Vec<Record>,
+    chunk: Vec<StoreItem>,
 }
 
 impl Copy {
@@ -68,7 +61,6 @@ impl Copy {
             now: Tick(0),
             stores: MemStoreOpener::new(),
             store: None,
-            batches: 0,
             todo: VecDeque::new(),
             next_log: None,
             donor: (Epoch::ZERO, Vec::new(), 0),
@@ -86,9 +78,7 @@ impl Copy {
 
     /// Where the store says that it stands.
     pub(super) fn position(&self) -> LogEnd {
-        let bytes = self.store().get(POSITION).expect("reads");
-        let end = bytes.map(|bytes| log_end_from_bytes(&bytes).expect("as written"));
-        end.unwrap_or(LogEnd::ZERO)
+        self.store().replayed()
     }
 
     /// The durable mark, as a start finds it.
@@ -113,7 +103,6 @@ impl Copy {
         self.store = None;
         self.store = Some(self.stores.open(Path::new("/store")).expect("opens"));
         self.disk_crashed = false;
-        self.batches = self.store().replayed().position.offset;
         self.checkpointed = self.position().position;
         self.todo.clear();
         self.next_log = None;
@@ -171,20 +160,11 @@ impl Copy {
         let next = self.log.iter().find(|frame| frame.end.position > at).cloned();
         let allowed = |frame: &Frame| limit.is_none_or(|limit| frame.end.position <= limit);
         let Some(frame) = next.filter(allowed) else { return false };
-        let records = frame.records.iter().map(stored).collect();
-        self.batch(records, frame.end);
-        self.step(FetchEvent::Replayed { to: frame.end.position });
+        let (end, records) = (frame.end, frame.records);
+        let replayed = ReplayFrame { end, time: HybridTime(0), first_sequence: 1, records };
+        self.store().replay(&[replayed]).expect("replays");
+        self.step(FetchEvent::Replayed { to: end.position });
         true
-    }
-
-    /// One atomic batch with the position.
-    fn batch(&mut self, mut records: Vec<Record>, position: LogEnd) {
-        self.batches += 1;
-        let value = log_end_to_bytes(position).to_vec().into();
-        records.push(Record::Put { key: POSITION.into(), value });
-        let end = LogEnd { epoch: Epoch::ZERO, position: Position::new(0, self.batches) };
-        let frame = ReplayFrame { end, time: HybridTime(0), first_sequence: 1, records };
-        self.store().replay(&[frame]).expect("replays");
     }
 
     fn checkpoint(&mut self) {
@@ -204,16 +184,15 @@ impl Copy {
             },
             FetchAction::Begun { .. } => self.log = self.next_log.take().expect("an order waits"),
             FetchAction::Rewind { number, to } => {
-                self.batch(Vec::new(), to);
-                self.checkpoint();
+                self.store().rewind(to).expect("works");
+                self.checkpointed = self.store().checkpointed();
                 self.step(FetchEvent::Rewound { number });
             }
             FetchAction::Fetch { number, request, .. } => self.fetch(number, &request),
             FetchAction::ApplyChunk { number, spans, at, .. } => {
                 assert!(self.position().position <= at.position, "replay passed {at}");
-                let mut records: Vec<_> = spans.iter().map(emptied).collect();
-                records.append(&mut self.chunk);
-                self.batch(records, self.position());
+                let items = std::mem::take(&mut self.chunk);
+                self.store().overwrite(&spans, &items).expect("works");
                 self.step(FetchEvent::Applied { number });
             }
             FetchAction::Checkpoint { number } => {
@@ -266,11 +245,8 @@ impl Copy {
         let next = found.next().map(|(key, _)| user(key));
         let bytes = items.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
         let cost = FetchCost { keys: items.len() as u64, bytes };
-        let put = |(key, value): (&Vec<u8>, &Vec<u8>)| Record::Put {
-            key: prefixed(key).into(),
-            value: value.clone().into(),
-        };
-        self.chunk = items.into_iter().map(put).collect();
+        let item = |(key, value): (&Vec<u8>, &Vec<u8>)| (user(key), value.clone().into());
+        self.chunk = items.into_iter().map(item).collect();
         self.step(FetchEvent::ChunkFetched { number, chunk: Chunk { at, next, cost } });
     }
 
@@ -282,8 +258,8 @@ impl Copy {
         let at = self.position();
         let store = self.store.clone().expect("open");
         let snapshot = store.snapshot().expect("reads");
-        let items = snapshot.scan(&[USER], None, usize::MAX, usize::MAX).expect("reads");
-        let plain = items.iter().map(|(key, value)| (key[1..].to_vec(), value.to_vec()));
+        let items = snapshot.scan(&[], None, usize::MAX, usize::MAX).expect("reads");
+        let plain = items.iter().map(|(key, value)| (key.to_vec(), value.to_vec()));
         let (found, expected) = (plain.collect::<Content>(), content_at(&self.log, at));
         if expected.as_ref() != Some(&found) {
             let what = format!("at {at} the store holds {found:?}, its log makes {expected:?}");
@@ -298,31 +274,4 @@ fn directory() -> &'static Path {
 
 fn mark_path() -> PathBuf {
     directory().join("mark")
-}
-
-fn prefixed(key: &[u8]) -> Vec<u8> {
-    [&[USER], key].concat()
-}
-
-/// A record as the store keeps it.
-fn stored(record: &Record) -> Record {
-    let inner = |key: &[u8]| prefixed(key).into();
-    match record {
-        Record::Put { key, value } => Record::Put { key: inner(key), value: value.clone() },
-        Record::Delete { key } => Record::Delete { key: inner(key) },
-        Record::DeleteRange { from, to } => {
-            Record::DeleteRange { from: inner(from), to: inner(to) }
-        }
-        other => panic!("no script has {other:?}"),
-    }
-}
-
-/// Removes what lies in a span; the chunk puts back what the donor has.
-fn emptied(span: &Span) -> Record {
-    let bound = |key: &StoreKey| match key {
-        StoreKey::User(key) => prefixed(key),
-        StoreKey::Schema | StoreKey::Session(_) => vec![USER],
-    };
-    let to = span.to().map_or(vec![USER + 1], bound);
-    Record::DeleteRange { from: bound(span.from()).into(), to: to.into() }
 }

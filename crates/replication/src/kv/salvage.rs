@@ -1,0 +1,143 @@
+//! Salvage: log that was cut off the copy of this member and kept, listed and read while the copy
+//! goes on.
+
+use keelson_env::Disk;
+use keelson_format::FrameInfo;
+use keelson_log::{LogError, Salvage, SalvagedFrames, list_salvage, read_salvage};
+use keelson_types::{Record, RefusalReason};
+use keelson_wire::{Refusal, ids, v1};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::Answers;
+use crate::kv::KvService;
+use crate::message::Message;
+
+/// Bytes of records in one message, except that one record is sent if there is any.
+const MESSAGE_BYTES: usize = 1024 * 1024;
+/// Messages read ahead of the asker.
+const AHEAD: usize = 4;
+
+impl KvService {
+    pub(super) async fn salvages(&self, database: &str) -> Result<Vec<v1::Salvage>, Refusal> {
+        let found = self.found_salvage(database).await?.1;
+        let shown = |salvage: Salvage| v1::Salvage {
+            id: salvage.name,
+            epoch: Some(salvage.epoch.into()),
+            at: Some(salvage.at.into()),
+            bytes: salvage.bytes,
+        };
+        Ok(found.into_iter().map(shown).collect())
+    }
+
+    pub(super) async fn salvaged(
+        &self,
+        request: v1::ReadSalvageRequest,
+    ) -> Result<Answers<v1::ReadSalvageResponse>, Refusal> {
+        let (directory, found) = self.found_salvage(&request.database).await?;
+        let salvage = found.into_iter().find(|salvage| salvage.name == request.id);
+        let unknown = || {
+            let what = format!("this copy keeps no salvage {:?}", request.id);
+            Refusal::new(RefusalReason::BadArgument, what)
+        };
+        let (salvage, disk) = (salvage.ok_or_else(unknown)?, self.context.places.disk.clone());
+        let (sender, responses) = mpsc::channel(AHEAD);
+        self.context.scans.run(move || match read_salvage(&*disk, &directory, &salvage) {
+            Ok(frames) => send(frames, &sender),
+            Err(error) => drop(sender.blocking_send(Err(refusal(&error).into()))),
+        });
+        Ok(Box::pin(ReceiverStream::new(responses)))
+    }
+
+    async fn found_salvage(
+        &self,
+        database: &str,
+    ) -> Result<(std::path::PathBuf, Vec<Salvage>), Refusal> {
+        let copy = self.copy(database)?;
+        let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
+        let (reply, view) = oneshot::channel();
+        copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
+        let log = view.await.map_err(|_| gone())??.log;
+        let directory = self.context.places.log(copy.shared.database, log);
+        let (reply, listed) = oneshot::channel();
+        let (disk, of) = (self.context.places.disk.clone(), directory.clone());
+        self.context.readers.run(move || drop(reply.send(list(&*disk, &of))));
+        let found = listed.await.map_err(|_| gone())?.map_err(|error| refusal(&error))?;
+        Ok((directory, found))
+    }
+}
+
+fn list(disk: &dyn Disk, directory: &std::path::Path) -> Result<Vec<Salvage>, LogError> {
+    list_salvage(disk, directory)
+}
+
+fn refusal(error: &LogError) -> Refusal {
+    Refusal::new(RefusalReason::CopyFailed, format!("salvage: {error}"))
+}
+
+type Sender = mpsc::Sender<Result<v1::ReadSalvageResponse, Status>>;
+
+/// Sends all records; blocking, and slowed down by the asker.
+fn send(mut frames: SalvagedFrames, sender: &Sender) {
+    let mut message = v1::ReadSalvageResponse::default();
+    let mut bytes = 0;
+    for frame in frames.by_ref() {
+        let Ok(decoded) = frame.decode() else { break };
+        for (sequence, record) in (decoded.first_sequence..).zip(decoded.records) {
+            let record = salvaged(&frame, decoded.time.unix_millis(), sequence, record);
+            let more = record.key.len() + record.value.len();
+            if bytes > 0 && bytes + more > MESSAGE_BYTES {
+                if sender.blocking_send(Ok(std::mem::take(&mut message))).is_err() {
+                    return; // Nobody listens any more.
+                }
+                bytes = 0;
+            }
+            bytes += more;
+            message.records.push(record);
+        }
+    }
+    message.unread_bytes = frames.unread_bytes();
+    let _ = sender.blocking_send(Ok(message));
+}
+
+fn salvaged(
+    frame: &FrameInfo,
+    unix_millis: u64,
+    sequence: u64,
+    record: Record,
+) -> v1::SalvagedRecord {
+    let end = frame.end();
+    let mut salvaged = v1::SalvagedRecord {
+        epoch: Some(end.epoch.into()),
+        end: Some(end.position.into()),
+        sequence,
+        unix_millis,
+        ..v1::SalvagedRecord::default()
+    };
+    salvaged.kind = match record {
+        Record::Put { key, value } => {
+            (salvaged.key, salvaged.value) = (key, value);
+            "put"
+        }
+        Record::Delete { key } => {
+            salvaged.key = key;
+            "delete"
+        }
+        Record::DeleteRange { from, to } => {
+            (salvaged.key, salvaged.to) = (from, to);
+            "delete_range"
+        }
+        Record::Session { session, .. } => {
+            salvaged.session = ids::bytes(session);
+            "session"
+        }
+        Record::Schema { .. } => "schema",
+        Record::Opening { .. } => "opening",
+        Record::DigestMarker { .. } => "digest_marker",
+        Record::RestorePoint { .. } => "restore_point",
+        Record::NoOp => "no_op",
+    }
+    .into();
+    salvaged
+}
