@@ -44,8 +44,8 @@ pub struct VerifyReport {
     pub damages: Vec<Damage>,
     /// A tail that a crash may have torn: bytes behind the end that recovery would cut.
     pub torn_from: Option<Position>,
-    /// Bytes behind the end, in the last generation, that are not zero: of a torn tail, of a damaged
-    /// frame, or left from an earlier use of the file.
+    /// Bytes behind the end, in the last generation, that are not zero: of a torn tail, of a
+    /// damaged frame, or left from an earlier use of the file.
     pub bytes_behind: u64,
     /// What the copy knew of its log; `None` without a control file of this log beside it.
     pub known: Option<Known>,
