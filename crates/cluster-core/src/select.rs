@@ -199,10 +199,11 @@ fn holds_given_up(input: &SelectionInput<'_>, reply: &SealReply) -> bool {
 }
 
 /// The first rule of an epoch whose target is `target`: the target and the HA copies that answered
-/// the seal and can go on (S2); one that holds what a receipt gave up must be brought back first. A copy that is behind may be in it: it counts only once it has
-/// matched the chain and holds the opening frame, and until then the older rules stay in every
-/// proof (R2). With `degrade_after` = never the copies that did not answer stay in the rule, so
-/// that writes wait for them instead of going on degraded.
+/// the seal and can go on (S2); one that holds what a receipt gave up must be brought back first. A
+/// copy that is behind may be in it: it counts only once it has matched the chain and holds the
+/// opening frame, and until then the older rules stay in every proof (R2). With `degrade_after` =
+/// never the copies that did not answer stay in the rule, so that writes wait for them instead of
+/// going on degraded.
 #[must_use]
 pub fn first_rule(input: &SelectionInput<'_>, target: CopyId) -> CommitRule {
     let database = input.database;

@@ -181,7 +181,8 @@ impl LogWorker {
     fn refuse_writes(&mut self, unsynced: Option<(LogEnd, usize)>) -> Result<(), CopyFault> {
         self.sync(unsynced)?;
         self.refusing = true;
-        tracing::warn!(database = %self.shared.name, "no space for log; what was refused is cut off");
+        let database = &self.shared.name;
+        tracing::warn!(%database, "no space for log; what was refused is cut off");
         self.report(Completion::LogFailed(CopyFault::DiskFull));
         Ok(())
     }

@@ -216,7 +216,8 @@ impl Owner {
             files: start.files,
             cursor: start.cursor,
             tail: Tail::default(),
-            // The mark comes before anything is replayed, and nothing is before it is known whether the copy lags, or is suspended.
+            // The mark comes before anything is replayed, and nothing is before it is known whether
+            // the copy lags, or is suspended.
             events: VecDeque::from([
                 Event::Marked(repairing.marking()),
                 Event::ReplayLimit(Some(Position::ZERO)),

@@ -138,10 +138,7 @@ mod tests {
         slot.close();
         slot.retire();
         let reading = Arc::downgrade(&reader);
-        let ends = std::thread::spawn(move || {
-            std::thread::sleep(LOOK_AGAIN * 3);
-            drop(reader);
-        });
+        let ends = std::thread::spawn(move || drop(reader));
         open();
         assert_eq!(reading.strong_count(), 0, "not opened beside its reader");
         ends.join().unwrap();

@@ -323,8 +323,8 @@ impl Cluster {
         .await
     }
 
-    /// Waits until every copy of `database` is mounted or follows, and counts in its commit rule; for
-    /// databases without lagged or suspended copies.
+    /// Waits until every copy of `database` is mounted or follows, and counts in its commit rule;
+    /// for databases without lagged or suspended copies.
     ///
     /// # Errors
     /// Not within a minute; the error names the copies that do not.

@@ -197,8 +197,8 @@ refusals! {
          would be given up without it";
     /// An instant that the copy cannot show any more, or not yet.
     InstantOutOfReach = "instant_out_of_reach",
-        "choose an instant inside the span that the message names; a copy with a replay lag reaches \
-         further back";
+        "choose an instant inside the span that the message names; a copy with a replay lag \
+         reaches further back";
     /// No fork of that name.
     UnknownFork = "unknown_fork",
         "keelson copy fork list shows the forks; it may have expired";

@@ -1,3 +1,5 @@
+//! Forks over simulated disks and stores.
+
 use std::path::Path;
 
 use keelson_env::{MemStoreOpener, SimDisk};

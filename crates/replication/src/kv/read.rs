@@ -105,8 +105,8 @@ impl KvService {
         Ok(())
     }
 
-    /// Runs blocking work of a store on a reader thread. Damage is told to the copy, if the store is
-    /// one of a copy and no fork.
+    /// Runs blocking work of a store on a reader thread. Damage is told to the copy, if the store
+    /// is one of a copy and no fork.
     pub(crate) async fn on_reader<T: Send + 'static>(
         &self,
         copy: Option<&CopyHandle>,

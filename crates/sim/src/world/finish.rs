@@ -95,7 +95,8 @@ impl World {
         };
         for database in 0..self.params.databases {
             let recorded = &self.reference.databases[&database_id(database)];
-            // With `degrade_after` = never an epoch may wait for a copy that only a seed brings back.
+            // With `degrade_after` = never an epoch may wait for a copy that only a seed brings
+            // back.
             let bound = recorded.target.is_some();
             if recorded.intent == MountIntent::Dismounted && self.now % SEC < 200_000_000 {
                 self.mount(database_id(database), None);

@@ -75,9 +75,13 @@ mod tests {
 
     #[test]
     fn the_inode_is_that_of_the_dialing_end() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-             0: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000  1000        0 11 1\n\
-             1: 0100007F:C350 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1000        0 22 1\n";
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr \
+             tm->when retrnsmt   uid  timeout \
+             inode\n\
+             0: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 \
+             00000000  1000        0 11 1\n\
+             1: 0100007F:C350 0100007F:1F90 01 00000000:00000000 00:00000000 \
+             00000000  1000        0 22 1\n";
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         assert_eq!(inode_of(table, at(50_000), at(8_080)), Some(22));
         assert_eq!(inode_of(table, at(50_000), at(8_081)), None);
