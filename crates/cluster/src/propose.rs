@@ -172,16 +172,21 @@ pub(crate) fn member_may_propose(sender: MemberId, command: &Command) -> bool {
     match command {
         Command::StartIncarnation { member, .. } => *member == sender,
         Command::OfLife { member, command, .. } => {
-            let what = matches!(
-                **command,
-                Command::Established { .. }
-                    | Command::ChangeRule { .. }
-                    | Command::AllocateEpochs(_)
-            );
-            *member == sender && what
+            *member == sender && data_process_may_propose(sender, command)
         }
         Command::AppendEvent { member, .. } => *member == Some(sender),
-        Command::SuspendFailed { .. }
+        _ => false,
+    }
+}
+
+/// What the recorded life of a member's data process may say of its copies.
+fn data_process_may_propose(sender: MemberId, command: &Command) -> bool {
+    match command {
+        Command::AppendEvent { member, .. } => *member == Some(sender),
+        Command::Established { .. }
+        | Command::ChangeRule { .. }
+        | Command::AllocateEpochs(_)
+        | Command::SuspendFailed { .. }
         | Command::MarkCutOff { .. }
         | Command::HoldLog { .. }
         | Command::ReleaseLog { .. } => true,

@@ -90,6 +90,7 @@ pub(crate) struct LogWorker {
 }
 
 impl LogWorker {
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of job")]
     pub(crate) fn work(&mut self, jobs: Vec<LogJob>) {
         let mut unsynced: Option<(LogEnd, usize)> = None;
         for job in jobs {
