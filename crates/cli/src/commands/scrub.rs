@@ -75,7 +75,7 @@ async fn wait_for(
         let ended = started.iter().map(|one| {
             let facts = facts_of(&rows, &one.member)?;
             // A data process that started anew counts from nothing.
-            let over = facts.ended > one.ended_before || facts.ended < one.ended_before;
+            let over = facts.ended != one.ended_before;
             over.then(|| (one.member.clone(), facts))
         });
         if let Some(ended) = ended.collect::<Option<Vec<_>>>() {
