@@ -204,7 +204,6 @@ async fn a_server_of_another_cluster_is_not_added() -> Result<()> {
 /// A virtual machine that was cloned, or a backup of the directory started elsewhere: two servers
 /// with one identity would vote twice and take each other's databases.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "known defect: refused by hand under keelson dev, but not here"]
 async fn a_copy_of_a_running_members_directory_is_refused_and_changes_nothing() -> Result<()> {
     let ours = cluster().await?;
     let actives = || async { ours.cli().json(["copy", "status", "DB1"]).await };

@@ -102,7 +102,6 @@ pub(crate) fn generation(row: &Value, field: &str) -> u64 {
 
 /// F87: log waits for replay as long as the lag says, over restarts too; F89: no HA copy meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "known defect: a restart releases some of the lag"]
 async fn a_lagged_copy_replays_late_and_remembers_its_clock() -> Result<()> {
     let mut cluster = cluster().await?;
     cluster.cli().succeed(["switchover", "DB1", "--to", "m1"]).await?;

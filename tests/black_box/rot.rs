@@ -196,7 +196,6 @@ async fn loaded(cluster: &Cluster) -> Result<(Vec<String>, Vec<Writer>)> {
 
 /// S15, G5: 208 bytes at random places of logs, stores and control files.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "known defect: a rotten OPTIONS file was left as it was"]
 async fn any_byte_of_a_passive_that_rots_is_found_and_mended_and_clients_notice_nothing()
 -> Result<()> {
     let mut cluster = Cluster::start(3).await?;

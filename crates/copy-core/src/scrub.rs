@@ -120,7 +120,8 @@ mod tests {
         let at = LogEnd { epoch: Epoch::new(0, 3), position: Position::new(2, 700) };
         let other = LogEnd { position: Position::new(2, 800), ..at };
         let id = CopyId::from_u128;
-        let rows: Vec<(Vec<(u128, LogEnd, u128)>, DigestVerdict)> = vec![
+        type Row = (Vec<(u128, LogEnd, u128)>, DigestVerdict);
+        let rows: Vec<Row> = vec![
             (vec![], DigestVerdict::Equal),
             (vec![(1, at, 7)], DigestVerdict::Equal),
             (vec![(1, at, 7), (2, at, 7), (3, at, 7)], DigestVerdict::Equal),
