@@ -259,8 +259,9 @@ impl Drop for ControlPlane {
 type Announced = (watch::Sender<Option<IncarnationId>>, watch::Sender<u64>);
 type DataSide = (mpsc::Receiver<DataEvent>, Announced);
 
-/// A server whose address changed asks at the old one whether itself still runs there: then its
-/// directory was copied. Servers with the same address cannot run beside each other.
+/// A server asks at the address at which it was reached last, and at its present one, whether itself
+/// runs there already: then its directory was copied. Its own listener is not open yet, so whoever
+/// answers is another process; normally the connection is refused at once.
 async fn refuse_second_holder(
     identity: &Identity,
     storage: &Storage,
@@ -268,17 +269,19 @@ async fn refuse_second_holder(
 ) -> Result<(), StartError> {
     let (own, name) = (&identity.control_address, identity.name.to_string());
     let last = storage.address().await?;
-    if last.as_ref() == Some(own) {
-        return Ok(());
-    }
-    if let Some(address) = last {
-        let mut client = peers.cluster(&name, &address, Lane::Control);
+    // What has no address yet never ran.
+    let present = Some(own).filter(|own| last.as_ref().is_some_and(|last| last != *own));
+    for address in last.iter().chain(present) {
+        let mut client = peers.cluster(&name, address, Lane::Control);
         let send = |request| async move { client.identify(request).await };
         let answer = call(IDENTIFY_DEADLINE, IdentifyRequest {}, send).await;
-        // Without an answer nobody is there: the server moved.
+        // Without an answer nobody is there.
         if answer.is_ok_and(|other| other.member[..] == identity.member.into_bytes()) {
-            return Err(StartError::SecondHolder { name, address });
+            return Err(StartError::SecondHolder { name, address: address.clone() });
         }
+    }
+    if last.as_ref() == Some(own) {
+        return Ok(());
     }
     Ok(storage.set_address(own.clone()).await?)
 }

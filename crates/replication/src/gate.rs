@@ -46,6 +46,12 @@ impl LeaseClock {
         Tick(self.expires.load(Ordering::SeqCst))
     }
 
+    /// Whether there was a lease in this life. Before the first one, what consensus is said to have
+    /// assigned may be an older picture than an earlier life of this member acted on.
+    pub(crate) fn was_granted(&self) -> bool {
+        self.expires() != Tick(0)
+    }
+
     fn covers(&self, assigned_at: u64, now: Tick) -> bool {
         assigned_at <= self.revision.load(Ordering::SeqCst) && now < self.expires()
     }

@@ -216,11 +216,11 @@ impl Owner {
             files: start.files,
             cursor: start.cursor,
             tail: Tail::default(),
-            // The mark comes before anything is replayed, and nothing is before it is known whether
-            // the copy lags, or is suspended.
+            // Nothing is replayed before the mark is known, nor before it is known for sure whether the
+            // copy lags, or is suspended (`release_replay`): each event may begin a replay.
             events: VecDeque::from([
-                Event::Marked(repairing.marking()),
                 Event::ReplayLimit(Some(Position::ZERO)),
+                Event::Marked(repairing.marking()),
                 Event::Wake,
             ]),
             actions: Vec::new(),
@@ -541,7 +541,7 @@ impl Owner {
         self.event(Event::Assigned(assigned.assignment));
         self.set_lag(lag, switch);
         if first && self.lag.is_none() {
-            self.event(Event::ReplayLimit(None));
+            self.release_replay(None);
         }
     }
 

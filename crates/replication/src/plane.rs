@@ -367,12 +367,17 @@ impl Follower {
     fn lease(&mut self, update: &v1::LeaseUpdate) {
         // The old grant may have run out before its timer was looked at: answers wait since then.
         self.held |= boottime_now() >= self.context.lease.expires();
+        let first = !self.context.lease.was_granted();
         self.context.lease.renew(Tick(update.expires_boottime_nanos), update.revision);
         let alive = boottime_now() < self.context.lease.expires();
         if !alive {
             return self.lease_over();
         }
         let news = self.context.lease.take_news(update.revision);
+        if first {
+            // Passive copies wait for it, too: now the assignments are not those of old.
+            self.registry.all().iter().for_each(|copy| copy.directions.lease(LeaseNews::Back));
+        }
         if std::mem::replace(&mut self.held, false) || news {
             self.tell_actives(LeaseNews::Back);
         }

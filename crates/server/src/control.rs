@@ -65,10 +65,11 @@ fn run(config: &Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let listener = runtime.block_on(async {
-        // The data process listens itself; trying first gives a clear error instead of restarts.
+    runtime.block_on(async {
+        // Both addresses are bound later; trying first gives a clear error before anything runs.
         drop(bind_patiently(config.data_address()).await?);
-        bind_patiently(config.control_address()).await
+        drop(bind_patiently(config.control_address()).await?);
+        Ok::<_, Problem>(())
     })?;
     let _pid_file = PidFile::write(config.run_dir().join("control.pid"), std::process::id());
     tracing::info!(member = %config.name(), id = %identity.member, site = %config.site(),
@@ -80,7 +81,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
     let handle = runtime.handle().clone();
     let running = std::thread::Builder::new()
         .name("keelson-control".into())
-        .spawn(move || handle.block_on(main.run(listener, announced)))
+        .spawn(move || handle.block_on(main.run(announced)))
         .context("cannot start threads")?;
     supervise(&spec, &steering, &lives);
     drop(lives);

@@ -46,9 +46,16 @@ impl Known {
         if known { Ok(()) } else { remove(&place_of(directory)) }
     }
 
-    /// Remembers what opening a store has just written.
+    /// Remembers what opening a store has just written, and removes what earlier openings wrote:
+    /// RocksDB keeps one older file, nobody reads it, and it would rot unseen.
     pub(crate) fn opened(&self, directory: &Path) {
-        let newest = newest_options(directory);
+        let mut all = options_files(directory);
+        let newest = all.pop();
+        for older in all {
+            if let Err(error) = fs::remove_file(directory.join(&older)) {
+                tracing::debug!(%error, older, "an old OPTIONS file stays");
+            }
+        }
         let read = newest.and_then(|name| Some((name.clone(), read(&directory.join(name)).ok()?)));
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
@@ -67,7 +74,7 @@ impl Known {
         let Some((name, bytes)) = known else { return Ok(Vec::new()) };
         let path = directory.join(&name);
         // A store that was opened anew meanwhile has another one.
-        if newest_options(directory).as_ref() != Some(&name) {
+        if options_files(directory).last() != Some(&name) {
             return Ok(Vec::new());
         }
         if read(&path).is_ok_and(|found| found == bytes) {
@@ -79,10 +86,14 @@ impl Known {
     }
 }
 
-fn newest_options(directory: &Path) -> Option<String> {
-    let names = fs::read_dir(directory).ok()?.flatten();
+/// The names, the newest last.
+fn options_files(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory).into_iter().flatten().flatten();
     let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| name.starts_with("OPTIONS-") && !name.ends_with(".dbtmp")).max()
+    let options = |name: &String| name.starts_with("OPTIONS-") && !name.ends_with(".dbtmp");
+    let mut names: Vec<_> = names.filter(options).collect();
+    names.sort();
+    names
 }
 
 /// Reads a file as the disk holds it.

@@ -115,7 +115,7 @@ impl World {
         let request = CertRequest::member(name, &[]);
         store(&self.directory, &self.authority, label, &request);
         self.members.insert(label.into(), member);
-        let running = self.run(label, listener, events).await;
+        let running = self.run(label, Some(listener), events).await;
         self.members.get_mut(label).expect("inserted").running = Some(running);
         data.start().await;
     }
@@ -125,13 +125,11 @@ impl World {
         let (data, events) = FakeData::new();
         let member = self.members.get_mut(label).expect("known");
         member.data = data.clone();
-        let address = member.address.clone();
         let storage = self.cluster_directory(label).join("consensus.redb");
         // A process would have ended; here a last task may still hold the file for a moment.
         let free = || redb::Database::open(&storage).ok().map(drop);
         eventually("the storage of the former life is closed", free).await;
-        let listener = bind(&address).await.expect("free since it was killed");
-        let running = self.run(label, listener, events).await;
+        let running = self.run(label, None, events).await;
         self.members.get_mut(label).expect("known").running = Some(running);
         data.start().await;
     }
@@ -139,7 +137,7 @@ impl World {
     async fn run(
         &self,
         label: &str,
-        listener: tokio::net::TcpListener,
+        listener: Option<tokio::net::TcpListener>,
         events: tokio::sync::mpsc::Receiver<keelson_cluster::DataEvent>,
     ) -> Running {
         let member = self.member(label);
@@ -158,6 +156,10 @@ impl World {
         let connector = Connector::new(tls.clone());
         let plane = ControlPlane::start(config, connector, member.data.clone(), events).await;
         let plane = plane.expect("it starts");
+        let listener = match listener {
+            Some(listener) => listener,
+            None => bind(&member.address).await.expect("free since it was killed"),
+        };
         let (stop, stopped) = oneshot::channel();
         let routes = plane.routes();
         let shutdown = async {

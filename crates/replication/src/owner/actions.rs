@@ -138,6 +138,7 @@ impl Owner {
 
     pub(super) fn lease_back(&mut self) {
         self.event(Event::LeaseBack);
+        self.renew_replay_limit();
         let parked = std::mem::take(&mut self.parked);
         self.answer(parked);
     }

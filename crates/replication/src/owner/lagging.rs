@@ -61,7 +61,7 @@ impl Owner {
         self.shared.lagged.store(settings.is_lagged(), Ordering::Relaxed);
         if !settings.truncates_late() {
             if self.lag.take().is_some() {
-                self.event(Event::ReplayLimit(None));
+                self.release_replay(None);
             }
             return;
         }
@@ -72,6 +72,7 @@ impl Owner {
                 let (kept, saved) = (monitor.encode(), Instant::now());
                 let wake = None;
                 self.lag = Some(Lag { settings, clock, switch, monitor, kept, wake, saved });
+                self.save_clock();
             }
         }
         self.check_play_down();
@@ -166,6 +167,25 @@ impl Owner {
         u32::try_from(rule.participants.len()).ok()
     }
 
+    /// Lets the machine replay up to there, or without a limit.
+    ///
+    /// Not before the first lease of this life: until then the assignment may be the one from
+    /// before the lag was set, and what is replayed too early is lost to the lag for ever.
+    pub(super) fn release_replay(&mut self, up_to: Option<Position>) {
+        if self.context.lease.was_granted() {
+            self.event(Event::ReplayLimit(up_to));
+        }
+    }
+
+    /// There is a lease again, perhaps the first one.
+    pub(super) fn renew_replay_limit(&mut self) {
+        if self.lag.is_some() {
+            self.limit_replay();
+        } else if self.assigned.is_some() {
+            self.release_replay(None);
+        }
+    }
+
     /// Tells the machine how far it may replay, and when to ask again.
     fn limit_replay(&mut self) {
         let Some(lag) = &mut self.lag else { return };
@@ -176,7 +196,7 @@ impl Owner {
         let due = lag.saved.elapsed() >= SAVE_EVERY;
         // A copy with a truncation lag only replays without delay.
         let up_to = in_force.then_some(limit.up_to);
-        self.event(Event::ReplayLimit(up_to));
+        self.release_replay(up_to);
         if due {
             self.save_clock();
         }

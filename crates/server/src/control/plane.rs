@@ -12,11 +12,11 @@ use anyhow::{Context, bail};
 use keelson_cluster::{ControlPlane, ControlPlaneConfig, Identity, StartError, Timings};
 use keelson_net::{Connector, TlsServer, TlsStore, serve};
 use keelson_types::RefusalReason;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::bind_patiently;
 use super::child_link::ChildLink;
 use super::supervisor::{LifeEvent, Steering};
 use crate::config::Profile;
@@ -49,11 +49,7 @@ impl Drop for EndSupervision {
 
 impl ControlMain {
     /// Runs until a signal, or until something fails.
-    pub(super) async fn run(
-        self,
-        listener: TcpListener,
-        lives: mpsc::Receiver<LifeEvent>,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn run(self, lives: mpsc::Receiver<LifeEvent>) -> anyhow::Result<()> {
         let _end = EndSupervision(self.steering.clone());
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -63,6 +59,8 @@ impl ControlMain {
         let connector = Connector::new(self.tls.clone());
         let plane = ControlPlane::start(self.plane_config(), connector, link, events).await;
         let plane = plane.map_err(start_problem)?;
+        // Only now: the control plane asks first whether somebody else answers at this address.
+        let listener = bind_patiently(self.config.control_address()).await?;
         let stop = CancellationToken::new();
         let routes = with_common_services(plane.routes()).await?;
         let shutdown = stop.clone().cancelled_owned();

@@ -85,7 +85,8 @@ fn unseen(factory: &StoreFactory, path: &Path, at: Position) -> Vec<String> {
     unseen
 }
 
-/// S15, G5: tables, manifest, `CURRENT`, `OPTIONS`, in an open store and in a closed one.
+/// S15, G5: tables, manifest, `CURRENT`, `OPTIONS`, in an open store, a closed one and one that was
+/// opened again.
 #[test]
 fn a_rotten_byte_in_any_file_is_found() {
     let temporary = TempDir::new().expect("a directory");
@@ -94,6 +95,9 @@ fn a_rotten_byte_in_any_file_is_found() {
     let at = store.checkpointed();
     assert_eq!(unseen(&factory, &path, at), Vec::<String>::new());
     drop(store);
+    assert_eq!(unseen(&factory, &path, at), Vec::<String>::new());
+    // RocksDB writes an `OPTIONS` file at each opening and keeps the one before.
+    drop(factory.open(&path).expect("opens again"));
     assert_eq!(unseen(&factory, &path, at), Vec::<String>::new());
     assert!(!temporary.path().join("store.scrub").exists());
 }
