@@ -27,7 +27,7 @@ impl Context {
     ) -> Result<TopologyResponse, Refusal> {
         let cluster = self.cluster()?;
         let (members, databases) = self.applied.read(|state| {
-            let members = state.members.values().map(topology_member).collect();
+            let members = by_name(state).into_iter().map(topology_member).collect();
             let databases = state.databases.values().map(|d| topology_database(state, d)).collect();
             (members, databases)
         });
@@ -57,7 +57,7 @@ impl Context {
                 leader: leads == Some(member.config.node),
                 ..member_status(state, member, &facts)
             };
-            let members: Vec<_> = state.members.values().map(status).collect();
+            let members: Vec<_> = by_name(state).into_iter().map(status).collect();
             ClusterStatusResponse {
                 cluster: ids::bytes(cluster),
                 leader: leader.map(|(_, node)| node.name).unwrap_or_default(),
@@ -110,6 +110,13 @@ impl Context {
         });
         Ok(CopyStatusResponse { rows })
     }
+}
+
+/// In the order in which people look for them.
+fn by_name(state: &ClusterState) -> Vec<&Member> {
+    let mut members: Vec<_> = state.members.values().collect();
+    members.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+    members
 }
 
 fn topology_member(member: &Member) -> TopologyMember {
