@@ -259,9 +259,9 @@ impl Drop for ControlPlane {
 type Announced = (watch::Sender<Option<IncarnationId>>, watch::Sender<u64>);
 type DataSide = (mpsc::Receiver<DataEvent>, Announced);
 
-/// A server asks at the address at which it was reached last, and at its present one, whether itself
-/// runs there already: then its directory was copied. Its own listener is not open yet, so whoever
-/// answers is another process; normally the connection is refused at once.
+/// A server asks at the address at which it was reached last, and at its present one, whether
+/// itself runs there already: then its directory was copied. Its own listener is not open yet, so
+/// whoever answers is another process; normally the connection is refused at once.
 async fn refuse_second_holder(
     identity: &Identity,
     storage: &Storage,

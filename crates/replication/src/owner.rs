@@ -216,8 +216,8 @@ impl Owner {
             files: start.files,
             cursor: start.cursor,
             tail: Tail::default(),
-            // Nothing is replayed before the mark is known, nor before it is known for sure whether the
-            // copy lags, or is suspended (`release_replay`): each event may begin a replay.
+            // Nothing is replayed before the mark is known, nor before it is known for sure whether
+            // the copy lags, or is suspended (`release_replay`): each event may begin a replay.
             events: VecDeque::from([
                 Event::ReplayLimit(Some(Position::ZERO)),
                 Event::Marked(repairing.marking()),
