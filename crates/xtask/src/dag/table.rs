@@ -37,6 +37,7 @@ pub(super) const CRATES: &[CrateRow] = &[
     row("keelson-cluster-core", 2, PURE, &["keelson-types"]),
     row("keelson-log", 3, DRIVER, &["keelson-types", "keelson-format", "keelson-env"]),
     row("keelson-store", 3, DRIVER, &["keelson-types", "keelson-format", "keelson-env"]),
+    row("keelson-catalog", 3, DRIVER, &["keelson-types"]),
     row("keelson-net", 3, DRIVER, &["keelson-types", "keelson-wire"]),
     row(
         "keelson-replication",
@@ -50,6 +51,7 @@ pub(super) const CRATES: &[CrateRow] = &[
             "keelson-copy-core",
             "keelson-log",
             "keelson-store",
+            "keelson-catalog",
             "keelson-net",
         ],
     ),
@@ -149,6 +151,7 @@ pub(super) const IMPURE: &[&str] = &[
 pub(super) const OWNED: &[(&str, &str)] = &[
     ("librocksdb-sys", "keelson-store"),
     ("rocksdb", "keelson-store"),
+    ("tantivy", "keelson-catalog"),
     ("rcgen", "keelson-net"),
     ("rustls", "keelson-net"),
     ("tokio-rustls", "keelson-net"),
