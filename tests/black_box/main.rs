@@ -21,4 +21,5 @@ mod losses;
 mod moves;
 mod partitions;
 mod rot;
+mod search;
 mod space;

@@ -63,13 +63,14 @@ impl CatalogWriter {
         self.writer.delete_term(Term::from_field_bytes(self.fields.key, key));
     }
 
-    /// All records from `from` up to and without `to` went.
+    /// All records from `from` up to and without `to` went; an empty `to` means to the end.
     ///
     /// # Errors
     /// As for [`Self::put`].
     pub fn delete_range(&mut self, from: &[u8], to: &[u8]) -> Result<(), CatalogError> {
         let term = |key| Term::from_field_bytes(self.fields.key, key);
-        let range = RangeQuery::new(Bound::Included(term(from)), Bound::Excluded(term(to)));
+        let upper = if to.is_empty() { Bound::Unbounded } else { Bound::Excluded(term(to)) };
+        let range = RangeQuery::new(Bound::Included(term(from)), upper);
         self.writer.delete_query(Box::new(range))?;
         Ok(())
     }

@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::block_on;
 use crate::commands::{
     bench, certs, cluster, completions, config, copy, database, decision, event, guarantee, kv,
-    log, member, operation, server, switchover,
+    log, member, operation, search, server, switchover,
 };
 use crate::context::Global;
 use crate::failure::Outcome;
@@ -63,6 +63,8 @@ enum Command {
     /// Read and write databases
     #[command(subcommand)]
     Kv(kv::Command),
+    /// Search the content index of a database
+    Search(search::Search),
     /// Look into log files, offline
     #[command(subcommand)]
     Log(log::Command),
@@ -99,6 +101,7 @@ impl Cli {
             Command::Event(command) => block_on(command.run(global)),
             Command::Operation(command) => block_on(command.run(global)),
             Command::Kv(command) => block_on(command.run(global)),
+            Command::Search(command) => block_on(command.run(global)),
             Command::Log(command) => command.run(global),
             Command::Certs(command) => command.run(global),
             Command::Config(command) => command.run(global),

@@ -15,5 +15,6 @@ pub(crate) mod log;
 pub(crate) mod member;
 pub(crate) mod operation;
 pub(crate) mod scrub;
+pub(crate) mod search;
 pub(crate) mod server;
 pub(crate) mod switchover;

@@ -83,7 +83,7 @@ fn late(address: &str) -> ClientError {
     ClientError::new(RefusalReason::DeadlineExceeded, format!("{address} does not answer"))
 }
 
-async fn data_address(shared: &Shared, member: &str) -> Result<String, ClientError> {
+pub(crate) async fn data_address(shared: &Shared, member: &str) -> Result<String, ClientError> {
     let find = || Some(shared.topology.picture().members.get(member)?.data.clone());
     if let Some(address) = find() {
         return Ok(address);

@@ -16,9 +16,9 @@
 use std::collections::BTreeMap;
 
 use keelson_types::{
-    ClusterId, ClusterSettings, CommitConstraint, CommitRule, CopyId, DatabaseId, DatabaseName,
-    DatabaseState, Epoch, IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold, MemberId,
-    MemberName, MountIntent, OperationId, SiteName, StreamId, Suspension,
+    ClusterId, ClusterSettings, CommitConstraint, CommitRule, ContentIndexSettings, CopyId,
+    DatabaseId, DatabaseName, DatabaseState, Epoch, IncarnationId, LagSettings, LagSwitch, LogEnd,
+    LogHold, MemberId, MemberName, MountIntent, OperationId, SiteName, StreamId, Suspension,
 };
 use serde::{Deserialize, Serialize};
 
@@ -249,6 +249,9 @@ pub struct DatabaseSettings {
     /// Which copies writers of much wait for (F110).
     #[serde(default)]
     pub guarantee: GuaranteeConstraint,
+    /// What of it can be searched.
+    #[serde(default)]
+    pub content_index: ContentIndexSettings,
 }
 
 impl Default for DatabaseSettings {
@@ -261,6 +264,7 @@ impl Default for DatabaseSettings {
             lz4: false,
             circular_logging: false,
             guarantee: GuaranteeConstraint::None,
+            content_index: ContentIndexSettings::default(),
         }
     }
 }

@@ -257,6 +257,7 @@ fn assignment(database: &Database, this_copy: CopyId) -> DatabaseAssignment {
         circular_logging: database.settings.circular_logging,
         suspension: own.map(|config| json(&config.suspension)).unwrap_or_default(),
         holds: json(&database.holds),
+        content_index: json(&database.settings.content_index),
         lag_disabled: own.and_then(|config| config.lag_switch.disabled().map(str::to_owned)),
         play_down_max_delay_seconds: lag.play_down_max_delay().as_secs(),
         discards: Vec::new(),

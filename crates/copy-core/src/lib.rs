@@ -12,6 +12,7 @@
 mod activation;
 mod active;
 mod byte_codec;
+pub mod catalog;
 pub mod copy_state;
 pub mod divergence;
 mod event;

@@ -87,6 +87,7 @@ impl Assignment {
                 lag,
                 lag_switch,
                 holds: json(&message.holds, "holds")?,
+                content_index: json(&message.content_index, "content_index")?,
                 circular_logging: message.circular_logging,
                 intent: match message.mount_wanted {
                     true => MountIntent::Mounted,

@@ -17,6 +17,7 @@ use keelson_types::{
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, ids, v1};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::catalog::Catalogs;
 use crate::forks::Forks;
 use crate::gate::LeaseClock;
 use crate::message::SourceSender;
@@ -69,6 +70,8 @@ pub(crate) struct PlaneContext {
     /// Turns to catch a passive up from files.
     pub(crate) catching_up: Arc<Semaphore>,
     pub(crate) members: RwLock<BTreeMap<MemberId, Peer>>,
+    /// Who indexes what.
+    pub(crate) catalogs: Catalogs,
     /// For scrubs, which sleep most of the time.
     pub(crate) scrubs: Arc<Pool>,
     pub(crate) scrubbing: Scrubbing,
@@ -100,6 +103,8 @@ pub(crate) struct ContextParts {
     pub(crate) opener: Arc<dyn StoreOpener>,
     pub(crate) connector: Connector,
     pub(crate) reports: mpsc::UnboundedSender<v1::DataToControl>,
+    /// What threads do first that shall take no more than the others leave.
+    pub(crate) quiet: fn(),
 }
 
 impl PlaneContext {
@@ -119,6 +124,7 @@ impl PlaneContext {
             stores: Pool::start("store", 3)?,
             readers: Arc::new(Pool::start("read", 3)?),
             scans: Arc::new(Pool::start("scan", 1)?),
+            catalogs: Catalogs::start(parts.quiet)?,
             scrubs: Arc::new(Pool::start("scrub", 1)?),
             scrubbing: Scrubbing::default(),
             donations: Arc::default(),

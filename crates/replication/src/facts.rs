@@ -109,6 +109,7 @@ fn facts(
         log_held_by: view.blockers.iter().map(|blocker| holder(context, blocker)).collect(),
         shortage: context.room.look().to_string(),
         scrub: Some(copy.shared.scrub.facts()),
+        content_index: Some(copy.shared.catalog.facts(view.marks.replayed)),
         divergence: view.undoing.as_ref().map(Into::into),
         actual_lag_millis: view.actual_lag.map_or(0, |lag| lag.as_millis() as u64),
         lag_status: lag.to_string(),

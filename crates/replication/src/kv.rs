@@ -9,6 +9,7 @@ mod convert;
 mod read;
 mod salvage;
 mod scan;
+mod search;
 
 pub(crate) use read::open_store;
 
@@ -195,6 +196,13 @@ impl v1::kv_server::Kv for KvService {
         request: Request<v1::ReadSalvageRequest>,
     ) -> Result<Response<Self::ReadSalvageStream>, Status> {
         Ok(Response::new(self.salvaged(request.into_inner()).await?))
+    }
+
+    async fn search(
+        &self,
+        request: Request<v1::SearchRequest>,
+    ) -> Result<Response<v1::SearchResponse>, Status> {
+        Ok(Response::new(self.search_index(request.into_inner()).await?))
     }
 
     async fn durability(

@@ -6,6 +6,7 @@
 //! cases.
 
 mod assignment;
+mod catalog;
 mod context;
 mod digest;
 mod directions;

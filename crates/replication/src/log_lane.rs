@@ -19,6 +19,7 @@ use keelson_types::{CopyFault, CopyId, CopyRole, Epoch, EpochTable, Generation, 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
+use crate::catalog;
 use crate::lag_file::{self, Kept};
 use crate::mark_file;
 use crate::message::{AfterCut, Completion};
@@ -256,9 +257,16 @@ impl LogWorker {
     }
 
     fn save_mark(&self, life: u64, number: u64, bytes: &[u8]) {
+        // Before it is durable: what the index says of these keys would never be put right.
+        self.doubt_index();
         let path = mark_file::path(&self.directory, self.record.copy);
         let saved = whole_file::replace(&*self.disk, &path, bytes);
         self.mark_done(saved, life, FetchEvent::MarkSaved { number });
+    }
+
+    fn doubt_index(&self) {
+        let store = self.places.store(self.shared.database, self.record.store);
+        self.shared.catalog.doubt(&catalog::directory_of(&store));
     }
 
     fn clear_mark(&self, life: u64, number: u64) {

@@ -14,8 +14,8 @@ use keelson_env::KvStore;
 use keelson_format::{Chunk, CursorState};
 use keelson_log::{LogError, LogReader};
 use keelson_types::{
-    CopyFault, CopyId, Epoch, EpochTable, Generation, LagSettings, LagSwitch, LogEnd, LogHold,
-    LogId, MemberId, MountIntent, Position, Queue, Watermarks,
+    ContentIndexSettings, CopyFault, CopyId, Epoch, EpochTable, Generation, LagSettings, LagSwitch,
+    LogEnd, LogHold, LogId, MemberId, MountIntent, Position, Queue, Watermarks,
 };
 use keelson_wire::{Refusal, v1};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -95,6 +95,7 @@ pub(crate) struct Assigned {
     pub(crate) lag_switch: LagSwitch,
     /// Log that operations need.
     pub(crate) holds: Vec<LogHold>,
+    pub(crate) content_index: ContentIndexSettings,
     /// The other copies, as truncation sees them.
     pub(crate) others: Vec<OtherFacts>,
 }

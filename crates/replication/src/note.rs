@@ -25,6 +25,8 @@ pub(crate) enum NoteCode {
     ControlMended,
     /// The clock of a lag, or the list of copies, was damaged and is right again.
     SideFileMended,
+    /// The content index was damaged; it is made anew.
+    CatalogDamaged,
     /// The content differs from that of most copies; the store is made anew.
     DigestWrong,
     /// Contents differ and nobody knows which is right.
@@ -41,6 +43,7 @@ impl NoteCode {
             Self::StoreMended => "store_mended",
             Self::ControlMended => "control_mended",
             Self::SideFileMended => "side_file_mended",
+            Self::CatalogDamaged => "catalog_damaged",
             Self::DigestWrong => "digest_wrong",
             Self::DigestsDiffer => "digests_differ",
         }

@@ -39,6 +39,7 @@ use keelson_wire::Refusal;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::catalog::Wanted;
 use crate::context::PlaneContext;
 use crate::directions::{Directions, LeaseNews, RuleOutcome, Unread};
 use crate::gate::boottime_now;
@@ -538,6 +539,15 @@ impl Owner {
         self.reframe(assigned.generation_bytes, assigned.compress);
         let (lag, switch) = (assigned.lag, assigned.lag_switch);
         self.truncation.due = true;
+        let stopped = assigned.assignment.suspension.replication.is_some();
+        let wanted = Wanted {
+            settings: assigned.content_index,
+            suspended: stopped,
+            lagged: lag.is_lagged(),
+            resumes: assigned.resumes,
+            generation_bytes: assigned.generation_bytes,
+        };
+        self.context.catalogs.want(&self.shared, wanted);
         self.event(Event::Assigned(assigned.assignment));
         self.set_lag(lag, switch);
         if first && self.lag.is_none() {

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::assignment::Assignment;
+use crate::catalog;
 use crate::context::{ContextParts, CopyHandle, Peer, PlaneContext, Registry};
 use crate::digest::Digests;
 use crate::directions::{Directions, LeaseNews};
@@ -56,6 +57,9 @@ pub struct DataPlaneConfig {
     pub data_quota_bytes: Option<u64>,
     /// The same of the log directory.
     pub log_quota_bytes: Option<u64>,
+    /// What a thread does first that shall take no more than the others leave; threads that it
+    /// starts shall be like it.
+    pub quiet: fn(),
 }
 
 /// A running data plane. Dropping it leaves its tasks to the runtime; [`Self::stop`] ends it
@@ -103,6 +107,7 @@ impl DataPlane {
             opener: Arc::new(factory),
             connector: config.connector,
             reports,
+            quiet: config.quiet,
         })?);
         let registry = Arc::new(Registry::default());
         tokio::spawn(space::watch(context.clone(), registry.clone()));
@@ -124,6 +129,7 @@ impl DataPlane {
             let _ = down.send(true);
         });
         tokio::spawn(scrub::run(context.clone(), registry.clone()));
+        tokio::spawn(catalog::run(context.clone(), registry.clone()));
         Ok(Self { context, registry, link_down, stop_wanted })
     }
 

@@ -70,11 +70,22 @@ impl Pool {
     /// # Errors
     /// The system's, if a thread cannot be started.
     pub fn start(name: &str, threads: usize) -> std::io::Result<Self> {
+        Self::start_with(name, threads, || {})
+    }
+
+    /// The same with threads that do `first` before any work.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with(name: &str, threads: usize, first: fn()) -> std::io::Result<Self> {
         let ready = Mutex::new(Ready { queue: VecDeque::new(), stopping: false });
         let shared = Arc::new(PoolShared { ready, work: Condvar::new() });
         let spawn = |index| {
             let shared = shared.clone();
-            std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || shared.work())
+            std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || {
+                first();
+                shared.work();
+            })
         };
         let threads = (0..threads).map(spawn).collect::<Result<_, _>>()?;
         Ok(Self { shared, threads })

@@ -122,6 +122,7 @@ async fn scrub_files(
     small_files(context, copy, &parts, report).await?;
     let mut pace = Pace::new(BYTES_PER_SECOND);
     pace = log(context, copy, &parts, pace, report).await?;
+    index(context, copy, report).await?;
     store(context, copy, &parts, pace, report).await?;
     if copy.shared.gate.is_open() && !parts.others.is_empty() {
         compare::compare(context, copy, &parts, report).await?;
@@ -197,6 +198,23 @@ async fn log(
             return Err("the log is damaged everywhere".into());
         }
     }
+}
+
+/// The content index: what is wrong with it is made anew behind the scrub.
+async fn index(
+    context: &Arc<PlaneContext>,
+    copy: &CopyHandle,
+    report: &mut ScrubReport,
+) -> Result<(), String> {
+    let shared = copy.shared.clone();
+    match on_thread(context, move || shared.catalog.verify()).await? {
+        Ok(bytes) => report.bytes += bytes,
+        Err(_) => {
+            (report.found, report.mended) = (report.found + 1, report.mended + 1);
+            context.catalogs.look(copy.shared.database, Duration::ZERO);
+        }
+    }
+    Ok(())
 }
 
 async fn mend(copy: &CopyHandle, at: Position) -> Result<u64, String> {

@@ -8,6 +8,7 @@ use keelson_types::{CopyId, DatabaseId, Generation, LogHold, Position, RefusalRe
 use keelson_wire::Refusal;
 use tokio::sync::watch;
 
+use crate::catalog::CatalogSlot;
 use crate::gate::ServeGate;
 use crate::log_index::LogIndex;
 use crate::scrub::ScrubState;
@@ -134,6 +135,7 @@ pub(crate) struct CopyShared {
     index: Mutex<LogIndex>,
     /// The last status that was told, over the lives of the owner.
     status: Mutex<StatusTracker>,
+    pub(crate) catalog: CatalogSlot,
     /// It has a replay lag, which the watch over the volumes looks after.
     pub(crate) lagged: AtomicBool,
 }
@@ -186,6 +188,7 @@ impl CopyShared {
             life: AtomicU64::new(0),
             index: Mutex::default(),
             status: Mutex::default(),
+            catalog: CatalogSlot::default(),
             lagged: AtomicBool::new(false),
         }
     }

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::control::bind_patiently;
 use crate::files::Lock;
 use crate::services::with_common_services;
-use crate::{Config, MemberIdentity, Problem, bounds, logging};
+use crate::{Config, MemberIdentity, Problem, bounds, logging, nice};
 
 /// How long a former life may take to vanish: its memory is freed before its lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -99,6 +99,7 @@ async fn serve_data(
         connector: Connector::new(tls.clone()),
         data_quota_bytes: config.data_quota_bytes(),
         log_quota_bytes: config.log_quota_bytes(),
+        quiet: nice::quiet_this_thread,
     };
     let plane = DataPlane::start(plane_config, sender.clone(), receiver);
     let plane = plane.context("the data plane does not start")?;

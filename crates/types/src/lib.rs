@@ -7,6 +7,7 @@
 //! business of `format`.
 
 mod commit_rule;
+mod content_index;
 mod epoch;
 mod fork;
 mod ids;
@@ -28,6 +29,10 @@ mod watermarks;
 mod weakness;
 
 pub use commit_rule::{CommitConstraint, CommitRule, Participant};
+pub use content_index::{
+    CONTENT_INDEX_FIELD_BYTES_MAX, CONTENT_INDEX_FIELDS_MAX, ContentIndexSettings,
+    ContentIndexState,
+};
 pub use epoch::{Epoch, EpochStart, EpochTable, EpochTableError};
 pub use fork::{ForkAddress, Instant, NoForkAddress};
 pub use ids::{

@@ -202,6 +202,12 @@ refusals! {
     /// No fork of that name.
     UnknownFork = "unknown_fork",
         "keelson copy fork list shows the forks; it may have expired";
+    /// The database has no content index.
+    NoContentIndex = "no_content_index",
+        "keelson database set DB --content-index true makes one";
+    /// The content index of the copy cannot answer now.
+    ContentIndexNotReady = "content_index_not_ready",
+        "retry later, or ask another copy (keelson copy status shows the content index of each)";
     /// Too many forks, or too little space for one more.
     ForkBudget = "fork_budget",
         "drop a fork (keelson copy fork drop), let one expire, or make room on the volume";

@@ -66,6 +66,8 @@ fn code_of(reason: RefusalReason) -> Code {
         | R::UnknownOperation
         | R::UnknownSetting
         | R::UnknownFork => Code::NotFound,
+        R::NoContentIndex => Code::FailedPrecondition,
+        R::ContentIndexNotReady => Code::Unavailable,
         R::AlreadyExists => Code::AlreadyExists,
         R::BadName | R::BadKey | R::ValueTooLarge | R::BatchTooLarge | R::BadArgument => {
             Code::InvalidArgument

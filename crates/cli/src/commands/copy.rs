@@ -232,7 +232,7 @@ fn status_row(row: &CopyStatusRow) -> Vec<String> {
         text::logs(facts.copy_queue_bytes).to_string(),
         text::logs(facts.replay_queue_bytes).to_string(),
         text::time(facts.last_inspected_unix_millis),
-        fields::CONTENT_INDEX_STATE.into(),
+        fields::content_index_state(&facts),
         if row.active { "active".into() } else { "passive".into() },
         row.preference.to_string(),
         text::epoch(facts.epoch.as_ref()),

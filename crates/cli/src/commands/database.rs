@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use keelson_client::succeeded;
 use keelson_types::{CommitConstraint, RefusalReason};
-use keelson_wire::v1::{CopyFacts, DatabaseInfo, DatabaseSettings, LogEnd};
+use keelson_wire::v1::{ContentIndexFields, CopyFacts, DatabaseInfo, DatabaseSettings, LogEnd};
 use serde_json::{Value, json};
 
 use crate::commands::operation;
@@ -103,6 +103,12 @@ pub(crate) struct Settings {
     /// Which copies writers of much wait for (keelson guarantee)
     #[arg(long, value_name = "CONSTRAINT")]
     guarantee_constraint: Option<String>,
+    /// Whether what is written can be searched (keelson search)
+    #[arg(long, value_name = "BOOL")]
+    content_index: Option<bool>,
+    /// Index these fields of JSON values and mail only; "" for all
+    #[arg(long, value_name = "FIELD", value_delimiter = ',')]
+    content_index_fields: Option<Vec<String>>,
 }
 
 fn duration_or_never(text: &str) -> Result<u64, String> {
@@ -141,6 +147,11 @@ impl Settings {
             lz4: self.lz4,
             circular_logging: self.circular_logging,
             guarantee_constraint: self.guarantee_constraint.clone(),
+            content_index: self.content_index,
+            content_index_fields: self.content_index_fields.clone().map(|mut names| {
+                names.retain(|name| !name.is_empty());
+                ContentIndexFields { names }
+            }),
         })
     }
 }
@@ -353,6 +364,7 @@ fn show(global: &Global, info: &DatabaseInfo, active: &CopyFacts) {
         ("lz4", info.lz4.to_string()),
         ("circular logging", info.circular_logging.to_string()),
         ("guarantee constraint", info.guarantee_constraint.clone()),
+        ("content index", content_index(info)),
         ("log on the active", text::size(active.log_bytes)),
         ("log held by", held.collect::<Vec<_>>().join("; ")),
         ("free for log", text::size(active.log_free_bytes)),
@@ -363,6 +375,14 @@ fn show(global: &Global, info: &DatabaseInfo, active: &CopyFacts) {
         ("given up", info.losses.iter().map(mount::sentence).collect::<Vec<_>>().join("; ")),
     ];
     output::print_one(global.output, &rows, &data(info, active));
+}
+
+fn content_index(info: &DatabaseInfo) -> String {
+    match (info.content_index, &info.content_index_fields[..]) {
+        (false, _) => "off".into(),
+        (true, []) => "on, all fields".into(),
+        (true, fields) => format!("on, fields {}", fields.join(", ")),
+    }
 }
 
 /// When something will be so on the volume of the active's log.
@@ -415,6 +435,8 @@ fn data(info: &DatabaseInfo, active: &CopyFacts) -> Value {
         "lz4": info.lz4,
         "circular_logging": info.circular_logging,
         "guarantee_constraint": info.guarantee_constraint,
+        "content_index": info.content_index,
+        "content_index_fields": info.content_index_fields,
         "log_bytes": active.log_bytes,
         "log_held_by": super::copy::held_by(active),
         "log_free_bytes": active.log_free_bytes,

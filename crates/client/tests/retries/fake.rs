@@ -256,6 +256,13 @@ impl v1::kv_server::Kv for Member {
         Err(Status::unimplemented("not in this script"))
     }
 
+    async fn search(
+        &self,
+        _: Request<v1::SearchRequest>,
+    ) -> Result<Response<v1::SearchResponse>, Status> {
+        self.next_reply().give(v1::SearchResponse::default()).await
+    }
+
     async fn durability(
         &self,
         _: Request<v1::DurabilityRequest>,

@@ -7,8 +7,8 @@ use keelson_cluster_core::{
     Command, ConstraintSetting, CopyKind, Database, DatabaseSettings, NewCopy, OperationKind,
 };
 use keelson_types::{
-    CommitConstraint, CopyId, DatabaseId, DatabaseState, MemberId, MountIntent, RefusalReason,
-    StreamId,
+    CommitConstraint, ContentIndexSettings, CopyId, DatabaseId, DatabaseState, MemberId,
+    MountIntent, RefusalReason, StreamId,
 };
 use keelson_wire::v1::{
     self, AddCopyRequest, AddCopyResponse, CopyInfo, CreateDatabaseRequest, CreateDatabaseResponse,
@@ -57,7 +57,25 @@ fn settings(
             None => base.guarantee,
             Some(name) => super::guarantee::constraint(name)?,
         },
+        content_index: content_index(
+            base.content_index,
+            asked.content_index,
+            asked.content_index_fields,
+        )?,
     })
+}
+
+fn content_index(
+    base: ContentIndexSettings,
+    enabled: Option<bool>,
+    fields: Option<v1::ContentIndexFields>,
+) -> Result<ContentIndexSettings, Refusal> {
+    let settings = ContentIndexSettings {
+        enabled: enabled.unwrap_or(base.enabled),
+        fields: fields.map_or(base.fields, |fields| fields.names),
+    };
+    settings.validate().map_err(|why| refusal(RefusalReason::BadArgument, why))?;
+    Ok(settings)
 }
 
 fn fresh_copy(member: MemberId, preference: u32) -> NewCopy {
@@ -182,6 +200,8 @@ impl Context {
             lz4: database.settings.lz4,
             circular_logging: database.settings.circular_logging,
             guarantee_constraint: database.settings.guarantee.to_string(),
+            content_index: database.settings.content_index.enabled,
+            content_index_fields: database.settings.content_index.fields.clone(),
             losses: database.receipts.iter().map(|loss| self.receipt(database, loss)).collect(),
         }
     }

@@ -11,7 +11,8 @@ use keelson_cluster_core::guarantee::{
 };
 use keelson_cluster_core::{CopyConfig, Database};
 use keelson_types::{
-    CopyId, CopyStatus, HybridTime, LOG_UNIT_BYTES, MemberId, Position, RefusalReason, SiteName,
+    ContentIndexState, CopyId, CopyStatus, HybridTime, LOG_UNIT_BYTES, MemberId, Position,
+    RefusalReason, SiteName,
 };
 use keelson_wire::v1::{CopyFacts, GuaranteeObjection, GuaranteeRequest, GuaranteeResponse};
 use keelson_wire::{CommitToken, Refusal};
@@ -161,7 +162,10 @@ fn read_facts(config: &CopyConfig, facts: &CopyFacts) -> Option<GuaranteeFacts> 
         replay_lag: config.lag.replay_lag(),
         replayed: marks.replayed.map(Into::into).unwrap_or_default(),
         replayed_time: HybridTime::from_unix_millis(facts.last_replayed_unix_millis),
-        catalog_current: false,
+        catalog_current: facts.content_index.as_ref().is_some_and(|index| {
+            index.state == ContentIndexState::Healthy.to_string()
+                && index.backlog_bytes < LOG_UNIT_BYTES
+        }),
     })
 }
 

@@ -134,7 +134,7 @@ fn refuse_if_marked(copy: &CopyHandle) -> Result<(), Refusal> {
     Err(Refusal::new(RefusalReason::CopyFailed, message).with_address(copy.shared.active_address()))
 }
 
-async fn within(wait: impl Future<Output = ()>) -> Result<(), Refusal> {
+pub(super) async fn within(wait: impl Future<Output = ()>) -> Result<(), Refusal> {
     let late = |_| {
         Refusal::new(RefusalReason::DeadlineExceeded, "the store has not replayed far enough yet")
     };

@@ -195,6 +195,7 @@ impl Owner {
         self.event(Event::Replayed { to });
         self.fetch_event(FetchEvent::Replayed { to });
         self.lag_replayed(to);
+        self.context.catalogs.replayed(&self.shared);
     }
 
     pub(super) fn open_store(&mut self, reply: StoreWaiter) {

@@ -5,9 +5,6 @@ use serde_json::{Map, Value, json};
 
 use crate::text;
 
-/// The content index comes in a later part.
-pub(super) const CONTENT_INDEX_STATE: &str = "disabled";
-
 /// Who keeps log, the first one decides.
 pub(in crate::commands) fn held_by(facts: &CopyFacts) -> Value {
     let holders = facts.log_held_by.iter().map(|holder| {
@@ -24,7 +21,7 @@ pub(in crate::commands) fn held_by(facts: &CopyFacts) -> Value {
 /// One object with all fields.
 pub(super) fn status_data(row: &CopyStatusRow) -> Value {
     let facts = row.facts.clone().unwrap_or_default();
-    let groups = [standing(row, &facts), lag(row, &facts), log(&facts, row)];
+    let groups = [standing(row, &facts), lag(row, &facts), log(&facts, row), content_index(&facts)];
     let fields = groups.into_iter().filter_map(|group| match group {
         Value::Object(fields) => Some(fields),
         _ => None,
@@ -56,11 +53,31 @@ fn standing(row: &CopyStatusRow, facts: &CopyFacts) -> Value {
         "log_free_bytes": facts.log_free_bytes,
         "data_free_bytes": facts.data_free_bytes,
         "disk_read_latency_micros": facts.read_latency_micros,
-        "content_index_state": CONTENT_INDEX_STATE,
         "log_bytes": facts.log_bytes,
         "store_bytes": facts.store_bytes,
         "divergence": facts.divergence.as_ref().map(divergence),
         "scrub": facts.scrub.as_ref().map(super::scrub::data_of),
+    })
+}
+
+/// The state of the content index, for people.
+pub(super) fn content_index_state(facts: &CopyFacts) -> String {
+    match &facts.content_index {
+        Some(index) if !index.state.is_empty() => index.state.clone(),
+        _ => "Unknown".into(),
+    }
+}
+
+fn content_index(facts: &CopyFacts) -> Value {
+    let index = facts.content_index.clone().unwrap_or_default();
+    json!({
+        "content_index_state": content_index_state(facts),
+        "content_index_reason": index.reason,
+        "content_index_reflects": text::position(index.reflects.as_ref()),
+        "content_index_backlog_bytes": index.backlog_bytes,
+        "content_index_crawl_percent": index.crawl_percent,
+        "content_index_records": index.records,
+        "content_index_bytes": index.bytes,
     })
 }
 

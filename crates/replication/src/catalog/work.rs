@@ -1,0 +1,220 @@
+//! The blocking work on an index: finding out what is there, following the log, crawling the store.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use keelson_catalog::{Catalog, CatalogError, CatalogWriter};
+use keelson_copy_core::catalog::Found;
+use keelson_env::KvStore;
+use keelson_format::{Chunk, Item};
+use keelson_log::LogError;
+use keelson_types::{LogEnd, Position, Record};
+
+use super::CatalogSlot;
+use crate::message::LogView;
+use crate::shared::{CopyShared, Life};
+
+/// Log read at a time.
+const READ_BYTES: usize = 1024 * 1024;
+/// Log indexed in one piece of work, and so in one commit.
+const PIECE_BYTES: usize = 32 * 1024 * 1024;
+/// Records and bytes read from the store at a time.
+const PAGE_RECORDS: usize = 1_000;
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Why a piece of work came to nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum WorkError {
+    /// What it worked on is not there any more.
+    Over,
+    /// It is tried again after a pause.
+    Failed(String),
+}
+
+impl From<CatalogError> for WorkError {
+    fn from(error: CatalogError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Looks into the directory; what is open already is not opened again.
+pub(super) fn find(slot: &CatalogSlot, directory: &Path, wanted: &[String]) -> Found {
+    if let Some(damage) = slot.take_damage() {
+        return Found::Damaged(damage);
+    }
+    let open = slot.open().filter(|_| directory.exists());
+    let opened = match open {
+        Some(catalog) => Ok(Some(catalog)),
+        None => Catalog::open(directory),
+    };
+    let found = opened.and_then(|found| match found {
+        Some(catalog) => Ok(catalog.reflected()?.map(|reflected| (catalog, reflected))),
+        None => Ok(None),
+    });
+    match found {
+        Ok(Some((catalog, reflected))) => {
+            if slot.open().is_none() {
+                slot.opened(catalog);
+            }
+            slot.found(reflected.end);
+            let wanted_fields = reflected.fields == wanted;
+            Found::Reflects { end: reflected.end, wanted_fields }
+        }
+        Ok(None) => {
+            slot.close();
+            Found::Nothing
+        }
+        Err(error) => {
+            slot.close();
+            Found::Damaged(error.to_string())
+        }
+    }
+}
+
+/// One piece of work.
+pub(super) struct Work {
+    pub(super) shared: Arc<CopyShared>,
+    pub(super) directory: PathBuf,
+    pub(super) fields: Vec<String>,
+    pub(super) log: LogView,
+    pub(super) life: Life,
+    /// When the work began, see [`CatalogSlot::doubt`].
+    pub(super) doubts: u64,
+}
+
+impl Work {
+    fn is_over(&self) -> bool {
+        let doubts = self.shared.catalog.doubts();
+        self.life.is_over() || doubts != self.doubts || self.shared.marked.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn remove(&self) {
+        self.shared.catalog.close();
+        if let Err(error) = Catalog::remove(&self.directory) {
+            tracing::warn!(%error, "an index that is not wanted stays");
+        }
+    }
+
+    /// Indexes of stores that were here before.
+    fn remove_others(&self) {
+        let Some(parent) = self.directory.parent() else { return };
+        for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            if path != self.directory && name.to_string_lossy().starts_with("catalog-") {
+                let _ = Catalog::remove(&path);
+            }
+        }
+    }
+
+    /// Indexes the log from there to what is replayed, or a piece of it.
+    pub(super) fn follow(mut self, from: Position) -> Result<(), WorkError> {
+        let Some(catalog) = self.shared.catalog.open() else { return Err(WorkError::Over) };
+        let mut writer = catalog.writer(self.fields.clone())?;
+        let (to, mut at, mut bytes) = (self.shared.replayed.load(), from, 0);
+        while at < to && bytes < PIECE_BYTES {
+            if self.is_over() {
+                return Err(WorkError::Over);
+            }
+            let chunks = match self.log.reader.read(at, to, READ_BYTES) {
+                Ok(chunks) => chunks,
+                Err(LogError::Truncated { .. }) => return Err(WorkError::Over),
+                Err(error) => return Err(WorkError::Failed(error.to_string())),
+            };
+            bytes += chunks.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
+            let Some(end) = index(&mut writer, &chunks, at)? else { break };
+            if end == at {
+                break;
+            }
+            at = end;
+        }
+        self.commit(catalog, writer, at)
+    }
+
+    /// Makes the index anew from a snapshot of the store.
+    pub(super) fn crawl(self, store: Arc<dyn KvStore>, reason: &str) -> Result<(), WorkError> {
+        let failed = |error: keelson_env::StoreError| WorkError::Failed(error.to_string());
+        let total = store.size_bytes().max(1);
+        let snapshot = store.snapshot().map_err(failed)?;
+        self.shared.catalog.close();
+        self.remove_others();
+        let catalog = Catalog::create(&self.directory)?;
+        let mut writer = catalog.writer(self.fields.clone())?;
+        let (mut from, mut done) = (Vec::new(), 0_u64);
+        loop {
+            if self.is_over() {
+                return Err(WorkError::Over);
+            }
+            let page = snapshot.scan(&from, None, PAGE_RECORDS, PAGE_BYTES).map_err(failed)?;
+            let Some(last) = page.last() else { break };
+            from = last.0.to_vec();
+            from.push(0);
+            for (key, value) in &page {
+                writer.put(key, value)?;
+                done += (key.len() + value.len()) as u64;
+            }
+            let percent = u32::try_from(done * 100 / total).unwrap_or(100).min(99);
+            self.shared.catalog.crawls(reason, percent);
+        }
+        let at = snapshot.at();
+        drop(snapshot);
+        self.commit(catalog, writer, at.position)
+    }
+
+    fn commit(
+        &self,
+        catalog: Catalog,
+        mut writer: CatalogWriter,
+        at: Position,
+    ) -> Result<(), WorkError> {
+        if self.is_over() {
+            return Err(WorkError::Over);
+        }
+        let end = LogEnd { epoch: self.log.table.epoch_at(at), position: at };
+        writer.commit(end)?;
+        writer.close()?;
+        if self.is_over() {
+            // It was removed while it was written, or is of files that are closed.
+            return Err(WorkError::Over);
+        }
+        catalog.reload()?;
+        let slot = &self.shared.catalog;
+        slot.opened(catalog);
+        slot.reflects(end);
+        self.shared.wake();
+        Ok(())
+    }
+}
+
+/// Indexes what the frames behind `at` do; says where they end.
+fn index(
+    writer: &mut CatalogWriter,
+    chunks: &[Chunk],
+    at: Position,
+) -> Result<Option<Position>, WorkError> {
+    let failed = |why: String| WorkError::Failed(why);
+    for item in chunks.iter().flat_map(Chunk::items) {
+        let item = item.map_err(|(position, error)| failed(format!("at {position}: {error}")))?;
+        let Item::Frame(frame) = item else { continue };
+        if frame.end().position <= at {
+            continue;
+        }
+        let frame = frame.decode().map_err(|error| failed(error.to_string()))?;
+        for record in &frame.records {
+            apply(writer, record)?;
+        }
+    }
+    Ok(chunks.last().map(|chunk| chunk.end))
+}
+
+fn apply(writer: &mut CatalogWriter, record: &Record) -> Result<(), CatalogError> {
+    match record {
+        Record::Put { key, value } => writer.put(key, value),
+        Record::Delete { key } => {
+            writer.delete(key);
+            Ok(())
+        }
+        Record::DeleteRange { from, to } => writer.delete_range(from, to),
+        _ => Ok(()),
+    }
+}
