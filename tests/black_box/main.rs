@@ -20,5 +20,6 @@ mod kill_loop;
 mod losses;
 mod moves;
 mod partitions;
+mod returns;
 mod rot;
 mod space;

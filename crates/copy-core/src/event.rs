@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use keelson_types::{
-    CommitConstraint, CommitRule, CopyFault, CopyId, DatabaseId, Epoch, EpochStart, EpochTable,
-    LogEnd, MemberId, Position, SiteName, StreamId, Suspension, Weakness,
+    CommitConstraint, CommitRule, CopyFault, CopyId, DatabaseId, Discard, Epoch, EpochStart,
+    EpochTable, LogEnd, MemberId, Position, SiteName, StreamId, Suspension, Weakness,
 };
 
 use crate::divergence::{Touched, Verdict};
 use crate::range_fetch::FetchCost;
-use crate::undo::{Discard, Ground, Marking};
+use crate::undo::{Ground, Marking};
 
 /// Who this copy is; fixed for the life of a machine.
 #[derive(Clone, Debug)]

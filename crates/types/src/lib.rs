@@ -7,6 +7,7 @@
 //! business of `format`.
 
 mod commit_rule;
+mod discard;
 mod epoch;
 mod fork;
 mod ids;
@@ -28,6 +29,7 @@ mod watermarks;
 mod weakness;
 
 pub use commit_rule::{CommitConstraint, CommitRule, Participant};
+pub use discard::{Discard, all_given_up};
 pub use epoch::{Epoch, EpochStart, EpochTable, EpochTableError};
 pub use fork::{ForkAddress, Instant, NoForkAddress};
 pub use ids::{
