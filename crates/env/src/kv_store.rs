@@ -245,6 +245,18 @@ pub trait StoreOpener: Send + Sync {
         pace: &mut dyn FnMut(u64),
     ) -> Result<Verified, StoreError>;
 
+    /// Makes `to` a store of what is sound in the closed store `from`, which stays as it is. No copy
+    /// of sound files is made, so both must lie on the same volume; what an earlier attempt left in
+    /// `to` is removed. Where the position itself is lost, the new store says `at`, before which
+    /// the content must not be older; without it, so does one whose files name an older position.
+    ///
+    /// Content outside of what is lost is that of one position: the one found, or one that was lost
+    /// with the rest.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`], or [`StoreError::Failed`] if it could not be made; repeat it.
+    fn rescue(&self, from: &Path, to: &Path, at: LogEnd) -> Result<Rescued, StoreError>;
+
     /// Removes a closed store with its directory. Nothing happens if there is none.
     ///
     /// # Errors
@@ -259,6 +271,17 @@ pub struct Verified {
     pub bytes: u64,
     /// Files without content that were damaged and are right again.
     pub mended: Vec<String>,
+}
+
+/// What came of a damaged store.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Rescued {
+    /// Keys that were not to be read, or may be wrong.
+    pub lost: Vec<Span>,
+    /// Bytes of the table files in which they lay: more than what was lost.
+    pub lost_bytes: u64,
+    /// The position of the content, if that is not lost.
+    pub at: Option<LogEnd>,
 }
 
 /// Refuses frames that do not each lie behind the one before, beginning behind `replayed`.

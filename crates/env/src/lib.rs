@@ -22,7 +22,7 @@ pub use kv_encoding::{
 };
 pub use kv_store::{
     KvSnapshot, KvStore, ReplayFrame, ScanItem, SessionState, StoreError, StoreItem, StoreOpener,
-    Verified, check_items, check_order,
+    Rescued, Verified, check_items, check_order,
 };
 pub use mem_store::{MemStore, MemStoreOpener};
 pub use sim_disk::{SimDisk, SplitMix64};

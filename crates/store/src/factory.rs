@@ -9,14 +9,15 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keelson_env::{KvStore, StoreError, StoreOpener, Verified};
-use keelson_types::Position;
+use keelson_env::{KvStore, Rescued, StoreError, StoreOpener, Verified};
+use keelson_types::{LogEnd, Position};
 use rocksdb::{
     BlockBasedOptions, Cache, ChecksumType, DB, DBCompressionType, Env, InfoLogger, LogLevel,
     Options, WriteBufferManager,
 };
 
 use crate::error::{from_io, from_rocks};
+use crate::rescue;
 use crate::rocks_store::{MEMTABLES_MAX, RocksStore};
 use crate::verify::{self, Known};
 
@@ -104,13 +105,18 @@ impl StoreFactory {
     /// # Errors
     /// See [`StoreOpener::open`].
     pub fn open_store(&self, directory: &Path) -> Result<RocksStore, StoreError> {
+        RocksStore::new(self.open_db(directory)?, self.options.clone())
+    }
+
+    /// Opens the database of a store, whatever it holds.
+    pub(crate) fn open_db(&self, directory: &Path) -> Result<DB, StoreError> {
         create_directory(directory)?;
         self.known.clean(directory).map_err(|error| from_io("removing an old check", &error))?;
         refuse_tables_without_manifest(directory)?;
         verify::check_manifest(directory)?;
         let db = DB::open(&self.options, directory).map_err(|error| from_rocks(&error))?;
         self.known.opened(directory);
-        RocksStore::new(db, self.options.clone())
+        Ok(db)
     }
 }
 
@@ -126,6 +132,10 @@ impl StoreOpener for StoreFactory {
         pace: &mut dyn FnMut(u64),
     ) -> Result<Verified, StoreError> {
         verify::verify(&self.known, directory, at_least, pace)
+    }
+
+    fn rescue(&self, from: &Path, to: &Path, at: LogEnd) -> Result<Rescued, StoreError> {
+        rescue::rescue(self, from, to, at)
     }
 
     fn destroy(&self, directory: &Path) -> Result<(), StoreError> {
