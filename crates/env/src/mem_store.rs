@@ -16,8 +16,8 @@ use bytes::Bytes;
 use keelson_types::{HybridTime, LogEnd, Position, Record, SessionId, Span, StoreKey};
 
 use crate::{
-    KvDigest, KvSnapshot, KvStore, ReplayFrame, ScanItem, SessionState, SplitMix64, StoreError,
-    Rescued, StoreItem, StoreOpener, Verified, check_items, check_order,
+    KvDigest, KvSnapshot, KvStore, ReplayFrame, Rescued, ScanItem, SessionState, SplitMix64,
+    StoreError, StoreItem, StoreOpener, Verified, check_items, check_order, digest_ended,
 };
 
 /// What replay made of a log so far.
@@ -227,7 +227,7 @@ impl StoreOpener for MemStoreOpener {
         let files = lock(&self.volume).stores.entry(directory.to_owned()).or_default().clone();
         let mut held = lock(&files);
         if held.open.strong_count() > 0 {
-            return Err(StoreError::Failed(format!("{} is open", directory.display())));
+            return Err(StoreError::InUse);
         }
         if held.rotten.is_some() {
             return Err(StoreError::Damaged("a rotten byte".to_owned()));
@@ -242,6 +242,11 @@ impl StoreOpener for MemStoreOpener {
         });
         held.open = Arc::downgrade(&store);
         Ok(store)
+    }
+
+    fn in_use(&self, directory: &Path) -> bool {
+        let files = lock(&self.volume).stores.get(directory).cloned();
+        files.is_some_and(|files| lock(&files).open.strong_count() > 0)
     }
 
     fn verify(
@@ -505,8 +510,11 @@ impl KvSnapshot for MemSnapshot {
         Ok(items)
     }
 
-    fn digest(&self) -> Result<u128, StoreError> {
+    fn digest_while(&self, go_on: &dyn Fn() -> bool) -> Result<u128, StoreError> {
         let content = self.content()?;
+        if !go_on() {
+            return Err(digest_ended());
+        }
         let mut digest = KvDigest::new(content.at, content.schema.as_deref());
         let mut encoded = Vec::new();
         for (id, state) in &content.sessions {

@@ -373,6 +373,10 @@ mod tests {
             Err(StoreError::Failed("cannot be opened".into()))
         }
 
+        fn in_use(&self, _: &Path) -> bool {
+            false
+        }
+
         fn verify(
             &self,
             _: &Path,

@@ -170,9 +170,9 @@ impl v1::replication_server::Replication for ReplicationService {
     ) -> Result<Response<v1::DropForkResponse>, Status> {
         require_member(&request)?;
         let request = request.into_inner();
-        let (name, forks) = (fork_name(&request.name)?, self.context.forks.clone());
-        let dropped =
-            tokio::task::spawn_blocking(move || forks.drop_fork(&request.database, &name)).await;
+        let (name, context) = (fork_name(&request.name)?, self.context.clone());
+        let drop_it = move || context.forks.drop_fork(&*context.opener.0, &request.database, &name);
+        let dropped = tokio::task::spawn_blocking(drop_it).await;
         let gone = |_| Refusal::new(RefusalReason::Internal, "the removal panicked");
         dropped.map_err(gone)??;
         Ok(Response::new(v1::DropForkResponse {}))

@@ -28,6 +28,7 @@ use crate::error::{from_io, from_rocks};
 use crate::factory::create_directory;
 use crate::keys;
 use crate::manifest;
+use crate::open_stores::OpenDb;
 use crate::table_file;
 use crate::verify::{self, Taken};
 
@@ -149,12 +150,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn rescue(
-        &self,
-        factory: &StoreFactory,
-        to: &Path,
-        at: LogEnd,
-    ) -> Result<Rescued, StoreError> {
+    fn rescue(&self, factory: &StoreFactory, to: &Path, at: LogEnd) -> Result<Rescued, StoreError> {
         let mut damaged = Vec::new();
         for table in &self.tables {
             if !self.is_sound(table)? {
@@ -246,7 +242,7 @@ fn span((from, to): &Range) -> Option<Span> {
 
 /// The new store being filled; nobody names it yet.
 struct Writer {
-    db: DB,
+    db: OpenDb,
     options: WriteOptions,
     batch: WriteBatch,
 }
@@ -282,7 +278,8 @@ impl Writer {
         };
         let mut iterator = old.raw_iterator_opt(options());
         iterator.seek(&from);
-        let whole = self.take(&mut iterator, |it| it.next(), |key| lost.0 = behind(key.to_vec()))?;
+        let whole =
+            self.take(&mut iterator, |it| it.next(), |key| lost.0 = behind(key.to_vec()))?;
         if whole {
             return Ok(None);
         }

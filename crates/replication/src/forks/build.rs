@@ -1,6 +1,7 @@
 //! Building a fork: checkpoint, then the log up to the instant.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use keelson_env::{KvStore, ReplayFrame};
 use keelson_format::{FrameInfo, Item};
@@ -16,11 +17,15 @@ use crate::kv::open_store;
 use crate::message::Message;
 use crate::owner::unix_millis;
 use crate::shared::CopyShared;
+use crate::store_slot::wait_closed;
 
 /// Log read from files in one piece.
 const READ_BYTES: usize = 4 * 1024 * 1024;
 /// Frames applied in one store batch.
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
+
+/// A built store must be closed before its directory gets its name.
+const CLOSED_WITHIN: Duration = Duration::from_secs(20);
 
 /// What an operator asks for.
 #[derive(Clone, Debug)]
@@ -157,9 +162,11 @@ impl PlaneContext {
             bytes_max,
         })?;
         let (context, built) = (self.clone(), fork.clone());
+        // Waiting for its turn it must not keep the store from being opened anew.
+        let store = Arc::downgrade(&store);
         self.scans.run(move || {
             let work = Work { context: &context, fork: &built, reader: log.reader, to, at };
-            work.finish(store);
+            work.finish(&store);
             drop(hold);
         });
         Ok(fork)
@@ -176,8 +183,9 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn finish(mut self, store: Arc<dyn KvStore>) {
-        let built = self.build(store);
+    fn finish(mut self, store: &Weak<dyn KvStore>) {
+        let closed = || "its copy's store was closed meanwhile; try again".to_owned();
+        let built = store.upgrade().ok_or_else(closed).and_then(|store| self.build(store));
         let (database, fork) = (&self.fork.is.database_name, &self.fork.is.name);
         let state = match built {
             Ok(state) => {
@@ -205,11 +213,15 @@ impl Work<'_> {
         {
             return Err(format!("the copy was replayed up to {} meanwhile", started.position));
         }
-        let store = self.context.opener.0.open(&directory).map_err(text)?;
+        let opener = &*self.context.opener.0;
+        let store = opener.open(&directory).map_err(text)?;
         let time_unix_ms = self.replay(&*store)?;
         store.checkpoint().map_err(text)?;
         let at = store.replayed();
         drop(store);
+        if !wait_closed(opener, &directory, CLOSED_WITHIN) {
+            return Err("its store is not closed in time".into());
+        }
         place::finish(&forks.root, &building, &self.fork.is, at, time_unix_ms).map_err(text)?;
         Ok(ForkState::Ready { at, time_unix_ms })
     }
