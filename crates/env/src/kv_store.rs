@@ -247,8 +247,9 @@ pub trait StoreOpener: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::Damaged`], [`StoreError::NewerFormat`], [`StoreError::NoSpace`],
-    /// [`StoreError::Failed`], or [`StoreError::InUse`] if it is open here already. A handle that is
-    /// just being closed is waited for, for a while; ask [`StoreOpener::in_use`] before, not to wait.
+    /// [`StoreError::Failed`], or [`StoreError::InUse`] if it is open here already. A handle that
+    /// is just being closed is waited for, for a while; ask [`StoreOpener::in_use`] before, so as
+    /// not to wait.
     fn open(&self, directory: &Path) -> Result<Arc<dyn KvStore>, StoreError>;
 
     /// Whether this process has the store in a directory open, or has not closed it completely.
