@@ -16,8 +16,8 @@ use bytes::Bytes;
 use keelson_types::{HybridTime, LogEnd, Position, Record, SessionId, Span, StoreKey};
 
 use crate::{
-    KvDigest, KvSnapshot, KvStore, ReplayFrame, ScanItem, SessionState, SplitMix64, StoreError,
-    Rescued, StoreItem, StoreOpener, Verified, check_items, check_order,
+    KvDigest, KvSnapshot, KvStore, ReplayFrame, Rescued, ScanItem, SessionState, SplitMix64,
+    StoreError, StoreItem, StoreOpener, Verified, check_items, check_order,
 };
 
 /// What replay made of a log so far.

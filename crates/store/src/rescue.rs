@@ -149,12 +149,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn rescue(
-        &self,
-        factory: &StoreFactory,
-        to: &Path,
-        at: LogEnd,
-    ) -> Result<Rescued, StoreError> {
+    fn rescue(&self, factory: &StoreFactory, to: &Path, at: LogEnd) -> Result<Rescued, StoreError> {
         let mut damaged = Vec::new();
         for table in &self.tables {
             if !self.is_sound(table)? {
@@ -282,7 +277,8 @@ impl Writer {
         };
         let mut iterator = old.raw_iterator_opt(options());
         iterator.seek(&from);
-        let whole = self.take(&mut iterator, |it| it.next(), |key| lost.0 = behind(key.to_vec()))?;
+        let whole =
+            self.take(&mut iterator, |it| it.next(), |key| lost.0 = behind(key.to_vec()))?;
         if whole {
             return Ok(None);
         }
