@@ -20,6 +20,7 @@ mod kill_loop;
 mod losses;
 mod moves;
 mod partitions;
+mod range_repair;
 mod returns;
 mod rot;
 mod space;

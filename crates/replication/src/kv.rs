@@ -10,7 +10,7 @@ mod read;
 mod salvage;
 mod scan;
 
-pub(crate) use read::open_store;
+pub(crate) use read::{open_store, refuse_if_marked};
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -342,6 +342,7 @@ impl Follower {
                 stream: assignment.stream,
                 generation_bytes: assignment.assigned.generation_bytes,
                 resumes: assignment.assigned.resumes,
+                others: assignment.assigned.others.len(),
             },
             digests,
             directions,

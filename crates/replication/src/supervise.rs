@@ -138,6 +138,7 @@ impl Supervised {
         let (context, mut identity, shared) =
             (self.context.clone(), self.identity.clone(), self.shared.clone());
         identity.resumes = self.directions.resumes().unwrap_or(identity.resumes);
+        identity.others = self.directions.others().unwrap_or(identity.others);
         self.context.stores.run(move || {
             let opener = context.opener.0.as_ref();
             drop(reply.send(open_copy(&context.places, opener, &identity, &shared)));

@@ -45,6 +45,8 @@ pub struct FaultRates {
     pub lag: u64,
     /// An operator accepts loss for a database that waits.
     pub accept_loss: u64,
+    /// A store file rots (on the member whose log rots, too).
+    pub store_rot: u64,
 }
 
 /// The parameters of a run.
@@ -126,6 +128,7 @@ impl Params {
             suspend: rate(20),
             lag: rate(15),
             accept_loss: rate(100),
+            store_rot: rate(10),
         };
         Self {
             seed,

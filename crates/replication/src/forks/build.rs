@@ -1,5 +1,6 @@
 //! Building a fork: checkpoint, then the log up to the instant.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use uuid::Uuid;
 
 use super::{Description, Fork, ForkState, Forks, internal, lock, place};
 use crate::context::{CopyHandle, PlaneContext};
-use crate::kv::open_store;
+use crate::kv::{open_store, refuse_if_marked};
 use crate::message::Message;
 use crate::owner::unix_millis;
 use crate::shared::CopyShared;
@@ -122,13 +123,14 @@ impl PlaneContext {
     /// Checks the order and begins to build the fork.
     ///
     /// # Errors
-    /// `instant_out_of_reach` with the span that the copy can show, `already_exists`,
+    /// `copy_failed` while keys of the copy are being fetched, `instant_out_of_reach` with the span that the copy can show, `already_exists`,
     /// `fork_budget`, or what the copy's store says.
     pub(crate) async fn create_fork(
         self: &Arc<Self>,
         copy: &CopyHandle,
         order: ForkOrder,
     ) -> Result<Arc<Fork>, Refusal> {
+        refuse_if_marked(copy)?;
         let shared = copy.shared.clone();
         let hold = Hold::take(&shared);
         let store = open_store(copy).await?;
@@ -142,8 +144,7 @@ impl PlaneContext {
         let end = log.durable.position;
         let to = shared.committed.load().min(end);
         let from = store.replayed().position;
-        let bytes_max =
-            store.size_bytes() + shared.log_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let bytes_max = store.size_bytes() + shared.log_bytes.load(Ordering::Relaxed);
         let (name, at, mut reader) = (shared.name.clone(), order.at, log.reader.clone());
         let (reply, checked) = oneshot::channel();
         self.readers.run(move || {
@@ -165,7 +166,8 @@ impl PlaneContext {
         // Waiting for its turn it must not keep the store from being opened anew.
         let store = Arc::downgrade(&store);
         self.scans.run(move || {
-            let work = Work { context: &context, fork: &built, reader: log.reader, to, at };
+            let of = &*shared;
+            let work = Work { context: &context, fork: &built, reader: log.reader, to, at, of };
             work.finish(&store);
             drop(hold);
         });
@@ -180,6 +182,7 @@ struct Work<'a> {
     reader: LogReader,
     to: Position,
     at: Instant,
+    of: &'a CopyShared,
 }
 
 impl Work<'_> {
@@ -208,6 +211,9 @@ impl Work<'_> {
         let directory = building.join(place::STORE);
         let started = source.create_checkpoint(&directory).map_err(text)?;
         drop(source);
+        if self.of.marked.load(Ordering::SeqCst) {
+            return Err("keys of the copy are being fetched from another one".into());
+        }
         if let Instant::At(position) = self.at
             && started.position > position
         {

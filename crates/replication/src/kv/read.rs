@@ -126,7 +126,7 @@ impl KvService {
 }
 
 /// Keys of a marked store are in doubt; an active copy has no mark.
-fn refuse_if_marked(copy: &CopyHandle) -> Result<(), Refusal> {
+pub(crate) fn refuse_if_marked(copy: &CopyHandle) -> Result<(), Refusal> {
     if !copy.shared.marked.load(Ordering::SeqCst) {
         return Ok(());
     }
