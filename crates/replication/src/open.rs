@@ -386,6 +386,15 @@ mod tests {
             Err(StoreError::Failed("cannot be read".into()))
         }
 
+        fn rescue(
+            &self,
+            _: &Path,
+            _: &Path,
+            _: keelson_types::LogEnd,
+        ) -> Result<keelson_env::Rescued, StoreError> {
+            Err(StoreError::Failed("cannot be read".into()))
+        }
+
         fn destroy(&self, _: &Path) -> Result<(), StoreError> {
             Ok(())
         }
