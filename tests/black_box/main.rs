@@ -16,6 +16,7 @@ mod edges;
 mod forks;
 mod full_volumes;
 mod import;
+mod instants;
 mod kill_loop;
 mod losses;
 mod moves;

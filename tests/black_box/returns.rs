@@ -65,7 +65,7 @@ async fn prove(cluster: &Cluster, former: &str, lost: u32) -> Result<()> {
 }
 
 /// The keys that the salvage of a copy puts.
-async fn salvaged(cluster: &Cluster, member: &str) -> Result<Vec<String>> {
+pub(crate) async fn salvaged(cluster: &Cluster, member: &str) -> Result<Vec<String>> {
     let copy = format!("DB1@{member}");
     let list = cluster.cli().json(["copy", "salvage", "list", &copy]).await?;
     for one in list.as_array().context("a list")? {

@@ -106,7 +106,8 @@ pub struct MountOrder {
     pub epoch: Epoch,
     /// The rule recorded with it.
     pub rule: CommitRule,
-    /// The log must end here before the opening frame: the highest end that was reached.
+    /// The log must end here before the opening frame: the highest end that was reached, or the
+    /// instant that an operator makes the truth. What goes on behind it is cut.
     pub required_end: LogEnd,
     /// Who has it, best first.
     pub sources: Vec<LogSource>,

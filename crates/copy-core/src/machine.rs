@@ -192,6 +192,10 @@ impl CopyMachine {
         let target = self.committed.min(self.durable.position);
         let marked = self.marking.and_then(|marking| marking.replay_limit);
         let target = marked.map_or(target, |limit| target.min(limit));
+        if let Role::Activating(activation) = &self.role {
+            // What lies behind may be given up by the order, and is cut before the epoch is opened.
+            return target.min(activation.order.required_end.position);
+        }
         match self.replay_limit {
             _ if self.own_epoch().is_some() => target,
             _ if self.is_suspended() => Position::ZERO,

@@ -11,6 +11,7 @@
 //! time. One timer for all of them, and none without an expiry.
 
 mod build;
+mod instant;
 mod place;
 
 use std::collections::BTreeMap;

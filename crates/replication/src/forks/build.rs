@@ -21,7 +21,7 @@ use crate::shared::CopyShared;
 use crate::store_slot::wait_closed;
 
 /// Log read from files in one piece.
-const READ_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const READ_BYTES: usize = 4 * 1024 * 1024;
 /// Frames applied in one store batch.
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
 
@@ -67,7 +67,7 @@ impl Drop for Hold {
 }
 
 /// What the copy can show: from where its store stands to what is committed.
-struct Reach {
+pub(super) struct Reach {
     from: Position,
     to: Position,
     /// When the first frame behind `from` was written, or the last one if there is none behind.
@@ -76,7 +76,7 @@ struct Reach {
 
 impl Reach {
     /// `last_unix_ms` is when the last frame of the log was written.
-    fn find(
+    pub(super) fn find(
         reader: &mut LogReader,
         (from, to): (Position, Position),
         end: Position,
@@ -93,7 +93,7 @@ impl Reach {
         Ok(Self { from, to, since_unix_ms: times.next().unwrap_or(last_unix_ms) })
     }
 
-    fn check(&self, at: Instant, name: &str) -> Result<(), Refusal> {
+    pub(super) fn check(&self, at: Instant, name: &str) -> Result<(), Refusal> {
         let now = unix_millis();
         let inside = match at {
             Instant::At(position) => (self.from..=self.to).contains(&position),
@@ -112,7 +112,7 @@ impl Reach {
 }
 
 /// Whether the frame belongs to the instant.
-fn is_within(at: Instant, frame: &FrameInfo) -> bool {
+pub(super) fn is_within(at: Instant, frame: &FrameInfo) -> bool {
     match at {
         Instant::At(position) => frame.end().position <= position,
         Instant::Time(time) => frame.header.time.unix_millis() <= time,

@@ -83,6 +83,10 @@ pub(crate) struct Resume {
     /// Keep automatic activation blocked
     #[arg(long)]
     replication_only: bool,
+    /// Let a holder of a discarded timeline follow the active: what it holds of that is cut and
+    /// kept as salvage
+    #[arg(long)]
+    release_discarded: bool,
 }
 
 /// Whole seconds of a time like "7days", or of a bare number of seconds, which the server checks.
@@ -180,14 +184,21 @@ fn forecast(seconds_to_full: Option<u64>, lasting: u64) -> String {
 
 impl Resume {
     pub(super) async fn run(self, global: &Global) -> Outcome {
-        let plan = format!("resume copy {}", self.copy);
+        let plan = match self.release_discarded {
+            false => format!("resume copy {}", self.copy),
+            true => format!("release the discarded timeline that copy {} holds", self.copy),
+        };
         if global.only_shows(&plan) {
             return Ok(());
+        }
+        if self.release_discarded {
+            global.confirm(&plan)?;
         }
         let request = ResumeCopyRequest {
             database: self.copy.database.clone(),
             member: self.copy.member.clone(),
             replication_only: self.replication_only,
+            release_discarded: self.release_discarded,
         };
         global.connect().await?.admin().resume_copy(request).await?;
         done(global, &self.copy, &plan);
