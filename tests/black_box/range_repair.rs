@@ -8,8 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use keelson_testkit::{Cluster, Writer, WriterOptions, eventually};
 
+use crate::bad_input::check;
 use crate::copies::{generation, status};
+use crate::data::cluster;
 use crate::diverge::whole;
+use crate::space::{events, set};
 
 const KEYS: u64 = 600;
 const VALUE_BYTES: usize = 8 * 1024;
@@ -155,6 +158,64 @@ async fn rot_and_repair(members: &[&str]) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_rots_without_the_log_of_its_beginning_is_repaired() -> Result<()> {
     rot_and_repair(&["m1", "m2", "m3"]).await
+}
+
+/// F91: a copy with a lag replays ahead of it until its store is whole, and lags again then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lagged_copy_is_played_down_for_its_repair() -> Result<()> {
+    let cluster = truncated(&["m1", "m2", "m3"]).await?;
+    set(&cluster, "space_check_period", "1s").await?;
+    cluster.cli().succeed(["copy", "set", "DB1@m3", "--replay-lag", "1h"]).await?;
+    let in_force = || async {
+        let row = status(&cluster, "m3").await?;
+        ensure!(row["lag_in_force"] == true && row["status"] == "Healthy", "{row}");
+        Ok(row)
+    };
+    eventually("the lag is in force", in_force).await?;
+    cluster.client().database("DB1").put("late", "v").await?;
+    let end = status(&cluster, "m1").await?["inspected"].clone();
+    rot_a_table(&cluster, "m3")?;
+    cluster.cli().json(["copy", "scrub", "DB1@m3"]).await?;
+    eventually("it replays beyond its lag", || async {
+        let row = status(&cluster, "m3").await?;
+        ensure!(row["replayed"] == end && row["divergence"]["fetched_keys"] != 0, "{row}");
+        Ok(())
+    })
+    .await?;
+    let row = eventually("it is whole and lags again", in_force).await?;
+    ensure!(row["divergence"]["phase"] == "", "{row}");
+    let told = events(&cluster, "play_down_changed").await?;
+    let told = told.iter().any(|event| event.to_string().contains("RangeRepair"));
+    ensure!(told, "no event names the cause");
+    cluster.cli().succeed(["copy", "set", "DB1@m3", "--replay-lag", "0"]).await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    cluster.equal_digest("DB1", 3).await?;
+    Ok(())
+}
+
+/// A scrub comes by itself when its period is over, and is read from the settings at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_are_scrubbed_once_in_the_period_that_is_set() -> Result<()> {
+    let cluster = cluster().await?;
+    cluster.client().database("DB1").put("k", "v").await?;
+    let refused = ["cluster", "settings", "set", "scrub_rate", "1KiB"];
+    check(&cluster.cli().run(refused).await?, 3, "bad_argument");
+    let members = ["m1", "m2", "m3"];
+    let mut before = Vec::new();
+    for member in members {
+        // A new copy counts as read when it was created.
+        before.push(status(&cluster, member).await?["scrub"]["scrub_ended"].clone());
+    }
+    set(&cluster, "scrub_period", "1s").await?;
+    eventually("each copy is scrubbed", || async {
+        for (member, before) in members.iter().zip(&before) {
+            let row = status(&cluster, member).await?;
+            ensure!(row["scrub"]["scrub_ended"] != *before, "{row}");
+            ensure!(row["scrub"]["scrub_bytes"].as_u64() > Some(0), "{row}");
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// S15: the other copy is donor and successor at once.

@@ -323,7 +323,9 @@ impl CopyNode {
             Job::Save(save, mut record) => {
                 record.durable_floor = self.log.durable_end().position;
                 record.committed = self.machine.committed();
-                match self.control.write(&record) {
+                let saved =
+                    self.space_for_a_save().and_then(|()| Ok(self.control.write(&record)?));
+                match saved {
                     Ok(()) => self.step(moment, Event::ControlSaved { save }),
                     Err(error) => {
                         moment.out.push(Out::Broken);

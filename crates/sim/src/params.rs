@@ -94,6 +94,8 @@ pub struct Params {
     pub first_leader: Option<usize>,
     /// The rule that is switched off.
     pub weakness: Weakness,
+    /// H15: a promise is saved in a new file that replaces the old one, which needs space (S20).
+    pub saves_need_space: bool,
 }
 
 impl Params {
@@ -156,6 +158,7 @@ impl Params {
             faults,
             first_leader: None,
             weakness: Weakness::None,
+            saves_need_space: false,
         }
     }
 

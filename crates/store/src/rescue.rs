@@ -62,13 +62,13 @@ pub(crate) fn rescue(
             let is_old = |found: LogEnd| found.position < at.position;
             if rescued.at.is_some_and(is_old) {
                 // Tables are missing from a list that looks whole.
-                return nothing(factory, to, at, source.bytes());
+                return nothing(factory, to, at, table_bytes(from));
             }
             Ok(rescued)
         }
         Err(StoreError::Damaged(why)) => {
             tracing::warn!(store = %from.display(), why, "nothing can be read");
-            nothing(factory, to, at, 0)
+            nothing(factory, to, at, table_bytes(from))
         }
         Err(error) => Err(error),
     }
@@ -86,6 +86,13 @@ fn nothing(
     writer.stamp(Some(at))?;
     writer.finish()?;
     Ok(Rescued { lost: vec![Span::all()], lost_bytes, at: None })
+}
+
+/// Bytes of the tables in a directory, about.
+fn table_bytes(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let tables = entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "sst"));
+    tables.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
 fn clear(to: &Path) -> Result<(), StoreError> {
@@ -112,10 +119,6 @@ impl<'a> Source<'a> {
             source.tables.push(table(file)?);
         }
         Ok(source)
-    }
-
-    fn bytes(&self) -> u64 {
-        self.tables.iter().map(|table| table.bytes).sum()
     }
 
     fn open(&self, paranoid: bool) -> Result<DB, StoreError> {
@@ -261,55 +264,33 @@ impl Writer {
 
     fn write(&mut self) -> Result<(), StoreError> {
         let batch = std::mem::take(&mut self.batch);
-        self.db.write_opt(batch, &self.options).map_err(|error| from_rocks(&error))
+        self.apply(batch)
     }
 
-    /// Makes a range equal to what the old store can read of it; the rest is answered.
-    fn copy(&mut self, old: &DB, (from, to): Range) -> Result<Option<Range>, StoreError> {
-        self.batch.delete_range(&from, &to);
+    /// Makes a range equal to what the old store can read of it; the rest is answered. Only what
+    /// differs is written, for the range of a young table is that of the whole store.
+    fn copy(&self, old: &DB, (from, to): Range) -> Result<Option<Range>, StoreError> {
         let mut lost = (from.clone(), to.clone());
-        let options = || {
-            let mut options = ReadOptions::default();
-            options.fill_cache(false);
-            options.set_verify_checksums(true);
-            options.set_iterate_lower_bound(from.clone());
-            options.set_iterate_upper_bound(to.clone());
-            options
-        };
-        let mut iterator = old.raw_iterator_opt(options());
-        iterator.seek(&from);
-        let whole =
-            self.take(&mut iterator, |it| it.next(), |key| lost.0 = behind(key.to_vec()))?;
+        let mut edits = Edits { batch: WriteBatch::default(), backwards: false };
+        let (mut olds, mut news) = (within(old, &from, &to), within(&self.db, &from, &to));
+        olds.seek_to_first();
+        news.seek_to_first();
+        let took = |key: &[u8]| lost.0 = behind(key.to_vec());
+        let whole = edits.gather(&mut olds, &mut news, took, |batch| self.apply(batch))?;
         if whole {
             return Ok(None);
         }
-        let mut iterator = old.raw_iterator_opt(options());
-        iterator.seek_to_last();
-        self.take(&mut iterator, |it| it.prev(), |key| lost.1 = key.to_vec())?;
+        edits.backwards = true;
+        let (mut olds, mut news) = (within(old, &from, &to), within(&self.db, &from, &to));
+        olds.seek_to_last();
+        news.seek_to_last();
+        let took = |key: &[u8]| lost.1 = key.to_vec();
+        edits.gather(&mut olds, &mut news, took, |batch| self.apply(batch))?;
         Ok((lost.0 < lost.1).then_some(lost))
     }
 
-    /// Puts what an iterator comes by before it ends, or meets damage.
-    fn take(
-        &mut self,
-        iterator: &mut DBRawIterator<'_>,
-        go_on: impl Fn(&mut DBRawIterator<'_>),
-        mut took: impl FnMut(&[u8]),
-    ) -> Result<bool, StoreError> {
-        while let Some((key, value)) = iterator.item() {
-            took(key);
-            self.put(key, value)?;
-            go_on(iterator);
-        }
-        match iterator.status().map_err(|error| from_rocks(&error)) {
-            Ok(()) => Ok(true),
-            Err(StoreError::NoSpace) => Err(StoreError::NoSpace),
-            // A table that is missing is no corruption for RocksDB.
-            Err(error) => {
-                tracing::info!(%error, "a part of a damaged store cannot be read");
-                Ok(false)
-            }
-        }
+    fn apply(&self, batch: WriteBatch) -> Result<(), StoreError> {
+        self.db.write_opt(batch, &self.options).map_err(|error| from_rocks(&error))
     }
 
     /// Writes the version, which may be lost, and a position.
@@ -358,6 +339,85 @@ impl Writer {
         let mut options = FlushOptions::default();
         options.set_wait(true);
         self.db.flush_opt(&options).map_err(|error| from_rocks(&error))
+    }
+}
+
+/// A range of a database, past its caches.
+fn within<'a>(db: &'a DB, from: &[u8], to: &[u8]) -> DBRawIterator<'a> {
+    let mut options = ReadOptions::default();
+    options.fill_cache(false);
+    options.set_verify_checksums(true);
+    options.set_iterate_lower_bound(from);
+    options.set_iterate_upper_bound(to);
+    db.raw_iterator_opt(options)
+}
+
+/// What turns the new store's part of a range into the old one's.
+struct Edits {
+    batch: WriteBatch,
+    backwards: bool,
+}
+
+impl Edits {
+    /// Whether the first key comes before the second on the way.
+    fn is_before(&self, key: &[u8], other: &[u8]) -> bool {
+        if self.backwards { key > other } else { key < other }
+    }
+
+    fn go_on(&self, iterator: &mut DBRawIterator<'_>) {
+        if self.backwards { iterator.prev() } else { iterator.next() }
+    }
+
+    /// Goes through both from one end, until the old one ends (true) or meets damage.
+    fn gather(
+        &mut self,
+        olds: &mut DBRawIterator<'_>,
+        news: &mut DBRawIterator<'_>,
+        mut took: impl FnMut(&[u8]),
+        apply: impl Fn(WriteBatch) -> Result<(), StoreError>,
+    ) -> Result<bool, StoreError> {
+        while let Some((key, value)) = olds.item() {
+            while news.key().is_some_and(|new| self.is_before(new, key)) {
+                self.batch.delete(news.key().unwrap_or_default());
+                self.go_on(news);
+            }
+            match news.item() {
+                Some((new, same)) if new == key && same == value => self.go_on(news),
+                found => {
+                    let is_there = found.is_some_and(|(new, _)| new == key);
+                    self.batch.put(key, value);
+                    if is_there {
+                        self.go_on(news);
+                    }
+                }
+            }
+            took(key);
+            self.go_on(olds);
+            if self.batch.size_in_bytes() >= BATCH_BYTES {
+                apply(std::mem::take(&mut self.batch))?;
+            }
+        }
+        let whole = is_over(olds)?;
+        while whole && let Some(key) = news.key() {
+            self.batch.delete(key);
+            self.go_on(news);
+        }
+        news.status().map_err(|error| from_rocks(&error))?;
+        apply(std::mem::take(&mut self.batch))?;
+        Ok(whole)
+    }
+}
+
+/// Whether an iterator that stopped is at its end; else it met damage.
+fn is_over(iterator: &DBRawIterator<'_>) -> Result<bool, StoreError> {
+    match iterator.status().map_err(|error| from_rocks(&error)) {
+        Ok(()) => Ok(true),
+        Err(StoreError::NoSpace) => Err(StoreError::NoSpace),
+        // A table that is missing is no corruption for RocksDB.
+        Err(error) => {
+            tracing::info!(%error, "a part of a damaged store cannot be read");
+            Ok(false)
+        }
     }
 }
 

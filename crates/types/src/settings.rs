@@ -122,7 +122,7 @@ settings! {
     ExpandedLogs = "expanded_truncation_logs", Count(0, 1_000_000_000), None,
         "logs of 1 MiB that it keeps; unset: 10,000 on the active and 100,000 on a passive";
     /// How often each copy is read through.
-    ScrubPeriod = "scrub_period", Millis(60 * SECOND, 365 * DAY), Some(7 * DAY),
+    ScrubPeriod = "scrub_period", Millis(SECOND, 365 * DAY), Some(7 * DAY),
         "how often each copy is read through and compared with the others";
     /// How fast it is read.
     ScrubRate = "scrub_rate", Bytes(64 * 1024, MIB * MIB), Some(32 * MIB),
@@ -271,7 +271,7 @@ mod tests {
             (Setting::PlayDown, 2),
             (Setting::PlayDownCopiesFor, 14 * DAY + 1),
             (Setting::SpaceCheckPeriod, 0),
-            (Setting::ScrubPeriod, 59_999),
+            (Setting::ScrubPeriod, 999),
             (Setting::ScrubRate, 0),
             (Setting::PlayDownResumeBelow, 36),
         ] {

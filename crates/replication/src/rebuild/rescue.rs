@@ -50,6 +50,8 @@ impl StoreOpening<'_> {
         match repair_of(log, CopyRole::Passive, self.others) {
             StoreRepair::ReplayLog => self.begin_anew()?,
             StoreRepair::Fetch => self.rescue(log, doubt)?,
+            // It is all there is: what can be read of it is.
+            StoreRepair::Leave if self.mark.is_ok() => return self.try_open().map_err(|_| fault),
             StoreRepair::Leave => return Err(fault),
         }
         self.found.push(fault.to_string());

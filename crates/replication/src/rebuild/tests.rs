@@ -164,6 +164,16 @@ fn without_another_copy_a_damaged_store_is_left_as_it_is() {
     let alone = Identity { others: 0, ..identity() };
     let opened = open_copy(&places, &stores, &alone, &CopyShared::for_tests());
     assert!(matches!(opened, Err(CopyFault::StoreDamaged(_))));
+    // One that is only doubted is opened all the same.
+    let other = MemStoreOpener::new();
+    let places_too = self::places();
+    truncated(&places_too, &other);
+    let mut copy = open(&places_too, &other);
+    Doubt::put(Some(Doubt::Files), &mut copy.record);
+    copy.control.write(&copy.record).unwrap();
+    drop(copy);
+    let opened = open_copy(&places_too, &other, &alone, &CopyShared::for_tests()).unwrap();
+    assert_eq!((keys(&opened, &other).len(), opened.mark), (5, None));
     assert_eq!(mark_of(&open(&places, &stores)).spans.list(), [some_keys()], "with another copy");
 }
 

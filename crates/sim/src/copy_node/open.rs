@@ -99,6 +99,7 @@ impl CopyNode {
             stores: place.stores.clone(),
             store: store_directory(&directory, record.store),
             weakness: of_fetches(place.params.weakness),
+            saves_need_space: place.params.saves_need_space,
         };
         let framing =
             FramingConfig { generation_bytes: place.params.generation_bytes, compress: false };

@@ -65,6 +65,7 @@ pub(crate) struct Repair {
     stores: MemStoreOpener,
     directory: PathBuf,
     weakness: Weakness,
+    saves_need_space: bool,
     /// Replays ordered before the store was set back count no more.
     pub(super) replays: u64,
 }
@@ -76,6 +77,7 @@ pub(super) struct RepairPlace {
     pub(super) stores: MemStoreOpener,
     pub(super) store: PathBuf,
     pub(super) weakness: Weakness,
+    pub(super) saves_need_space: bool,
 }
 
 impl Repair {
@@ -97,6 +99,7 @@ impl Repair {
             stores: place.stores,
             directory: place.store,
             weakness: place.weakness,
+            saves_need_space: place.saves_need_space,
             replays: 0,
         };
         repair.restart(found);
@@ -183,6 +186,18 @@ impl CopyNode {
         self.repair.told = self.repair.marking();
         self.step(moment, Event::Marked(self.repair.told));
         self.step(moment, Event::Wake);
+    }
+
+    /// H15: what a save would need that is no write in place.
+    pub(super) fn space_for_a_save(&self) -> Result<(), keelson_log::ControlFileError> {
+        if self.repair.saves_need_space {
+            let fresh = self.repair.place.with_file_name("control.new");
+            if self.repair.disk.exists(&fresh)? {
+                self.repair.disk.remove(&fresh)?;
+            }
+            self.repair.disk.create(&fresh)?.write_at(0, &[0; 512])?;
+        }
+        Ok(())
     }
 
     fn run_queued(&mut self, moment: &mut Moment<'_>) {
