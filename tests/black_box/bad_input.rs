@@ -312,6 +312,17 @@ async fn a_member_that_lost_its_data_is_recognised_and_comes_back() -> Result<()
     std::fs::write(&consensus, vec![0xff; whole.len()])?;
     let output = Cli::new(ours.binary(), None).run(["server", "--config", &config]).await?;
     check(&output, REFUSED, "consensus_damaged");
+    // It is emptied, gone, or gone with its directory: a new one would not know the vote.
+    for forget in [
+        (|file| std::fs::write(file, "")) as fn(&Path) -> std::io::Result<()>,
+        |file| std::fs::remove_file(file),
+        |file| std::fs::remove_dir_all(file.with_file_name("")),
+    ] {
+        forget(&consensus)?;
+        let output = Cli::new(ours.binary(), None).run(["server", "--config", &config]).await?;
+        check(&output, REFUSED, "consensus_damaged");
+        ensure!(output.stderr.contains("keelson member remove"), "{output:?}");
+    }
     std::fs::remove_dir_all(&data)?;
     ours.member("m3").start()?;
     let status = eventually("another server is seen in its place", || async {

@@ -13,7 +13,7 @@ async fn status(cluster: &Cluster, member: &str) -> Result<Value> {
 }
 
 /// Waits until no mark stands and the copy counts again; returns what its last fetch was.
-async fn whole(cluster: &Cluster, member: &str) -> Result<Value> {
+pub(crate) async fn whole(cluster: &Cluster, member: &str) -> Result<Value> {
     eventually(&format!("DB1@{member} is whole"), || async {
         let row = status(cluster, member).await?;
         ensure!(row["status"] == "Healthy" && row["participant"] == true, "{row}");

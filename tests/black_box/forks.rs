@@ -15,7 +15,7 @@ async fn status(cluster: &Cluster, member: &str, field: &str) -> Result<Value> {
 }
 
 /// Where the active's log ends now, once m3 has all of it.
-async fn position(cluster: &Cluster) -> Result<String> {
+pub(crate) async fn position(cluster: &Cluster) -> Result<String> {
     let end = status(cluster, "m1", "inspected").await?;
     eventually("m3 has the log", || async {
         let there = status(cluster, "m3", "inspected").await?;
@@ -41,7 +41,7 @@ async fn count(cluster: &Cluster, name: &str) -> Result<usize> {
 }
 
 /// DB1 with a copy on m3 that lags, and 10 keys in its log that its store does not have.
-async fn lagging() -> Result<Cluster> {
+pub(crate) async fn lagging() -> Result<Cluster> {
     let cluster = cluster().await?;
     cluster.cli().succeed(["copy", "set", "DB1@m3", "--replay-lag", "1h"]).await?;
     eventually("m3 lags", || async {

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::bad_input::check;
 use crate::moves::another;
+use crate::space::events;
 
 /// Both volumes have so much, of which 64 MiB are the reserve.
 const SETTINGS: &str = "log_dir = \"logs\"\ndata_quota = \"160 MiB\"\nlog_quota = \"160 MiB\"";
@@ -101,6 +102,14 @@ async fn active_full(volume: Volume) -> Result<()> {
         ensure!(found.is_some(), "the acknowledged write {number} is lost");
     }
     assert_eq!(cluster.active_of("DB1").await?, active, "no epoch ended");
+    eventually("the shortage and its end are events", || async {
+        let told = events(&cluster, "volume_shortage").await?;
+        let of_step =
+            |step: &str| told.iter().filter(|event| event.to_string().contains(step)).count();
+        ensure!(of_step("began") == 1 && of_step("ended") == 1, "{told:?}");
+        Ok(())
+    })
+    .await?;
     sound(&cluster).await
 }
 

@@ -13,8 +13,9 @@ async fn receipt(view: &View) -> Result<Value> {
     losses.last().cloned().context("there is a receipt")
 }
 
-/// The active alone holds the last writes, and is cut off. Gives it, and what the others see.
-async fn only_the_lost_active_has_everything() -> Result<(Cluster, String, View)> {
+/// The active alone holds `lost` keys that it acknowledged, and is cut off. Gives it, and what the
+/// others see.
+pub(crate) async fn only_the_lost_active_has(lost: u32) -> Result<(Cluster, String, View)> {
     let cluster = cuttable().await?;
     let database = cluster.client().database("DB1");
     database.put("kept", "1").await?;
@@ -33,7 +34,9 @@ async fn only_the_lost_active_has_everything() -> Result<(Cluster, String, View)
         Ok(())
     })
     .await?;
-    database.put("lost", "1").await?;
+    for number in 0..lost {
+        database.put(lost_key(number), "1").await?;
+    }
     isolate(&cluster, &active);
     // Whoever reached it would be told what was true before.
     cluster.network().cut(CLIENTS, &active);
@@ -47,9 +50,14 @@ async fn only_the_lost_active_has_everything() -> Result<(Cluster, String, View)
     Ok((cluster, active, view))
 }
 
+/// The keys that only the lost active has.
+pub(crate) fn lost_key(number: u32) -> String {
+    format!("lost{number:03}")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_is_opened_with_loss_only_by_an_operators_word() -> Result<()> {
-    let (cluster, lost, view) = only_the_lost_active_has_everything().await?;
+    let (cluster, lost, view) = only_the_lost_active_has(1).await?;
     let mount = ["database", "mount", "DB1"];
     eventually("an ordinary mount says that there is no lossless copy", || async {
         let refused = view.cli.run(mount).await?;
@@ -77,7 +85,7 @@ async fn a_database_is_opened_with_loss_only_by_an_operators_word() -> Result<()
 
     let database = view.client.database("DB1");
     assert_eq!(database.get("kept").await?.as_deref(), Some(&b"1"[..]));
-    assert_eq!(database.get("lost").await?, None);
+    assert_eq!(database.get(lost_key(0)).await?, None);
     database.put("new", "1").await?;
     let decisions = view.cli.json(["decision", "list", "DB1"]).await?;
     let record = decisions.as_array().and_then(|list| list.last()).context("a decision")?;
@@ -89,7 +97,9 @@ async fn a_database_is_opened_with_loss_only_by_an_operators_word() -> Result<()
     cluster.network().heal_all();
     cluster.wait_until_whole().await?;
     assert_eq!(cluster.active_of("DB1").await?, target);
-    assert_eq!(cluster.client().database("DB1").get("lost").await?, None);
+    assert_eq!(cluster.client().database("DB1").get(lost_key(0)).await?, None);
+    cluster.wait_until_counting("DB1").await?;
+    cluster.equal_digest("DB1", 3).await?;
     Ok(())
 }
 

@@ -14,13 +14,13 @@ use crate::data::cluster;
 /// More than any volume has.
 const ABOVE_ALL: &str = "1PiB";
 
-async fn set(cluster: &Cluster, name: &str, value: &str) -> Result<()> {
+pub(crate) async fn set(cluster: &Cluster, name: &str, value: &str) -> Result<()> {
     cluster.cli().succeed(["cluster", "settings", "set", name, value]).await?;
     Ok(())
 }
 
 /// The messages of all events of a kind.
-async fn events(cluster: &Cluster, kind: &str) -> Result<Vec<Value>> {
+pub(crate) async fn events(cluster: &Cluster, kind: &str) -> Result<Vec<Value>> {
     let events = cluster.cli().json(["event", "list", "--limit", "500"]).await?;
     let events = events.as_array().cloned().unwrap_or_default();
     Ok(events.into_iter().filter(|event| event["kind"] == kind).collect())

@@ -376,6 +376,30 @@ impl Admin {
         ask!(self, Kind::Change, create_fork, message)
     }
 
+    /// Starts making an instant of a copy the truth; what lies behind it is given up, and kept by
+    /// the other copies until they are released.
+    ///
+    /// # Errors
+    /// `instant_out_of_reach`, `precondition` for the active copy, `unknown_copy`.
+    pub async fn activate_copy(
+        &self,
+        message: v1::ActivateCopyRequest,
+    ) -> Result<OperationId, ClientError> {
+        let message = v1::ActivateCopyRequest { operation: ids::bytes(new_operation()), ..message };
+        started(ask!(self, Kind::Change, activate_copy, message)?)
+    }
+
+    /// What [`Self::activate_copy`] would do now.
+    ///
+    /// # Errors
+    /// As for [`Self::activate_copy`].
+    pub async fn preview_activation(
+        &self,
+        message: v1::ActivateCopyRequest,
+    ) -> Result<v1::PreviewActivationResponse, ClientError> {
+        ask!(self, Kind::Change, preview_activation, message)
+    }
+
     /// The forks of a database, or of all if the name is empty.
     ///
     /// # Errors

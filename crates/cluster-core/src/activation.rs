@@ -9,15 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_types::{CopyId, Epoch, MemberId, OperationId, Tick, Weakness};
 
-use crate::command::ActivateItem;
+use crate::command::{ActivateItem, Refusal};
 use crate::decision::{
     ActivationReason, ActivationStep, AgedReply, DECISION_FORMAT, DecisionRecord, StepTiming,
 };
 use crate::loss::{AcceptedLoss, LossReceipt, select_accepted};
 use crate::manager::ManagerConfig;
 use crate::order::SealReply;
+use crate::point_in_time::{self, ATTEMPTS_MAX, ActivateAt, Turn, select_at};
 use crate::proof::{Verdict, lossless};
-use crate::select::{Exclusion, Selection, SelectionInput, first_rule, select};
+use crate::select::{Exclusion, Selection, SelectionInput, first_rule_after, select};
 use crate::state::{ClusterState, Database, RuleRecord};
 
 /// Timings kept per activation.
@@ -40,6 +41,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) config: &'a ManagerConfig,
     /// The operation by which an operator accepts loss where there is no lossless way.
     pub(crate) accepted: Option<(OperationId, AcceptedLoss)>,
+    /// The operation by which an operator makes an instant of a copy the truth.
+    pub(crate) instant: Option<(OperationId, ActivateAt)>,
     pub(crate) weakness: Weakness,
 }
 
@@ -178,6 +181,8 @@ pub(crate) enum Evaluation {
     Pending,
     /// This target can be bound.
     Bind(Box<ActivateItem>),
+    /// An operator's order cannot be carried out; the database is activated as without it.
+    Unfit(OperationId, Refusal),
     /// No copy can be bound, and nothing more is expected.
     Stuck(Box<DecisionRecord>, StuckPicture),
 }
@@ -199,6 +204,13 @@ pub(crate) fn evaluate(
         avoid: &activation.avoid,
         weakness: situation.weakness,
     };
+    let turned_back = situation.database.turned_back.as_ref();
+    // An attempt of it that was opened is gone on with like any other epoch.
+    let opened =
+        |operation| turned_back.is_some_and(|t| t.operation == operation && t.was_opened(&replies));
+    if let Some(instant) = situation.instant.filter(|(operation, _)| !opened(*operation)) {
+        return evaluate_at(situation, (activation, sealing), &input, instant);
+    }
     let selection = select(&input);
     let rules = &situation.database.unestablished;
     let verdict = lossless(rules, &selection.reached, situation.weakness);
@@ -207,7 +219,7 @@ pub(crate) fn evaluate(
         if !over_time && !live_answered(situation, sealing) {
             return Evaluation::Pending;
         }
-        return bind(situation, (activation, sealing), &input, (selection, verdict), None);
+        return bind(situation, (activation, sealing), &input, (selection, verdict), Word::None);
     }
     if !over_time && !nothing_expected(situation, sealing) {
         return Evaluation::Pending;
@@ -218,7 +230,8 @@ pub(crate) fn evaluate(
             let (epoch, kept) = (sealing.epoch, selection.required_end);
             let receipt = LossReceipt::new(epoch, kept, &replies, &verdict, Some(*operation));
             let outcome = (selection, verdict);
-            return bind(situation, (activation, sealing), &input, outcome, Some(receipt));
+            let word = Word::Loss(receipt);
+            return bind(situation, (activation, sealing), &input, outcome, word);
         }
     }
     let reasons = selection.candidates.iter().map(|c| (c.copy, c.excluded.clone())).collect();
@@ -227,13 +240,53 @@ pub(crate) fn evaluate(
     Evaluation::Stuck(Box::new(decision), picture)
 }
 
+/// What to do with an operator's order to make an instant the truth. Copies that live are waited
+/// for, so that those which hold nothing of what is discarded are known.
+fn evaluate_at(
+    situation: &Situation<'_>,
+    (activation, sealing): (&Activation, &Sealing),
+    input: &SelectionInput<'_>,
+    (operation, order): (OperationId, ActivateAt),
+) -> Evaluation {
+    let over_time = situation.now >= sealing.deadline;
+    let selection = select_at(input, &order);
+    let target = selection.best().map(|best| best.copy);
+    let tried = |copy| activation.avoid.contains(&copy) && activation.attempt > ATTEMPTS_MAX;
+    let Some(target) = target.filter(|target| !tried(*target)) else {
+        if target.is_none() && !over_time && !nothing_expected(situation, sealing) {
+            return Evaluation::Pending;
+        }
+        let refusal = point_in_time::unfit(situation.database, (operation, &order), &selection);
+        return Evaluation::Unfit(operation, refusal);
+    };
+    if !over_time && !live_answered(situation, sealing) {
+        return Evaluation::Pending;
+    }
+    let rules = &situation.database.unestablished;
+    let verdict = lossless(rules, &selection.reached, situation.weakness);
+    let (epoch, replies) = (sealing.epoch, input.replies);
+    let receipt = LossReceipt::new(epoch, order.kept, replies, &verdict, Some(operation));
+    let turn = Turn::begin(input, target, (operation, &order));
+    let outcome = (selection, verdict);
+    bind(situation, (activation, sealing), input, outcome, Word::Instant(receipt, turn))
+}
+
+/// What an operator said, beyond that the database is to be open.
+enum Word {
+    None,
+    /// Loss is accepted.
+    Loss(LossReceipt),
+    /// An instant becomes the truth.
+    Instant(LossReceipt, Turn),
+}
+
 /// Binds the best copy of a selection, once every earlier active is fenced.
 fn bind(
     situation: &Situation<'_>,
     (activation, sealing): (&Activation, &Sealing),
     input: &SelectionInput<'_>,
     (selection, verdict): (Selection, Verdict),
-    loss: Option<LossReceipt>,
+    word: Word,
 ) -> Evaluation {
     let best = selection.best().map(|best| (best.copy, best.member));
     let Some((target, member)) = best else { return Evaluation::Pending };
@@ -241,7 +294,12 @@ fn bind(
     let (Some(incarnation), true) = (life, all_fenced(situation, activation, sealing)) else {
         return Evaluation::Pending;
     };
-    let rule = first_rule(input, target);
+    let (loss, turn) = match word {
+        Word::None => (None, Turn::go_on(input, target)),
+        Word::Loss(receipt) => (Some(receipt), None),
+        Word::Instant(receipt, turn) => (Some(receipt), Some(turn)),
+    };
+    let rule = first_rule_after(input, target, turn.as_ref());
     let (required_end, mut sources) = (selection.required_end, selection.sources.clone());
     sources.retain(|source| source.copy != target);
     let decision = record(situation, activation, sealing, (selection, verdict), Some(target));
@@ -254,6 +312,7 @@ fn bind(
         required_end,
         sources,
         decision: DecisionRecord { loss, ..decision },
+        turn,
     }))
 }
 

@@ -10,6 +10,7 @@ mod epochs;
 mod members;
 mod records;
 mod settings;
+mod turns;
 
 use keelson_types::{DatabaseId, IncarnationId, MemberId, RefusalReason, Weakness};
 

@@ -15,6 +15,7 @@ use crate::decision::{ActivationReason, DecisionRecord};
 use crate::event::EventKind;
 use crate::operation::{Operation, OperationKind, OperationState};
 use crate::order::Source;
+use crate::point_in_time::Turn;
 use crate::state::{DatabaseSettings, MemberConfig, NewCopy};
 
 /// One database in an `AllocateEpochs`.
@@ -47,6 +48,9 @@ pub struct ActivateItem {
     pub sources: Vec<Source>,
     /// Why this copy.
     pub decision: DecisionRecord,
+    /// It is activated at an instant.
+    #[serde(default)]
+    pub turn: Option<Turn>,
 }
 
 /// A change of the replicated state.

@@ -41,6 +41,11 @@ pub enum ActivationReason {
         /// Where to.
         to: MemberId,
     },
+    /// An operator makes an instant of a copy the truth.
+    PointInTime {
+        /// The member of the copy.
+        on: MemberId,
+    },
     /// The attempt before this one failed to mount.
     MountFailed {
         /// The copy that failed.

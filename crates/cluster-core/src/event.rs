@@ -134,6 +134,17 @@ pub enum EventKind {
         /// Copies that were not reached and may hold more.
         unreached: BTreeSet<CopyId>,
     },
+    /// An operator made an instant of the new active the truth; the receipt is in the decision.
+    ActivatedAtInstant {
+        /// The epoch.
+        epoch: Epoch,
+        /// The instant: what lies behind is given up.
+        kept: LogEnd,
+        /// Up to here log was certainly acknowledged and is given up.
+        certain: Option<Position>,
+        /// Copies that are suspended, because they hold the discarded timeline.
+        holders: BTreeSet<CopyId>,
+    },
     /// The new active serves.
     Established(Epoch),
     /// The commit rule was changed by the active.

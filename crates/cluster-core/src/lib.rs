@@ -4,6 +4,7 @@
 //! - [`lossless`]: the proof that no acknowledged write is left behind.
 //! - [`select()`]: which copy may become active, and what log it must hold.
 //! - [`LossReceipt`]: what an operator gives up where the proof fails.
+//! - [`ActivateAt`]: an operator makes an instant of a copy the truth.
 //! - [`LeaseTable`] and [`LeaseHolder`]: who may serve, on the leader's and on the member's side.
 //! - [`Manager`]: the leader's machine that moves the active role.
 //! - [`guarantee`]: whether a bulk writer may go on.
@@ -22,6 +23,7 @@ mod loss;
 mod manager;
 mod operation;
 mod order;
+mod point_in_time;
 mod proof;
 mod ring;
 mod select;
@@ -49,6 +51,7 @@ pub use operation::{Operation, OperationKind, OperationState};
 pub use order::{
     MountFailure, MountOrder, Peer, SealAnswer, SealItem, SealRefusal, SealReply, Source,
 };
+pub use point_in_time::{ActivateAt, Turn, TurnedBack, select_at};
 pub use proof::{Verdict, lossless};
 pub use ring::Ring;
 pub use select::{Candidate, Exclusion, Selection, SelectionInput, first_rule, select};

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keelson_types::{CopyId, Epoch, LogEnd, MemberId, OperationId, Position, Weakness};
+use keelson_types::{CopyId, Discard, Epoch, LogEnd, MemberId, OperationId, Position, Weakness};
 use serde::{Deserialize, Serialize};
 
 use crate::order::SealReply;
@@ -73,7 +73,13 @@ impl LossReceipt {
     /// Whether the frame that ends here is given up.
     #[must_use]
     pub fn covers(&self, end: LogEnd) -> bool {
-        end.epoch < self.epoch && end > self.kept
+        self.discard().covers(end)
+    }
+
+    /// What of it the copies must know.
+    #[must_use]
+    pub const fn discard(&self) -> Discard {
+        Discard { epoch: self.epoch, kept: self.kept }
     }
 }
 

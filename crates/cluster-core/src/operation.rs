@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Refusal;
 use crate::loss::AcceptedLoss;
+use crate::point_in_time::ActivateAt;
 use crate::state::Database;
 
 /// What is done.
@@ -29,6 +30,13 @@ pub enum OperationKind {
         /// If no copy can be opened without loss, one that can be opened with it.
         #[serde(default)]
         accept_loss: Option<AcceptedLoss>,
+    },
+    /// Makes an instant of a copy the truth.
+    ActivateAt {
+        /// The database.
+        database: DatabaseId,
+        /// The copy and the instant.
+        order: ActivateAt,
     },
     /// Closes a database.
     Dismount {
@@ -100,7 +108,8 @@ impl Operation {
             OperationKind::Seed { .. } | OperationKind::Other(_) => false,
             OperationKind::Mount { .. } => open,
             // Until its own epoch is recorded, the database shows the former active's.
-            OperationKind::Switchover { to, .. } => {
+            OperationKind::Switchover { to, .. }
+            | OperationKind::ActivateAt { order: ActivateAt { on: to, .. }, .. } => {
                 database.state == DatabaseState::Sealing || database.target_member() == Some(*to)
             }
         };
@@ -118,6 +127,7 @@ impl Operation {
         match &self.kind {
             OperationKind::Switchover { database, .. }
             | OperationKind::Mount { database, .. }
+            | OperationKind::ActivateAt { database, .. }
             | OperationKind::Dismount { database }
             | OperationKind::Seed { database, .. } => Some(*database),
             OperationKind::Other(_) => None,

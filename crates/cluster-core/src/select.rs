@@ -8,12 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_types::{
-    CommitRule, CopyFault, CopyId, Epoch, LogEnd, MemberId, Participant, Weakness,
+    CommitRule, CopyFault, CopyId, Epoch, LogEnd, MemberId, Participant, Position, Weakness,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::order::{SealReply, Source};
-use crate::state::{CopyKind, Database, Member};
+use crate::point_in_time::Turn;
+use crate::state::{CopyConfig, CopyKind, Database, Member};
 
 /// Why a copy may not become active in this attempt.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -37,6 +38,10 @@ pub enum Exclusion {
     Suspended,
     /// Another copy was asked for.
     NotRequested,
+    /// Its store has replayed beyond the instant at which it was to be activated.
+    ReplayedBeyond(Position),
+    /// Its log ends before the instant at which it was to be activated.
+    LacksInstant,
 }
 
 /// A copy and what speaks against it.
@@ -140,10 +145,14 @@ pub fn select(input: &SelectionInput<'_>) -> Selection {
     sources.sort_by(|a, b| key(b.end).cmp(&key(a.end)).then(a.copy.cmp(&b.copy)));
     let mut candidates: Vec<_> = input.database.copies.keys().map(|id| judge(input, *id)).collect();
     candidates.sort_by_key(|candidate| {
+        let reply = input.replies.iter().find(|reply| reply.copy == candidate.copy);
+        let given_up = reply.is_some_and(|reply| holds_given_up(input, reply));
         let complete = candidate.end.is_some_and(|end| key(end) == key(required_end));
         let name = input.members.get(&candidate.member).map(|member| member.config.name.clone());
         (
             !candidate.excluded.is_empty(),
+            // It would have to undo what its store may hold, and cannot.
+            given_up,
             input.avoid.contains(&candidate.copy),
             !complete,
             candidate.preference,
@@ -176,10 +185,12 @@ fn judge(input: &SelectionInput<'_>, id: CopyId) -> Candidate {
         }
     }
     let lagged = copy.kind == CopyKind::Lagged || reply.is_some_and(|reply| !reply.ha);
+    let turned_back = input.database.turned_back.as_ref();
+    let is_truth = turned_back.is_some_and(|turned| turned.is_truth(id, reply));
     exclude(!input.alive.contains(&copy.member), Exclusion::NoContact);
-    exclude(lagged, Exclusion::Lagged);
+    exclude(lagged && !is_truth, Exclusion::Lagged);
     exclude(copy.leaving, Exclusion::Leaving);
-    exclude(!copy.suspension.is_none(), Exclusion::Suspended);
+    exclude(!copy.suspension.is_none() && !is_truth, Exclusion::Suspended);
     exclude(input.requested.is_some_and(|requested| requested != id), Exclusion::NotRequested);
     Candidate {
         copy: id,
@@ -206,15 +217,26 @@ fn holds_given_up(input: &SelectionInput<'_>, reply: &SealReply) -> bool {
 /// going on degraded.
 #[must_use]
 pub fn first_rule(input: &SelectionInput<'_>, target: CopyId) -> CommitRule {
+    first_rule_after(input, target, None)
+}
+
+/// The same after an activation at an instant: who may hold what it gave up does not count.
+pub(crate) fn first_rule_after(
+    input: &SelectionInput<'_>,
+    target: CopyId,
+    turn: Option<&Turn>,
+) -> CommitRule {
     let database = input.database;
     let answers = |id: CopyId| {
         let sane = |r: &SealReply| {
             let fit = r.fault.is_none() && !r.may_have_lost && !holds_given_up(input, r);
-            r.sealed == input.epoch && fit
+            r.sealed == input.epoch && fit && turn.is_none_or(|turn| turn.lets_count(r))
         };
         input.replies.iter().any(|r| r.copy == id && r.ha && sane(r))
     };
-    let ha = || database.copies.iter().filter(|(id, c)| **id == target || c.may_count());
+    let held = |id: &CopyId| turn.is_some_and(|turn| turn.holders.contains(id));
+    let counts = |id: &CopyId, c: &CopyConfig| *id == target || (c.may_count() && !held(id));
+    let ha = || database.copies.iter().filter(|(id, c)| counts(id, c));
     let mut chosen: Vec<_> = ha().filter(|(id, _)| **id == target || answers(**id)).collect();
     let block = database.settings.degrade_after_ms.is_none();
     if block && chosen.len() < 2 {

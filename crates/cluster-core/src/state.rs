@@ -28,6 +28,7 @@ use crate::guarantee::GuaranteeConstraint;
 use crate::loss::{LossReceipt, RECEIPTS_MAX};
 use crate::operation::Operation;
 use crate::order::{MountOrder, Peer, Source};
+use crate::point_in_time::TurnedBack;
 use crate::ring::Ring;
 
 /// Version of the serialized state; a newer one is refused by the snapshot reader.
@@ -346,6 +347,9 @@ pub struct Database {
     /// an activation that never came to its opening frame gave nothing up.
     #[serde(default)]
     pub receipts: Ring<LossReceipt, RECEIPTS_MAX>,
+    /// The instant that was made the truth on one copy, until another copy counts beside it.
+    #[serde(default)]
+    pub turned_back: Option<TurnedBack>,
 }
 
 impl Database {

@@ -9,6 +9,7 @@ mod databases;
 mod digests;
 mod forks;
 mod guarantee;
+mod instants;
 mod losses;
 mod members;
 mod records;
@@ -23,20 +24,20 @@ use keelson_types::{DatabaseName, MemberName, RefusalReason};
 use keelson_wire::Refusal;
 use keelson_wire::v1::admin_server::Admin;
 use keelson_wire::v1::{
-    AddCopyRequest, AddCopyResponse, AddMemberRequest, AddMemberResponse, ClusterStatusRequest,
-    ClusterStatusResponse, CompareDigestsRequest, CompareDigestsResponse, CopyStatusRequest,
-    CopyStatusResponse, CreateDatabaseRequest, CreateDatabaseResponse, CreateForkRequest,
-    DismountDatabaseRequest, DropForkRequest, DropForkResponse, ForkInfo, GuaranteeRequest,
-    GuaranteeResponse, InitClusterRequest, InitClusterResponse, ListDecisionsRequest,
-    ListDecisionsResponse, ListEventsRequest, ListEventsResponse, ListForksRequest,
-    ListForksResponse, ListSettingsRequest, ListSettingsResponse, MountDatabaseRequest,
-    OperationStarted, PreviewMountResponse, RemoveCopyRequest, RemoveCopyResponse,
-    RemoveDatabaseRequest, RemoveDatabaseResponse, RemoveMemberRequest, RemoveMemberResponse,
-    RepairCopyRequest, RepairCopyResponse, ResumeCopyRequest, ResumeCopyResponse,
-    ScrubCopiesRequest, ScrubCopiesResponse, SetCopyRequest, SetCopyResponse, SetDatabaseRequest,
-    SetDatabaseResponse, SetMemberRequest, SetMemberResponse, SetSettingRequest,
-    SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest,
-    SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
+    ActivateCopyRequest, AddCopyRequest, AddCopyResponse, AddMemberRequest, AddMemberResponse,
+    ClusterStatusRequest, ClusterStatusResponse, CompareDigestsRequest, CompareDigestsResponse,
+    CopyStatusRequest, CopyStatusResponse, CreateDatabaseRequest, CreateDatabaseResponse,
+    CreateForkRequest, DismountDatabaseRequest, DropForkRequest, DropForkResponse, ForkInfo,
+    GuaranteeRequest, GuaranteeResponse, InitClusterRequest, InitClusterResponse,
+    ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest, ListEventsResponse,
+    ListForksRequest, ListForksResponse, ListSettingsRequest, ListSettingsResponse,
+    MountDatabaseRequest, OperationStarted, PreviewActivationResponse, PreviewMountResponse,
+    RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
+    RemoveMemberRequest, RemoveMemberResponse, RepairCopyRequest, RepairCopyResponse,
+    ResumeCopyRequest, ResumeCopyResponse, ScrubCopiesRequest, ScrubCopiesResponse, SetCopyRequest,
+    SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest, SetMemberResponse,
+    SetSettingRequest, SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse,
+    SuspendCopyRequest, SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -120,6 +121,10 @@ arms! {
     guarantee_flush(GuaranteeRequest) -> GuaranteeResponse = None, admin_guarantee_flush;
     copy_status(CopyStatusRequest) -> CopyStatusResponse = None, admin_copy_status;
     switchover(SwitchoverRequest) -> OperationStarted = Some("switchover"), admin_switchover;
+    activate_copy(ActivateCopyRequest) -> OperationStarted =
+        Some("activate_copy"), admin_activate_copy;
+    preview_activation(ActivateCopyRequest) -> PreviewActivationResponse =
+        None, admin_preview_activation;
     create_fork(CreateForkRequest) -> ForkInfo = Some("create_fork"), admin_create_fork;
     list_forks(ListForksRequest) -> ListForksResponse = None, admin_list_forks;
     drop_fork(DropForkRequest) -> DropForkResponse = Some("drop_fork"), admin_drop_fork;

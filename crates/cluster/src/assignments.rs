@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keelson_cluster_core::{ClusterState, CopyConfig, CopyKind, Database, LeaseHolder};
+use keelson_cluster_core::{
+    ClusterState, CopyConfig, CopyKind, Database, LeaseHolder, LossReceipt,
+};
 use keelson_types::{CopyId, DatabaseId, IncarnationId, MemberId, MountIntent, Tick, Weakness};
 use keelson_wire::v1::{
     AssignDatabase, AssignMembers, CommitConstraint, CopyAssignment, DatabaseAssignment,
@@ -260,6 +262,10 @@ fn assignment(database: &Database, this_copy: CopyId) -> DatabaseAssignment {
         content_index: json(&database.settings.content_index),
         lag_disabled: own.and_then(|config| config.lag_switch.disabled().map(str::to_owned)),
         play_down_max_delay_seconds: lag.play_down_max_delay().as_secs(),
-        discards: Vec::new(),
+        discards: database.receipts.iter().map(discarded).collect(),
     }
+}
+
+fn discarded(receipt: &LossReceipt) -> v1::DiscardedLog {
+    v1::DiscardedLog { epoch: Some(receipt.epoch.into()), kept: Some(receipt.kept.into()) }
 }

@@ -50,6 +50,9 @@ impl Context {
             OperationKind::Mount { database, accept_loss } => {
                 ManagerEvent::MountRequested { operation: id, database, accept_loss }
             }
+            OperationKind::ActivateAt { database, order } => {
+                ManagerEvent::InstantRequested { operation: id, database, order }
+            }
             OperationKind::Dismount { database } => {
                 ManagerEvent::DismountRequested { operation: id, database }
             }
@@ -82,6 +85,10 @@ fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> O
             ("switchover", format!("{} to {to}", database_name(state, *database)))
         }
         OperationKind::Mount { database, .. } => ("mount", database_name(state, *database)),
+        OperationKind::ActivateAt { database, order } => {
+            let (name, on) = (database_name(state, *database), member_name(state, order.on));
+            ("activate_at", format!("{name}@{on} at {}", order.kept))
+        }
         OperationKind::Dismount { database } => ("dismount", database_name(state, *database)),
         OperationKind::Seed { database, .. } => ("seed", database_name(state, *database)),
         OperationKind::Other(name) => (name.as_str(), String::new()),

@@ -12,10 +12,12 @@
 //! Failure behaviour: after a failed write or sync redb refuses all further work, the consensus
 //! library shuts its node down, and the control process ends; nothing is retried on a file in
 //! doubt. A crash between two transactions leaves the older one. A file of a newer format is
-//! refused by name.
+//! refused by name, and so is a missing or emptied one of a member that has joined a cluster: the
+//! vote in it is forgotten.
 
 mod log_store;
 mod machine;
+mod marker;
 mod records;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ mod tests;
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use keelson_cluster_core::STATE_FORMAT_VERSION;
@@ -31,6 +34,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use log_store::LogStore;
 pub(crate) use machine::{Machine, SnapshotBody};
+use marker::Marked;
 pub(crate) use records::Origin;
 use records::Records;
 
@@ -112,6 +116,26 @@ pub enum StorageFault {
         /// What the library said.
         panic: String,
     },
+    /// The file that says that the member has joined a cluster cannot be read or written.
+    #[error("using {path}")]
+    Marker {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The member has joined a cluster, and the file knows nothing of it.
+    #[error(
+        "{path} is missing, empty or another member's, though this member has joined {cluster}: it \
+         does not know any more for whom it voted"
+    )]
+    Forgotten {
+        /// The file.
+        path: PathBuf,
+        /// The cluster, as far as it is known.
+        cluster: String,
+    },
     /// The thread is gone: the process is stopping, or it panicked.
     #[error("the consensus storage has stopped")]
     Stopped,
@@ -134,6 +158,7 @@ impl StorageFault {
             }
             Self::Open { source: DatabaseError::Storage(StorageError::Corrupted(_)), .. }
             | Self::Malformed { .. }
+            | Self::Forgotten { .. }
             | Self::Unreadable { .. } => true,
             Self::Io { source, .. } => match &**source {
                 Error::Corrupted(_) => true,
@@ -152,6 +177,7 @@ type Job = Box<dyn FnOnce(&mut Records) + Send>;
 #[derive(Clone, Debug)]
 pub(crate) struct Storage {
     jobs: mpsc::Sender<Job>,
+    marker: Arc<Path>,
 }
 
 /// What an opened file gives: the parts that the consensus library wants, and the cluster it
@@ -181,6 +207,10 @@ pub(crate) struct Opened {
 pub(crate) fn open(directory: &Path) -> Result<Opened, StorageFault> {
     std::fs::create_dir_all(directory)
         .map_err(|source| StorageFault::Directory { path: directory.to_owned(), source })?;
+    let marker = marker::path_of(directory);
+    let marked = marker::read(&marker)
+        .map_err(|source| StorageFault::Marker { path: marker.clone(), source })?;
+    refuse_forgotten(&directory.join(FILE_NAME), marked)?;
     // The library panics over some damaged pages.
     let read = catch_unwind(AssertUnwindSafe(|| read(directory.join(FILE_NAME))));
     let (mut records, origin, applied) = read.unwrap_or_else(|panic| {
@@ -188,6 +218,7 @@ pub(crate) fn open(directory: &Path) -> Result<Opened, StorageFault> {
         let panic = panic.unwrap_or_else(|| "it contradicts itself".to_owned());
         Err(StorageFault::Unreadable { path: directory.join(FILE_NAME), panic })
     })?;
+    check_marker(&directory.join(FILE_NAME), &marker, marked, origin)?;
     let applied = Applied::new(applied);
     let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE_JOBS);
     let run = move || {
@@ -199,7 +230,7 @@ pub(crate) fn open(directory: &Path) -> Result<Opened, StorageFault> {
         .name("consensus-log".into())
         .spawn(run)
         .map_err(|source| StorageFault::Directory { path: directory.to_owned(), source })?;
-    let storage = Storage { jobs };
+    let storage = Storage { jobs, marker: marker.into() };
     Ok(Opened {
         log: LogStore::new(storage.clone()),
         machine: Machine::new(storage.clone(), applied.clone()),
@@ -208,6 +239,36 @@ pub(crate) fn open(directory: &Path) -> Result<Opened, StorageFault> {
         origin,
         thread,
     })
+}
+
+fn forgotten(path: &Path, marked: Marked) -> StorageFault {
+    let cluster = match marked {
+        Marked::Joined(cluster) => format!("cluster {cluster}"),
+        Marked::No | Marked::Unreadable => "a cluster".to_owned(),
+    };
+    StorageFault::Forgotten { path: path.to_owned(), cluster }
+}
+
+/// Nothing is made anew where a vote was: the library takes an empty file for a new one.
+fn refuse_forgotten(path: &Path, marked: Marked) -> Result<(), StorageFault> {
+    let is_there = std::fs::metadata(path).is_ok_and(|file| file.len() > 0);
+    if is_there || marked == Marked::No { Ok(()) } else { Err(forgotten(path, marked)) }
+}
+
+/// The marker and the file agree, or are made to where a crash came between them.
+fn check_marker(
+    path: &Path,
+    marker: &Path,
+    marked: Marked,
+    origin: Option<Origin>,
+) -> Result<(), StorageFault> {
+    match (marked, origin) {
+        (Marked::No, None) => Ok(()),
+        (Marked::Joined(joined), Some(origin)) if joined == origin.cluster => Ok(()),
+        (Marked::No | Marked::Unreadable, Some(origin)) => marker::write(marker, origin.cluster)
+            .map_err(|source| StorageFault::Marker { path: marker.to_owned(), source }),
+        (marked, _) => Err(forgotten(path, marked)),
+    }
 }
 
 fn read(path: PathBuf) -> Result<(Records, Option<Origin>, AppliedState), StorageFault> {
@@ -256,12 +317,18 @@ impl Storage {
         result.await.map_err(|_| StorageFault::Stopped)?
     }
 
-    /// Remembers durably to which cluster this member belongs.
+    /// Remembers durably to which cluster this member belongs, in the file and beside it.
     ///
     /// # Errors
     /// [`StorageFault::OtherCluster`] if it belongs to another one; repeating the same is no error.
     pub(crate) async fn set_origin(&self, origin: Origin) -> Result<(), StorageFault> {
-        self.run(move |records| records.set_origin(&origin)).await
+        let marker = self.marker.clone();
+        self.run(move |records| {
+            records.set_origin(&origin)?;
+            marker::write(&marker, origin.cluster)
+                .map_err(|source| StorageFault::Marker { path: marker.to_path_buf(), source })
+        })
+        .await
     }
 
     /// Where the last life of this server was reached.

@@ -115,6 +115,9 @@ impl CopyMachine {
             return;
         }
         let order = &activation.order;
+        if end > order.required_end {
+            return self.cut_back(index, out);
+        }
         if durable == end && end >= order.required_end {
             activation.step = ActivationStep::Opening;
             out.push(Action::BeginEpoch { epoch: order.epoch });
@@ -132,6 +135,21 @@ impl CopyMachine {
             }),
             None => self.activation_failed(MountFailure::NoSource, out),
         }
+    }
+
+    /// The order keeps less than this log holds: an operator gave the rest up (design §7). The
+    /// store must hold none of it; the cut keeps it as salvage, and its end brings us back.
+    fn cut_back(&mut self, index: usize, out: &mut Vec<Action>) {
+        let stored = self.replayed.max(self.replay_asked);
+        let Role::Activating(activation) = &mut self.role else { return };
+        let kept = activation.order.required_end;
+        let known = self.table.epoch_at(kept.position) == kept.epoch;
+        if stored > kept.position || !known || self.end.position < kept.position {
+            return self.activation_failed(MountFailure::Diverged, out);
+        }
+        activation.step = ActivationStep::Asked(index);
+        self.committed = self.committed.min(kept.position);
+        self.cut(kept.position, out);
     }
 
     pub(crate) fn advance_activation(&mut self, out: &mut Vec<Action>) {

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use keelson_types::{
-    CommitConstraint, CommitRule, CopyFault, CopyId, DatabaseId, Epoch, EpochStart, EpochTable,
-    LogEnd, MemberId, Position, SiteName, StreamId, Suspension, Weakness,
+    CommitConstraint, CommitRule, CopyFault, CopyId, DatabaseId, Discard, Epoch, EpochStart,
+    EpochTable, LogEnd, MemberId, Position, SiteName, StreamId, Suspension, Weakness,
 };
 
 use crate::divergence::{Touched, Verdict};
 use crate::range_fetch::FetchCost;
-use crate::undo::{Discard, Ground, Marking};
+use crate::undo::{Ground, Marking};
 
 /// Who this copy is; fixed for the life of a machine.
 #[derive(Clone, Debug)]
@@ -106,7 +106,8 @@ pub struct MountOrder {
     pub epoch: Epoch,
     /// The rule recorded with it.
     pub rule: CommitRule,
-    /// The log must end here before the opening frame: the highest end that was reached.
+    /// The log must end here before the opening frame: the highest end that was reached, or the
+    /// instant that an operator makes the truth. What goes on behind it is cut.
     pub required_end: LogEnd,
     /// Who has it, best first.
     pub sources: Vec<LogSource>,

@@ -38,4 +38,4 @@ pub use event::{
 pub use keelson_types::Refused;
 pub use machine::CopyMachine;
 pub use status::CopyView;
-pub use undo::{Discard, Ground, Marking};
+pub use undo::{Ground, Marking};

@@ -63,6 +63,8 @@ pub struct CopyMachine {
     /// The log itself failed: nothing it says can be trusted until it is opened again.
     pub(crate) log_broken: bool,
     pub(crate) may_have_lost: bool,
+    /// The fault is what the ladder of divergence said at the last offer.
+    pub(crate) off_the_log: bool,
     /// A cut was ordered and has not happened yet: the log's end is not known.
     pub(crate) cutting: bool,
     /// Facts for the ladder of divergence.
@@ -109,6 +111,7 @@ impl CopyMachine {
             rebuilding: found.rebuilding.filter(|until| found.replayed < *until),
             log_broken: broken,
             may_have_lost: found.may_have_lost,
+            off_the_log: false,
             cutting: false,
             ground: Ground::default(),
             marking: None,
@@ -189,6 +192,10 @@ impl CopyMachine {
         let target = self.committed.min(self.durable.position);
         let marked = self.marking.and_then(|marking| marking.replay_limit);
         let target = marked.map_or(target, |limit| target.min(limit));
+        if let Role::Activating(activation) = &self.role {
+            // What lies behind may be given up by the order, and is cut before the epoch is opened.
+            return target.min(activation.order.required_end.position);
+        }
         match self.replay_limit {
             _ if self.own_epoch().is_some() => target,
             _ if self.is_suspended() => Position::ZERO,
@@ -275,7 +282,8 @@ impl CopyMachine {
         let mine = assignment.active == Some(self.config.copy);
         let rule = assignment.rule.clone();
         let was_suspended = self.is_suspended();
-        self.assignment = Some(assignment);
+        let told = self.assignment.replace(assignment);
+        self.forgive_divergence(told);
         if was_suspended && !self.is_suspended() {
             self.contact.begin_again();
         }

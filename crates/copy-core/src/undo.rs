@@ -6,10 +6,10 @@
 //! (see [`range_fetch`](crate::range_fetch)) takes and acknowledges log like any other, because its
 //! log is whole, but it is no candidate (review S14).
 
-use keelson_types::{CopyFault, Epoch, LogEnd, Position};
+use keelson_types::{CopyFault, Discard, Epoch, Position, all_given_up};
 
 use crate::divergence::{Rung, SeedReason, Standing, Touched, climb};
-use crate::event::{Action, OpenOffer, OpenRefusal};
+use crate::event::{Action, Assignment, OpenOffer, OpenRefusal};
 use crate::machine::{CopyMachine, Role};
 use crate::passive::PassiveStep;
 
@@ -30,15 +30,6 @@ pub struct Ground {
     pub store_bytes: u64,
     /// Size of a generation, in bytes.
     pub generation_bytes: u64,
-}
-
-/// Log that was given up on somebody's word: all behind `kept` of epochs below `epoch`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Discard {
-    /// The epoch that goes on behind `kept`.
-    pub epoch: Epoch,
-    /// End of the log that is kept.
-    pub kept: LogEnd,
 }
 
 /// A mark stands beside the store.
@@ -83,13 +74,12 @@ impl CopyMachine {
 
     fn standing(&self, offer: &OpenOffer, touched: Touched) -> Standing {
         let common = self.table.common(self.end.position, &offer.table, offer.end);
-        let covers = |discard: &&Discard| {
-            discard.epoch <= offer.epoch
-                && discard.epoch > self.end.epoch
-                && discard.kept.position <= common.position
-                && offer.table.rows().iter().any(|row| row.epoch == discard.epoch)
-        };
+        // A receipt speaks of logs that contain its epoch.
+        let told =
+            |discard: &&Discard| offer.table.rows().iter().any(|row| row.epoch == discard.epoch);
         let discards = self.assignment.iter().flat_map(|assignment| &assignment.discards);
+        let discards: Vec<_> = discards.filter(told).copied().collect();
+        let lost = self.committed.min(self.end.position);
         let ground = &self.ground;
         Standing {
             own_end: self.end,
@@ -100,7 +90,7 @@ impl CopyMachine {
             replayed: self.replayed.max(self.replay_asked),
             checkpointed: ground.checkpointed,
             committed: self.committed,
-            discard_allowed: discards.into_iter().any(|discard| covers(&discard)),
+            discard_allowed: all_given_up(&self.table, (common.position, lost), &discards),
             touched,
             store_bytes: ground.store_bytes.max(SMALL_STORE_BYTES),
             resync_percent_max: RESYNC_PERCENT_MAX,
@@ -115,9 +105,22 @@ impl CopyMachine {
             false => (CopyFault::Diverged(why), OpenRefusal::Diverged),
         };
         self.role = Role::Idle;
+        self.off_the_log = !gone;
         self.fault = Some(fault);
         let (member, epoch) = (offer.member, offer.epoch);
         out.push(Action::SendRefused { member, epoch, refusal });
+    }
+
+    /// What stood against following the log is looked at again when consensus says something new of
+    /// the epochs, or of what was given up: an offer may come before the receipt that goes with it.
+    pub(crate) fn forgive_divergence(&mut self, told: Option<Assignment>) {
+        let Some(now) = &self.assignment else { return };
+        let news = told.is_none_or(|told| {
+            told.discards != now.discards || told.epoch != now.epoch || told.active != now.active
+        });
+        if news && std::mem::take(&mut self.off_the_log) {
+            self.fault.take_if(|fault| matches!(fault, CopyFault::Diverged(_)));
+        }
     }
 
     /// What is cut off was never committed, or was given up.

@@ -57,6 +57,10 @@ pub enum StoreError {
     /// again.
     #[error("the store failed: {0}")]
     Failed(String),
+    /// This process has the store open, or is still closing it. Nothing is wrong with it; try again
+    /// once whoever holds it has let go.
+    #[error("the store is still open here")]
+    InUse,
     /// A frame does not follow what the store holds.
     #[error("frame ending at {frame} does not follow the replayed position {replayed}")]
     OutOfOrder {
@@ -125,7 +129,22 @@ pub trait KvSnapshot: Send {
     ///
     /// # Errors
     /// Damage or failure of the store.
-    fn digest(&self) -> Result<u128, StoreError>;
+    fn digest(&self) -> Result<u128, StoreError> {
+        self.digest_while(&|| true)
+    }
+
+    /// The same, asking now and then whether to go on: a view keeps its store open, and whoever
+    /// wants to open it anew waits for that.
+    ///
+    /// # Errors
+    /// Damage or failure of the store; [`StoreError::Failed`] if it was told to end.
+    fn digest_while(&self, go_on: &dyn Fn() -> bool) -> Result<u128, StoreError>;
+}
+
+/// What a digest answers that was told to end.
+#[must_use]
+pub fn digest_ended() -> StoreError {
+    StoreError::Failed("the store was opened anew before its digest was complete".to_owned())
 }
 
 /// One copy's store. One writer at a time calls `replay` and `checkpoint`; readers may be many.
@@ -227,9 +246,14 @@ pub trait StoreOpener: Send + Sync {
     /// that a checkpoint cannot vanish with its directory.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`], [`StoreError::NewerFormat`], [`StoreError::NoSpace`], or
-    /// [`StoreError::Failed`], for example when the store is open already.
+    /// [`StoreError::Damaged`], [`StoreError::NewerFormat`], [`StoreError::NoSpace`],
+    /// [`StoreError::Failed`], or [`StoreError::InUse`] if it is open here already. A handle that
+    /// is just being closed is waited for, for a while; ask [`StoreOpener::in_use`] before, so as
+    /// not to wait.
     fn open(&self, directory: &Path) -> Result<Arc<dyn KvStore>, StoreError>;
+
+    /// Whether this process has the store in a directory open, or has not closed it completely.
+    fn in_use(&self, directory: &Path) -> bool;
 
     /// Reads everything that the files of a store hold and checks it, whether the store is open or
     /// closed, beside its writer and past every cache. `pace` is called with the bytes read since
@@ -245,6 +269,18 @@ pub trait StoreOpener: Send + Sync {
         pace: &mut dyn FnMut(u64),
     ) -> Result<Verified, StoreError>;
 
+    /// Makes `to` a store of what is sound in the closed store `from`, which stays as it is. No copy
+    /// of sound files is made, so both must lie on the same volume; what an earlier attempt left in
+    /// `to` is removed. Where the position itself is lost, the new store says `at`, before which
+    /// the content must not be older; without it, so does one whose files name an older position.
+    ///
+    /// Content outside of what is lost is that of one position: the one found, or one that was lost
+    /// with the rest.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`], or [`StoreError::Failed`] if it could not be made; repeat it.
+    fn rescue(&self, from: &Path, to: &Path, at: LogEnd) -> Result<Rescued, StoreError>;
+
     /// Removes a closed store with its directory. Nothing happens if there is none.
     ///
     /// # Errors
@@ -259,6 +295,17 @@ pub struct Verified {
     pub bytes: u64,
     /// Files without content that were damaged and are right again.
     pub mended: Vec<String>,
+}
+
+/// What came of a damaged store.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Rescued {
+    /// Keys that were not to be read, or may be wrong.
+    pub lost: Vec<Span>,
+    /// Bytes of the table files in which they lay: more than what was lost.
+    pub lost_bytes: u64,
+    /// The position of the content, if that is not lost.
+    pub at: Option<LogEnd>,
 }
 
 /// Refuses frames that do not each lie behind the one before, beginning behind `replayed`.

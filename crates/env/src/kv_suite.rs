@@ -258,13 +258,17 @@ fn without_a_checkpoint_a_border_remains(opener: &dyn StoreOpener, directory: &P
 
 fn one_directory_opens_once(opener: &dyn StoreOpener, directory: &Path) {
     let store = open(opener, directory);
-    assert!(matches!(opener.open(directory), Err(StoreError::Failed(_))), "opened twice");
+    assert!(matches!(opener.open(directory), Err(StoreError::InUse)), "opened twice");
+    assert!(opener.in_use(directory));
     let (held, snapshot) = (Arc::downgrade(&store), store.snapshot().expect("snapshot"));
     assert!(opener.open(directory).is_err(), "a snapshot did not keep the store open");
+    assert!(snapshot.digest_while(&|| false).is_err(), "told to end");
     assert!(held.upgrade().is_some(), "a snapshot did not hold the handle");
     drop(snapshot);
     assert!(held.upgrade().is_none(), "something else holds the handle");
-    open(opener, directory);
+    // It may be closing still; whoever opens it need not know.
+    drop(open(opener, directory));
+    assert!(!opener.in_use(&directory.join("another")));
 }
 
 fn range_deletes_touch_user_keys_only(opener: &dyn StoreOpener, directory: &Path) {

@@ -21,8 +21,8 @@ pub use kv_encoding::{
     log_end_from_bytes, log_end_to_bytes,
 };
 pub use kv_store::{
-    KvSnapshot, KvStore, ReplayFrame, ScanItem, SessionState, StoreError, StoreItem, StoreOpener,
-    Verified, check_items, check_order,
+    KvSnapshot, KvStore, ReplayFrame, Rescued, ScanItem, SessionState, StoreError, StoreItem,
+    StoreOpener, Verified, check_items, check_order, digest_ended,
 };
 pub use mem_store::{MemStore, MemStoreOpener};
 pub use sim_disk::{SimDisk, SplitMix64};

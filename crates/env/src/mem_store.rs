@@ -16,8 +16,8 @@ use bytes::Bytes;
 use keelson_types::{HybridTime, LogEnd, Position, Record, SessionId, Span, StoreKey};
 
 use crate::{
-    KvDigest, KvSnapshot, KvStore, ReplayFrame, ScanItem, SessionState, SplitMix64, StoreError,
-    StoreItem, StoreOpener, Verified, check_items, check_order,
+    KvDigest, KvSnapshot, KvStore, ReplayFrame, Rescued, ScanItem, SessionState, SplitMix64,
+    StoreError, StoreItem, StoreOpener, Verified, check_items, check_order, digest_ended,
 };
 
 /// What replay made of a log so far.
@@ -130,7 +130,7 @@ struct Files {
     life: u64,
     open: Weak<MemStore>,
     fault: Option<StoreError>,
-    rotten: bool,
+    rotten: Option<Span>,
 }
 
 impl Files {
@@ -198,7 +198,14 @@ impl MemStoreOpener {
     /// the next open.
     pub fn rot(&self, directory: &Path) {
         if let Some(files) = lock(&self.volume).stores.get(directory) {
-            lock(files).rotten = true;
+            lock(files).rotten = Some(Span::all());
+        }
+    }
+
+    /// The same, in a file that holds these keys only: [`StoreOpener::rescue`] saves the others.
+    pub fn rot_keys(&self, directory: &Path, keys: Span) {
+        if let Some(files) = lock(&self.volume).stores.get(directory) {
+            lock(files).rotten = Some(keys);
         }
     }
 
@@ -220,9 +227,9 @@ impl StoreOpener for MemStoreOpener {
         let files = lock(&self.volume).stores.entry(directory.to_owned()).or_default().clone();
         let mut held = lock(&files);
         if held.open.strong_count() > 0 {
-            return Err(StoreError::Failed(format!("{} is open", directory.display())));
+            return Err(StoreError::InUse);
         }
-        if held.rotten {
+        if held.rotten.is_some() {
             return Err(StoreError::Damaged("a rotten byte".to_owned()));
         }
         held.keep_first(0);
@@ -235,6 +242,11 @@ impl StoreOpener for MemStoreOpener {
         });
         held.open = Arc::downgrade(&store);
         Ok(store)
+    }
+
+    fn in_use(&self, directory: &Path) -> bool {
+        let files = lock(&self.volume).stores.get(directory).cloned();
+        files.is_some_and(|files| lock(&files).open.strong_count() > 0)
     }
 
     fn verify(
@@ -250,12 +262,37 @@ impl StoreOpener for MemStoreOpener {
         let (at, bytes) = (held.checkpoint.at.position, held.checkpoint.user_bytes);
         pace(bytes);
         match held.rotten {
-            true => Err(StoreError::Damaged("a rotten byte".to_owned())),
-            false if at < at_least => {
+            Some(_) => Err(StoreError::Damaged("a rotten byte".to_owned())),
+            None if at < at_least => {
                 Err(StoreError::Damaged(format!("the files hold {at}, not {at_least}")))
             }
-            false => Ok(Verified { bytes, mended: Vec::new() }),
+            None => Ok(Verified { bytes, mended: Vec::new() }),
         }
+    }
+
+    fn rescue(&self, from: &Path, to: &Path, at: LogEnd) -> Result<Rescued, StoreError> {
+        let mut volume = lock(&self.volume);
+        if volume.full {
+            return Err(StoreError::NoSpace);
+        }
+        let (mut content, rotten) = match volume.stores.get(from).map(|files| lock(files)) {
+            Some(held) => (held.checkpoint.clone(), held.rotten.clone()),
+            None => (Content::default(), None),
+        };
+        let mut rescued = Rescued { at: Some(content.at), ..Rescued::default() };
+        if rotten == Some(Span::all()) || content.at.position < at.position {
+            let lost_bytes = content.user_bytes;
+            content = Content { at, ..Content::default() };
+            rescued = Rescued { lost: vec![Span::all()], lost_bytes, at: None };
+        } else if let Some(keys) = rotten {
+            let before = content.user_bytes;
+            content.overwrite(std::slice::from_ref(&keys), &[]);
+            rescued.lost_bytes = before - content.user_bytes;
+            rescued.lost.push(keys);
+        }
+        let files = Files { checkpoint: content, ..Files::default() };
+        volume.stores.insert(to.to_owned(), Arc::new(Mutex::new(files)));
+        Ok(rescued)
     }
 
     fn destroy(&self, directory: &Path) -> Result<(), StoreError> {
@@ -473,8 +510,11 @@ impl KvSnapshot for MemSnapshot {
         Ok(items)
     }
 
-    fn digest(&self) -> Result<u128, StoreError> {
+    fn digest_while(&self, go_on: &dyn Fn() -> bool) -> Result<u128, StoreError> {
         let content = self.content()?;
+        if !go_on() {
+            return Err(digest_ended());
+        }
         let mut digest = KvDigest::new(content.at, content.schema.as_deref());
         let mut encoded = Vec::new();
         for (id, state) in &content.sessions {

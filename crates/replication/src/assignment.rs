@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use keelson_copy_core::{Assignment as CoreAssignment, Discard, PeerCopy};
+use keelson_copy_core::{Assignment as CoreAssignment, PeerCopy};
 use keelson_types::{
-    CommitConstraint, CommitRule, CopyId, DatabaseId, LagSettings, LagSwitch, MemberId,
+    CommitConstraint, CommitRule, CopyId, DatabaseId, Discard, LagSettings, LagSwitch, MemberId,
     MountIntent, SiteName, StreamId,
 };
 use keelson_wire::{Invalid, ids, v1};

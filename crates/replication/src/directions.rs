@@ -117,6 +117,11 @@ impl Directions {
         self.lock().assigned.as_ref().map(|assigned| assigned.resumes)
     }
 
+    /// How many other copies the database has, as last heard.
+    pub(crate) fn others(&self) -> Option<usize> {
+        self.lock().assigned.as_ref().map(|assigned| assigned.others.len())
+    }
+
     fn tell(&self, say: impl FnOnce(&mut Latest)) {
         say(&mut self.lock());
         self.told.notify_one();

@@ -11,6 +11,7 @@
 //! time. One timer for all of them, and none without an expiry.
 
 mod build;
+mod instant;
 mod place;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,8 @@ pub(crate) use build::ForkOrder;
 
 /// Forks on one member; each that was read has an open store.
 pub(crate) const FORKS_MAX: usize = 8;
+/// How long the reads of a fork that is to be dropped may take to end.
+const FORK_READERS_END: Duration = Duration::from_secs(5);
 /// The system's timers cannot wait longer than some years; then they are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_hours(24);
 
@@ -63,6 +66,8 @@ pub(crate) enum ForkState {
 pub(crate) struct Fork {
     pub(crate) is: Description,
     state: Mutex<ForkState>,
+    /// Held while its store is opened.
+    opening: Mutex<()>,
     store: StoreSlot,
 }
 
@@ -72,7 +77,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Fork {
     fn new(is: Description, state: ForkState) -> Arc<Self> {
-        Arc::new(Self { is, state: Mutex::new(state), store: StoreSlot::default() })
+        let (state, opening) = (Mutex::new(state), Mutex::default());
+        Arc::new(Self { is, state, opening, store: StoreSlot::default() })
     }
 
     pub(crate) fn state(&self) -> ForkState {
@@ -170,7 +176,12 @@ impl Forks {
     /// # Errors
     /// `unknown_fork`; `precondition` while it is built or somebody goes on reading it; `internal`
     /// if its files stay.
-    pub(crate) fn drop_fork(&self, database: &str, name: &ForkName) -> Result<(), Refusal> {
+    pub(crate) fn drop_fork(
+        &self,
+        opener: &dyn StoreOpener,
+        database: &str,
+        name: &ForkName,
+    ) -> Result<(), Refusal> {
         let key = (database.to_owned(), name.clone());
         let fork = lock(&self.known).get(&key).cloned();
         let fork = fork.ok_or_else(|| {
@@ -182,12 +193,13 @@ impl Forks {
         if before == ForkState::Building {
             return refuse(format!("fork {name} is being built; drop it when it is ready"));
         }
-        // From here on nobody opens its store.
+        // From here on nobody opens its store; who has begun to does so first.
         *lock(&fork.state) = ForkState::Failed("it is being dropped".into());
+        drop(lock(&fork.opening));
         fork.store.retire();
-        if let Err(error) = fork.store.wait_for_readers() {
+        if !fork.store.wait_closed(opener, FORK_READERS_END) {
             *lock(&fork.state) = before;
-            return refuse(format!("fork {name} is being read ({error}); try again"));
+            return refuse(format!("fork {name} is being read; try again"));
         }
         // Renamed while nobody can build another one of the name; what is left is no fork.
         let doomed = place::doom(&self.root, &fork.is).map_err(|error| internal(&error))?;
@@ -197,7 +209,7 @@ impl Forks {
     }
 
     /// Drops what expires, for ever.
-    pub(crate) async fn expire(self: Arc<Self>) {
+    pub(crate) async fn expire(self: Arc<Self>, opener: Arc<dyn StoreOpener>) {
         loop {
             let next = {
                 let known = lock(&self.known);
@@ -206,9 +218,9 @@ impl Forks {
             };
             let wait = next.map(|at| Duration::from_millis(at.saturating_sub(unix_millis())));
             if wait == Some(Duration::ZERO) {
-                let forks = self.clone();
+                let (forks, opener) = (self.clone(), opener.clone());
                 // A panic is in the log; the next round tries again.
-                let _ = tokio::task::spawn_blocking(move || forks.drop_expired()).await;
+                let _ = tokio::task::spawn_blocking(move || forks.drop_expired(&*opener)).await;
                 continue;
             }
             let due = tokio::time::sleep(wait.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN));
@@ -219,7 +231,7 @@ impl Forks {
         }
     }
 
-    fn drop_expired(&self) {
+    fn drop_expired(&self, opener: &dyn StoreOpener) {
         let now = unix_millis();
         let expired: Vec<_> = {
             let known = lock(&self.known);
@@ -228,7 +240,7 @@ impl Forks {
         };
         for fork in expired {
             let (database, name) = (&fork.is.database_name, &fork.is.name);
-            match self.drop_fork(database, name) {
+            match self.drop_fork(opener, database, name) {
                 Ok(()) => tracing::info!(%database, fork = %name, "a fork expired"),
                 // Its readers have a while to end; nobody new finds it.
                 Err(error) if error.reason == RefusalReason::Precondition => {}
@@ -247,9 +259,10 @@ impl Forks {
         opener: &dyn StoreOpener,
         fork: &Fork,
     ) -> Result<Arc<dyn KvStore>, StoreError> {
-        // Held, so that nobody drops it in between: opening would make an empty store.
-        let state = lock(&fork.state);
-        if !matches!(*state, ForkState::Ready { .. }) {
+        // Held, so that nobody drops it in between: opening would make an empty store. The state
+        // is not, because all who list forks look at it.
+        let _opening = lock(&fork.opening);
+        if !matches!(fork.state(), ForkState::Ready { .. }) {
             return Err(StoreError::Failed("the fork is being dropped".into()));
         }
         fork.store.open(opener, &place::of(&self.root, &fork.is).join(place::STORE))

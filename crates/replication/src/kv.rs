@@ -11,7 +11,7 @@ mod salvage;
 mod scan;
 mod search;
 
-pub(crate) use read::open_store;
+pub(crate) use read::{open_store, refuse_if_marked};
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -25,7 +25,7 @@ use crate::mark_file;
 use crate::message::{AfterCut, Completion};
 use crate::note::NoteCode;
 use crate::open::Places;
-use crate::rebuild::{self, Condemned};
+use crate::rebuild::{self, Condemned, Doubt};
 use crate::scrub::SCRUB_EXTENSION;
 use crate::shared::CopyShared;
 use crate::store_lane::log_fault;
@@ -56,8 +56,8 @@ pub(crate) enum LogJob {
     /// Compare the small files with what they must hold, and write them again if they do not;
     /// answers which.
     CheckControl(oneshot::Sender<Vec<NoteCode>>),
-    /// Give the store up if the log can make it anew.
-    CondemnStore { until: Position, role: CopyRole, others: usize, why: String },
+    /// Give the store up if the log can make it anew, or write the doubt down.
+    CondemnStore { until: Position, role: CopyRole, others: usize, why: String, doubt: Doubt },
     /// Keep how a scrub ended; answers with the stores that were given up.
     Scrubbed { kept: Vec<u8>, clean: bool, reply: oneshot::Sender<()> },
     /// Keep the mark of a range fetch, whole or not at all.
@@ -91,7 +91,6 @@ pub(crate) struct LogWorker {
 }
 
 impl LogWorker {
-    #[expect(clippy::too_many_lines, reason = "one arm for each kind of job")]
     pub(crate) fn work(&mut self, jobs: Vec<LogJob>) {
         let mut unsynced: Option<(LogEnd, usize)> = None;
         for job in jobs {
@@ -109,63 +108,12 @@ impl LogWorker {
                     Err(LogError::NoSpace) => self.refuse_writes(unsynced.take()),
                     Err(error) => Err(log_fault(&error)),
                 },
-                LogJob::Cut { to, then } => {
-                    self.refusing = false;
-                    self.sync(unsynced.take()).and_then(|()| self.cut(to, then))
-                }
-                LogJob::Close(done) => {
-                    let result = self.sync(unsynced.take()).and_then(|()| self.close());
-                    self.broken = true;
-                    let _ = done.send(());
-                    result
-                }
-                LogJob::CompareChain { copy, epoch, matched, chain } => {
-                    let own = self.log.chain_at(matched);
-                    let damage = own.is_err().then(|| self.damage_before(matched)).flatten();
-                    let same = own.is_ok_and(|own| own == chain);
-                    self.report(Completion::ChainRead { copy, epoch, matched, same, damage });
-                    Ok(())
-                }
-                LogJob::Settled if self.record.start_tries == 0 => Ok(()),
-                LogJob::Settled => {
-                    self.record.start_tries = 0;
-                    self.write_control()
-                }
-                LogJob::Truncate(before) => {
-                    self.sync(unsynced.take()).and_then(|()| self.truncate(before))
-                }
-                LogJob::SaveLag(kept, bytes) => {
-                    self.save_lag(kept, &bytes);
-                    Ok(())
-                }
-                LogJob::StateBefore(at, reply) => {
-                    let state = self.log.state_before(at);
-                    let _ = reply.send(state.map_err(|error| error.to_string()));
-                    Ok(())
-                }
-                LogJob::Mend { chunk, state, reply } => {
-                    self.sync(unsynced.take()).and_then(|()| self.mend(&chunk, &state, reply))
-                }
-                LogJob::CheckControl(reply) => self.check_control(reply),
-                LogJob::CondemnStore { until, role, others, why } => {
-                    self.condemn_store(until, role, others, why)
-                }
-                LogJob::Scrubbed { kept, clean, reply } => {
-                    let result = self.scrubbed(kept, clean);
-                    let _ = reply.send(());
-                    result
-                }
-                LogJob::SaveMark { life, number, bytes } => {
-                    self.save_mark(life, number, &bytes);
-                    Ok(())
-                }
-                LogJob::ClearMark { life, number } => {
-                    self.clear_mark(life, number);
-                    Ok(())
-                }
-                LogJob::Control { save, sealed, table } => {
-                    self.sync(unsynced.take()).and_then(|()| self.save(save, sealed, table))
-                }
+                LogJob::Cut { .. }
+                | LogJob::Close(_)
+                | LogJob::Truncate(_)
+                | LogJob::Mend { .. }
+                | LogJob::Control { .. } => self.behind_writes(job, unsynced.take()),
+                job => self.beside_writes(job),
             };
             self.note(result);
         }
@@ -173,6 +121,78 @@ impl LogWorker {
             let result = self.sync(unsynced);
             self.note(result);
         }
+    }
+
+    /// Work that needs what was written before to be durable.
+    fn behind_writes(
+        &mut self,
+        job: LogJob,
+        unsynced: Option<(LogEnd, usize)>,
+    ) -> Result<(), CopyFault> {
+        let synced = self.sync(unsynced);
+        match job {
+            LogJob::Close(done) => {
+                let result = synced.and_then(|()| self.close());
+                self.broken = true;
+                let _ = done.send(());
+                result
+            }
+            LogJob::Cut { to, then } => {
+                self.refusing = false;
+                synced.and_then(|()| self.cut(to, then))
+            }
+            LogJob::Truncate(before) => synced.and_then(|()| self.truncate(before)),
+            LogJob::Mend { chunk, state, reply } => {
+                synced.and_then(|()| self.mend(&chunk, &state, reply))
+            }
+            LogJob::Control { save, sealed, table } => {
+                synced.and_then(|()| self.save(save, sealed, table))
+            }
+            job => synced.and_then(|()| self.beside_writes(job)),
+        }
+    }
+
+    /// Work that does not care what was written before.
+    fn beside_writes(&mut self, job: LogJob) -> Result<(), CopyFault> {
+        match job {
+            LogJob::CompareChain { copy, epoch, matched, chain } => {
+                let own = self.log.chain_at(matched);
+                let damage = own.is_err().then(|| self.damage_before(matched)).flatten();
+                let same = own.is_ok_and(|own| own == chain);
+                self.report(Completion::ChainRead { copy, epoch, matched, same, damage });
+            }
+            LogJob::Settled if self.record.start_tries == 0 => {}
+            LogJob::Settled => {
+                self.record.start_tries = 0;
+                return self.write_control();
+            }
+            LogJob::SaveLag(kept, bytes) => self.save_lag(kept, &bytes),
+            LogJob::StateBefore(at, reply) => {
+                let state = self.log.state_before(at);
+                let _ = reply.send(state.map_err(|error| error.to_string()));
+            }
+            LogJob::CheckControl(reply) => return self.check_control(reply),
+            LogJob::CondemnStore { until, role, others, why, doubt } => {
+                let repair = rebuild::repair_of(&self.log, role, others);
+                return self.condemn_store(until, repair, why, doubt);
+            }
+            LogJob::Scrubbed { kept, clean, reply } => {
+                let result = self.scrubbed(kept, clean);
+                let _ = reply.send(());
+                return result;
+            }
+            LogJob::SaveMark { life, number, bytes } => self.save_mark(life, number, &bytes),
+            LogJob::ClearMark { life, number } => self.clear_mark(life, number),
+            LogJob::Write { .. }
+            | LogJob::Cut { .. }
+            | LogJob::Close(_)
+            | LogJob::Truncate(_)
+            | LogJob::Mend { .. }
+            | LogJob::Control { .. } => {
+                debug_assert!(false, "done in its place");
+            }
+        }
+        Ok(())
     }
 
     fn write_control(&mut self) -> Result<(), CopyFault> {
@@ -349,14 +369,24 @@ impl LogWorker {
     fn condemn_store(
         &mut self,
         until: Position,
-        role: CopyRole,
-        others: usize,
+        repair: StoreRepair,
         why: String,
+        doubt: Doubt,
     ) -> Result<(), CopyFault> {
-        let given_up = rebuild::repair_of(&self.log, role, others) == StoreRepair::ReplayLog;
+        let given_up = match repair {
+            StoreRepair::ReplayLog => {
+                let (places, opener) = (&self.places, &*self.opener);
+                rebuild::condemn(places, opener, self.shared.database, &mut self.record, until);
+                true
+            }
+            // The next opening takes the files apart.
+            StoreRepair::Fetch => {
+                Doubt::put(Some(doubt), &mut self.record);
+                true
+            }
+            StoreRepair::Leave => false,
+        };
         if given_up {
-            let (places, opener) = (&self.places, &*self.opener);
-            rebuild::condemn(places, opener, self.shared.database, &mut self.record, until);
             self.write_control()?;
         }
         self.report(Completion::StoreCondemned { why, given_up });

@@ -23,7 +23,7 @@ use crate::lag_file::SavedLag;
 use crate::mark_file;
 use crate::note::{Note, NoteCode};
 use crate::owner::unix_millis;
-use crate::rebuild::{self, Condemned};
+use crate::rebuild::{Condemned, StoreOpening};
 use crate::scrub::ScrubReport;
 use crate::shared::CopyShared;
 use crate::store_lane::log_fault;
@@ -67,6 +67,8 @@ pub(crate) struct Identity {
     pub(crate) generation_bytes: u64,
     /// How often an operator resumed the copy; each time its starts are counted anew.
     pub(crate) resumes: u64,
+    /// Other copies of the database.
+    pub(crate) others: usize,
 }
 
 /// A copy with its files.
@@ -104,17 +106,26 @@ pub(crate) fn open_copy(
         found.push(Note::new(NoteCode::ControlMended, "one slot of the control file was damaged"));
     }
     let mark = mark_file::load(&*places.disk, &mark_file::path(&directory, record.copy));
-    let opened = mark.and_then(|mark| {
-        let own = (&mut control, &mut record);
-        let opened = open_files(places, opener, identity, shared, own, mark.as_ref(), &mut found);
-        opened.map(|files| (files, mark))
-    });
+    let mut opening = StoreOpening {
+        places,
+        opener,
+        shared,
+        control: &mut control,
+        record: &mut record,
+        others: identity.others,
+        mark,
+        found: Vec::new(),
+    };
+    let opened = open_files(&mut opening, identity);
+    let (mark, damaged) = (opening.mark, opening.found);
+    found.extend(damaged.into_iter().map(|why| Note::new(NoteCode::StoreDamaged, why)));
     if opened.is_err() {
         // It came to an end, if a bad one: only starts that take the process along count.
         record.start_tries = record.start_tries.saturating_sub(1);
         let _ = control.write(&record);
     }
-    let ((log, state, store_directory, recovered), mark) = opened?;
+    let (log, state, store_directory, recovered) = opened?;
+    let mark = mark?;
     let reader = log.reader();
     let saved_lag = SavedLag::load(&*places.disk, &directory);
     let damage = log.damage().copied();
@@ -135,16 +146,12 @@ pub(crate) fn open_copy(
 
 type OpenFiles = (Log, CursorState, PathBuf, Recovered);
 
-fn open_files(
-    places: &Places,
-    opener: &dyn StoreOpener,
-    identity: &Identity,
-    shared: &CopyShared,
-    (control, record): (&mut ControlFile, &mut ControlRecord),
-    mark: Option<&Mark>,
-    found: &mut Vec<Note>,
-) -> Result<OpenFiles, CopyFault> {
-    let log_directory = places.log(identity.database, record.log);
+fn open_files(opening: &mut StoreOpening<'_>, identity: &Identity) -> Result<OpenFiles, CopyFault> {
+    if let Err(fault @ CopyFault::NeedsVersion(_)) = &opening.mark {
+        return Err(fault.clone());
+    }
+    let (places, shared) = (opening.places, opening.shared);
+    let log_directory = places.log(identity.database, opening.record.log);
     make_directory(places, &log_directory)?;
     let config = LogConfig { generation_bytes: identity.generation_bytes, ..Default::default() };
     let opened = Log::open(
@@ -152,13 +159,12 @@ fn open_files(
         &log_directory,
         config,
         identity.stream,
-        record.durable_floor,
+        opening.record.durable_floor,
     );
     let (log, recovery) = opened.map_err(|error| log_fault(&error))?;
-    let mut damaged = Vec::new();
-    let (store, store_directory) =
-        rebuild::open_store(places, opener, shared, (control, record), &log, &mut damaged)?;
-    found.extend(damaged.into_iter().map(|why| Note::new(NoteCode::StoreDamaged, why)));
+    let (store, store_directory) = opening.open(&log)?;
+    let mark = opening.mark.as_ref().ok().and_then(Option::as_ref);
+    let record = &*opening.record;
     // While a fork is being undone the position that the store names may lie on it.
     let stands = |found| mark.map_or(found, |mark| mark.store_position(found));
     let replayed = stands(store.replayed().position);
@@ -364,7 +370,8 @@ pub(crate) fn failed(fault: CopyFault) -> Recovered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keelson_env::{KvStore, MemStoreOpener, SimDisk, StoreError};
+    use keelson_env::{KvStore, MemStoreOpener, Rescued, SimDisk, StoreError};
+    use keelson_types::LogEnd;
 
     struct Broken;
 
@@ -373,12 +380,20 @@ mod tests {
             Err(StoreError::Failed("cannot be opened".into()))
         }
 
+        fn in_use(&self, _: &Path) -> bool {
+            false
+        }
+
         fn verify(
             &self,
             _: &Path,
             _: Position,
             _: &mut dyn FnMut(u64),
         ) -> Result<keelson_env::Verified, StoreError> {
+            Err(StoreError::Failed("cannot be read".into()))
+        }
+
+        fn rescue(&self, _: &Path, _: &Path, _: LogEnd) -> Result<Rescued, StoreError> {
             Err(StoreError::Failed("cannot be read".into()))
         }
 
@@ -404,6 +419,7 @@ mod tests {
             stream: StreamId::from_bytes([9; 16]),
             generation_bytes: 1024 * 1024,
             resumes: 0,
+            others: 2,
         }
     }
 

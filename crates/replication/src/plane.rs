@@ -114,7 +114,7 @@ impl DataPlane {
         let (down, link_down) = watch::channel(false);
         let (stop, stop_wanted) = watch::channel(false);
         tokio::spawn(send_reports(sender, outgoing));
-        tokio::spawn(context.forks.clone().expire());
+        tokio::spawn(context.forks.clone().expire(context.opener.0.clone()));
         let follower = Follower {
             context: context.clone(),
             registry: registry.clone(),
@@ -348,6 +348,7 @@ impl Follower {
                 stream: assignment.stream,
                 generation_bytes: assignment.assigned.generation_bytes,
                 resumes: assignment.assigned.resumes,
+                others: assignment.assigned.others.len(),
             },
             digests,
             directions,

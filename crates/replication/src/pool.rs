@@ -5,13 +5,20 @@
 //! commit. A lane without jobs costs nothing but its memory. The number of jobs in a lane is
 //! bounded by its owner, which counts what it has in flight.
 //!
+//! A handler may hand jobs back that cannot be done yet; they come again after a pause, before what
+//! was pushed meanwhile, and no thread waits for them.
+//!
 //! A job that panics takes its lane down, not the thread: the lane drops what waits and whatever is
 //! pushed later, and says so once.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// After this, jobs that were handed back come again.
+const AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// Something that has work when it is scheduled.
 trait Runnable: Send + Sync {
@@ -23,9 +30,24 @@ struct PoolShared {
     work: Condvar,
 }
 
+#[derive(Default)]
 struct Ready {
     queue: VecDeque<Arc<dyn Runnable>>,
+    /// What comes again, the earliest first: the pause is always the same.
+    later: VecDeque<(Instant, Arc<dyn Runnable>)>,
     stopping: bool,
+}
+
+impl Ready {
+    /// What may run now, else how long to wait for something.
+    fn next(&mut self) -> Result<Arc<dyn Runnable>, Option<Duration>> {
+        let left = self.later.front().map(|(at, _)| at.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            let due = self.later.pop_front().map(|(_, runnable)| runnable);
+            self.queue.extend(due);
+        }
+        self.queue.pop_front().ok_or(left)
+    }
 }
 
 impl PoolShared {
@@ -34,17 +56,29 @@ impl PoolShared {
         self.work.notify_one();
     }
 
+    fn schedule_again(&self, runnable: Arc<dyn Runnable>) {
+        lock(&self.ready).later.push_back((Instant::now() + AGAIN_AFTER, runnable));
+        // Whoever sleeps without an end must learn of it.
+        self.work.notify_one();
+    }
+
     fn work(&self) {
         loop {
             let mut ready = lock(&self.ready);
             let next = loop {
-                if let Some(next) = ready.queue.pop_front() {
-                    break next;
-                }
-                if ready.stopping {
-                    return;
-                }
-                ready = self.work.wait(ready).unwrap_or_else(std::sync::PoisonError::into_inner);
+                let left = match ready.next() {
+                    Ok(next) => break next,
+                    // What comes again later is given up.
+                    Err(_) if ready.stopping => return,
+                    Err(left) => left,
+                };
+                ready = match left {
+                    None => self.work.wait(ready).unwrap_or_else(PoisonError::into_inner),
+                    Some(left) => {
+                        let waited = self.work.wait_timeout(ready, left);
+                        waited.unwrap_or_else(PoisonError::into_inner).0
+                    }
+                };
             };
             drop(ready);
             next.run(self);
@@ -78,7 +112,7 @@ impl Pool {
     /// # Errors
     /// As for [`Self::start`].
     pub fn start_with(name: &str, threads: usize, first: fn()) -> std::io::Result<Self> {
-        let ready = Mutex::new(Ready { queue: VecDeque::new(), stopping: false });
+        let ready = Mutex::new(Ready::default());
         let shared = Arc::new(PoolShared { ready, work: Condvar::new() });
         let spawn = |index| {
             let shared = shared.clone();
@@ -94,7 +128,20 @@ impl Pool {
     /// A lane whose jobs `handler` works on, batch by batch; `panicked` is called if it panics.
     pub fn lane<J: Send + 'static>(
         &self,
-        handler: impl FnMut(Vec<J>) + Send + 'static,
+        mut handler: impl FnMut(Vec<J>) + Send + 'static,
+        panicked: impl FnOnce() + Send + 'static,
+    ) -> Lane<J> {
+        let all = move |jobs| {
+            handler(jobs);
+            Vec::new()
+        };
+        self.patient_lane(all, panicked)
+    }
+
+    /// The same; what `handler` hands back, and all that is pushed meanwhile, comes again soon.
+    pub fn patient_lane<J: Send + 'static>(
+        &self,
+        handler: impl FnMut(Vec<J>) -> Vec<J> + Send + 'static,
         panicked: impl FnOnce() + Send + 'static,
     ) -> Lane<J> {
         let inner = LaneInner {
@@ -116,7 +163,12 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        lock(&self.shared.ready).stopping = true;
+        let given_up = {
+            let mut ready = lock(&self.shared.ready);
+            ready.stopping = true;
+            std::mem::take(&mut ready.later)
+        };
+        drop(given_up);
         self.shared.work.notify_all();
         let me = std::thread::current().id();
         for thread in self.threads.drain(..).filter(|t| t.thread().id() != me) {
@@ -127,7 +179,7 @@ impl Drop for Pool {
 }
 
 struct LaneWork<J> {
-    handler: Box<dyn FnMut(Vec<J>) + Send>,
+    handler: Box<dyn FnMut(Vec<J>) -> Vec<J> + Send>,
     panicked: Box<dyn FnOnce() + Send>,
 }
 
@@ -144,11 +196,12 @@ struct LaneJobs<J> {
 }
 
 impl<J> LaneInner<J> {
-    fn handle(&self, batch: Vec<J>) {
+    /// Gives back what cannot be done yet.
+    fn handle(&self, batch: Vec<J>) -> Vec<J> {
         let mut slot = lock(&self.work);
-        let Some(work) = slot.as_mut() else { return };
-        if catch_unwind(AssertUnwindSafe(|| (work.handler)(batch))).is_ok() {
-            return;
+        let Some(work) = slot.as_mut() else { return Vec::new() };
+        if let Ok(left) = catch_unwind(AssertUnwindSafe(|| (work.handler)(batch))) {
+            return left;
         }
         let mut jobs = lock(&self.jobs);
         jobs.dead = true;
@@ -157,17 +210,21 @@ impl<J> LaneInner<J> {
         if let Some(work) = slot.take() {
             (work.panicked)();
         }
+        Vec::new()
     }
 }
 
 impl<J: Send + 'static> Runnable for LaneInner<J> {
     fn run(self: Arc<Self>, pool: &PoolShared) {
         let batch = std::mem::take(&mut lock(&self.jobs).waiting);
-        if !batch.is_empty() {
-            self.handle(batch);
-        }
+        let mut left = if batch.is_empty() { batch } else { self.handle(batch) };
         let mut jobs = lock(&self.jobs);
-        if jobs.waiting.is_empty() {
+        if !left.is_empty() {
+            left.append(&mut jobs.waiting);
+            jobs.waiting = left;
+            drop(jobs);
+            pool.schedule_again(self);
+        } else if jobs.waiting.is_empty() {
             jobs.scheduled = false;
         } else {
             // Behind the others: one busy database must not starve the rest.
@@ -224,12 +281,13 @@ impl Runnable for Once {
 
 /// The sections are short and leave nothing half done, so a panic elsewhere does not spoil them.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc;
 
     #[test]
@@ -258,6 +316,36 @@ mod tests {
         }
         assert_eq!(batches.concat(), (0..100).collect::<Vec<_>>());
         assert!(batches.len() <= 3, "what waited was taken at once: {}", batches.len());
+    }
+
+    #[test]
+    fn what_a_handler_hands_back_comes_again_first_and_takes_no_thread() {
+        let pool = Pool::start("test", 1).expect("threads");
+        let (done, results) = mpsc::channel();
+        let (open, mut closed) = (Arc::new(AtomicBool::new(false)), 0);
+        let gate = open.clone();
+        let also = done.clone();
+        let lane = pool.patient_lane(
+            move |batch: Vec<u32>| {
+                if gate.load(Ordering::SeqCst) {
+                    batch.into_iter().for_each(|n| done.send(n).expect("receiver lives"));
+                    return Vec::new();
+                }
+                closed += 1;
+                if closed == 2 {
+                    done.send(100).expect("receiver lives");
+                }
+                batch
+            },
+            || {},
+        );
+        lane.push(0);
+        assert_eq!(results.recv(), Ok(100), "asked a second time");
+        lane.push(1);
+        pool.run(move || also.send(200).expect("receiver lives"));
+        assert_eq!(results.recv(), Ok(200), "the only thread waits for nobody");
+        open.store(true, Ordering::SeqCst);
+        assert_eq!(results.iter().take(2).collect::<Vec<_>>(), [0, 1]);
     }
 
     #[test]

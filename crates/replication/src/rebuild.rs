@@ -1,27 +1,35 @@
 //! Damaged stores: a store that rotted is given up durably, by one write of the control file, and
-//! an empty one in another directory replays the log. The damaged one stays as evidence until the
+//! another one in its own directory takes its place. The damaged one stays as evidence until the
 //! next store of the copy was read through without a fault, or rots too: one is kept at most.
 //!
+//! If the log reaches back to the beginning, the new store is empty and replays it. Otherwise
+//! (`rescue`) it is made of what is sound of the old one, and a mark beside it names the keys that
+//! are to be fetched from another copy, before it takes the place of the old one.
+//!
+//! A store in use is doubted first: the doubt is written down and the copy opened anew, because
+//! files are only taken apart while nobody writes them.
+//!
 //! Crash cases: before the write nothing has changed and the damage is found again; after it the
-//! new directory is opened, empty or as far as it came. Directories of other copies that lay here
+//! new directory is opened, empty or as far as it came. A mark without the new store is added to
+//! the next one, and speaks of keys too many. Directories of other copies that lay here
 //! are never touched (G4): only what this copy's own record names is removed.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+mod rescue;
 
 use keelson_copy_core::scrub::{StoreRepair, store_repair};
-use keelson_env::{KvStore, StoreError, StoreOpener};
+use keelson_env::StoreOpener;
 use keelson_format::ControlRecord;
-use keelson_log::{ControlFile, Log};
-use keelson_types::{CopyFault, CopyRole, DatabaseId, Generation, Position, StoreId};
+use keelson_log::Log;
+use keelson_types::{CopyRole, DatabaseId, Generation, Position, StoreId};
 
 use crate::open::Places;
-use crate::shared::CopyShared;
-use crate::store_lane::fault_of;
+pub(crate) use crate::rebuild::rescue::StoreOpening;
 
 /// Extension of the control record: how far the last store that was given up had come, and which
 /// ones are still on the disk.
 const CONDEMNED_EXTENSION: u16 = 2;
+/// Extension of the control record: what is doubted of the store, until it was looked into.
+const DOUBT_EXTENSION: u16 = 4;
 /// Stores whose directories could not be removed, at most remembered.
 const CONDEMNED_MAX: usize = 8;
 
@@ -59,6 +67,34 @@ impl Condemned {
     }
 }
 
+/// What may be wrong with a store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Doubt {
+    /// Bytes of its files: they say which.
+    Files,
+    /// Anything: its content is not that of the other copies, or nobody knows what is wrong.
+    Content,
+}
+
+impl Doubt {
+    pub(crate) fn read(record: &ControlRecord) -> Option<Self> {
+        let found = record.extensions.iter().find(|(number, _)| *number == DOUBT_EXTENSION);
+        match found?.1.first() {
+            None => None,
+            Some(1) => Some(Self::Files),
+            Some(_) => Some(Self::Content),
+        }
+    }
+
+    pub(crate) fn put(doubt: Option<Self>, record: &mut ControlRecord) {
+        let byte = doubt.map(|doubt| match doubt {
+            Self::Files => 1,
+            Self::Content => 2,
+        });
+        put_extension(record, DOUBT_EXTENSION, byte.into_iter().collect());
+    }
+}
+
 /// Sets one extension of a control record.
 pub(crate) fn put_extension(record: &mut ControlRecord, number: u16, bytes: Vec<u8>) {
     record.extensions.retain(|(found, _)| *found != number);
@@ -79,8 +115,13 @@ pub(crate) fn condemn(
     remove(places, opener, database, &mut condemned);
     condemned.until = condemned.until.max(until);
     condemned.stores.push(record.store);
-    record.store = StoreId::from_bytes(uuid::Uuid::new_v4().into_bytes());
+    record.store = new_store();
     condemned.put(record);
+    Doubt::put(None, record);
+}
+
+fn new_store() -> StoreId {
+    StoreId::from_bytes(uuid::Uuid::new_v4().into_bytes())
 }
 
 /// Removes the stores that were given up; those that stay are remembered, within bounds.
@@ -105,35 +146,6 @@ pub(crate) fn remove(
 pub(crate) fn repair_of(log: &Log, role: CopyRole, others: usize) -> StoreRepair {
     let first = log.first_generation().and_then(|first| log.header(first));
     store_repair(role, first.map_or(Position::ZERO, |header| header.previous_end), others)
-}
-
-/// Opens the copy's store; a damaged one is given up if the log can make it anew, and its text is
-/// added to `found`.
-pub(crate) fn open_store(
-    places: &Places,
-    opener: &dyn StoreOpener,
-    shared: &CopyShared,
-    (control, record): (&mut ControlFile, &mut ControlRecord),
-    log: &Log,
-    found: &mut Vec<String>,
-) -> Result<(Arc<dyn KvStore>, PathBuf), CopyFault> {
-    let directory = places.store(shared.database, record.store);
-    let why = match shared.store.open(opener, &directory) {
-        Ok(store) => return Ok((store, directory)),
-        Err(StoreError::Damaged(why)) => why,
-        Err(error) => return Err(fault_of(&error)),
-    };
-    tracing::error!(database = %shared.name, %why, "the store is damaged");
-    if repair_of(log, CopyRole::Passive, 0) != StoreRepair::ReplayLog {
-        return Err(CopyFault::StoreDamaged(why));
-    }
-    found.push(why);
-    condemn(places, opener, shared.database, record, record.committed);
-    let written = control.write(record);
-    written.map_err(|error| CopyFault::LogIo(format!("control file: {error}")))?;
-    let directory = places.store(shared.database, record.store);
-    let store = shared.store.open(opener, &directory).map_err(|error| fault_of(&error))?;
-    Ok((store, directory))
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use keelson_copy_core::room::Shortage;
+use keelson_copy_core::room::{RESERVE_BYTES, Shortage};
 use keelson_env::Disk;
+use keelson_types::News;
+use tokio::sync::Notify;
 
 use crate::open::Places;
 
@@ -15,7 +17,17 @@ pub(crate) struct Room {
     disk: Arc<dyn Disk>,
     logs: PathBuf,
     data: PathBuf,
-    known: Mutex<Shortage>,
+    known: Mutex<Known>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    now: Shortage,
+    /// What was told as news.
+    told: Shortage,
+    log_free: Option<u64>,
+    store_free: Option<u64>,
 }
 
 impl Room {
@@ -25,6 +37,7 @@ impl Room {
             logs: places.logs.clone(),
             data: places.data.clone(),
             known: Mutex::default(),
+            changed: Notify::new(),
         }
     }
 
@@ -34,23 +47,51 @@ impl Room {
         let same = self.logs == self.data;
         let store = if same { log } else { self.disk.free_bytes(&self.data).ok() };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = known.after(log, store);
-        if now != *known {
+        let now = known.now.after(log, store);
+        if now != known.now {
             if now == Shortage::default() {
                 tracing::info!(log_free = log, store_free = store, "there is room again");
             } else {
                 tracing::warn!(log_free = log, store_free = store, "{now}");
             }
-            *known = now;
+            (known.now, known.log_free, known.store_free) = (now, log, store);
+            self.changed.notify_one();
         }
         now
+    }
+
+    /// Waits until a volume became full, or has room again.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// What changed since this was asked last; what came and went meanwhile is not told.
+    pub(crate) fn news(&self) -> Vec<News> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = known.now;
+        let told = std::mem::replace(&mut known.told, now);
+        let volumes = [
+            ("log", told.log, now.log, known.log_free),
+            ("data", told.store, now.store, known.store_free),
+        ];
+        let same = self.logs == self.data;
+        let changed = volumes
+            .into_iter()
+            .filter(|(volume, told, now, _)| told != now && !(same && *volume == "data"));
+        let news = changed.map(|(volume, _, now, free_bytes)| News::VolumeShortage {
+            volume: volume.into(),
+            step: if now { "began" } else { "ended" }.into(),
+            free_bytes,
+            reserve_bytes: RESERVE_BYTES,
+        });
+        news.collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keelson_copy_core::room::{RESERVE_BYTES, RETURN_BYTES};
+    use keelson_copy_core::room::RETURN_BYTES;
     use keelson_env::SimDisk;
 
     #[test]
@@ -59,11 +100,21 @@ mod tests {
         let (data, logs) = ("/data".into(), "/data".into());
         let room = Room::of(&Places { disk: disk.clone(), data, logs, noting: Arc::default() });
         assert_eq!(room.look(), Shortage::default());
+        assert_eq!(room.news(), []);
         disk.set_quota(Some(RESERVE_BYTES - 1));
         assert_eq!(room.look(), Shortage { log: true, store: true });
         disk.set_quota(Some(RESERVE_BYTES));
+        let told = |step: &str, free_bytes| News::VolumeShortage {
+            volume: "log".into(),
+            step: step.into(),
+            free_bytes: Some(free_bytes),
+            reserve_bytes: RESERVE_BYTES,
+        };
+        assert_eq!(room.news(), [told("began", RESERVE_BYTES - 1)], "one volume, told once");
         assert!(!room.look().takes_log(), "not at the border");
+        assert_eq!(room.news(), []);
         disk.set_quota(Some(RESERVE_BYTES + RETURN_BYTES));
         assert_eq!(room.look(), Shortage::default());
+        assert_eq!(room.news(), [told("ended", RESERVE_BYTES + RETURN_BYTES)]);
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_copy_core::scrub::{Scrubbed, next_scrub};
-use keelson_types::{CopyId, MemberId, Position};
+use keelson_types::{CopyId, MemberId, Position, Setting};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::context::{CopyHandle, PlaneContext, Registry};
@@ -27,10 +27,6 @@ use crate::owner::{Files, unix_millis};
 use crate::scrub::read::{LogFound, Pace, read_log};
 pub(crate) use crate::scrub::state::{SCRUB_EXTENSION, ScrubReport, ScrubState};
 
-/// Every copy is read through once in this time.
-const PERIOD: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Bytes read in a second.
-const BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
 /// Longest sleep: copies come, and clocks are set.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 /// A mend that takes longer is looked after at the next scrub.
@@ -63,17 +59,23 @@ pub(crate) struct ScrubParts {
 
 /// Scrubs what is due, for ever.
 pub(crate) async fn run(context: Arc<PlaneContext>, registry: Arc<Registry>) {
+    let mut settings = context.settings.subscribe();
     loop {
+        let period = settings.borrow_and_update().span(Setting::ScrubPeriod);
         let copies = registry.all();
         let due = copies.iter().enumerate().filter_map(|(key, copy)| {
             let last_unix_ms = copy.shared.scrub.last()?;
             Some(Scrubbed { key, last_unix_ms })
         });
-        match next_scrub(due, unix_millis(), PERIOD) {
+        match next_scrub(due, unix_millis(), period) {
             Some((index, Duration::ZERO)) => scrub(&context, &copies[index]).await,
             later => {
                 let wait = later.map_or(LOOK_AGAIN, |(_, wait)| wait.min(LOOK_AGAIN));
-                tokio::time::sleep(wait).await;
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    // The sender lives as long as the context.
+                    _ = settings.changed() => {}
+                }
             }
         }
     }
@@ -120,7 +122,7 @@ async fn scrub_files(
 ) -> Result<(), String> {
     let parts = parts(copy).await?;
     small_files(context, copy, &parts, report).await?;
-    let mut pace = Pace::new(BYTES_PER_SECOND);
+    let mut pace = Pace::new(context.settings.borrow().number(Setting::ScrubRate));
     pace = log(context, copy, &parts, pace, report).await?;
     index(context, copy, report).await?;
     store(context, copy, &parts, pace, report).await?;

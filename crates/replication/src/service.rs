@@ -154,6 +154,18 @@ impl v1::replication_server::Replication for ReplicationService {
         Ok(Response::new(self.begin_fork(request.into_inner()).await?))
     }
 
+    async fn resolve_instant(
+        &self,
+        request: Request<v1::ResolveInstantRequest>,
+    ) -> Result<Response<v1::InstantInfo>, Status> {
+        require_member(&request)?;
+        let request = request.into_inner();
+        let unknown = || Refusal::new(RefusalReason::UnknownCopy, "no copy of this database here");
+        let copy = self.registry.named(&request.database).ok_or_else(unknown)?;
+        let at = instant(request.at)?;
+        Ok(Response::new(self.context.resolve_instant(&copy, at).await?.into()))
+    }
+
     async fn list_forks(
         &self,
         request: Request<v1::ListForksRequest>,
@@ -170,9 +182,9 @@ impl v1::replication_server::Replication for ReplicationService {
     ) -> Result<Response<v1::DropForkResponse>, Status> {
         require_member(&request)?;
         let request = request.into_inner();
-        let (name, forks) = (fork_name(&request.name)?, self.context.forks.clone());
-        let dropped =
-            tokio::task::spawn_blocking(move || forks.drop_fork(&request.database, &name)).await;
+        let (name, context) = (fork_name(&request.name)?, self.context.clone());
+        let drop_it = move || context.forks.drop_fork(&*context.opener.0, &request.database, &name);
+        let dropped = tokio::task::spawn_blocking(drop_it).await;
         let gone = |_| Refusal::new(RefusalReason::Internal, "the removal panicked");
         dropped.map_err(gone)??;
         Ok(Response::new(v1::DropForkResponse {}))
@@ -220,19 +232,23 @@ impl v1::replication_server::Replication for ReplicationService {
     }
 }
 
+fn instant(at: Option<v1::Instant>) -> Result<Instant, Refusal> {
+    match at.and_then(|at| at.instant) {
+        Some(v1::instant::Instant::Position(position)) => Ok(Instant::At(position.into())),
+        Some(v1::instant::Instant::UnixMillis(millis)) => Ok(Instant::Time(millis)),
+        None => Err(Refusal::new(RefusalReason::BadArgument, "no instant")),
+    }
+}
+
 impl ReplicationService {
     async fn begin_fork(&self, request: v1::CreateForkRequest) -> Result<v1::ForkInfo, Refusal> {
         let unknown = || Refusal::new(RefusalReason::UnknownCopy, "no copy of this database here");
         let copy = self.registry.named(&request.database).ok_or_else(unknown)?;
-        let at = request.at.and_then(|at| at.instant);
-        let at = at.ok_or_else(|| Refusal::new(RefusalReason::BadArgument, "no instant"))?;
+        let at = instant(request.at)?;
         let name = Some(request.name).filter(|name| !name.is_empty());
         let order = ForkOrder {
             name: name.map(|name| fork_name(&name)).transpose()?,
-            at: match at {
-                v1::instant::Instant::Position(position) => Instant::At(position.into()),
-                v1::instant::Instant::UnixMillis(millis) => Instant::Time(millis),
-            },
+            at,
             expires_after_ms: Some(request.expires_seconds.saturating_mul(1_000))
                 .filter(|after| *after > 0),
         };

@@ -1,5 +1,5 @@
 //! Free space of the volumes: one look per member and period, for status, play-downs of lags,
-//! expanded truncation and forecasts.
+//! expanded truncation and forecasts. Here a volume that became full is told as an event, too.
 //!
 //! Idle copies are not woken by it: only copies with a lag are told of each look, and all copies
 //! while space for log is short and expanded truncation is on.
@@ -111,10 +111,18 @@ pub(crate) async fn watch(context: Arc<PlaneContext>, registry: Arc<Registry>) {
         let settings = changed.borrow_and_update().clone();
         look(&context, &settings).await;
         tell_copies(&context, &registry, &settings);
-        tokio::select! {
-            () = tokio::time::sleep(settings.span(Setting::SpaceCheckPeriod)) => {}
-            // The sender lives as long as the context.
-            _ = changed.changed() => {}
+        // Nobody else looks while nothing happens.
+        context.room.look();
+        let next = tokio::time::sleep(settings.span(Setting::SpaceCheckPeriod));
+        tokio::pin!(next);
+        loop {
+            context.room.news().iter().for_each(|news| context.tell(None, news));
+            tokio::select! {
+                () = &mut next => break,
+                // The sender lives as long as the context.
+                _ = changed.changed() => break,
+                () = context.room.changed() => {}
+            }
         }
     }
 }

@@ -3,8 +3,10 @@
 //! Replay takes frames from memory when the owner has them and from the log files otherwise. A
 //! store whose write failed is closed and reopened from its files once; the second failure in a row
 //! is reported as a fault (review S17). A full volume is none: replay is tried again later, and a
-//! store that cannot be made durable stays open.
+//! store that cannot be made durable stays open. Neither is an earlier handle of the store that
+//! somebody still holds: the jobs come again, and the lane's thread does not wait.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +22,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::digest::Digests;
 use crate::message::Completion;
 use crate::pool::Pool;
-use crate::shared::CopyShared;
+use crate::shared::{CopyShared, Life};
+use crate::store_slot::READERS_END;
 
 /// Log read from files in one piece.
 const READ_BYTES: usize = 4 * 1024 * 1024;
@@ -35,6 +38,8 @@ pub(crate) enum StoreJob {
     Open,
     /// Drop what was not checkpointed, and open the store again.
     Reopen,
+    /// The second half of it.
+    OpenAgain,
     /// Work of a range fetch.
     Fetch(FetchWork),
     /// Checkpoint and close: nothing to replay, no reader.
@@ -72,6 +77,10 @@ pub(crate) struct StoreWorker {
     pub(crate) done: UnboundedSender<Completion>,
     pub(crate) generation_bytes: u64,
     pub(crate) dirty_since: Option<Instant>,
+    /// The store is wanted, and an earlier handle of it is still there.
+    pub(crate) waits_since: Option<Instant>,
+    /// The replay that comes next has failed once.
+    pub(crate) replays_again: bool,
 }
 
 enum ReplayFailure {
@@ -87,44 +96,87 @@ impl From<StoreError> for ReplayFailure {
     }
 }
 
-impl StoreWorker {
-    /// Works on what waits; several replays become one.
-    pub(crate) fn work(&mut self, jobs: Vec<StoreJob>) {
-        let mut waiting: Option<(Position, Vec<Chunk>)> = None;
-        for job in jobs {
-            match job {
-                StoreJob::Replay { to, chunks } => match &mut waiting {
-                    Some((until, gathered)) => {
-                        *until = to;
-                        gathered.extend(chunks);
-                    }
-                    None => waiting = Some((to, chunks)),
-                },
-                other => {
-                    self.replay_gathered(waiting.take());
-                    self.other(other);
+impl StoreJob {
+    fn wants_store(&self) -> bool {
+        match self {
+            Self::Replay { .. } | Self::Open | Self::OpenAgain | Self::Fetch(_) => true,
+            Self::Reopen | Self::Close | Self::Stop(_) => false,
+        }
+    }
+}
+
+/// Several replays become one. Chunks of one that does not begin where those of the one before end
+/// are left out: what lies between is in the log files only, and so is read from there.
+fn gather(jobs: Vec<StoreJob>) -> VecDeque<StoreJob> {
+    let mut gathered: VecDeque<StoreJob> = VecDeque::with_capacity(jobs.len());
+    for job in jobs {
+        match (gathered.back_mut(), job) {
+            (
+                Some(StoreJob::Replay { to: until, chunks: before }),
+                StoreJob::Replay { to, chunks },
+            ) => {
+                if before.last().is_some_and(|last| last.end >= *until) {
+                    before.extend(chunks);
                 }
+                *until = to;
+            }
+            (_, job) => gathered.push_back(job),
+        }
+    }
+    gathered
+}
+
+impl StoreWorker {
+    /// Works on what waits; hands back what cannot be done yet.
+    pub(crate) fn work(&mut self, jobs: Vec<StoreJob>) -> Vec<StoreJob> {
+        let mut jobs = gather(jobs);
+        while let Some(job) = jobs.pop_front() {
+            if job.wants_store() && self.must_wait() {
+                let stop = jobs.iter().position(|job| matches!(job, StoreJob::Stop(_)));
+                if let Some(stop) = stop {
+                    jobs.drain(..stop);
+                    continue;
+                }
+                jobs.push_front(job);
+                break;
+            }
+            if let Some(again) = self.one(job) {
+                jobs.push_front(again);
             }
         }
-        self.replay_gathered(waiting);
+        jobs.into()
     }
 
-    fn other(&mut self, job: StoreJob) {
+    /// Whether an earlier handle of the store is still there, and not for too long yet.
+    fn must_wait(&mut self) -> bool {
+        if !self.shared.store.must_wait(&*self.opener, &self.directory) {
+            self.waits_since = None;
+            return false;
+        }
+        self.waits_since.get_or_insert_with(Instant::now).elapsed() < READERS_END
+    }
+
+    /// Does a job; gives back what is left of it.
+    fn one(&mut self, job: StoreJob) -> Option<StoreJob> {
         match job {
+            StoreJob::Replay { to, chunks } => return self.replay_or_again(to, &chunks),
             StoreJob::Open => {
                 let opened = self.open().map_err(|error| fault_of(&error));
                 self.report(Completion::StoreOpened(opened));
             }
             StoreJob::Reopen => {
-                self.shared.store.retire();
-                self.shared.reopened();
+                self.let_go();
+                return Some(StoreJob::OpenAgain);
+            }
+            StoreJob::OpenAgain => {
                 let opened = self.open().map(|store| store.replayed().position);
                 self.report(Completion::StoreReopened(opened.map_err(|error| fault_of(&error))));
             }
             StoreJob::Fetch(work) => self.fetch(work),
             StoreJob::Close => {
                 if !self.checkpoint() {
-                    return; // It stays open: what it has in memory is on no disk.
+                    // It stays open: what it has in memory is on no disk.
+                    return None;
                 }
                 if let Some(store) = self.shared.store.get() {
                     self.shared.store_bytes.store(store.size_bytes(), Ordering::Relaxed);
@@ -137,8 +189,14 @@ impl StoreWorker {
                 self.shared.store.retire();
                 let _ = done.send(());
             }
-            StoreJob::Replay { .. } => {}
         }
+        None
+    }
+
+    /// The store is to be read from its files; its readers end.
+    fn let_go(&self) {
+        self.shared.store.retire();
+        self.shared.reopened();
     }
 
     fn is_marked(&self) -> bool {
@@ -221,23 +279,20 @@ impl StoreWorker {
         })
     }
 
-    fn replay_gathered(&mut self, waiting: Option<(Position, Vec<Chunk>)>) {
-        let Some((to, chunks)) = waiting else { return };
-        let first = self.replay(to, &chunks);
-        let second = match first {
-            // A mark speaks of chunks that a reopened store may lack: the copy begins anew then.
-            Err(ReplayFailure::Store(StoreError::Failed(why))) if !self.is_marked() => {
-                tracing::warn!(database = %self.shared.name, %why, "store failed; reopening it");
-                self.shared.store.retire();
-                self.shared.reopened();
-                self.replay(to, &[])
-            }
-            other => other,
-        };
-        match second {
+    /// Replays; gives the rest back if the store is to be reopened for it, which is tried once.
+    fn replay_or_again(&mut self, to: Position, chunks: &[Chunk]) -> Option<StoreJob> {
+        let again = std::mem::take(&mut self.replays_again);
+        match self.replay(to, chunks) {
             Ok(completion) => self.report(completion),
             Err(ReplayFailure::Store(StoreError::NoSpace)) => {
                 self.report(Completion::StoreFull { to });
+            }
+            // A mark speaks of chunks that a reopened store may lack: the copy begins anew then.
+            Err(ReplayFailure::Store(StoreError::Failed(why))) if !again && !self.is_marked() => {
+                tracing::warn!(database = %self.shared.name, %why, "store failed; reopening it");
+                self.let_go();
+                self.replays_again = true;
+                return Some(StoreJob::Replay { to, chunks: Vec::new() });
             }
             Err(ReplayFailure::Blocked(at)) => self.report(Completion::ReplayBlocked(at)),
             Err(ReplayFailure::Log(fault)) => self.report(Completion::StoreFailed(fault)),
@@ -245,6 +300,7 @@ impl StoreWorker {
                 self.report(Completion::StoreFailed(fault_of(&error)));
             }
         }
+        None
     }
 
     fn replay(&mut self, to: Position, chunks: &[Chunk]) -> Result<Completion, ReplayFailure> {
@@ -333,9 +389,10 @@ impl StoreWorker {
             return Ok(());
         }
         let snapshot = store.clone().snapshot()?;
-        let digests = self.digests.clone();
+        let (digests, life) = (self.digests.clone(), Life::of(&self.shared));
         self.scans.run(move || {
-            let result = snapshot.digest().map_err(|error| error.to_string());
+            let result = snapshot.digest_while(&|| !life.is_over());
+            let result = result.map_err(|error| error.to_string());
             digests.put(id, snapshot.at(), result);
         });
         Ok(())
@@ -372,3 +429,6 @@ pub(crate) fn fault_of(error: &StoreError) -> CopyFault {
         other => CopyFault::Store(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

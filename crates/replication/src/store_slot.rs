@@ -2,17 +2,20 @@
 //!
 //! RocksDB locks its directory, so a store that a reader still holds cannot be opened a second
 //! time. A store that was closed for idleness is therefore taken back as long as somebody holds it.
-//! One that failed is never taken back: whoever opens it anew waits for its readers, which end when
-//! the life of the copy's files does.
+//! One that failed is never taken back: whoever opens it anew comes again until its readers have
+//! ended, which they do when the life of the copy's files does. Until then [`StoreSlot::open`]
+//! answers [`StoreError::InUse`], at once and without touching the files; that is no failure of the
+//! store. Nobody waits here, and no store is let go under the lock.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use keelson_env::{KvStore, StoreError, StoreOpener};
 
-/// How long the readers of a store that failed may take to end.
-const READERS_END: Duration = Duration::from_secs(5);
+/// How long the readers of a store may go on after it was let go for good. They look after every
+/// piece they read whether they are to end; beyond this one hangs.
+pub(crate) const READERS_END: Duration = Duration::from_secs(60);
 /// How often is looked whether they have ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -25,7 +28,8 @@ struct Slot {
     open: Option<Arc<dyn KvStore>>,
     /// Closed here, but maybe held by a reader.
     closed: Option<Weak<dyn KvStore>>,
-    retired: Option<Weak<dyn KvStore>>,
+    /// Where the store lies that was opened last.
+    directory: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for StoreSlot {
@@ -44,10 +48,10 @@ impl StoreSlot {
         self.lock().open.clone()
     }
 
-    /// The store, opened if it is closed. Blocking.
+    /// The store, opened if it is closed. Blocking; one at a time may open.
     ///
     /// # Errors
-    /// The opener's; [`StoreError::Failed`] if readers of a retired store do not end in time.
+    /// The opener's; [`StoreError::InUse`] while an earlier handle is held or being closed.
     pub(crate) fn open(
         &self,
         opener: &dyn StoreOpener,
@@ -56,28 +60,34 @@ impl StoreSlot {
         if let Some(store) = self.take_back() {
             return Ok(store);
         }
-        self.wait_for_readers()?;
+        if opener.in_use(directory) {
+            return Err(StoreError::InUse);
+        }
         let store = opener.open(directory)?;
         let mut slot = self.lock();
         slot.open = Some(store.clone());
+        slot.directory = Some(directory.to_owned());
         Ok(store)
     }
 
     /// Lets go of the store, which has nothing to do; it may be taken back.
     pub(crate) fn close(&self) {
         let mut slot = self.lock();
-        if let Some(store) = slot.open.take() {
-            slot.closed = Some(Arc::downgrade(&store));
+        let open = slot.open.take();
+        if let Some(store) = &open {
+            slot.closed = Some(Arc::downgrade(store));
         }
+        drop(slot);
+        drop(open);
     }
 
     /// Lets go of the store for good: the next one is read from the files.
     pub(crate) fn retire(&self) {
         let mut slot = self.lock();
-        let open = slot.open.take().map(|store| Arc::downgrade(&store));
-        let gone = open.or_else(|| slot.closed.take());
-        slot.retired = gone.or_else(|| slot.retired.take());
+        let open = slot.open.take();
         slot.closed = None;
+        drop(slot);
+        drop(open);
     }
 
     fn take_back(&self) -> Option<Arc<dyn KvStore>> {
@@ -88,22 +98,46 @@ impl StoreSlot {
         slot.open.clone()
     }
 
-    /// Waits until nobody holds the store that was let go for good. Blocking.
-    ///
-    /// # Errors
-    /// [`StoreError::Failed`] if somebody does for too long.
-    pub(crate) fn wait_for_readers(&self) -> Result<(), StoreError> {
-        let Some(retired) = self.lock().retired.clone() else { return Ok(()) };
-        let began = Instant::now();
-        while retired.strong_count() > 0 {
-            if began.elapsed() > READERS_END {
-                let why = "a reader still holds the store that is to be opened anew";
-                return Err(StoreError::Failed(why.into()));
-            }
-            std::thread::sleep(LOOK_AGAIN);
-        }
-        Ok(())
+    /// Whether the store in this directory is closed, but an earlier handle of it is still there.
+    pub(crate) fn must_wait(&self, opener: &dyn StoreOpener, directory: &Path) -> bool {
+        self.take_back().is_none() && opener.in_use(directory)
     }
+
+    /// Waits until nobody holds the store that was let go for good; says whether that came true in
+    /// time.
+    pub(crate) async fn closed(&self, opener: &dyn StoreOpener, patience: Duration) -> bool {
+        let Some(directory) = self.directory() else { return true };
+        let began = Instant::now();
+        while opener.in_use(&directory) {
+            if began.elapsed() > patience {
+                return false;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        true
+    }
+
+    /// The same for threads that nobody waits for.
+    pub(crate) fn wait_closed(&self, opener: &dyn StoreOpener, patience: Duration) -> bool {
+        self.directory().is_none_or(|directory| wait_closed(opener, &directory, patience))
+    }
+
+    fn directory(&self) -> Option<PathBuf> {
+        self.lock().directory.clone()
+    }
+}
+
+/// Waits until no handle of the store in this directory is left; says whether that came true in
+/// time. Blocking.
+pub(crate) fn wait_closed(opener: &dyn StoreOpener, directory: &Path, patience: Duration) -> bool {
+    let began = Instant::now();
+    while opener.in_use(directory) {
+        if began.elapsed() > patience {
+            return false;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    true
 }
 
 #[cfg(test)]
@@ -122,6 +156,7 @@ mod tests {
         let reader = open();
         slot.close();
         assert!(slot.get().is_none());
+        assert!(!slot.must_wait(&opener, Path::new("/store")));
         assert!(Arc::ptr_eq(&reader, &open()), "its directory is locked");
         slot.close();
         let old = Arc::downgrade(&reader);
@@ -130,17 +165,19 @@ mod tests {
         open();
     }
 
-    #[test]
-    fn a_retired_store_is_opened_anew_once_its_readers_ended() {
+    #[tokio::test]
+    async fn a_retired_store_is_opened_anew_once_its_readers_ended() {
         let (slot, opener) = slot();
-        let open = || slot.open(&opener, Path::new("/store")).unwrap();
-        let reader = open();
+        let open = || slot.open(&opener, Path::new("/store"));
+        let reader = open().unwrap();
         slot.close();
         slot.retire();
-        let reading = Arc::downgrade(&reader);
+        assert!(matches!(open(), Err(StoreError::InUse)), "not beside its reader");
+        assert!(slot.must_wait(&opener, Path::new("/store")));
+        assert!(!slot.closed(&opener, Duration::ZERO).await);
         let ends = std::thread::spawn(move || drop(reader));
-        open();
-        assert_eq!(reading.strong_count(), 0, "not opened beside its reader");
+        assert!(slot.closed(&opener, READERS_END).await);
+        open().unwrap();
         ends.join().unwrap();
     }
 }

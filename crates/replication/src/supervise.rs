@@ -25,6 +25,7 @@ use crate::owner::{Exit, Files, Owner, Start};
 use crate::scrub::ScrubReport;
 use crate::shared::CopyShared;
 use crate::store_lane::StoreWorker;
+use crate::store_slot::READERS_END;
 
 /// Pause after a panic of an owner.
 const PANIC_PAUSE: Duration = Duration::from_secs(1);
@@ -68,6 +69,7 @@ impl Supervised {
             }
             self.shared.gate.close();
             self.shared.store.retire();
+            self.context.donations.forget(self.shared.database);
             self.shared.reopened();
         }
     }
@@ -128,10 +130,15 @@ impl Supervised {
     }
 
     async fn open_files(&self) -> Result<OpenCopy, CopyFault> {
+        let opener = self.context.opener.0.as_ref();
+        if !self.shared.store.closed(opener, READERS_END).await {
+            tracing::error!(database = %self.shared.name, "a reader does not let go of the store");
+        }
         let (reply, opened) = oneshot::channel();
         let (context, mut identity, shared) =
             (self.context.clone(), self.identity.clone(), self.shared.clone());
         identity.resumes = self.directions.resumes().unwrap_or(identity.resumes);
+        identity.others = self.directions.others().unwrap_or(identity.others);
         self.context.stores.run(move || {
             let opener = context.opener.0.as_ref();
             drop(reply.send(open_copy(&context.places, opener, &identity, &shared)));
@@ -168,6 +175,8 @@ impl Supervised {
             done: done.clone(),
             generation_bytes: self.identity.generation_bytes,
             dirty_since: None,
+            waits_since: None,
+            replays_again: false,
         };
         let (told, told_too) = (done.clone(), done.clone());
         // The owner has gone when the process stops or the copy is reopened.
@@ -181,7 +190,7 @@ impl Supervised {
         };
         Files {
             log: self.context.logs.lane(move |jobs| log.work(jobs), log_panicked),
-            store: self.context.stores.lane(move |jobs| store.work(jobs), store_panicked),
+            store: self.context.stores.patient_lane(move |jobs| store.work(jobs), store_panicked),
             reader: open.reader,
             store_directory,
         }

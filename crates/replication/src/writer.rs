@@ -257,9 +257,14 @@ impl Writer {
         all.map(|(reply, refusal)| Answer { reply, answer: Err(refusal) }).collect()
     }
 
-    fn forget(&mut self) {
+    /// The last batch whose effects every read that is under way, or waits in the queue, has seen.
+    fn seen_by_all(&self) -> u64 {
         let oldest_read = self.reads.values().copied().min().unwrap_or(u64::MAX);
-        self.overlay.forget(self.replayed_batch.min(oldest_read));
+        self.replayed_batch.min(oldest_read)
+    }
+
+    fn forget(&mut self) {
+        self.overlay.forget(self.seen_by_all());
     }
 
     fn apply(&mut self, prepared: Prepared) -> Option<Answer> {
@@ -304,9 +309,10 @@ impl Writer {
     }
 
     fn open_session(&mut self, session: SessionId, reads: &ReadResults) -> Verdict {
+        let seen = self.seen_by_all();
         for idle in reads.idle_sessions.iter().filter(|idle| **idle != session) {
-            // The store knows nothing of a write in flight, which makes the session a busy one.
-            if self.sessions.get(idle).is_some_and(|known| known.last_batch > self.replayed_batch) {
+            // What was read knows nothing of later writes, which make the session a busy one.
+            if self.sessions.get(idle).is_some_and(|known| known.last_batch > seen) {
                 continue;
             }
             self.sessions.remove(idle);
@@ -427,8 +433,9 @@ impl Writer {
     /// The remembered session, made from what the store says if it is not known yet.
     fn session(&mut self, id: SessionId, reads: &ReadResults) -> &mut Session {
         if self.sessions.len() >= SESSIONS_MAX {
-            let replayed = self.replayed_batch;
-            self.sessions.retain(|_, session| session.last_batch > replayed);
+            // A request that was read for before a batch would not find it in the store either.
+            let seen = self.seen_by_all();
+            self.sessions.retain(|_, session| session.last_batch > seen);
         }
         self.sessions.entry(id).or_insert_with(|| {
             let state = reads.session.iter().flatten().next();

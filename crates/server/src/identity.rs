@@ -91,7 +91,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<MemberIdentity, Problem> {
 /// The file is durable before anything else of a member is made, so whatever is there without it
 /// belongs to an identity that was lost.
 fn check_unused(path: &Path, data_dir: &Path, log_dir: &Path) -> Result<(), Problem> {
-    let parts = [data_dir.join("cluster"), data_dir.join("databases"), log_dir.join("databases")];
+    let parts = ["cluster", "cluster.joined", "databases"].map(|part| data_dir.join(part));
+    let parts = parts.into_iter().chain([log_dir.join("databases")]);
     for part in parts {
         if part.try_exists().map_err(|error| unusable(&part, &error))? {
             let message = format!("{} is missing, but {} is there", path.display(), part.display());
@@ -132,7 +133,7 @@ mod tests {
 
     #[test]
     fn beside_the_state_of_a_member_no_identity_is_drawn() {
-        for part in ["cluster", "databases"] {
+        for part in ["cluster", "cluster.joined", "databases"] {
             let dir = tempfile::tempdir().unwrap();
             std::fs::create_dir(dir.path().join(part)).unwrap();
             let problem = open(dir.path(), "m1").unwrap_err();

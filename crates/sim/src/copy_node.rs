@@ -8,12 +8,14 @@ mod activate;
 mod lag;
 mod mend;
 mod open;
+mod repair;
 mod serve;
 mod ship;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use keelson_copy_core::range_fetch::{FetchEvent, Mark};
 use keelson_copy_core::{Action, Assignment, CopyMachine, Event, StopReason};
 use keelson_env::{KvStore, SplitMix64};
 use keelson_format::{Chunk, ControlRecord, Cursor};
@@ -23,11 +25,13 @@ use keelson_types::{CopyFault, CopyId, DatabaseId, Epoch, LogEnd, MemberId, Posi
 use crate::messages::{DataMessage, Operation, Reply, RuleProposal, ToControl};
 use crate::probes::Probe;
 use lag::Lag;
+use repair::Repair;
 
 pub(crate) use activate::Fetch;
 pub(crate) use mend::Holder;
 pub(crate) use open::Place;
-pub(crate) use serve::{PendingRead, PendingWrite, key_number, version_of};
+pub(crate) use repair::{Ask, StoreWork};
+pub(crate) use serve::{PendingRead, PendingWrite, key_bytes, key_number, version_of};
 pub(crate) use ship::Ship;
 
 /// Work of the disk that completes later.
@@ -36,8 +40,13 @@ pub(crate) enum Job {
     Sync,
     Cut(Position),
     Save(u64, Box<ControlRecord>),
-    Replay(Position),
+    /// Up to here, if the store was not set back since.
+    Replay(Position, u64),
     FetchTimeout(u64),
+    /// A mark is replaced, or removed.
+    Mark(Ask, Option<Box<Mark>>),
+    Store(Ask, StoreWork),
+    RangeTimeout(Ask),
 }
 
 /// What a node wants of the world.
@@ -111,13 +120,14 @@ pub(crate) struct CopyNode {
     seals: BTreeMap<u64, (Epoch, bool)>,
     mounts: BTreeMap<u64, Epoch>,
     lag: Option<Lag>,
+    repair: Repair,
 }
 
 impl CopyNode {
     /// Steps the machine and carries its actions out.
     pub(crate) fn step(&mut self, moment: &mut Moment<'_>, event: Event) {
         let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
+        while let Some(event) = events.pop_front().or_else(|| self.queued_event()) {
             let mut actions = Vec::new();
             self.machine.step(moment.now, event, &mut actions);
             for action in actions {
@@ -145,14 +155,16 @@ impl CopyNode {
                 moment.out.push(Out::Job(Job::Cut(to)));
             }
             Action::Climbed(_) => {}
-            Action::ReopenStore | Action::CountFork { .. } | Action::BeginResync { .. } => {
-                moment
-                    .out
-                    .push(Out::Bug("a copy replayed a fork, and nobody accepted loss".into()));
+            Action::ReopenStore => self.reopen_store(moment),
+            Action::CountFork { from, to } => self.count_fork(moment, from, to),
+            Action::BeginResync { epoch, fork, estimated } => {
+                self.begin_resync(moment, epoch, fork, estimated);
             }
             Action::Append => self.append_staged(moment, events),
             Action::BeginEpoch { epoch } => self.begin_epoch(moment, epoch, events),
-            Action::ReplayTo(to) => moment.out.push(Out::Job(Job::Replay(to))),
+            Action::ReplayTo(to) => {
+                moment.out.push(Out::Job(Job::Replay(to, self.repair.replays)));
+            }
             Action::Commit(to) => self.committed(moment, to),
             Action::SealReply { request, answer } => self.seal_reply(moment, request, answer),
             Action::MountReply { request, answer } => self.mount_reply(moment, request, answer),
@@ -246,6 +258,7 @@ impl CopyNode {
             let probe = if recorded { Probe::RuleRecorded } else { Probe::RuleRefused };
             moment.out.push(Out::Fired(probe));
         }
+        self.know_donors(&assignment);
         self.step(moment, Event::Assigned(assignment));
     }
 
@@ -281,6 +294,7 @@ impl CopyNode {
         if self.machine.next_wake().is_some_and(|at| at <= moment.now) {
             self.step(moment, Event::Wake);
         }
+        self.fetch_goes_on(moment, FetchEvent::Wake);
         self.limit_replay(moment);
         self.report(moment);
         self.answer_reads(moment);
@@ -309,7 +323,9 @@ impl CopyNode {
             Job::Save(save, mut record) => {
                 record.durable_floor = self.log.durable_end().position;
                 record.committed = self.machine.committed();
-                match self.control.write(&record) {
+                let saved =
+                    self.space_for_a_save().and_then(|()| Ok(self.control.write(&record)?));
+                match saved {
                     Ok(()) => self.step(moment, Event::ControlSaved { save }),
                     Err(error) => {
                         moment.out.push(Out::Broken);
@@ -318,8 +334,13 @@ impl CopyNode {
                     }
                 }
             }
-            Job::Replay(to) => self.replay(moment, to),
+            Job::Replay(to, life) if life == self.repair.replays => self.replay(moment, to),
+            // The store was set back since; the machine asks anew.
+            Job::Replay(..) => {}
             Job::FetchTimeout(id) => self.fetch_is_late(moment, id),
+            Job::Mark(ask, mark) => self.mark_job(moment, ask, mark),
+            Job::Store(ask, work) => self.store_job(moment, ask, work),
+            Job::RangeTimeout(ask) => self.range_late(moment, ask),
         }
     }
 

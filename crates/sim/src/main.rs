@@ -19,7 +19,7 @@ struct Options {
 }
 
 /// Every rule that can be switched off.
-const WEAKNESSES: [Weakness; 11] = [
+const WEAKNESSES: [Weakness; 13] = [
     Weakness::RuleChangeAtOnce,
     Weakness::ProofWithNewestRuleOnly,
     Weakness::EndsByPosition,
@@ -29,6 +29,8 @@ const WEAKNESSES: [Weakness; 11] = [
     Weakness::AttemptsShareEpoch,
     Weakness::ResumeAfterRestart,
     Weakness::AdmitBeforeCaughtUp,
+    Weakness::TrustBeforeQ,
+    Weakness::KeepFetchedAcrossEpochs,
     Weakness::ExpiryDismounts,
     Weakness::NewIncarnationEndsLease,
 ];

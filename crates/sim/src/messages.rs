@@ -3,12 +3,16 @@
 use std::collections::BTreeSet;
 
 use keelson_cluster_core::{CoveredPair, Grant, MountFailure, MountOrder, SealAnswer, SealItem};
+use keelson_copy_core::range_fetch::{self, FetchFailure, FetchRequest};
 use keelson_copy_core::{Assignment, OpenOffer, OpenRefusal};
+use keelson_env::StoreItem;
 use keelson_format::Chunk;
 use keelson_types::{
     CommitRule, CopyId, DatabaseId, Epoch, EpochTable, IncarnationId, LagSettings, LogEnd,
     MemberId, Position, Tick,
 };
+
+use crate::copy_node::Ask;
 
 /// Between data processes, in order within a session.
 #[derive(Clone, Debug)]
@@ -25,6 +29,8 @@ pub(crate) enum DataMessage {
     FetchRefused { id: u64 },
     FetchPull { id: u64, from: Position },
     FetchFrames { id: u64, chunks: Vec<Chunk>, done: bool },
+    RangeAsk { ask: Ask, donor: CopyId, request: FetchRequest },
+    RangeGive { ask: Ask, answer: Result<(range_fetch::Chunk, Vec<StoreItem>), FetchFailure> },
 }
 
 impl DataMessage {
@@ -42,6 +48,8 @@ impl DataMessage {
             Self::FetchRefused { .. } => "fetch refused",
             Self::FetchPull { .. } => "fetch pull",
             Self::FetchFrames { .. } => "fetch frames",
+            Self::RangeAsk { .. } => "range ask",
+            Self::RangeGive { .. } => "range give",
         }
     }
 }

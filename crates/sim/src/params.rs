@@ -45,6 +45,8 @@ pub struct FaultRates {
     pub lag: u64,
     /// An operator accepts loss for a database that waits.
     pub accept_loss: u64,
+    /// A store file rots (on the member whose log rots, too).
+    pub store_rot: u64,
 }
 
 /// The parameters of a run.
@@ -92,6 +94,8 @@ pub struct Params {
     pub first_leader: Option<usize>,
     /// The rule that is switched off.
     pub weakness: Weakness,
+    /// H15: a promise is saved in a new file that replaces the old one, which needs space (S20).
+    pub saves_need_space: bool,
 }
 
 impl Params {
@@ -126,6 +130,7 @@ impl Params {
             suspend: rate(20),
             lag: rate(15),
             accept_loss: rate(100),
+            store_rot: rate(10),
         };
         Self {
             seed,
@@ -153,6 +158,7 @@ impl Params {
             faults,
             first_leader: None,
             weakness: Weakness::None,
+            saves_need_space: false,
         }
     }
 

@@ -92,6 +92,16 @@ probes! {
     Suspended = "copy suspended",
     /// A copy got a replay lag.
     Lagged = "copy lags",
+    /// A copy opened its store anew to be rid of a fork.
+    StoreReopened = "store reopened at its checkpoint",
+    /// A copy fetched what a fork touched.
+    Resynced = "fork resynced",
+    /// A store rotted.
+    StoreRotted = "store rotted",
+    /// A store was made of what was sound of a rotten one.
+    Rescued = "store rescued",
+    /// Fetched keys are trusted.
+    Trusted = "fetched keys trusted",
     /// A generation without a frame was found behind the end.
     EmptyGeneration = "generation without a frame",
 }

@@ -9,14 +9,16 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keelson_env::{KvStore, StoreError, StoreOpener, Verified};
-use keelson_types::Position;
+use keelson_env::{KvStore, Rescued, StoreError, StoreOpener, Verified};
+use keelson_types::{LogEnd, Position};
 use rocksdb::{
     BlockBasedOptions, Cache, ChecksumType, DB, DBCompressionType, Env, InfoLogger, LogLevel,
     Options, WriteBufferManager,
 };
 
 use crate::error::{from_io, from_rocks};
+use crate::open_stores::{OpenDb, OpenStores};
+use crate::rescue;
 use crate::rocks_store::{MEMTABLES_MAX, RocksStore};
 use crate::verify::{self, Known};
 
@@ -72,13 +74,14 @@ pub struct StoreFactory {
     cache: Cache,
     memtables: WriteBufferManager,
     known: Known,
+    stores: Arc<OpenStores>,
 }
 
 impl StoreFactory {
     /// Allocates nothing yet but threads.
     ///
     /// # Errors
-    /// RocksDB refuses an option: a bug here.
+    /// A thread cannot be started, or RocksDB refuses an option: a bug here.
     pub fn new(limits: &StoreLimits) -> Result<Self, StoreError> {
         let cache = Cache::new_lru_cache(limits.memory_bytes);
         let memtables = WriteBufferManager::new_write_buffer_manager_with_cache(
@@ -87,7 +90,9 @@ impl StoreFactory {
             cache.clone(),
         );
         let options = options(limits, &cache, &memtables).map_err(|error| from_rocks(&error))?;
-        Ok(Self { options: Arc::new(options), cache, memtables, known: Known::default() })
+        let stores = OpenStores::start().map_err(|error| from_io("starting a thread", &error))?;
+        let (options, stores) = (Arc::new(options), Arc::new(stores));
+        Ok(Self { options, cache, memtables, known: Known::default(), stores })
     }
 
     /// What the stores use now.
@@ -104,19 +109,29 @@ impl StoreFactory {
     /// # Errors
     /// See [`StoreOpener::open`].
     pub fn open_store(&self, directory: &Path) -> Result<RocksStore, StoreError> {
+        RocksStore::new(self.open_db(directory)?, self.options.clone())
+    }
+
+    /// Opens the database of a store, whatever it holds.
+    pub(crate) fn open_db(&self, directory: &Path) -> Result<OpenDb, StoreError> {
+        let claim = self.stores.claim(directory)?;
         create_directory(directory)?;
         self.known.clean(directory).map_err(|error| from_io("removing an old check", &error))?;
         refuse_tables_without_manifest(directory)?;
         verify::check_manifest(directory)?;
         let db = DB::open(&self.options, directory).map_err(|error| from_rocks(&error))?;
         self.known.opened(directory);
-        RocksStore::new(db, self.options.clone())
+        Ok(OpenDb::new(db, claim, self.stores.clone()))
     }
 }
 
 impl StoreOpener for StoreFactory {
     fn open(&self, directory: &Path) -> Result<Arc<dyn KvStore>, StoreError> {
         Ok(Arc::new(self.open_store(directory)?))
+    }
+
+    fn in_use(&self, directory: &Path) -> bool {
+        self.stores.in_use(directory)
     }
 
     fn verify(
@@ -126,6 +141,10 @@ impl StoreOpener for StoreFactory {
         pace: &mut dyn FnMut(u64),
     ) -> Result<Verified, StoreError> {
         verify::verify(&self.known, directory, at_least, pace)
+    }
+
+    fn rescue(&self, from: &Path, to: &Path, at: LogEnd) -> Result<Rescued, StoreError> {
+        rescue::rescue(self, from, to, at)
     }
 
     fn destroy(&self, directory: &Path) -> Result<(), StoreError> {

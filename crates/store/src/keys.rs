@@ -13,8 +13,11 @@
 //! every write. The first batch of a store writes the version, so position and version appear
 //! together.
 
-use keelson_env::{SESSION_PREFIX, SYSTEM_PREFIX, SessionState, StoreError, USER_PREFIX};
-use keelson_types::{HybridTime, SessionId};
+use bytes::Bytes;
+use keelson_env::{
+    SCHEMA_KEY, SESSION_PREFIX, SYSTEM_PREFIX, SessionState, StoreError, USER_PREFIX,
+};
+use keelson_types::{HybridTime, SessionId, StoreKey};
 
 /// Newest format of keys and values that this version reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -68,6 +71,25 @@ pub(crate) fn parse_session(
     parsed.ok_or_else(|| StoreError::Damaged("a session does not decode".to_owned()))
 }
 
+/// The least key of the content whose stored form is not below these bytes; `None` behind all.
+pub(crate) fn at_or_behind(stored: &[u8]) -> Option<StoreKey> {
+    let users = StoreKey::User(Bytes::new());
+    match stored {
+        stored if *stored <= SCHEMA_KEY[..] => Some(StoreKey::Schema),
+        stored if stored < &SESSION_END[..] => {
+            let id = stored.strip_prefix(&SESSION_PREFIX[..]).unwrap_or_default();
+            let mut padded = [0; 16];
+            let length = id.len().min(padded.len());
+            padded[..length].copy_from_slice(&id[..length]);
+            let session = StoreKey::Session(SessionId::from_bytes(padded));
+            Some(if id.len() > padded.len() { session.next() } else { session })
+        }
+        [SYSTEM_PREFIX, ..] => Some(users),
+        [USER_PREFIX, key @ ..] => Some(StoreKey::User(Bytes::copy_from_slice(key))),
+        _ => None,
+    }
+}
+
 /// Replaces `buffer` by the stored form of a user key and returns it.
 pub(crate) fn user_key<'a>(buffer: &'a mut Vec<u8>, key: &[u8]) -> &'a [u8] {
     buffer.clear();
@@ -102,6 +124,28 @@ mod tests {
         assert_eq!(parse_idle_key(&earlier), Some((1, early)));
         assert_eq!(parse_idle_key(&earlier[..9]), None);
         assert_eq!(bucket(HybridTime(u64::MAX)), u32::MAX);
+    }
+
+    #[test]
+    fn bounds_between_stored_keys_name_the_next_key_of_the_content() {
+        let session = |id| StoreKey::Session(SessionId::from_u128(id));
+        let user = |key: &'static str| StoreKey::User(key.into());
+        let longer = [&session_key(SessionId::from_u128(7))[..], &[0]].concat();
+        let rows: [(&[u8], Option<StoreKey>); 10] = [
+            (&[], Some(StoreKey::Schema)),
+            (&[0, b'c'], Some(StoreKey::Schema)),
+            (&[0, b'c', 0], Some(session(0))),
+            (&[0, b'p'], Some(session(0))),
+            (&session_key(SessionId::from_u128(7)), Some(session(7))),
+            (&longer, Some(session(8))),
+            (&[0, b't', 9], Some(user(""))),
+            (&[0, b'v'], Some(user(""))),
+            (b"\x01k", Some(user("k"))),
+            (&[2], None),
+        ];
+        for (stored, expected) in rows {
+            assert_eq!(at_or_behind(stored), expected, "{stored:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod error;
 mod factory;
 mod keys;
 mod manifest;
+mod open_stores;
+mod rescue;
 mod rocks_store;
 mod snapshot;
 mod table_file;

@@ -19,37 +19,105 @@ pub(crate) enum Flaw {
 
 /// Checks each byte.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), Flaw> {
-    let mut at = 0;
+    scan(bytes).1
+}
+
+/// The manifest without these tables, given as level and number: with one more record that deletes
+/// them. `None` if it is damaged; a torn end is left out, as RocksDB does.
+pub(crate) fn without(bytes: &[u8], tables: &[(u32, u64)]) -> Option<Vec<u8>> {
+    let (whole, found) = scan(bytes);
+    if matches!(found, Err(Flaw::Damaged(_))) {
+        return None;
+    }
+    let mut shorter = bytes[..whole].to_vec();
+    let mut edit = Vec::new();
+    for (level, number) in tables {
+        put_varint(&mut edit, DELETED_FILE);
+        put_varint(&mut edit, (*level).into());
+        put_varint(&mut edit, *number);
+    }
+    if !edit.is_empty() {
+        append(&mut shorter, &edit);
+    }
+    Some(shorter)
+}
+
+/// Tag of a deleted table in a version edit.
+const DELETED_FILE: u64 = 6;
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Adds a record, in as many pieces as blocks need.
+fn append(bytes: &mut Vec<u8>, mut payload: &[u8]) {
+    let mut first = true;
+    loop {
+        let left = BLOCK_BYTES - bytes.len() % BLOCK_BYTES;
+        if left < HEADER_BYTES {
+            bytes.resize(bytes.len() + left, 0);
+            continue;
+        }
+        let (piece, rest) = payload.split_at(payload.len().min(left - HEADER_BYTES));
+        let kind = match (first, rest.is_empty()) {
+            (true, true) => FULL,
+            (true, false) => FIRST,
+            (false, false) => MIDDLE,
+            (false, true) => LAST,
+        };
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&[kind]), piece);
+        bytes.extend_from_slice(&masked(crc).to_le_bytes());
+        // A piece is shorter than a block.
+        bytes.extend_from_slice(&(piece.len() as u16).to_le_bytes());
+        bytes.push(kind);
+        bytes.extend_from_slice(piece);
+        if rest.is_empty() {
+            return;
+        }
+        (payload, first) = (rest, false);
+    }
+}
+
+/// Where the last whole record ends, and what is wrong behind it.
+fn scan(bytes: &[u8]) -> (usize, Result<(), Flaw>) {
+    let (mut at, mut whole) = (0, 0);
     let mut inside = false;
     while at < bytes.len() {
         let left = BLOCK_BYTES - at % BLOCK_BYTES;
         if left < HEADER_BYTES {
             let padding = &bytes[at..bytes.len().min(at + left)];
             if padding.iter().any(|byte| *byte != 0) {
-                return Err(Flaw::Damaged(at));
+                return (whole, Err(Flaw::Damaged(at)));
             }
             at += left;
             continue;
         }
         let Some((header, rest)) = bytes[at..].split_first_chunk::<HEADER_BYTES>() else {
-            return Err(Flaw::Torn);
+            return (whole, Err(Flaw::Torn));
         };
         let length = usize::from(u16::from_le_bytes([header[4], header[5]]));
         if HEADER_BYTES + length > left {
-            return Err(Flaw::Damaged(at));
+            return (whole, Err(Flaw::Damaged(at)));
         }
-        let Some(payload) = rest.get(..length) else { return Err(Flaw::Torn) };
+        let Some(payload) = rest.get(..length) else { return (whole, Err(Flaw::Torn)) };
         let stored = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
         let crc = crc32c::crc32c_append(crc32c::crc32c(&header[6..]), payload);
         inside = match (header[6], inside) {
-            _ if stored != masked(crc) => return Err(Flaw::Damaged(at)),
+            _ if stored != masked(crc) => return (whole, Err(Flaw::Damaged(at))),
             (FULL, false) | (LAST, true) => false,
             (FIRST, false) | (MIDDLE, true) => true,
-            _ => return Err(Flaw::Damaged(at)),
+            _ => return (whole, Err(Flaw::Damaged(at))),
         };
         at += HEADER_BYTES + length;
+        if !inside {
+            whole = at;
+        }
     }
-    if inside { Err(Flaw::Torn) } else { Ok(()) }
+    (whole, if inside { Err(Flaw::Torn) } else { Ok(()) })
 }
 
 const FULL: u8 = 1;
@@ -73,6 +141,27 @@ mod tests {
         bytes.push(kind);
         bytes.extend_from_slice(payload);
         bytes
+    }
+
+    /// RocksDB itself reads what is added here in the tests of `rescue`.
+    #[test]
+    fn tables_are_left_out_by_a_record_at_the_end() {
+        let mut bytes = record(FULL, &[7; 300]);
+        let whole = bytes.clone();
+        bytes.extend(&record(FULL, &[8; 100])[..50]);
+        let shorter = without(&bytes, &[(0, 7), (6, 300)]).expect("sound");
+        let mut expected = whole.clone();
+        expected.extend(record(FULL, &[6, 0, 7, 6, 6, 0xac, 2]));
+        assert_eq!(shorter, expected, "a torn record goes");
+        assert_eq!(without(&bytes, &[]), Some(whole));
+        bytes[9] ^= 1;
+        assert_eq!(without(&bytes, &[]), None);
+        let tables: Vec<_> = (0..20_000).map(|number| (1, number)).collect();
+        let mut long = record(FULL, &vec![7; BLOCK_BYTES - 2 * HEADER_BYTES - 3]);
+        let end = long.len();
+        long = without(&long, &tables).expect("sound");
+        assert_eq!(check(&long), Ok(()));
+        assert!(long.len() > end + 2 * BLOCK_BYTES, "it spans blocks");
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::batch::{BatchBuilder, FilledBatch};
 use crate::error::from_rocks;
 use crate::factory::create_directory;
 use crate::keys;
+use crate::open_stores::OpenDb;
 use crate::snapshot::RocksSnapshot;
 
 /// Range tombstones in unflushed memtables at which a flush is started: many of them slow down
@@ -72,10 +73,10 @@ struct Writer {
 
 /// A copy's store on RocksDB. Opened by [`StoreFactory`](crate::StoreFactory).
 ///
-/// Dropping the last handle waits for background work and may block for as long as a compaction's
-/// step.
+/// Dropping the last handle does not wait: a thread of the factory closes the database, and until
+/// it has, the directory counts as in use.
 pub struct RocksStore {
-    pub(crate) db: DB,
+    pub(crate) db: OpenDb,
     options: Arc<Options>,
     write_options: WriteOptions,
     /// Reads what is on disk, past the memtables.
@@ -100,7 +101,7 @@ fn damaged(what: &str) -> StoreError {
 
 impl RocksStore {
     /// Takes an open database after checking its format.
-    pub(crate) fn new(db: DB, options: Arc<Options>) -> Result<Self, StoreError> {
+    pub(crate) fn new(db: OpenDb, options: Arc<Options>) -> Result<Self, StoreError> {
         let at = read_position(&db, &ReadOptions::default())?;
         check_version(&db, at)?;
         let mut write_options = WriteOptions::default();

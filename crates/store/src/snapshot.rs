@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keelson_env::{
     KvDigest, KvSnapshot, POSITION_KEY, SCHEMA_KEY, SESSION_PREFIX, ScanItem, StoreError,
-    StoreItem, USER_PREFIX, log_end_from_bytes,
+    StoreItem, USER_PREFIX, digest_ended, log_end_from_bytes,
 };
 use keelson_types::{LogEnd, SessionId, Span, StoreKey};
 use rocksdb::{DBRawIterator, ReadOptions};
@@ -19,6 +19,8 @@ use crate::keys;
 const READAHEAD_FROM_BYTES: usize = 256 * 1024;
 const SCAN_READAHEAD_BYTES: usize = 512 * 1024;
 const DIGEST_READAHEAD_BYTES: usize = 2 * 1024 * 1024;
+/// Read by a digest between two looks whether it is still wanted.
+const DIGEST_ASK_BYTES: usize = 1024 * 1024;
 
 type View<'a> = rocksdb::Snapshot<'a>;
 
@@ -193,7 +195,10 @@ impl KvSnapshot for RocksSnapshot {
         Ok(found.items)
     }
 
-    fn digest(&self) -> Result<u128, StoreError> {
+    fn digest_while(&self, go_on: &dyn Fn() -> bool) -> Result<u128, StoreError> {
+        if !go_on() {
+            return Err(digest_ended());
+        }
         let view = self.view.borrow_dependent();
         let schema = view.get_pinned(SCHEMA_KEY).map_err(|error| from_rocks(&error))?;
         let mut digest = KvDigest::new(self.at, schema.as_deref());
@@ -212,8 +217,16 @@ impl KvSnapshot for RocksSnapshot {
         }
         sessions.status().map_err(|error| from_rocks(&error))?;
         let mut users = self.iterate(&[USER_PREFIX], keys::USER_END.to_vec(), options());
+        let mut unasked = 0;
         while let Some((key, value)) = users.item() {
             digest.user(&key[1..], value);
+            unasked += key.len() + value.len();
+            if unasked >= DIGEST_ASK_BYTES {
+                unasked = 0;
+                if !go_on() {
+                    return Err(digest_ended());
+                }
+            }
             users.next();
         }
         users.status().map(|()| digest.finish()).map_err(|error| from_rocks(&error))

@@ -43,7 +43,11 @@ impl Known {
     /// opened: until its first opening here no check of it runs.
     pub(crate) fn clean(&self, directory: &Path) -> io::Result<()> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(directory);
-        if known { Ok(()) } else { remove(&place_of(directory)) }
+        if known {
+            return Ok(());
+        }
+        remove(&place_of(directory, "scrub"))?;
+        remove(&place_of(directory, "rescue"))
     }
 
     /// Remembers what opening a store has just written, and removes what earlier openings wrote:
@@ -118,7 +122,7 @@ pub(crate) fn verify(
     if !directory.join("CURRENT").exists() && at_least == Position::ZERO {
         return Ok(Verified { bytes: 0, mended });
     }
-    let taken = Taken { directory: directory.to_owned(), place: place_of(directory) };
+    let taken = Taken { directory: directory.to_owned(), place: place_of(directory, "scrub") };
     let mut tries = 0;
     let db = loop {
         tries += 1;
@@ -137,12 +141,13 @@ pub(crate) fn verify(
     Ok(Verified { bytes: size.ok().flatten().unwrap_or(0), mended })
 }
 
-fn options() -> Options {
+/// Without `paranoid`, a damaged or missing table is met by its first reader only.
+pub(crate) fn options(paranoid: bool) -> Options {
     let mut tables = BlockBasedOptions::default();
     tables.disable_cache();
     let mut options = Options::default();
     options.set_block_based_table_factory(&tables);
-    options.set_paranoid_checks(true);
+    options.set_paranoid_checks(paranoid);
     options.set_max_open_files(TABLES_OPEN);
     options.set_max_file_opening_threads(1);
     options.set_skip_stats_update_on_db_open(true);
@@ -173,7 +178,7 @@ fn check_position(db: &DB, at_least: Position) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn read_all(db: &DB, pace: &mut dyn FnMut(u64)) -> Result<(), StoreError> {
+pub(crate) fn read_all(db: &DB, pace: &mut dyn FnMut(u64)) -> Result<(), StoreError> {
     let mut read = ReadOptions::default();
     read.fill_cache(false);
     read.set_verify_checksums(true);
@@ -196,14 +201,15 @@ fn read_all(db: &DB, pace: &mut dyn FnMut(u64)) -> Result<(), StoreError> {
 }
 
 /// The files of one version in a directory of their own, removed when dropped.
-struct Taken {
-    directory: PathBuf,
-    place: PathBuf,
+pub(crate) struct Taken {
+    pub(crate) directory: PathBuf,
+    pub(crate) place: PathBuf,
 }
 
-fn place_of(directory: &Path) -> PathBuf {
+/// The directory beside a store for this use.
+pub(crate) fn place_of(directory: &Path, what: &str) -> PathBuf {
     let mut place = directory.as_os_str().to_owned();
-    place.push(".scrub");
+    place.push(format!(".{what}"));
     place.into()
 }
 
@@ -211,17 +217,19 @@ impl Taken {
     /// Takes the present version. What is wrong with `CURRENT` may be a change under our hands
     /// unless it is the last look.
     fn take(&self, last: bool) -> Result<(), StoreError> {
-        let failed = |error: io::Error| from_io("taking the files of a version", &error);
-        remove(&self.place).map_err(failed)?;
-        fs::create_dir_all(&self.place).map_err(failed)?;
-        let manifest = current_manifest(&self.directory)?;
-        let bytes = read(&self.directory.join(&manifest));
-        let bytes = bytes.map_err(|_| damaged(format!("{manifest} is missing")))?;
+        let (manifest, bytes) = read_manifest(&self.directory)?;
         if let Err(flaw) = manifest::check(&bytes) {
             return Err(damaged(format!("{manifest}: {flaw:?}")));
         }
-        fs::write(self.place.join(&manifest), bytes).map_err(failed)?;
-        fs::write(self.place.join("CURRENT"), format!("{manifest}\n")).map_err(failed)?;
+        self.link(&manifest, &bytes, last)
+    }
+
+    /// Makes the place: this manifest, and all tables that there are.
+    pub(crate) fn link(&self, manifest: &str, bytes: &[u8], last: bool) -> Result<(), StoreError> {
+        let failed = |error: io::Error| from_io("taking the files of a version", &error);
+        remove(&self.place).map_err(failed)?;
+        fs::create_dir_all(&self.place).map_err(failed)?;
+        self.name(manifest, bytes)?;
         for entry in fs::read_dir(&self.directory).map_err(failed)?.flatten() {
             let name = entry.file_name();
             if Path::new(&name).extension().is_none_or(|extension| extension != "sst") {
@@ -238,9 +246,17 @@ impl Taken {
         Ok(())
     }
 
+    /// Writes the manifest of the place.
+    pub(crate) fn name(&self, manifest: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let current = self.place.join("CURRENT");
+        let written = fs::write(self.place.join(manifest), bytes)
+            .and_then(|()| fs::write(current, format!("{manifest}\n")));
+        written.map_err(|error| from_io("writing a manifest", &error))
+    }
+
     /// Opens what was taken, if it is complete: tables are opened one after the other later.
     fn open(&self) -> Result<DB, StoreError> {
-        let db = DB::open_for_read_only(&options(), &self.place, false);
+        let db = DB::open_for_read_only(&options(true), &self.place, false);
         let db = db.map_err(|error| from_rocks(&error))?;
         for table in db.live_files().map_err(|error| from_rocks(&error))? {
             let name = table.name.trim_start_matches('/');
@@ -252,6 +268,14 @@ impl Taken {
         }
         Ok(db)
     }
+}
+
+/// Name and bytes of the manifest of a store, as the disk holds them.
+pub(crate) fn read_manifest(directory: &Path) -> Result<(String, Vec<u8>), StoreError> {
+    let manifest = current_manifest(directory)?;
+    let bytes = read(&directory.join(&manifest));
+    let bytes = bytes.map_err(|_| damaged(format!("{manifest} is missing")))?;
+    Ok((manifest, bytes))
 }
 
 /// The manifest that `CURRENT` names, in exactly the form in which RocksDB writes it.

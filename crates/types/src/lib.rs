@@ -8,6 +8,7 @@
 
 mod commit_rule;
 mod content_index;
+mod discard;
 mod epoch;
 mod fork;
 mod ids;
@@ -33,6 +34,7 @@ pub use content_index::{
     CONTENT_INDEX_FIELD_BYTES_MAX, CONTENT_INDEX_FIELDS_MAX, ContentIndexSettings,
     ContentIndexState,
 };
+pub use discard::{Discard, all_given_up};
 pub use epoch::{Epoch, EpochStart, EpochTable, EpochTableError};
 pub use fork::{ForkAddress, Instant, NoForkAddress};
 pub use ids::{

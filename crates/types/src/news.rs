@@ -60,4 +60,15 @@ pub enum News {
         /// When it will be full.
         seconds_to_full: u64,
     },
+    /// A volume became so full that nothing but recovery may write to it, or has room again (G7).
+    VolumeShortage {
+        /// `log` or `data`.
+        volume: String,
+        /// `began` or `ended`.
+        step: String,
+        /// Free space; nothing if the volume does not say.
+        free_bytes: Option<u64>,
+        /// Free space that is kept for recovery.
+        reserve_bytes: u64,
+    },
 }

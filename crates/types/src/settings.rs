@@ -121,6 +121,12 @@ settings! {
     /// Logs of 1 MiB that it keeps (F104).
     ExpandedLogs = "expanded_truncation_logs", Count(0, 1_000_000_000), None,
         "logs of 1 MiB that it keeps; unset: 10,000 on the active and 100,000 on a passive";
+    /// How often each copy is read through.
+    ScrubPeriod = "scrub_period", Millis(SECOND, 365 * DAY), Some(7 * DAY),
+        "how often each copy is read through and compared with the others";
+    /// How fast it is read.
+    ScrubRate = "scrub_rate", Bytes(64 * 1024, MIB * MIB), Some(32 * MIB),
+        "bytes that a member reads per second while it reads a copy through";
     /// Time to full below which the forecast of a volume is an event.
     SpaceAlert = "space_alert", Millis(0, 14 * DAY), Some(DAY),
         "a volume forecast to be full within this time is told as an event; 0: never";
@@ -265,6 +271,8 @@ mod tests {
             (Setting::PlayDown, 2),
             (Setting::PlayDownCopiesFor, 14 * DAY + 1),
             (Setting::SpaceCheckPeriod, 0),
+            (Setting::ScrubPeriod, 999),
+            (Setting::ScrubRate, 0),
             (Setting::PlayDownResumeBelow, 36),
         ] {
             let refused = settings.with(setting, Some(value)).unwrap_err();

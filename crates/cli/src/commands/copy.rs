@@ -1,5 +1,6 @@
 //! `keelson copy`: copies of databases on members, and how far each of them is.
 
+mod activate;
 mod changes;
 mod fields;
 mod fork;
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Suspend(changes::Suspend),
     /// Open a read-only view of a copy at an instant
     Fork(fork::Fork),
+    /// Make an instant of a copy the truth: open the database there, give up what lies behind
+    Activate(activate::Activate),
     /// Let a suspended copy go on; gives the fault of a failed one another try
     Resume(changes::Resume),
     /// Let a passive copy fetch keys anew from another copy, as if they were damaged
@@ -105,6 +108,7 @@ impl Command {
             Self::Set(set) => set.run(global).await,
             Self::Suspend(suspend) => suspend.run(global).await,
             Self::Fork(fork) => fork.run(global).await,
+            Self::Activate(activate) => activate.run(global).await,
             Self::Resume(resume) => resume.run(global).await,
             Self::Scrub(Scrub { copy, no_wait }) => {
                 scrub::run(global, &copy.database, &copy.member, !no_wait).await

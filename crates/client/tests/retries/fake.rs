@@ -333,6 +333,8 @@ admin! {
     set_setting: SetSettingRequest => SetSettingResponse,
     list_decisions: ListDecisionsRequest => ListDecisionsResponse,
     preview_mount: MountDatabaseRequest => PreviewMountResponse,
+    activate_copy: ActivateCopyRequest => OperationStarted,
+    preview_activation: ActivateCopyRequest => PreviewActivationResponse,
     create_fork: CreateForkRequest => ForkInfo,
     list_forks: ListForksRequest => ListForksResponse,
     drop_fork: DropForkRequest => DropForkResponse,

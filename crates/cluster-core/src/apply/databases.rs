@@ -92,6 +92,7 @@ impl ClusterState {
             history: Ring::default(),
             holds: Vec::new(),
             receipts: Ring::default(),
+            turned_back: None,
         };
         for copy in copies {
             self.check_new_copy(&database, copy)?;

@@ -13,6 +13,7 @@ use crate::command::{
 use crate::decision::{ActivationReason, DecisionEntry};
 use crate::event::EventKind;
 use crate::loss::LossReceipt;
+use crate::point_in_time::TurnedBack;
 use crate::state::{Binding, ClusterState, CopyKind, Database, EpochRecord, RuleRecord};
 
 impl ClusterState {
@@ -54,6 +55,10 @@ impl ClusterState {
         database.binding = None;
         let record = EpochRecord { epoch, target: None, reason: reason.clone(), index };
         database.history.push(record);
+        let released = database.take_back_turn();
+        for (member, copy) in released {
+            self.event(index, Some(member), Some(id), EventKind::CopyResumed(copy));
+        }
         let kind = EventKind::EpochAllocated { epoch, reason: reason.clone() };
         self.event(index, None, Some(id), kind);
         Ok(epoch)
@@ -74,6 +79,7 @@ impl ClusterState {
 
     fn bind(&mut self, index: u64, item: &ActivateItem, weakness: Weakness) -> Result<(), Refusal> {
         self.check_binding(item, weakness)?;
+        let now = self.clock_unix_ms;
         let database = self.database_mut(item.database)?;
         let record = RuleRecord {
             epoch: item.epoch,
@@ -96,6 +102,7 @@ impl ClusterState {
         if let Some(receipt) = &item.decision.loss {
             database.receipts.push(receipt.clone());
         }
+        database.turn(item, now);
         let member = database.target_member();
         let mut reason = item.decision.reason.clone();
         if let Some(last) = database.history.last_mut() {
@@ -110,7 +117,13 @@ impl ClusterState {
         let kind = EventKind::Activated { epoch, target, reason };
         self.event(index, member, Some(item.database), kind);
         if let Some(LossReceipt { kept, certain, unreached, .. }) = item.decision.loss.clone() {
-            let kind = EventKind::ActivatedWithLoss { epoch, kept, certain, unreached };
+            let kind = match &item.turn {
+                None => EventKind::ActivatedWithLoss { epoch, kept, certain, unreached },
+                Some(turn) => {
+                    let holders = turn.holders.clone();
+                    EventKind::ActivatedAtInstant { epoch, kept, certain, holders }
+                }
+            };
             self.event(index, member, Some(item.database), kind);
         }
         if let Some(dropped) = degraded {
@@ -165,6 +178,11 @@ impl ClusterState {
         // older, so whatever satisfied an older rule is held by every set that satisfies this one
         // (R2).
         database.unestablished.retain(|record| record.epoch >= epoch);
+        if let Some(turned) = &mut database.turned_back {
+            turned.established = true;
+            turned.before.clear();
+            turned.former = None;
+        }
         let member = database.target_member();
         self.event(index, member, Some(id), EventKind::Established(epoch));
         Ok(Answer::Done)
@@ -201,6 +219,8 @@ impl ClusterState {
             _ => return refuse(RefusalReason::Internal, "the epoch's rule is not recorded"),
         }
         database.rule = Some(rule.clone());
+        let alone = |turned: &TurnedBack| rule.participants.iter().all(|p| p.copy == turned.copy);
+        database.turned_back.take_if(|turned| turned.established && !alone(turned));
         for participant in &rule.participants {
             // It holds everything that was committed: it came back before its log went.
             if let Some(config) = database.copies.get_mut(&participant.copy) {

@@ -76,6 +76,7 @@ fn binding(log: &Log, database: u128, n: u128) -> ActivateItem {
         required_end: LogEnd::ZERO,
         sources: Vec::new(),
         decision: decision(id, recorded.epoch),
+        turn: None,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::command::{Command, Outcome, Refusal};
 use crate::lease::LeaseConfig;
 use crate::loss::AcceptedLoss;
 use crate::order::{MountFailure, MountOrder, SealAnswer, SealItem};
+use crate::point_in_time::ActivateAt;
 
 /// Times and bounds of the manager.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -159,6 +160,15 @@ pub enum ManagerEvent {
         database: DatabaseId,
         /// With loss, if there is no other way.
         accept_loss: Option<AcceptedLoss>,
+    },
+    /// An operator makes an instant of a copy the truth.
+    InstantRequested {
+        /// Chosen by the client.
+        operation: OperationId,
+        /// The database.
+        database: DatabaseId,
+        /// The copy and the instant.
+        order: ActivateAt,
     },
     /// An operator closes a database.
     DismountRequested {

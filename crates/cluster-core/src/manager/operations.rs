@@ -11,6 +11,7 @@ use crate::command::{Command, Refusal};
 use crate::decision::ActivationReason;
 use crate::loss::AcceptedLoss;
 use crate::operation::OperationKind;
+use crate::point_in_time::ActivateAt;
 use crate::state::{ClusterState, CopyKind, Database};
 
 /// What an operator waits for.
@@ -18,6 +19,7 @@ use crate::state::{ClusterState, CopyKind, Database};
 pub(super) enum Goal {
     Move { to: MemberId },
     Mount { accept_loss: Option<AcceptedLoss> },
+    At(ActivateAt),
     Dismount,
 }
 
@@ -56,6 +58,7 @@ impl Manager {
                 OperationKind::Mount { database, accept_loss } => {
                     (*database, Goal::Mount { accept_loss: *accept_loss })
                 }
+                OperationKind::ActivateAt { database, order } => (*database, Goal::At(*order)),
                 OperationKind::Dismount { database } => (*database, Goal::Dismount),
                 OperationKind::Seed { .. } | OperationKind::Other(_) => continue,
             };
@@ -162,8 +165,88 @@ impl Manager {
         let mut operations = self.operations.iter().filter(|(_, o)| o.database == id);
         operations.find_map(|(operation, pending)| match pending.goal {
             Goal::Mount { accept_loss } => Some((*operation, accept_loss?)),
-            Goal::Move { .. } | Goal::Dismount => None,
+            Goal::Move { .. } | Goal::At(_) | Goal::Dismount => None,
         })
+    }
+
+    /// The operation by which an operator makes an instant of a copy the truth, until it ends.
+    pub(super) fn instant_wanted(&self, id: DatabaseId) -> Option<(OperationId, ActivateAt)> {
+        let mut operations = self.operations.iter().filter(|(_, o)| o.database == id);
+        operations.find_map(|(operation, pending)| match pending.goal {
+            Goal::At(order) => Some((*operation, order)),
+            Goal::Move { .. } | Goal::Mount { .. } | Goal::Dismount => None,
+        })
+    }
+
+    pub(super) fn instant_requested(
+        &mut self,
+        now: Tick,
+        state: &ClusterState,
+        (operation, id): (OperationId, DatabaseId),
+        order: ActivateAt,
+        batch: &mut Batch,
+    ) {
+        if self.operations.contains_key(&operation) {
+            return;
+        }
+        let database = match self.check_instant(state, id, &order) {
+            Ok(database) => database,
+            Err(refusal) => return batch.finished.push((operation, Err(refusal))),
+        };
+        let goal = Goal::At(order);
+        let pending = PendingOperation { database: id, goal, proposal: Proposal::Wanted };
+        self.operations.insert(operation, pending);
+        match self.jobs.get_mut(&id) {
+            Some(job) => {
+                if let Phase::Waiting { until, .. } | Phase::BackingOff { until } = &mut job.phase {
+                    *until = now;
+                }
+            }
+            // A closed database gets its epoch when it is wanted open.
+            None if database.intent == MountIntent::Dismounted => {}
+            None => {
+                let reason = ActivationReason::PointInTime { on: order.on };
+                let phase = Phase::Allocating { expected: database.epoch };
+                let mut job = Activation::new(now, reason.clone(), phase);
+                job.operation = Some(operation);
+                batch.allocate(database, reason);
+                self.jobs.insert(id, job);
+            }
+        }
+    }
+
+    /// The checks of an activation at an instant that need no question to another member.
+    fn check_instant<'a>(
+        &self,
+        state: &'a ClusterState,
+        id: DatabaseId,
+        order: &ActivateAt,
+    ) -> Result<&'a Database, Refusal> {
+        let database = state.databases.get(&id);
+        let database = database
+            .ok_or_else(|| refusal(RefusalReason::UnknownDatabase, format!("no database {id}")))?;
+        let name = &database.name;
+        let waits = |job: &Activation| {
+            matches!(job.phase, Phase::Waiting { .. } | Phase::BackingOff { .. })
+        };
+        let busy = self.jobs.get(&id).is_some_and(|job| !waits(job));
+        if busy || self.instant_wanted(id).is_some() {
+            let message = format!("{name} is being activated already");
+            return Err(refusal(RefusalReason::Activating, message));
+        }
+        let Some(copy) = database.copy_on(order.on) else {
+            let message = format!("the member holds no copy of {name}");
+            return Err(refusal(RefusalReason::UnknownCopy, message));
+        };
+        if database.target == Some(copy) {
+            let message = format!("the active copy of {name} has replayed what would be discarded");
+            return Err(refusal(RefusalReason::Precondition, message));
+        }
+        if !self.contacts(state).alive.contains(&order.on) {
+            let message = format!("the member of the copy of {name} holds no lease");
+            return Err(refusal(RefusalReason::TargetUnfit, message));
+        }
+        Ok(database)
     }
 
     pub(super) fn dismount_requested(&mut self, operation: OperationId, id: DatabaseId) {
@@ -195,7 +278,7 @@ impl Manager {
         for (id, operation) in &mut self.operations {
             let intent = match operation.goal {
                 Goal::Move { .. } => continue,
-                Goal::Mount { .. } => MountIntent::Mounted,
+                Goal::Mount { .. } | Goal::At(_) => MountIntent::Mounted,
                 Goal::Dismount => MountIntent::Dismounted,
             };
             let database = operation.database;
@@ -239,13 +322,15 @@ impl Manager {
                 let over = over.is_some_and(|m| self.contacts(state).over.contains(&m));
                 (closed || over).then_some(Ok(()))
             }
-            Goal::Move { .. } | Goal::Mount { .. }
+            Goal::Move { .. } | Goal::Mount { .. } | Goal::At(_)
                 if database.intent == MountIntent::Dismounted =>
             {
                 let message = format!("{} was dismounted meanwhile", database.name);
                 Some(Err(refusal(RefusalReason::Dismounted, message)))
             }
-            Goal::Move { .. } | Goal::Mount { .. } => match phase {
+            // The order itself ends if its copy cannot be activated.
+            Goal::At(_) if matches!(phase, Some(Phase::Waiting { .. })) => None,
+            Goal::Move { .. } | Goal::Mount { .. } | Goal::At(_) => match phase {
                 Some(Phase::Waiting { .. }) => Some(Err(nobody(database, operation.goal))),
                 Some(_) => None,
                 None if database.state == DatabaseState::Established => {
@@ -260,13 +345,13 @@ impl Manager {
 fn reached(state: &ClusterState, database: &Database, goal: Goal) -> Result<(), Refusal> {
     let active = database.target_member();
     match goal {
-        Goal::Move { to } if active != Some(to) => {
+        Goal::Move { to } | Goal::At(ActivateAt { on: to, .. }) if active != Some(to) => {
             let member = active.and_then(|id| state.members.get(&id));
             let at = member.map_or("another member", |member| member.config.name.as_str());
             let message = format!("{} is active on {at} instead", database.name);
             Err(refusal(RefusalReason::TargetUnfit, message))
         }
-        Goal::Move { .. } | Goal::Mount { .. } | Goal::Dismount => Ok(()),
+        Goal::Move { .. } | Goal::Mount { .. } | Goal::At(_) | Goal::Dismount => Ok(()),
     }
 }
 

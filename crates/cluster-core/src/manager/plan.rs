@@ -310,7 +310,7 @@ impl Manager {
     }
 
     fn drive_sealing(
-        &self,
+        &mut self,
         round: &Round<'_>,
         database: &Database,
         job: &mut Activation,
@@ -328,6 +328,7 @@ impl Manager {
             contacts: &round.contacts,
             config: &self.config,
             accepted: self.accepted_loss(database.id),
+            instant: self.instant_wanted(database.id),
             weakness: self.weakness,
         };
         match evaluate(&situation, job, sealing) {
@@ -337,6 +338,11 @@ impl Manager {
                 batch.activate.push(*item);
                 job.enter(round.now, Phase::Binding { epoch, target });
                 Flow::Stay
+            }
+            Evaluation::Unfit(operation, refusal) => {
+                self.operations.remove(&operation);
+                batch.finished.push((operation, Err(refusal)));
+                Flow::Again
             }
             Evaluation::Stuck(..) if job.requested.take().is_some() => Flow::Again,
             Evaluation::Stuck(record, picture) => {

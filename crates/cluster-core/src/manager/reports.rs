@@ -56,6 +56,9 @@ impl Manager {
             ManagerEvent::MountRequested { operation, database, accept_loss } => {
                 self.mount_requested(now, (operation, database), accept_loss);
             }
+            ManagerEvent::InstantRequested { operation, database, order } => {
+                self.instant_requested(now, state, (operation, database), order, batch);
+            }
             ManagerEvent::DismountRequested { operation, database } => {
                 self.dismount_requested(operation, database);
             }

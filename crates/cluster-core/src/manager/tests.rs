@@ -1,6 +1,7 @@
 //! Scenarios: arrange a world, step the manager, compare its actions.
 
 mod failures;
+mod instants;
 mod losses;
 mod moves;
 

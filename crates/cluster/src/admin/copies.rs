@@ -42,7 +42,7 @@ impl Context {
     ) -> Result<ResumeCopyResponse, Refusal> {
         let resume = ResumeRequest {
             replication_only: request.replication_only,
-            ..ResumeRequest::default()
+            release_discarded: request.release_discarded,
         };
         self.change_copy(&request.database, &request.member, |database, copy| {
             Ok(Command::ResumeCopy { database, copy, request: resume })

@@ -234,7 +234,7 @@ impl Context {
     }
 
     /// Records an operation and returns its id and whether this request began it.
-    async fn begin(
+    pub(super) async fn begin(
         self: &Arc<Self>,
         asked: &[u8],
         kind: OperationKind,

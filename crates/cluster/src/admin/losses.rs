@@ -144,7 +144,7 @@ fn reports(database: &Database, facts: &AllFacts) -> Vec<SealReply> {
 }
 
 /// The furthest that any copy heard an active had written.
-fn generated(database: &Database, facts: &AllFacts) -> Option<Position> {
+pub(super) fn generated(database: &Database, facts: &AllFacts) -> Option<Position> {
     let holders = database.copies.values().map(|copy| copy.member);
     let told = holders.filter_map(|member| facts_of(database, facts, member)?.watermarks);
     told.filter_map(|marks| marks.generated.map(Position::from)).max()

@@ -59,7 +59,7 @@ async fn a_new_life_does_not_resume_the_leadership_of_the_last_one() {
 #[tokio::test]
 async fn votes_log_and_snapshot_survive_a_reopen() {
     let directory = TempDir::new().expect("a temporary directory");
-    let mut opened = open(directory.path()).expect("a new file");
+    let mut opened = open(&directory.path().join("cluster")).expect("a new file");
     let vote = Vote::new(3, 7);
     opened.log.save_vote(&vote).await.expect("saved");
     opened.log.blocking_append((1..=4).map(entry)).await.expect("appended");
@@ -73,7 +73,7 @@ async fn votes_log_and_snapshot_survive_a_reopen() {
     let state = opened.applied.read(Clone::clone);
     close(opened).await;
 
-    let mut opened = open(directory.path()).expect("the same file");
+    let mut opened = open(&directory.path().join("cluster")).expect("the same file");
     assert_eq!(opened.origin, Some(origin));
     assert_eq!(opened.log.read_vote().await.expect("read"), Some(vote));
     assert_eq!(opened.log.read_committed().await.expect("read"), Some(log_id(3)));
@@ -89,7 +89,7 @@ async fn votes_log_and_snapshot_survive_a_reopen() {
 #[tokio::test]
 async fn a_member_of_one_cluster_never_becomes_one_of_another() {
     let directory = TempDir::new().expect("a temporary directory");
-    let opened = open(directory.path()).expect("a new file");
+    let opened = open(&directory.path().join("cluster")).expect("a new file");
     let origin = |id| Origin { cluster: ClusterId::from_u128(id), founded_here: false };
     opened.storage.set_origin(origin(1)).await.expect("a first cluster");
     opened.storage.set_origin(origin(1)).await.expect("a repetition");
@@ -189,4 +189,50 @@ fn jobs_run_in_the_order_of_their_asking() {
         opened.storage.run(|_| Ok(())).await.expect("after all others");
     });
     assert_eq!(*seen.lock().expect("no panic"), (0..QUEUE_JOBS).collect::<Vec<_>>());
+}
+
+/// A vote that is forgotten could be given twice in a term.
+#[tokio::test]
+async fn a_member_that_joined_never_begins_with_an_empty_file() {
+    let temporary = TempDir::new().expect("a temporary directory");
+    let directory = temporary.path().join("cluster");
+    let (path, marker) = (directory.join(FILE_NAME), temporary.path().join("cluster.joined"));
+    close(open(&directory).expect("a new file")).await;
+    assert!(!marker.exists(), "it has not joined yet");
+    std::fs::write(&path, "").expect("emptied");
+    let opened = open(&directory).expect("nothing is lost with it");
+    let cluster = ClusterId::from_u128(1);
+    opened.storage.set_origin(Origin { cluster, founded_here: true }).await.expect("joined");
+    close(opened).await;
+    let whole = std::fs::read(&path).expect("the file");
+    let refused = |case: &str| {
+        let fault = open(&directory).map(drop).expect_err(case);
+        assert_eq!(fault.reason(), RefusalReason::ConsensusDamaged, "{case}: {fault:?}");
+    };
+    std::fs::write(&path, "").expect("emptied");
+    refused("emptied");
+    assert_eq!(std::fs::metadata(&path).expect("the file").len(), 0, "nothing was made anew");
+    std::fs::remove_file(&path).expect("deleted");
+    refused("deleted");
+    assert!(!path.exists(), "nothing was made anew");
+    std::fs::remove_dir_all(&directory).expect("deleted");
+    refused("the directory deleted");
+    // Somebody else's file.
+    std::fs::remove_file(&marker).expect("not joined");
+    let opened = open(&directory).expect("a new file");
+    let other = ClusterId::from_u128(2);
+    opened.storage.set_origin(Origin { cluster: other, founded_here: false }).await.expect("other");
+    close(opened).await;
+    let others = std::fs::read(&path).expect("the file");
+    std::fs::write(&path, &whole).expect("restored");
+    refused("of another cluster");
+    // A crash between the file and the marker, and an older version's directory.
+    for rotten in [None, Some("?")] {
+        std::fs::remove_file(&marker).expect("not there");
+        rotten.into_iter().for_each(|text| std::fs::write(&marker, text).expect("rotten"));
+        close(open(&directory).expect("the file tells")).await;
+        std::fs::write(&path, &others).expect("exchanged");
+        refused("it was written again");
+        std::fs::write(&path, &whole).expect("restored");
+    }
 }

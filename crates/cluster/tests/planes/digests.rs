@@ -8,9 +8,9 @@ use keelson_wire::v1::replication_server::{Replication, ReplicationServer};
 use keelson_wire::v1::{
     CompareDigestsRequest, CreateForkRequest, DropForkRequest, DropForkResponse, FetchLogRequest,
     FetchLogResponse, FetchRangeRequest, FetchRangeResponse, ForkInfo, GetDigestRequest,
-    GetDigestResponse, ListForksRequest, ListForksResponse, PlaceMarkerRequest,
-    PlaceMarkerResponse, RepairRangeRequest, RepairRangeResponse, SetMemberRequest, SourceMessage,
-    TargetMessage,
+    GetDigestResponse, InstantInfo, ListForksRequest, ListForksResponse, PlaceMarkerRequest,
+    PlaceMarkerResponse, RepairRangeRequest, RepairRangeResponse, ResolveInstantRequest,
+    SetMemberRequest, SourceMessage, TargetMessage,
 };
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
@@ -46,6 +46,13 @@ impl Replication for Content {
         &self,
         _: Request<CreateForkRequest>,
     ) -> Result<Response<ForkInfo>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn resolve_instant(
+        &self,
+        _: Request<ResolveInstantRequest>,
+    ) -> Result<Response<InstantInfo>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 

@@ -128,6 +128,42 @@ impl Mark {
         }
     }
 
+    /// The mark of a store that was made of what was sound of another one, which had this mark. The
+    /// rest of its content is no newer than `floor`. It is readable there at the earliest, because
+    /// its position may be older than its content.
+    #[must_use]
+    pub fn of_rescued(
+        former: Option<Self>,
+        lost: &Spans,
+        floor: Position,
+        estimate: FetchCost,
+    ) -> Self {
+        let mut mark = former.unwrap_or_else(|| Self {
+            purpose: Purpose::Repair,
+            spans: lost.clone(),
+            // The first epoch that is followed begins a round.
+            epoch: Epoch::default(),
+            floor,
+            q: None,
+            fetched: Fetched::Before(StoreKey::FIRST),
+            rounds: 0,
+            costs: CostBook::default(),
+        });
+        if let Purpose::Resync { rewound, .. } = &mut mark.purpose {
+            // The new store stands on the common log, at the fork or before it.
+            *rewound = true;
+        }
+        mark.spans = mark.spans.union(lost);
+        mark.floor = mark.floor.max(floor);
+        (mark.q, mark.fetched) = (None, Fetched::Before(StoreKey::FIRST));
+        mark.costs.estimate = mark.costs.estimate.plus(estimate);
+        mark.costs.round = FetchCost::default();
+        if !mark.fits() {
+            mark.spans = mark.spans.hull();
+        }
+        mark
+    }
+
     /// The bytes; at most [`MARK_BYTES_MAX`] if [`Self::fits`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

@@ -209,3 +209,66 @@ fn a_failed_attempt_is_not_repeated_in_its_epoch() {
     let again = mount(2, end(1, at(1, 500)), &[]);
     bench.check(again, &[failed(2, MountFailure::SealedHigher(epoch(5)))]);
 }
+
+/// Design §7: the log goes on behind the instant that an operator makes the truth. What the store
+/// has not replayed is cut before the epoch is opened.
+#[test]
+fn log_that_was_given_up_is_cut_before_the_epoch_is_opened() {
+    let mut bench = sealed();
+    let cut = Action::CutLog { to: at(1, 300) };
+    bench.check(mount(1, end(1, at(1, 300)), &[]), &[cut]);
+    let begun = Action::BeginEpoch { epoch: epoch(5) };
+    bench.check(Event::LogCut { end: end(1, at(1, 300)) }, &[begun]);
+    assert_eq!(bench.machine.committed(), at(1, 200));
+}
+
+#[test]
+fn what_is_known_to_be_committed_and_not_replayed_may_be_given_up() {
+    let mut bench = Bench::new(Recovered {
+        sealed: epoch(1),
+        table: table(&[start(1, Position::ZERO)]),
+        end: end(1, at(1, 500)),
+        committed: at(1, 500),
+        replayed: at(1, 200),
+        ..Recovered::default()
+    });
+    bench.step(Event::ReplayLimit(Some(at(1, 200))));
+    bench.step(Event::Assigned(assignment(epoch(5), None)));
+    bench.seal(5);
+    bench.check(mount(1, end(1, at(1, 300)), &[]), &[Action::CutLog { to: at(1, 300) }]);
+    assert_eq!(bench.machine.committed(), at(1, 300), "the rest is committed no more");
+}
+
+/// The order comes before this copy has promised its epoch: nothing behind the instant is replayed
+/// while the promise is saved, although the lag counts no more.
+#[test]
+fn nothing_behind_the_instant_is_replayed_before_the_cut() {
+    let mut bench = Bench::new(Recovered {
+        sealed: epoch(1),
+        table: table(&[start(1, Position::ZERO)]),
+        end: end(1, at(1, 500)),
+        committed: at(1, 500),
+        replayed: at(1, 200),
+        ..Recovered::default()
+    });
+    bench.step(Event::ReplayLimit(Some(at(1, 200))));
+    let actions = bench.step(mount(1, end(1, at(1, 300)), &[]));
+    assert!(
+        matches!(actions[..], [Action::SaveControl { .. }, Action::ReplayTo(to)] if to == at(1, 300)),
+        "{actions:?}"
+    );
+}
+
+/// A store that holds some of it, or a log of another epoch at the place: nothing is cut.
+#[test]
+fn a_store_beyond_the_instant_is_no_target() {
+    for kept in [end(1, at(1, 199)), end(2, at(1, 300))] {
+        let mut bench = sealed();
+        let actions = bench.step(mount(1, kept, &[]));
+        let expected = match kept.epoch == epoch(1) {
+            true => failed(1, MountFailure::Diverged),
+            false => failed(1, MountFailure::NoSource),
+        };
+        assert_eq!(actions, [expected], "{kept:?}");
+    }
+}

@@ -3,10 +3,9 @@
 use keelson_copy_core::divergence::{Rung, SeedReason, Touched};
 use keelson_copy_core::range_fetch::FetchCost;
 use keelson_copy_core::{
-    Action, Assignment, Discard, Event, Ground, Marking, MountFailure, OpenOffer, OpenRefusal,
-    Recovered,
+    Action, Assignment, Event, Ground, Marking, MountFailure, OpenOffer, OpenRefusal, Recovered,
 };
-use keelson_types::{CopyFault, CopyStatus, LogEnd, Position};
+use keelson_types::{CopyFault, CopyStatus, Discard, LogEnd, Position};
 
 use crate::support::{Bench, assignment, at, end, epoch, member, offer, order, start, table};
 
@@ -197,4 +196,38 @@ fn no_offer_is_taken_while_the_store_is_away() {
         Action::SendRefused { member: member(1), epoch: epoch(2), refusal: OpenRefusal::Busy };
     bench.check(offered(), &[busy]);
     bench.check(Event::StoreReopened { replayed: at(1, 250) }, &[Action::ReplayTo(at(1, 500))]);
+}
+
+/// An offer may come before this member has applied the receipt of what the new epoch gave up.
+#[test]
+fn a_copy_that_waits_for_a_word_looks_again_when_it_comes() {
+    let mut bench = bereft();
+    bench.step(Event::Assigned(assignment(epoch(1), Some(1))));
+    bench.step(ground(200));
+    bench.step(offered());
+    assert!(matches!(bench.machine.view().fault, Some(CopyFault::Diverged(_))));
+    bench.step(Event::Assigned(assignment(epoch(1), Some(1))));
+    assert!(bench.machine.view().fault.is_some(), "nothing new was said");
+    let discards = vec![Discard { epoch: epoch(2), kept: end(1, at(1, 300)) }];
+    bench.step(Event::Assigned(Assignment { discards, ..assignment(epoch(2), Some(1)) }));
+    assert_eq!(bench.machine.view().fault, None);
+    bench.check(offered(), &[Action::ReopenStore]);
+}
+
+/// R3: a timeline of a higher epoch is given up for an older one that goes on beyond it.
+#[test]
+fn a_younger_timeline_is_undone_for_an_older_one_that_goes_further() {
+    let mut bench = Bench::new(Recovered {
+        sealed: epoch(2),
+        table: table(&[start(1, Position::ZERO), start(2, at(1, 300))]),
+        end: end(2, at(1, 400)),
+        committed: at(1, 400),
+        replayed: at(1, 400),
+        ..Recovered::default()
+    });
+    let discards = vec![Discard { epoch: epoch(3), kept: end(1, at(1, 900)) }];
+    bench.step(Event::Assigned(Assignment { discards, ..assignment(epoch(3), Some(1)) }));
+    bench.step(ground(200));
+    let rows = [start(1, Position::ZERO), start(3, at(1, 900))];
+    bench.check(Event::Open(offer(3, &rows, at(2, 80))), &[Action::ReopenStore]);
 }

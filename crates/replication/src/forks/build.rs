@@ -1,6 +1,8 @@
 //! Building a fork: checkpoint, then the log up to the instant.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use keelson_env::{KvStore, ReplayFrame};
 use keelson_format::{FrameInfo, Item};
@@ -12,15 +14,19 @@ use uuid::Uuid;
 
 use super::{Description, Fork, ForkState, Forks, internal, lock, place};
 use crate::context::{CopyHandle, PlaneContext};
-use crate::kv::open_store;
+use crate::kv::{open_store, refuse_if_marked};
 use crate::message::Message;
 use crate::owner::unix_millis;
 use crate::shared::CopyShared;
+use crate::store_slot::wait_closed;
 
 /// Log read from files in one piece.
-const READ_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const READ_BYTES: usize = 4 * 1024 * 1024;
 /// Frames applied in one store batch.
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
+
+/// A built store must be closed before its directory gets its name.
+const CLOSED_WITHIN: Duration = Duration::from_secs(20);
 
 /// What an operator asks for.
 #[derive(Clone, Debug)]
@@ -61,7 +67,7 @@ impl Drop for Hold {
 }
 
 /// What the copy can show: from where its store stands to what is committed.
-struct Reach {
+pub(super) struct Reach {
     from: Position,
     to: Position,
     /// When the first frame behind `from` was written, or the last one if there is none behind.
@@ -70,7 +76,7 @@ struct Reach {
 
 impl Reach {
     /// `last_unix_ms` is when the last frame of the log was written.
-    fn find(
+    pub(super) fn find(
         reader: &mut LogReader,
         (from, to): (Position, Position),
         end: Position,
@@ -87,7 +93,7 @@ impl Reach {
         Ok(Self { from, to, since_unix_ms: times.next().unwrap_or(last_unix_ms) })
     }
 
-    fn check(&self, at: Instant, name: &str) -> Result<(), Refusal> {
+    pub(super) fn check(&self, at: Instant, name: &str) -> Result<(), Refusal> {
         let now = unix_millis();
         let inside = match at {
             Instant::At(position) => (self.from..=self.to).contains(&position),
@@ -106,7 +112,7 @@ impl Reach {
 }
 
 /// Whether the frame belongs to the instant.
-fn is_within(at: Instant, frame: &FrameInfo) -> bool {
+pub(super) fn is_within(at: Instant, frame: &FrameInfo) -> bool {
     match at {
         Instant::At(position) => frame.end().position <= position,
         Instant::Time(time) => frame.header.time.unix_millis() <= time,
@@ -117,13 +123,14 @@ impl PlaneContext {
     /// Checks the order and begins to build the fork.
     ///
     /// # Errors
-    /// `instant_out_of_reach` with the span that the copy can show, `already_exists`,
+    /// `copy_failed` while keys of the copy are being fetched, `instant_out_of_reach` with the span that the copy can show, `already_exists`,
     /// `fork_budget`, or what the copy's store says.
     pub(crate) async fn create_fork(
         self: &Arc<Self>,
         copy: &CopyHandle,
         order: ForkOrder,
     ) -> Result<Arc<Fork>, Refusal> {
+        refuse_if_marked(copy)?;
         let shared = copy.shared.clone();
         let hold = Hold::take(&shared);
         let store = open_store(copy).await?;
@@ -137,8 +144,7 @@ impl PlaneContext {
         let end = log.durable.position;
         let to = shared.committed.load().min(end);
         let from = store.replayed().position;
-        let bytes_max =
-            store.size_bytes() + shared.log_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let bytes_max = store.size_bytes() + shared.log_bytes.load(Ordering::Relaxed);
         let (name, at, mut reader) = (shared.name.clone(), order.at, log.reader.clone());
         let (reply, checked) = oneshot::channel();
         self.readers.run(move || {
@@ -157,9 +163,12 @@ impl PlaneContext {
             bytes_max,
         })?;
         let (context, built) = (self.clone(), fork.clone());
+        // Waiting for its turn it must not keep the store from being opened anew.
+        let store = Arc::downgrade(&store);
         self.scans.run(move || {
-            let work = Work { context: &context, fork: &built, reader: log.reader, to, at };
-            work.finish(store);
+            let of = &*shared;
+            let work = Work { context: &context, fork: &built, reader: log.reader, to, at, of };
+            work.finish(&store);
             drop(hold);
         });
         Ok(fork)
@@ -173,11 +182,13 @@ struct Work<'a> {
     reader: LogReader,
     to: Position,
     at: Instant,
+    of: &'a CopyShared,
 }
 
 impl Work<'_> {
-    fn finish(mut self, store: Arc<dyn KvStore>) {
-        let built = self.build(store);
+    fn finish(mut self, store: &Weak<dyn KvStore>) {
+        let closed = || "its copy's store was closed meanwhile; try again".to_owned();
+        let built = store.upgrade().ok_or_else(closed).and_then(|store| self.build(store));
         let (database, fork) = (&self.fork.is.database_name, &self.fork.is.name);
         let state = match built {
             Ok(state) => {
@@ -200,16 +211,23 @@ impl Work<'_> {
         let directory = building.join(place::STORE);
         let started = source.create_checkpoint(&directory).map_err(text)?;
         drop(source);
+        if self.of.marked.load(Ordering::SeqCst) {
+            return Err("keys of the copy are being fetched from another one".into());
+        }
         if let Instant::At(position) = self.at
             && started.position > position
         {
             return Err(format!("the copy was replayed up to {} meanwhile", started.position));
         }
-        let store = self.context.opener.0.open(&directory).map_err(text)?;
+        let opener = &*self.context.opener.0;
+        let store = opener.open(&directory).map_err(text)?;
         let time_unix_ms = self.replay(&*store)?;
         store.checkpoint().map_err(text)?;
         let at = store.replayed();
         drop(store);
+        if !wait_closed(opener, &directory, CLOSED_WITHIN) {
+            return Err("its store is not closed in time".into());
+        }
         place::finish(&forks.root, &building, &self.fork.is, at, time_unix_ms).map_err(text)?;
         Ok(ForkState::Ready { at, time_unix_ms })
     }

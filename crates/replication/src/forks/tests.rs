@@ -51,7 +51,7 @@ fn a_start_finds_the_finished_forks_and_removes_the_litter() {
     let at = LogEnd { epoch: Epoch::new(0, 3), position: Position::new(2, 90) };
     assert_eq!(listed[0].state(), ForkState::Ready { at, time_unix_ms: 77 });
     assert!(place.exists() && !half.exists());
-    after.drop_fork("DB1", &is.name).unwrap();
+    after.drop_fork(&MemStoreOpener::new(), "DB1", &is.name).unwrap();
     assert!(!place.exists());
     assert!(forks(data.path()).list("").is_empty());
 }
@@ -66,7 +66,7 @@ fn an_expired_fork_is_gone_at_once_and_its_files_soon() {
     let address = "DB1@m1~one".parse().unwrap();
     assert_eq!(reason(after.find(&address)), RefusalReason::UnknownFork);
     assert!(after.list("").is_empty() && place.exists());
-    after.drop_expired();
+    after.drop_expired(&MemStoreOpener::new());
     assert!(!place.exists());
 }
 
@@ -91,11 +91,17 @@ fn a_fork_that_is_not_ready_is_neither_read_nor_dropped() {
     let forks = forks(data.path());
     let fork = forks.admit(description("one")).unwrap();
     assert_eq!(reason(refuse_unless_ready(&fork)), RefusalReason::Activating);
-    assert_eq!(reason(forks.drop_fork("DB1", &fork.is.name)), RefusalReason::Precondition);
+    assert_eq!(
+        reason(forks.drop_fork(&MemStoreOpener::new(), "DB1", &fork.is.name)),
+        RefusalReason::Precondition
+    );
     *lock(&fork.state) = ForkState::Failed("why".into());
     assert_eq!(reason(refuse_unless_ready(&fork)), RefusalReason::UnknownFork);
-    forks.drop_fork("DB1", &fork.is.name).unwrap();
-    assert_eq!(reason(forks.drop_fork("DB1", &fork.is.name)), RefusalReason::UnknownFork);
+    forks.drop_fork(&MemStoreOpener::new(), "DB1", &fork.is.name).unwrap();
+    assert_eq!(
+        reason(forks.drop_fork(&MemStoreOpener::new(), "DB1", &fork.is.name)),
+        RefusalReason::UnknownFork
+    );
 }
 
 #[test]
@@ -109,6 +115,6 @@ fn the_store_of_a_fork_is_that_of_its_directory() {
     let store = forks.store(&opener, &fork).unwrap();
     assert!(Arc::ptr_eq(&store, &forks.store(&opener, &fork).unwrap()), "opened once");
     drop(store);
-    forks.drop_fork("DB1", &fork.is.name).unwrap();
+    forks.drop_fork(&opener, "DB1", &fork.is.name).unwrap();
     assert!(forks.store(&opener, &fork).is_err(), "nobody opens what was dropped");
 }

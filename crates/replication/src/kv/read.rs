@@ -36,12 +36,12 @@ impl KvService {
         let store = open_store(&copy).await?;
         let key = request.key;
         let value = self.on_reader(Some(&copy), move || store.get(&key)).await?;
-        refuse_if_marked(&copy)?;
         if let Some(epoch) = serving {
             // The value was read while this copy may have been active; it may leave only if it
             // still is, in the same epoch: in between, another active may have written.
             refuse_unless_still_serving(&copy, epoch)?;
         }
+        refuse_if_marked(&copy)?;
         Ok(v1::GetResponse { found: value.is_some(), value: value.unwrap_or_default() })
     }
 
@@ -67,18 +67,20 @@ impl KvService {
         copy: &CopyHandle,
         options: Option<&v1::ReadOptions>,
     ) -> Result<Option<u64>, Refusal> {
-        refuse_if_marked(copy)?;
         let consistency = options.map_or(v1::ReadConsistency::Unspecified, |o| o.consistency());
         match consistency {
-            v1::ReadConsistency::Any => Ok(None),
+            v1::ReadConsistency::Any => refuse_if_marked(copy).map(|()| None),
             v1::ReadConsistency::AtLeastToken => {
+                refuse_if_marked(copy)?;
                 let token = options.map(|options| options.at_least_token.clone());
                 self.wait_for_token(copy, &token.unwrap_or_default()).await?;
                 Ok(None)
             }
             v1::ReadConsistency::Unspecified | v1::ReadConsistency::Active => {
                 let epoch = copy.shared.gate.serving_epoch();
+                // Before the mark: a former active that is set right names the present one.
                 refuse_unless_still_serving(copy, epoch)?;
+                refuse_if_marked(copy)?;
                 let committed = copy.shared.committed.load();
                 let reached = copy.shared.wait_until(|shared| {
                     shared.replayed.load() >= committed || shared.gate.serving_epoch() != epoch
@@ -92,17 +94,11 @@ impl KvService {
     async fn wait_for_token(&self, copy: &CopyHandle, token: &[u8]) -> Result<(), Refusal> {
         let bad = |_| Refusal::new(RefusalReason::BadArgument, "the token is not readable");
         let token = CommitToken::decode(token).map_err(bad)?;
+        // What was discarded may be ahead of all that is left, so it is asked for first.
+        refuse_if_discarded(copy, &token).await?;
         let at = token.end.position;
         within(copy.shared.wait_until(|shared| shared.replayed.load() >= at)).await?;
-        let (reply, log) = oneshot::channel();
-        let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
-        copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
-        let log = log.await.map_err(|_| gone())??;
-        if is_discarded(&log.table, &token, copy) {
-            let message = "the token's write is not part of this database any more";
-            return Err(Refusal::new(RefusalReason::Discarded, message));
-        }
-        Ok(())
+        refuse_if_discarded(copy, &token).await
     }
 
     /// Runs blocking work of a store on a reader thread. Damage is told to the copy, if the store
@@ -125,8 +121,21 @@ impl KvService {
     }
 }
 
+/// The token's write may have been given up, by this copy's log.
+async fn refuse_if_discarded(copy: &CopyHandle, token: &CommitToken) -> Result<(), Refusal> {
+    let (reply, log) = oneshot::channel();
+    let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
+    copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
+    let log = log.await.map_err(|_| gone())??;
+    if is_discarded(&log.table, token, copy) {
+        let message = "the token's write is not part of this database any more";
+        return Err(Refusal::new(RefusalReason::Discarded, message));
+    }
+    Ok(())
+}
+
 /// Keys of a marked store are in doubt; an active copy has no mark.
-fn refuse_if_marked(copy: &CopyHandle) -> Result<(), Refusal> {
+pub(crate) fn refuse_if_marked(copy: &CopyHandle) -> Result<(), Refusal> {
     if !copy.shared.marked.load(Ordering::SeqCst) {
         return Ok(());
     }

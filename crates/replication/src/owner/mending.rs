@@ -1,5 +1,5 @@
 //! Damage of a copy's files: who noticed it waits, the rest goes on; log is mended from another
-//! copy, a damaged store is made anew.
+//! copy, another store takes the place of a damaged one.
 
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use crate::mend::{self, Mend};
 use crate::message::Completion;
 use crate::note::{Note, NoteCode};
 use crate::owner::Owner;
+use crate::rebuild::Doubt;
 use crate::scrub::ScrubParts;
 use crate::store_lane::StoreJob;
 
@@ -168,7 +169,7 @@ impl Owner {
         Some(ScrubParts { files, others: self.holders() })
     }
 
-    /// The store's files are wrong: it is given up where the log can make it anew.
+    /// The store's files are wrong: it is given up where the log or another copy can make it anew.
     pub(super) fn store_damaged(&mut self, why: String, code: NoteCode) {
         if self.mending.condemning || self.files.is_none() {
             return;
@@ -179,9 +180,26 @@ impl Owner {
             Some(_) => CopyRole::Active,
             None => CopyRole::Passive,
         };
-        let others = self.holders().len();
+        let others = match role {
+            CopyRole::Active => self.successors(),
+            CopyRole::Passive => self.holders().len(),
+        };
+        let doubt = match code {
+            NoteCode::DigestWrong => Doubt::Content,
+            _ => Doubt::Files,
+        };
         let until = self.shared.replayed.load();
-        self.log_job(LogJob::CondemnStore { until, role, others, why });
+        self.log_job(LogJob::CondemnStore { until, role, others, why, doubt });
+    }
+
+    /// Copies that could serve in place of this active: those that take its log.
+    fn successors(&self) -> usize {
+        let Some(assigned) = &self.assigned else { return 0 };
+        let others = assigned.assignment.copies.iter().filter(|peer| {
+            let heard = self.reported.contains_key(&peer.copy);
+            peer.copy != self.shared.copy && peer.may_count && !peer.suspended && heard
+        });
+        others.count()
     }
 
     /// An active leaves its place to another copy first: its epoch ends, nothing is lost, and it is

@@ -91,6 +91,12 @@ impl Repairing {
         };
         repairing.restart(replayed);
         repairing.told = repairing.marking();
+        // What stood when the copy was opened began before, or with the store that was made then.
+        repairing.last = repairing.machine.view().map(|view| Undoing {
+            rung: rung_of(&view.purpose).into(),
+            began_unix_millis: unix_millis(),
+            ..Undoing::default()
+        });
         repairing
     }
 
@@ -115,6 +121,13 @@ impl Repairing {
 
     pub(super) fn next_wake(&self) -> Option<keelson_types::Tick> {
         self.machine.next_wake()
+    }
+}
+
+fn rung_of(purpose: &Purpose) -> &'static str {
+    match purpose {
+        Purpose::Repair => "range repair",
+        Purpose::Resync { .. } => "fetch what the fork touched",
     }
 }
 
@@ -420,14 +433,7 @@ impl Owner {
     /// For status pages: the fetch under way, or how the last one went.
     pub(super) fn undoing(&self) -> Option<Undoing> {
         let Some(view) = self.repairing.machine.view() else { return self.repairing.last.clone() };
-        let last = self.repairing.last.clone().unwrap_or_else(|| Undoing {
-            // Of an earlier life of this process.
-            rung: match view.purpose {
-                Purpose::Repair => "range repair".into(),
-                Purpose::Resync { .. } => "fetch what the fork touched".into(),
-            },
-            ..Undoing::default()
-        });
+        let last = self.repairing.last.clone().unwrap_or_default();
         let phase = match view.phase {
             FetchPhase::Marking => "marking",
             FetchPhase::Waiting => "waiting for a donor",

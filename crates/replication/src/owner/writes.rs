@@ -8,6 +8,7 @@ use keelson_copy_core::room::Shortage;
 use keelson_env::{KvStore, StoreError};
 use keelson_types::{CopyFault, HybridTime, Position, RefusalReason};
 use keelson_wire::Refusal;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use crate::log_lane::LogJob;
@@ -66,16 +67,7 @@ impl Owner {
         };
         let done = self.done.clone();
         self.store_used = Some(Instant::now());
-        self.context.readers.run(move || {
-            let completion = match read(&store, &plan) {
-                Ok(reads) => prepared(request, reads, ticket),
-                Err(error) => {
-                    let refusal = Refusal::new(RefusalReason::CopyFailed, error.to_string());
-                    Completion::PrepareFailed { request, ticket, refusal }
-                }
-            };
-            drop(done.send(completion));
-        });
+        self.context.readers.run(move || read_for(&store, &plan, request, ticket, &done));
     }
 
     /// The store is closed: open it first, then read.
@@ -92,16 +84,7 @@ impl Owner {
                 }
                 Err(_) => return, // The owner ended; the client hears a closed channel.
             };
-            readers.run(move || {
-                let completion = match read(&store, &plan) {
-                    Ok(reads) => prepared(request, reads, ticket),
-                    Err(error) => {
-                        let refusal = Refusal::new(RefusalReason::CopyFailed, error.to_string());
-                        Completion::PrepareFailed { request, ticket, refusal }
-                    }
-                };
-                drop(done.send(completion));
-            });
+            readers.run(move || read_for(&store, &plan, request, ticket, &done));
         });
     }
 
@@ -241,6 +224,28 @@ impl Owner {
         self.shared.store.retire();
         self.event(Event::StoreFailed { fault });
     }
+}
+
+/// Reads what a request depends on; blocking. Damage is the copy's concern, too.
+fn read_for(
+    store: &Arc<dyn KvStore>,
+    plan: &ReadPlan,
+    request: WriteRequest,
+    ticket: Ticket,
+    done: &UnboundedSender<Completion>,
+) {
+    let completion = match read(store, plan) {
+        Ok(reads) => prepared(request, reads, ticket),
+        Err(error) => {
+            if let StoreError::Damaged(why) = &error {
+                // The owner has gone when the copy is reopened, which finds the damage.
+                drop(done.send(Completion::StoreFailed(CopyFault::StoreDamaged(why.clone()))));
+            }
+            let refusal = Refusal::new(RefusalReason::CopyFailed, error.to_string());
+            Completion::PrepareFailed { request, ticket, refusal }
+        }
+    };
+    drop(done.send(completion));
 }
 
 /// Reads what a plan asks for; blocking.

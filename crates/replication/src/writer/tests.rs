@@ -152,6 +152,66 @@ fn a_retry_joins_its_original_and_an_unknown_session_is_never_executed() {
     assert_eq!(answer(&mut later), Some(Ok((100, true))));
 }
 
+fn known_session() -> ReadResults {
+    let state = SessionState {
+        last_used: HybridTime::default(),
+        applied: Vec::new(),
+        lowest_unanswered: 1,
+    };
+    ReadResults { session: Some(Some(state)), ..ReadResults::default() }
+}
+
+/// Begins a read whose results come late.
+fn slowly(writer: &mut Writer, body: WriteBody, reads: ReadResults) -> (Prepared, Pending) {
+    let (request, answer) = request(body);
+    let ticket = Some(writer.begin_read());
+    (Prepared { request, reads, ticket }, answer)
+}
+
+/// The read of a retry began before its original was replayed; meanwhile so many other sessions
+/// were used that the original's is forgotten beside the store.
+#[test]
+fn a_retry_that_was_read_for_early_is_not_applied_twice() {
+    let mut writer = writer();
+    let session = SessionId::from_u128(1);
+    let (retry, mut retried) = slowly(&mut writer, stamped(session, 1, 1), known_session());
+    let mut original = queue(&mut writer, stamped(session, 1, 1), known_session());
+    frame(&mut writer, 100);
+    commit(&mut writer, 100);
+    assert_eq!(answer(&mut original), Some(Ok((100, false))));
+    writer.replayed(end(100).position);
+    for other in 0..=SESSIONS_MAX as u128 {
+        let open = WriteBody::OpenSession(SessionId::from_u128(10 + other));
+        queue(&mut writer, open, ReadResults::default());
+    }
+    frame(&mut writer, 200);
+    commit(&mut writer, 200);
+    writer.replayed(end(200).position);
+    assert!(writer.queue(retry).is_none());
+    frame(&mut writer, 300);
+    commit(&mut writer, 300);
+    assert_eq!(answer(&mut retried), Some(Ok((100, true))), "it joins its original");
+}
+
+#[test]
+fn a_session_used_after_it_was_found_idle_does_not_expire() {
+    let mut writer = writer();
+    let session = SessionId::from_u128(1);
+    let idle = ReadResults { idle_sessions: vec![session], ..ReadResults::default() };
+    let open = WriteBody::OpenSession(SessionId::from_u128(2));
+    let (open, _answer) = slowly(&mut writer, open, idle);
+    queue(&mut writer, stamped(session, 1, 1), known_session());
+    frame(&mut writer, 100);
+    commit(&mut writer, 100);
+    writer.replayed(end(100).position);
+    assert!(writer.queue(open).is_none());
+    let expires = |record: &Record| {
+        matches!(record, Record::Session { session: of, change: SessionRecord::Expire }
+            if *of == session)
+    };
+    assert!(!frame(&mut writer, 200).iter().any(expires), "it was just used");
+}
+
 #[test]
 fn answers_the_client_confirmed_are_dropped() {
     let (mut writer, session) = (writer(), SessionId::from_u128(1));

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use keelson_copy_core::range_fetch::{FetchCost, Mark, Spans};
 use keelson_copy_core::{CopyConfig, CopyMachine, Recovered};
-use keelson_env::{Disk, MemStoreOpener, SimDisk, StoreOpener};
+use keelson_env::{Disk, KvStore, MemStoreOpener, SimDisk, StoreError, StoreOpener};
 use keelson_format::{ControlRecord, Cursor, FramingConfig};
 use keelson_log::{ControlFile, Damage, Evidence, Log, LogConfig, Recovery};
 use keelson_types::{
-    CopyFault, CopyId, DatabaseId, EpochTable, LogId, MemberId, Position, StoreId, StreamId,
-    Weakness,
+    CopyFault, CopyId, DatabaseId, EpochTable, LogEnd, LogId, MemberId, Position, StoreId,
+    StreamId, Weakness,
 };
 
 use super::mend::{Holder, mend};
+use super::repair::{Repair, RepairPlace, load_mark, save_mark};
 use super::{CopyNode, Out};
 use crate::params::Params;
 use crate::probes::Probe;
@@ -71,9 +73,34 @@ impl CopyNode {
         }
         let mut record = record;
         let state = settle(&mut log, &report, &mut record, &mut control, out)?;
-        let store = place.stores.open(&directory.join("store"))?;
+        let mark_path = directory.join("mark");
+        let mut mark = load_mark(&*disk, &mark_path)?;
+        let store = {
+            let opening = StoreOpening {
+                stores: place.stores,
+                disk: &*disk,
+                directory: &directory,
+                mark_path: &mark_path,
+                end: state.end.position,
+            };
+            opening.open(&mut control, &mut record, &mut mark, out)?
+        };
+        let found = store.replayed().position;
+        let replayed = mark.as_ref().map_or(found, |mark| mark.store_position(found));
         let table = merged(&record.epoch_table, &report, state.end.position);
-        let recovered = recovered(&record, &table, &report, &state, store.replayed().position);
+        let mut recovered = recovered(&record, &table, &report, &state, replayed);
+        if mark.is_some() {
+            // What was committed may be the fork's; the active says it again.
+            recovered.committed = replayed;
+        }
+        let repair_place = RepairPlace {
+            disk: disk.clone(),
+            mark: mark_path,
+            stores: place.stores.clone(),
+            store: store_directory(&directory, record.store),
+            weakness: of_fetches(place.params.weakness),
+            saves_need_space: place.params.saves_need_space,
+        };
         let framing =
             FramingConfig { generation_bytes: place.params.generation_bytes, compress: false };
         let config = CopyConfig {
@@ -109,6 +136,7 @@ impl CopyNode {
             seals: BTreeMap::new(),
             mounts: BTreeMap::new(),
             lag: None,
+            repair: Repair::new(repair_place, mark, replayed),
         })
     }
 }
@@ -122,6 +150,60 @@ fn of_copies(weakness: Weakness) -> Weakness {
         | Weakness::AdmitBeforeCaughtUp
         | Weakness::ExpiryDismounts => weakness,
         _ => Weakness::None,
+    }
+}
+
+/// The weakness, if it concerns range fetches.
+fn of_fetches(weakness: Weakness) -> Weakness {
+    match weakness {
+        Weakness::KeepFetchedAcrossEpochs | Weakness::TrustBeforeQ => weakness,
+        _ => Weakness::None,
+    }
+}
+
+/// Where the store of this id lies.
+fn store_directory(directory: &Path, store: StoreId) -> PathBuf {
+    directory.join(format!("store-{store}"))
+}
+
+/// A store about to be opened. One that rotted gives way to what is sound of it, with a mark, as
+/// in `replication`; here the log always reaches back, but nobody relies on it.
+struct StoreOpening<'a> {
+    stores: &'a MemStoreOpener,
+    disk: &'a dyn Disk,
+    directory: &'a Path,
+    mark_path: &'a Path,
+    /// End of the log.
+    end: Position,
+}
+
+impl StoreOpening<'_> {
+    fn open(
+        &self,
+        control: &mut ControlFile,
+        record: &mut ControlRecord,
+        mark: &mut Option<Mark>,
+        out: &mut Vec<Out>,
+    ) -> Result<Arc<dyn KvStore>, Failure> {
+        let from = store_directory(self.directory, record.store);
+        match self.stores.open(&from) {
+            Err(StoreError::Damaged(_)) => {}
+            opened => return Ok(opened?),
+        }
+        let number = u128::from_be_bytes(record.store.into_bytes());
+        let next = StoreId::from_u128(number + 1);
+        let to = store_directory(self.directory, next);
+        let rescued = self.stores.rescue(&from, &to, LogEnd::ZERO)?;
+        out.push(Out::Fired(Probe::Rescued));
+        let floor = rescued.at.map_or(self.end, |at| at.position);
+        let lost: Spans = rescued.lost.iter().cloned().collect();
+        let estimate = FetchCost { keys: 0, bytes: rescued.lost_bytes };
+        let made = Mark::of_rescued(mark.take(), &lost, floor, estimate);
+        save_mark(self.disk, self.mark_path, Some(&made))?;
+        record.store = next;
+        control.write(record)?;
+        *mark = Some(made);
+        Ok(self.stores.open(&to)?)
     }
 }
 

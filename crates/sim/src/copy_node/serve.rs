@@ -1,5 +1,6 @@
 //! Clients: the gate, writes, reads, replay.
 
+use keelson_copy_core::range_fetch::FetchEvent;
 use keelson_copy_core::{Event, StopReason};
 use keelson_env::{ReplayFrame, StoreError};
 use keelson_format::{FrameInfo, Item};
@@ -174,7 +175,9 @@ impl CopyNode {
         };
         match self.store.replay(&decoded) {
             Ok(()) => {}
-            Err(StoreError::NoSpace) => return moment.out.push(Out::Job(Job::Replay(to))),
+            Err(StoreError::NoSpace) => {
+                return moment.out.push(Out::Job(Job::Replay(to, self.repair.replays)));
+            }
             Err(error) => return moment.out.push(Out::Bug(format!("replay: {error}"))),
         }
         for frame in &frames {
@@ -187,9 +190,10 @@ impl CopyNode {
         }
         let reached = self.store.replayed().position;
         self.step(moment, Event::Replayed { to: reached });
+        self.fetch_goes_on(moment, FetchEvent::Replayed { to: reached });
         self.answer_reads(moment);
         if reached < to {
-            moment.out.push(Out::Job(Job::Replay(to)));
+            moment.out.push(Out::Job(Job::Replay(to, self.repair.replays)));
         }
     }
 }

@@ -24,6 +24,7 @@ impl CopyNode {
     ) {
         match message {
             DataMessage::Open { copy, offer } if copy == self.copy => {
+                self.tell_ground(moment);
                 self.step(moment, Event::Open(offer));
             }
             DataMessage::Open { .. } => {}
@@ -33,7 +34,10 @@ impl CopyNode {
                 let matched = matched.position;
                 self.step(moment, Event::Opened { copy, epoch, matched, chain_matches });
             }
-            DataMessage::Matched { epoch } => self.step(moment, Event::Matched { epoch }),
+            DataMessage::Matched { epoch } => {
+                self.step(moment, Event::Matched { epoch });
+                self.follows_epoch(moment, epoch);
+            }
             DataMessage::Refused { copy, epoch, refusal } => {
                 self.step(moment, Event::Refused { copy, epoch, refusal });
             }
@@ -56,6 +60,10 @@ impl CopyNode {
             DataMessage::FetchFrames { id, chunks, done } => {
                 self.fetched(moment, id, chunks, done);
             }
+            DataMessage::RangeAsk { ask, donor, request } => {
+                self.range_asked(moment, from, (ask, donor), &request);
+            }
+            DataMessage::RangeGive { ask, answer } => self.range_given(moment, ask, answer),
         }
     }
 

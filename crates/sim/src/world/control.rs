@@ -9,7 +9,7 @@ use keelson_cluster_core::{
 };
 use keelson_copy_core::{Assignment, PeerCopy};
 use keelson_types::{
-    CopyId, DatabaseState, IncarnationId, LagSettings, MemberId, MountIntent, Tick,
+    CopyId, DatabaseState, Discard, IncarnationId, LagSettings, MemberId, MountIntent, Tick,
 };
 
 use super::consensus::Origin;
@@ -360,6 +360,12 @@ impl World {
 /// A copy, its assignment, whether that epoch is recorded as established, and the copy's lag.
 type Assigned = (CopyId, Assignment, bool, LagSettings);
 
+/// What was given up on an operator's word.
+fn discards_of(database: &keelson_cluster_core::Database) -> Vec<Discard> {
+    let receipts = database.receipts.iter();
+    receipts.map(keelson_cluster_core::LossReceipt::discard).collect()
+}
+
 /// What the state says of a database to its copy on a member.
 fn assignment_of(state: &ClusterState, index: usize, member: MemberId) -> Option<Assigned> {
     let database = state.databases.get(&database_id(index))?;
@@ -383,7 +389,7 @@ fn assignment_of(state: &ClusterState, index: usize, member: MemberId) -> Option
         degrade_after: database.settings.degrade_after_ms.map(Duration::from_millis),
         dismount_after: Duration::from_millis(database.settings.dismount_after_ms),
         suspension: database.copies.get(&copy)?.suspension.clone(),
-        discards: Vec::new(),
+        discards: discards_of(database),
     };
     let lag = database.copies.get(&copy)?.lag;
     Some((copy, assignment, database.state == DatabaseState::Established, lag))

@@ -22,6 +22,7 @@ pub(crate) struct Data {
     /// When the last job of a log, or of a control file, is done.
     log_busy: BTreeMap<usize, u64>,
     save_busy: BTreeMap<usize, u64>,
+    store_busy: BTreeMap<usize, u64>,
     ticks: u64,
     pub(crate) broken: bool,
 }
@@ -52,6 +53,7 @@ impl World {
             dead: BTreeSet::new(),
             log_busy: BTreeMap::new(),
             save_busy: BTreeMap::new(),
+            store_busy: BTreeMap::new(),
             ticks: 0,
             broken: false,
         });
@@ -117,7 +119,7 @@ impl World {
                 self.note(format_args!("m{member}: db{database} opened as {copy}"));
                 self.handle(member, database, out);
                 self.with_copy(member, database, |copy, moment| {
-                    copy.step(moment, Event::Wake);
+                    copy.start(moment);
                     peers.into_iter().for_each(|peer| copy.session_up(moment, peer));
                 });
             }
@@ -162,7 +164,7 @@ impl World {
 
     fn check_watermarks(&mut self, member: usize, database: usize) {
         let Some(copy) = self.copy(member, database) else { return };
-        if copy.machine.view().fault.is_some() {
+        if copy.machine.view().fault.is_some() || !copy.is_whole() {
             return;
         }
         let marks = Watermarks {
@@ -251,17 +253,20 @@ impl World {
 
     fn schedule(&mut self, member: usize, database: usize, job: Job) {
         let delay = match &job {
-            Job::FetchTimeout(_) => 2_000 * MS,
-            Job::Replay(_) => self.between((MS / 20, 3 * MS)),
-            Job::Sync | Job::Cut(_) | Job::Save(..) => self.between(self.params.sync_delay),
+            Job::FetchTimeout(_) | Job::RangeTimeout(_) => 2_000 * MS,
+            Job::Replay(..) | Job::Store(..) => self.between((MS / 20, 3 * MS)),
+            Job::Sync | Job::Cut(_) | Job::Save(..) | Job::Mark(..) => {
+                self.between(self.params.sync_delay)
+            }
         };
         let mut at = self.now + delay;
         let life = self.machines[member].data_life;
         let Some(data) = &mut self.machines[member].data else { return };
         let busy = match &job {
-            Job::Sync | Job::Cut(_) => Some(&mut data.log_busy),
+            Job::Sync | Job::Cut(_) | Job::Mark(..) => Some(&mut data.log_busy),
             Job::Save(..) => Some(&mut data.save_busy),
-            Job::Replay(_) | Job::FetchTimeout(_) => None,
+            Job::Replay(..) | Job::Store(..) => Some(&mut data.store_busy),
+            Job::FetchTimeout(_) | Job::RangeTimeout(_) => None,
         };
         if let Some(busy) = busy.map(|busy| busy.entry(database).or_default()) {
             at = at.max(*busy + 1);
@@ -405,7 +410,10 @@ fn job_name(job: &Job) -> &'static str {
         Job::Sync => "synced",
         Job::Cut(_) => "cut",
         Job::Save(..) => "saved",
-        Job::Replay(_) => "replays",
+        Job::Replay(..) => "replays",
         Job::FetchTimeout(_) => "fetch timeout",
+        Job::Mark(..) => "marked",
+        Job::Store(..) => "store works",
+        Job::RangeTimeout(_) => "range timeout",
     }
 }

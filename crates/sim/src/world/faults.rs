@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use keelson_cluster_core::{AcceptedLoss, Command};
-use keelson_env::Disk;
+use keelson_env::{Disk, SplitMix64};
 use keelson_format::{Chunk, Item};
-use keelson_types::{DatabaseId, DatabaseState, LagSettings, Position};
+use keelson_types::{DatabaseId, DatabaseState, LagSettings, Position, Span, StoreKey};
 
 use super::consensus::Origin;
 use super::{Happening, World, database_id, member_id};
-use crate::copy_node::CopyNode;
+use crate::copy_node::{CopyNode, key_bytes};
 use crate::params::{MS, SEC};
 use crate::probes::Probe;
 
@@ -76,8 +76,9 @@ impl World {
             hits(faults.suspend),
             hits(faults.lag),
             hits(faults.accept_loss),
+            hits(faults.store_rot),
         ];
-        let strikes: [fn(&mut Self, usize); 17] = [
+        let strikes: [fn(&mut Self, usize); 18] = [
             Self::crash_data,
             Self::crash_member,
             Self::lose_power,
@@ -95,6 +96,7 @@ impl World {
             Self::suspend_copy,
             Self::let_copy_lag,
             Self::accept_loss,
+            Self::rot_a_store,
         ];
         for (hit, strike) in rolled.into_iter().zip(strikes) {
             if hit {
@@ -221,6 +223,24 @@ impl World {
         }
     }
 
+    /// Rot in a store file, of some keys or of all; met when the store is opened the next time.
+    fn rot_a_store(&mut self, _: usize) {
+        let member = (self.params.seed % self.params.members as u64) as usize;
+        let database = self.random.below(self.params.databases as u64) as usize;
+        let keys = match self.random.below(4) {
+            0 => Span::all(),
+            _ => some_keys(&mut self.random),
+        };
+        let Some(node) = self.copy(member, database) else { return };
+        let directory = node.store_directory();
+        self.machines[member].stores.rot_keys(&directory, keys);
+        self.fire(Probe::StoreRotted);
+        self.note(format_args!("m{member}: a store of db{database} rots"));
+        if self.random.chance(1, 2) {
+            self.crash_data(member);
+        }
+    }
+
     fn jump_clock(&mut self, member: usize) {
         let jump = self.random.below(4_000);
         let machine = &mut self.machines[member];
@@ -330,6 +350,14 @@ impl World {
         self.note(format_args!("m{member} goes on"));
         parked.into_iter().for_each(|happening| self.after(0, happening));
     }
+}
+
+/// A few of the keys that clients write.
+fn some_keys(random: &mut SplitMix64) -> Span {
+    let from = key_bytes(random.below(20) as u32);
+    let to = [&from[..], b"~"].concat();
+    Span::new(StoreKey::User(from.into()), Some(StoreKey::User(to.into())))
+        .unwrap_or_else(Span::all)
 }
 
 /// Up to where the frames of a log say that it was durable.

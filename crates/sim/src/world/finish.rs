@@ -222,6 +222,9 @@ impl World {
         for member in 0..self.params.members {
             for database in 0..self.params.databases {
                 let Some(copy) = self.copy(member, database) else { continue };
+                if !copy.is_whole() {
+                    continue;
+                }
                 let store = copy.store.clone();
                 let snapshot = store.snapshot().and_then(|s| Ok((s.at(), s.digest()?)));
                 let Ok((at, digest)) = snapshot else { continue };

@@ -78,14 +78,24 @@ fn h08_a_restarted_active_goes_on_in_its_epoch() {
     red_and_green(h08, Weakness::ResumeAfterRestart, "prefix");
 }
 
-/// The volume of m1 is full when m0 dies: its seal needs no space and makes the proof pass.
+/// The volume of m1 is full when m0 dies: its seal needs no space and makes the proof pass. Saved
+/// in a new file it would: then nobody takes over.
 #[test]
 fn h15_a_full_disk_does_not_keep_a_copy_from_being_sealed() {
-    let mut world = world(Weakness::None);
-    world.fill_disk(1);
-    world.kill(0);
-    assert!(world.until(10 * SEC, |world| world.serves(0) == Some(2)), "m2 takes over");
-    assert_eq!(world.violation(), None);
+    for saves_need_space in [true, false] {
+        let params = Params {
+            degrade_after_ms: Some(1_000),
+            saves_need_space,
+            ..Params::scripted(5, 3, Weakness::None)
+        };
+        let mut world = World::scripted(params);
+        world.settle();
+        world.fill_disk(1);
+        world.kill(0);
+        let taken_over = world.until(10 * SEC, |world| world.serves(0) == Some(2));
+        assert_eq!(taken_over, !saves_need_space, "saves need space: {saves_need_space}");
+        assert_eq!(world.violation(), None);
+    }
 }
 
 /// m0 has a fork from the time it was cut off, and is asked to become active again before it could

@@ -323,3 +323,30 @@ fn memory_of_memtables_is_shared_and_reported() {
     }
     assert!(factory.memory().memtables_bytes < memory.memtables_bytes / 2);
 }
+
+/// The last handle may go in any thread, while another one wants the store again.
+#[test]
+fn a_store_is_opened_while_another_thread_lets_it_go() {
+    let (_temporary, path) = directory();
+    let factory = small_memtables();
+    for round in 0..60 {
+        let store = factory.open(&path).expect("open");
+        store.replay(&filling_frames(200)[usize::from(round > 0) * 200..]).expect("replay");
+        let held = Arc::downgrade(&store);
+        let lets_go = thread::spawn(move || drop(store));
+        while held.strong_count() > 0 {
+            std::hint::spin_loop();
+        }
+        // As the slot of a copy does it: nobody holds it, but maybe it is not closed.
+        let opened = loop {
+            match factory.open(&path) {
+                Err(StoreError::InUse) => thread::yield_now(),
+                opened => break opened,
+            }
+        };
+        let failed = opened.as_ref().err().map(ToString::to_string);
+        assert_eq!(failed, None, "round {round}");
+        lets_go.join().expect("let go");
+    }
+    assert!(!factory.in_use(&path.join("other")));
+}

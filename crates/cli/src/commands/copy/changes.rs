@@ -83,6 +83,10 @@ pub(crate) struct Resume {
     /// Keep automatic activation blocked
     #[arg(long)]
     replication_only: bool,
+    /// Let a holder of a discarded timeline follow the active: what it holds of that is cut and
+    /// kept as salvage
+    #[arg(long)]
+    release_discarded: bool,
 }
 
 /// Whole seconds of a time like "7days", or of a bare number of seconds, which the server checks.
@@ -135,12 +139,15 @@ impl Set {
 impl Suspend {
     pub(super) async fn run(self, global: &Global) -> Outcome {
         let what = if self.activation_only { "activation" } else { "copying and replay" };
-        let plan = format!("suspend {what} of copy {}", self.copy);
+        // Less than a second is a second: 0 means "until resumed" to the server.
+        let seconds = self.lasting.map_or(0, |time| time.as_secs().max(1));
+        let mut plan = format!("suspend {what} of copy {}", self.copy);
+        if !self.activation_only {
+            plan.push_str(&forecast(seconds_to_full(global, &self.copy.database).await, seconds));
+        }
         if global.only_shows(&plan) {
             return Ok(());
         }
-        // Less than a second is a second: 0 means "until resumed" to the server.
-        let seconds = self.lasting.map_or(0, |time| time.as_secs().max(1));
         let request = SuspendCopyRequest {
             database: self.copy.database.clone(),
             member: self.copy.member.clone(),
@@ -154,16 +161,44 @@ impl Suspend {
     }
 }
 
+/// When the volume of the active's log will be full at its present speed: a suspended copy keeps the
+/// log.
+async fn seconds_to_full(global: &Global, database: &str) -> Option<u64> {
+    let rows = global.connect().await.ok()?.admin().copy_status(database, "").await.ok()?;
+    rows.into_iter().find(|row| row.active)?.facts?.log_seconds_to_full
+}
+
+/// What an operator should know before the log is kept for `lasting` seconds, or for ever (0).
+fn forecast(seconds_to_full: Option<u64>, lasting: u64) -> String {
+    match seconds_to_full {
+        Some(left) if lasting == 0 || left <= lasting => {
+            let when = text::span(Duration::from_secs(left));
+            let until = if lasting == 0 { "if it is not resumed" } else { "before that ends" };
+            format!(
+                "; the log is kept for it, and the active's log volume is full in {when}, {until}"
+            )
+        }
+        Some(_) | None => String::new(),
+    }
+}
+
 impl Resume {
     pub(super) async fn run(self, global: &Global) -> Outcome {
-        let plan = format!("resume copy {}", self.copy);
+        let plan = match self.release_discarded {
+            false => format!("resume copy {}", self.copy),
+            true => format!("release the discarded timeline that copy {} holds", self.copy),
+        };
         if global.only_shows(&plan) {
             return Ok(());
+        }
+        if self.release_discarded {
+            global.confirm(&plan)?;
         }
         let request = ResumeCopyRequest {
             database: self.copy.database.clone(),
             member: self.copy.member.clone(),
             replication_only: self.replication_only,
+            release_discarded: self.release_discarded,
         };
         global.connect().await?.admin().resume_copy(request).await?;
         done(global, &self.copy, &plan);
@@ -187,6 +222,16 @@ mod tests {
         for bad in ["DB1", "@m2", "DB1@", ""] {
             assert!(bad.parse::<CopyName>().is_err(), "{bad:?}");
         }
+    }
+
+    /// F101: a suspension that outlasts the space for log is said so.
+    #[test]
+    fn a_suspension_that_fills_the_log_volume_is_foreseen() {
+        assert_eq!(forecast(None, 0), "", "it does not fill");
+        assert_eq!(forecast(Some(7_200), 3_600), "", "the suspension ends before");
+        let told = forecast(Some(3_600), 7_200);
+        assert!(told.contains("1h") && told.ends_with("before that ends"), "{told}");
+        assert!(forecast(Some(3_600), 0).ends_with("if it is not resumed"));
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod mbox;
 mod pace;
 mod pipeline;
 mod progress;
+mod quotes;
 mod report;
 mod source;
 mod table;

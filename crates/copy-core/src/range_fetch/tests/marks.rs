@@ -55,6 +55,30 @@ fn every_flipped_bit_and_every_cut_is_noticed() {
     }
 }
 
+/// S15: what was fetched before counts for nothing in another store, and no mark is forgotten.
+#[test]
+fn the_mark_of_a_rescued_store_adds_to_a_former_one() {
+    let lost: Spans = [key("a")].into_iter().collect();
+    let alone = Mark::of_rescued(None, &lost, at(9), cost(0, 7));
+    assert_eq!((&alone.spans, alone.floor, alone.q), (&lost, at(9), None));
+    assert_eq!(alone.epoch, Epoch::default(), "any epoch begins a round");
+    assert_eq!(alone.costs.estimate, cost(0, 7));
+    assert_eq!(Mark::decode(&alone.encode()), Ok(alone));
+
+    let former = mark(Purpose::Repair, Fetched::All);
+    let added = Mark::of_rescued(Some(former.clone()), &lost, at(9), cost(0, 7));
+    assert_eq!(added.spans, former.spans.union(&lost));
+    assert_eq!((added.floor, added.q), (at(77), None), "the higher floor");
+    assert_eq!(added.fetched, Fetched::Before(StoreKey::FIRST));
+    assert_eq!(added.costs.estimate, cost(1, 9));
+
+    let fork = Purpose::Resync { fork: end(1, 5), rewound: false, salvages: vec![] };
+    let undone = Mark::of_rescued(Some(mark(fork, Fetched::All)), &lost, at(99), cost(0, 0));
+    assert!(matches!(undone.purpose, Purpose::Resync { rewound: true, .. }), "{undone:?}");
+    assert_eq!(undone.store_position(at(3)), at(3), "where the new store says that it stands");
+    assert_eq!(undone.floor, at(99));
+}
+
 /// Repairs the checksum after a change.
 fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     let mut hasher = crc32fast::Hasher::new();

@@ -7,9 +7,14 @@ use serde_json::{Map, Value};
 
 use super::Shape;
 use super::batch::{FileName, Found, Place, numbered_key};
+use super::quotes::{Quotes, Unclosed};
+
+const NOT_CLOSED: &str = "a quote that begins in this row is never closed, so the rest of the file \
+    would be one cell";
 
 pub(super) struct Table {
-    reader: Reader<Box<dyn BufRead + Send>>,
+    reader: Reader<Quotes>,
+    unclosed: Unclosed,
     header: Vec<String>,
     key_column: Option<usize>,
     file: FileName,
@@ -28,9 +33,13 @@ impl Table {
         shape: &Shape,
     ) -> Result<Self, String> {
         let delimiter = if tabs { b'\t' } else { b',' };
-        let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(input);
+        let (quotes, unclosed) = Quotes::new(input, delimiter);
+        let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(quotes);
         let header = reader.headers().map_err(|error| format!("the header line: {error}"))?;
         let header: Vec<String> = header.iter().map(str::to_owned).collect();
+        if unclosed.is_so() {
+            return Err(format!("the header line: {NOT_CLOSED}"));
+        }
         let repeated = (1..header.len()).find(|index| header[..*index].contains(&header[*index]));
         if let Some(index) = repeated {
             return Err(format!("the column {:?} occurs twice", header[index]));
@@ -43,7 +52,7 @@ impl Table {
                 })?)
             }
         };
-        Ok(Self { reader, header, key_column, file, rows: 0 })
+        Ok(Self { reader, unclosed, header, key_column, file, rows: 0 })
     }
 
     pub(super) fn next(&mut self) -> io::Result<Option<Found>> {
@@ -52,6 +61,8 @@ impl Table {
         let place = |line| Place { file: self.file.clone(), line };
         let read = match self.reader.read_record(&mut row) {
             Ok(false) => return Ok(None),
+            // Only the last row is read when the input has ended.
+            _ if self.unclosed.is_so() => Err(NOT_CLOSED.to_owned()),
             Ok(true) => Ok(()),
             Err(error) => match error.kind() {
                 ErrorKind::Io(_) => return Err(io::Error::other(error)),
@@ -106,6 +117,21 @@ mod tests {
         assert_eq!((place.line, reason.as_str()), (3, "the row has 1 fields, the header 2"));
         assert!(matches!(found[2], Found::Record { .. }));
         assert!(table("a,b\n", Some("c")).is_err());
+    }
+
+    #[test]
+    fn a_quote_that_is_never_closed_swallows_nothing_silently() {
+        let found = table("a,b\n1,2\n3,\"x\n5,6\n", None).unwrap();
+        assert!(matches!(found[0], Found::Record { .. }));
+        let Found::Bad { place, reason } = &found[1] else { panic!("{found:?}") };
+        assert_eq!((place.line, found.len()), (3, 2));
+        assert!(reason.contains("never closed"), "{reason}");
+        assert!(table("a,\"b\n1,2\n", None).unwrap_err().contains("never closed"));
+        for whole in ["a,b\n1,\"x\ny\"\n", "a,b\n1,\"x \"\"y\"\"\"", "a,b\n1,5\" pipe\n", "a\n\"\""]
+        {
+            let found = table(whole, None).unwrap();
+            assert!(matches!(found[..], [Found::Record { .. }]), "{whole}: {found:?}");
+        }
     }
 
     #[test]

@@ -1,0 +1,160 @@
+//! An instant of a lagged copy is made the truth; the others keep what is discarded until they are
+//! released (G4, S13).
+
+use anyhow::{Context, Result, ensure};
+use keelson_testkit::{Cluster, Output, eventually};
+use serde_json::Value;
+
+use crate::forks::{lagging, position};
+use crate::returns::salvaged;
+
+async fn status(cluster: &Cluster, member: &str) -> Result<Value> {
+    let rows = cluster.cli().json(["copy", "status", "DB1", "--member", member]).await?;
+    Ok(rows[0].clone())
+}
+
+/// Keys that the database shows.
+async fn keys(cluster: &Cluster) -> Result<Vec<String>> {
+    let items = cluster.cli().json(["kv", "scan", "DB1"]).await?;
+    let keys = items.as_array().context("a list")?.iter();
+    Ok(keys.map(|item| item["key"].as_str().unwrap_or_default().to_owned()).collect())
+}
+
+/// Ten keys, and behind the instant that is given they are dropped and something is written.
+async fn dropped() -> Result<(Cluster, String)> {
+    let cluster = lagging().await?;
+    let before = position(&cluster).await?;
+    let database = cluster.client().database("DB1");
+    for key in 0..10 {
+        database.delete(format!("key{key:04}")).await?;
+    }
+    database.put("bad", "1").await?;
+    position(&cluster).await?;
+    Ok((cluster, before))
+}
+
+fn ten() -> Vec<String> {
+    (0..10).map(|key| format!("key{key:04}")).collect()
+}
+
+async fn activate(cluster: &Cluster, rest: &[&str]) -> Result<Output> {
+    let words = ["copy", "activate"].iter().chain(rest);
+    cluster.cli().run(words).await
+}
+
+async fn is_held(cluster: &Cluster, member: &str) -> Result<()> {
+    eventually(&format!("{member} holds the discarded timeline"), || async {
+        let row = status(cluster, member).await?;
+        ensure!(row["status"] == "Suspended" && row["participant"] == false, "{row}");
+        ensure!(row["suspended_by"] == "discarded_timeline", "{row}");
+        let why = row["status_reason"].as_str().unwrap_or_default();
+        ensure!(why.contains("discarded timeline"), "{row}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instant_becomes_the_truth_and_the_rest_is_kept_until_it_is_released() -> Result<()> {
+    let (mut cluster, before) = dropped().await?;
+    let order = ["DB1@m3", "--at", before.as_str()];
+    let shown = activate(&cluster, &[&order[..], &["--what-if", "-o", "json"]].concat()).await?;
+    let shown: Value = serde_json::from_str(&shown.stdout)?;
+    assert_eq!(
+        (&shown["discarded_frames"], &shown["holders"]),
+        (&11.into(), &serde_json::json!(["m1", "m2"]))
+    );
+    ensure!(shown["would"].as_str().is_some_and(|plan| plan.contains("discard")), "{shown}");
+    assert_eq!(activate(&cluster, &order).await?.code, Some(2), "it asks first");
+    assert_eq!(keys(&cluster).await?, ["bad"], "nothing has happened");
+
+    let done = activate(&cluster, &[&order[..], &["--yes"]].concat()).await?;
+    ensure!(done.code == Some(0), "{done:?}");
+    assert_eq!(cluster.active_of("DB1").await?, "m3");
+    assert_eq!(keys(&cluster).await?, ten());
+    cluster.client().database("DB1").put("after", "1").await?;
+    for member in ["m1", "m2"] {
+        is_held(&cluster, member).await?;
+    }
+    let events = cluster.cli().succeed(["event", "list"]).await?;
+    ensure!(events.contains("activated_at_instant"), "{events}");
+    let resumed = cluster.cli().run(["copy", "resume", "DB1@m1"]).await?;
+    assert_eq!(resumed.error_code(), Some("precondition"), "{resumed:?}");
+
+    // The only copy with the truth is opened again, although it lags.
+    cluster.member("m3").kill_data_process()?;
+    eventually("m3 serves again", || async {
+        let read = cluster.client().database("DB1").get("after").await?;
+        ensure!(read.as_deref() == Some(&b"1"[..]), "{read:?}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(cluster.active_of("DB1").await?, "m3");
+    for member in ["m1", "m2"] {
+        is_held(&cluster, member).await?;
+        ensure!(salvaged(&cluster, member).await?.is_empty(), "{member} keeps its log whole");
+        let copy = format!("DB1@{member}");
+        let release = ["copy", "resume", &copy, "--release-discarded", "--yes"];
+        cluster.cli().succeed(release).await?;
+    }
+    cluster.wait_until_following("DB1").await?;
+    cluster.equal_digest("DB1", 3).await?;
+    for member in cluster.names() {
+        assert_eq!(salvaged(&cluster, &member).await?, ["bad"], "{member}");
+    }
+    let mut all = ten();
+    all.insert(0, "after".into());
+    assert_eq!(keys(&cluster).await?, all);
+    cluster.assert_clean_logs(crate::crashes::EXPECTED_ERRORS)
+}
+
+/// A wrong instant is taken back: a holder is made the truth again at its own end. `--resync-others`
+/// lets the others follow at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_instant_can_be_taken_back() -> Result<()> {
+    let (cluster, before) = dropped().await?;
+    let done = activate(&cluster, &["DB1@m3", "--at", &before, "--yes"]).await?;
+    ensure!(done.code == Some(0), "{done:?}");
+    cluster.client().database("DB1").put("after", "1").await?;
+    let back = ["DB1@m2", "--at", "0s", "--resync-others", "--yes"];
+    let done = activate(&cluster, &back).await?;
+    ensure!(done.code == Some(0), "{done:?}");
+    assert_eq!(cluster.active_of("DB1").await?, "m2");
+    assert_eq!(keys(&cluster).await?, ["bad"]);
+    // m1 holds what is the truth again, and was suspended before.
+    let release = ["copy", "resume", "DB1@m1", "--release-discarded", "--yes"];
+    cluster.cli().succeed(release).await?;
+    cluster.wait_until_following("DB1").await?;
+    assert_eq!(salvaged(&cluster, "m3").await?, ["bad", "after"]);
+    cluster.cli().succeed(["copy", "set", "DB1@m3", "--replay-lag", "0s"]).await?;
+    cluster.equal_digest("DB1", 3).await?;
+    cluster.assert_clean_logs(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn impossible_instants_are_refused_with_codes() -> Result<()> {
+    let cluster = lagging().await?;
+    let at = position(&cluster).await?;
+    let out = "instant_out_of_reach";
+    for (copy, at, code) in [
+        ("DB1@m1", at.as_str(), "precondition"),
+        ("DB1@m2", "1:200", out),
+        ("DB1@m3", "ff:1", out),
+        ("DB1@m3", "1000d", out),
+        ("DB1@m3", "2999-01-01T00:00:00Z", out),
+        ("DB9@m3", at.as_str(), "unknown_database"),
+        ("DB1@m9", at.as_str(), "unknown_member"),
+    ] {
+        let refused = activate(&cluster, &[copy, "--at", at, "--yes"]).await?;
+        assert_eq!(refused.error_code(), Some(code), "{copy} at {at}: {refused:?}");
+    }
+    cluster.create_database("DB2", &["m1"]).await?;
+    let refused = activate(&cluster, &["DB2@m2", "--at", &at, "--yes"]).await?;
+    assert_eq!(refused.error_code(), Some("unknown_copy"), "{refused:?}");
+    for at in ["--at=-5m", "--at=1:-7", "--at=-1:700", "--at=soon"] {
+        let refused = activate(&cluster, &["DB1@m3", at, "--yes"]).await?;
+        assert_eq!(refused.code, Some(2), "{at}: {refused:?}");
+    }
+    assert_eq!(cluster.active_of("DB1").await?, "m1", "nothing moved");
+    cluster.assert_clean_logs(&[])
+}
