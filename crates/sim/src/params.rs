@@ -134,7 +134,7 @@ impl Params {
             lag: rate(15),
             accept_loss: rate(100),
             store_rot: rate(10),
-            instant: if calm || seed % 3 != 0 { 0 } else { 40 },
+            instant: if !calm && seed.is_multiple_of(3) { 40 } else { 0 },
         };
         Self {
             seed,
