@@ -108,8 +108,8 @@ async fn an_instant_becomes_the_truth_and_the_rest_is_kept_until_it_is_released(
     cluster.assert_clean_logs(crate::crashes::EXPECTED_ERRORS)
 }
 
-/// A wrong instant is taken back: a holder is made the truth again at its own end. `--resync-others`
-/// lets the others follow at once.
+/// A wrong instant is taken back: a holder is made the truth again at its own end.
+/// `--resync-others` lets the others follow at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_instant_can_be_taken_back() -> Result<()> {
     let (cluster, before) = dropped().await?;

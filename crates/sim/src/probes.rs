@@ -74,6 +74,8 @@ probes! {
     Switchover = "switchover",
     /// A database went on with loss by the word of an operator.
     LossAccepted = "loss accepted",
+    /// An instant was made the truth by the word of an operator.
+    TurnedBack = "turned back to an instant",
     /// A database was closed by an operator.
     Dismounted = "dismounted by an operator",
     /// A bit flipped in a log.

@@ -265,7 +265,7 @@ impl Manager {
             .operations
             .iter()
             .filter(|(id, _)| !asked(id))
-            .filter_map(|(id, operation)| Some((*id, self.settle(state, operation)?)))
+            .filter_map(|(id, operation)| Some((*id, self.settle(state, *id, operation)?)))
             .collect();
         for (id, result) in settled {
             self.operations.remove(&id);
@@ -297,6 +297,7 @@ impl Manager {
     fn settle(
         &self,
         state: &ClusterState,
+        asked: OperationId,
         operation: &PendingOperation,
     ) -> Option<Result<(), Refusal>> {
         let id = operation.database;
@@ -334,7 +335,7 @@ impl Manager {
                 Some(Phase::Waiting { .. }) => Some(Err(nobody(database, operation.goal))),
                 Some(_) => None,
                 None if database.state == DatabaseState::Established => {
-                    Some(reached(state, database, operation.goal))
+                    Some(reached(state, database, asked, operation.goal))
                 }
                 None => None,
             },
@@ -342,9 +343,20 @@ impl Manager {
     }
 }
 
-fn reached(state: &ClusterState, database: &Database, goal: Goal) -> Result<(), Refusal> {
+fn reached(
+    state: &ClusterState,
+    database: &Database,
+    asked: OperationId,
+    goal: Goal,
+) -> Result<(), Refusal> {
     let active = database.target_member();
+    let gave_up = |order| database.receipts.iter().any(|receipt| receipt.operation == order);
     match goal {
+        // Nobody began it: the leader that was asked is gone.
+        Goal::At(order) if active == Some(order.on) && !gave_up(Some(asked)) => {
+            let message = format!("{} was not taken back to {}", database.name, order.kept);
+            Err(refusal(RefusalReason::Precondition, message))
+        }
         Goal::Move { to } | Goal::At(ActivateAt { on: to, .. }) if active != Some(to) => {
             let member = active.and_then(|id| state.members.get(&id));
             let at = member.map_or("another member", |member| member.config.name.as_str());

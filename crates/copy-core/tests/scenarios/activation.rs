@@ -253,10 +253,8 @@ fn nothing_behind_the_instant_is_replayed_before_the_cut() {
     });
     bench.step(Event::ReplayLimit(Some(at(1, 200))));
     let actions = bench.step(mount(1, end(1, at(1, 300)), &[]));
-    assert!(
-        matches!(actions[..], [Action::SaveControl { .. }, Action::ReplayTo(to)] if to == at(1, 300)),
-        "{actions:?}"
-    );
+    assert!(matches!(actions[0], Action::SaveControl { .. }), "{actions:?}");
+    assert_eq!(actions[1..], [Action::ReplayTo(at(1, 300))]);
 }
 
 /// A store that holds some of it, or a log of another epoch at the place: nothing is cut.

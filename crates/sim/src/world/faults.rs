@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     Suspended { database: usize, member: usize },
     /// A copy lags.
     Lagged { database: usize, member: usize },
+    /// Copies hold a discarded timeline.
+    Held { database: usize },
 }
 
 impl World {
@@ -103,6 +105,10 @@ impl World {
                 let member = self.random.below(self.params.members as u64) as usize;
                 strike(self, member);
             }
+        }
+        if faults.instant > 0 && self.random.chance(faults.instant, 1_000) {
+            let member = self.random.below(self.params.members as u64) as usize;
+            self.take_back(member);
         }
     }
 
@@ -333,6 +339,7 @@ impl World {
             Fault::Lagged { database, member } => {
                 self.set_copy_lag(*database, *member, LagSettings::default());
             }
+            Fault::Held { database } => self.release_holders(*database),
             Fault::Full { member } => {
                 self.machines[*member].disk.set_quota(None);
                 self.machines[*member].stores.set_full(false);

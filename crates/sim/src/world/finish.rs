@@ -212,7 +212,9 @@ impl World {
             if let Some(Ok(log)) = log {
                 self.expect_no_more(database, &log);
             }
-            self.fire(Probe::LossAccepted);
+            let turned = self.reference.databases[&database_id(database)].turned_back.as_ref();
+            let turned = turned.is_some_and(|turned| turned.epoch == epoch);
+            self.fire(if turned { Probe::TurnedBack } else { Probe::LossAccepted });
             self.note(format_args!("db{database} goes on in {epoch} behind {kept}, with loss"));
         }
     }

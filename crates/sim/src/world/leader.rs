@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_cluster_core::{
-    AcceptedLoss, Command, ManagerAction, ManagerEvent, OperationKind, Outcome, RenewRequest,
+    AcceptedLoss, ActivateAt, Command, ManagerAction, ManagerEvent, OperationKind, Outcome,
+    RenewRequest,
 };
 use keelson_types::{DatabaseId, Epoch, IncarnationId, MemberId, OperationId, Tick};
 
@@ -365,6 +366,16 @@ impl World {
         self.propose(leader, Command::PutOperation { id: operation, kind }, Origin::None);
         let event = ManagerEvent::MountRequested { operation, database, accept_loss };
         self.manage(leader, event);
+    }
+
+    /// An operator makes an instant of a copy the truth.
+    pub(crate) fn activate_at(&mut self, database: DatabaseId, order: ActivateAt) {
+        let Some(leader) = self.ready_leader() else { return };
+        let operation = OperationId::from_u128(0x7000 + u128::from(self.fresh()));
+        self.note(format_args!("an operator turns {database} back: {order:?}"));
+        let kind = OperationKind::ActivateAt { database, order };
+        self.propose(leader, Command::PutOperation { id: operation, kind }, Origin::None);
+        self.manage(leader, ManagerEvent::InstantRequested { operation, database, order });
     }
 
     /// An operator closes a database.

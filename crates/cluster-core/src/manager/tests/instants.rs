@@ -180,6 +180,11 @@ fn a_new_leader_goes_on_with_it() {
     recorded(&mut world);
     assert_eq!(finished(&world.lead(2)), [Err(RefusalReason::TargetUnfit)]);
     assert_eq!(world.database().epoch, epoch(1));
+    // The copy became active by itself meanwhile, with all that was to be discarded.
+    let mut world = lagging();
+    let kind = crate::OperationKind::ActivateAt { database: DB, order: at(1, end(1, 10)) };
+    world.log.ok(&Command::PutOperation { id: OPERATION, kind });
+    assert_eq!(finished(&world.lead(2)), [Err(RefusalReason::Precondition)]);
 }
 
 /// The opening frame is durable on the target, and its life ends: somebody may have been answered.
