@@ -162,8 +162,11 @@ impl World {
             }
         }
         let participants = recorded.rule.as_ref().map_or(0, |rule| rule.participants.len());
-        (participants != recorded.copies.len())
-            .then(|| format!("{participants} of {} copies take part", recorded.copies.len()))
+        (participants != recorded.copies.len()).then(|| {
+            let peers = self.copy(active, database).map(|copy| copy.machine.view().peers);
+            let copies = recorded.copies.len();
+            format!("{participants} of {copies} copies take part; m{active} sees {peers:?}")
+        })
     }
 
     /// G1 and equal content once more, over the final logs.
