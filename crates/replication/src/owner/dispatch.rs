@@ -1,4 +1,5 @@
-//! What an owner is told, and by whom it is handled: messages of others, completions of its own work.
+//! What an owner is told, and by whom it is handled: messages of others, completions of its own
+//! work.
 
 use keelson_copy_core::Event;
 
