@@ -86,6 +86,8 @@ impl CopyMachine {
     /// accepts.
     pub(crate) fn accept_offer(&mut self, news: bool, out: &mut Vec<Action>) {
         let step = if news {
+            // Beyond the own log it was another epoch's word; the new one says again what holds.
+            self.committed = self.committed.min(self.end.position);
             PassiveStep::Saving(self.save(out))
         } else {
             self.send_opened(out);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keelson_types::{CopyId, CopyRole, LogEnd, Position};
+use keelson_types::{CopyId, CopyRole, EpochTable, LogEnd, Position};
 
 /// A copy that is scrubbed now and then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +66,19 @@ pub fn judge_digests(at: LogEnd, answers: &BTreeMap<CopyId, (LogEnd, u128)>) -> 
     }
 }
 
+/// Up to where a holder is asked for log that is damaged here: as far as the log is known to have
+/// been durable, but not beyond what the holder showed to share with it. A holder that is behind
+/// helps all the same, and must: it may be behind only because this copy cannot read what it holds.
+#[must_use]
+pub fn mend_until(known: LogEnd, shown: Option<Position>, table: &EpochTable) -> LogEnd {
+    match shown {
+        Some(shown) if shown < known.position => {
+            LogEnd { epoch: table.epoch_at(shown), position: shown }
+        }
+        Some(_) | None => known,
+    }
+}
+
 /// How a damaged store comes back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StoreRepair {
@@ -93,7 +106,7 @@ pub fn store_repair(role: CopyRole, log_begins: Position, others: usize) -> Stor
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keelson_types::Epoch;
+    use keelson_types::{Epoch, EpochStart};
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -138,6 +151,27 @@ mod tests {
             let answers = answers.into_iter().map(|(copy, at, digest)| (id(copy), (at, digest)));
             let answers: BTreeMap<_, _> = answers.collect();
             assert_eq!(judge_digests(at, &answers), expected, "{answers:?}");
+        }
+    }
+
+    /// G5: the only holder may be behind because of the damage (seed 1584 of the simulator).
+    #[test]
+    fn a_holder_that_is_behind_is_asked_for_what_it_has() {
+        let row = |counter, generation| EpochStart {
+            epoch: Epoch::new(0, counter),
+            previous_end: Position::new(generation, 0),
+            chain: 1,
+        };
+        let table = EpochTable::from_rows(vec![row(1, 1), row(2, 5)]).unwrap();
+        let known = LogEnd { epoch: Epoch::new(0, 2), position: Position::new(9, 700) };
+        let before = LogEnd { epoch: Epoch::new(0, 1), position: Position::new(4, 300) };
+        for (shown, expected) in [
+            (None, known),
+            (Some(known.position), known),
+            (Some(Position::new(9, 900)), known),
+            (Some(before.position), before),
+        ] {
+            assert_eq!(mend_until(known, shown, &table), expected, "{shown:?}");
         }
     }
 

@@ -269,10 +269,11 @@ pub trait StoreOpener: Send + Sync {
         pace: &mut dyn FnMut(u64),
     ) -> Result<Verified, StoreError>;
 
-    /// Makes `to` a store of what is sound in the closed store `from`, which stays as it is. No copy
-    /// of sound files is made, so both must lie on the same volume; what an earlier attempt left in
-    /// `to` is removed. Where the position itself is lost, the new store says `at`, before which
-    /// the content must not be older; without it, so does one whose files name an older position.
+    /// Makes `to` a store of what is sound in the closed store `from`, which stays as it is. No
+    /// copy of sound files is made, so both must lie on the same volume; what an earlier attempt
+    /// left in `to` is removed. Where the position itself is lost, the new store says `at`, before
+    /// which the content must not be older; without it, so does one whose files name an older
+    /// position.
     ///
     /// Content outside of what is lost is that of one position: the one found, or one that was lost
     /// with the rest.

@@ -442,6 +442,10 @@ impl Log {
         let Some((first, header)) = self.headers.first_key_value() else {
             return Ok(CursorState::empty(self.stream));
         };
+        if position == Position::ZERO && header.previous_end == position {
+            // Nothing of the first generation counts, not even its time: another log may begin here.
+            return Ok(CursorState::empty(self.stream));
+        }
         if position == header.previous_end {
             return Ok(CursorState::before(header));
         }

@@ -1,7 +1,7 @@
 //! The mark of a range fetch, as a file beside the control file of its copy.
 //!
-//! A file that is there and does not decode means that anything of the store may be wrong: all of it
-//! is fetched (`rebuild`). Only its absence means that the store is whole.
+//! A file that is there and does not decode means that anything of the store may be wrong: all of
+//! it is fetched (`rebuild`). Only its absence means that the store is whole.
 
 use std::path::{Path, PathBuf};
 

@@ -2,8 +2,8 @@
 //! disturbing whoever writes or reads the rest.
 //!
 //! Fetched frames are chained on the last sound one before the damage, so what a holder sends is
-//! what stood here, or is refused. It is asked for what the generation, or the known durable end,
-//! reaches; a holder that lacks it is passed over. Writing goes through the log's lane, one chunk
+//! what stood here, or is refused. It is asked for log up to the known durable end, or up to where
+//! it showed to share the log with this copy; a holder that lacks it is passed over. Writing goes through the log's lane, one chunk
 //! at a time, until the own bytes follow again.
 
 use keelson_copy_core::LogSource;
@@ -23,12 +23,10 @@ use crate::shared::CopyShared;
 pub(crate) struct Mend {
     /// Where the damage begins.
     pub(crate) at: Position,
-    /// The log is known to have been durable up to here.
-    pub(crate) wanted: LogEnd,
     pub(crate) table: EpochTable,
     pub(crate) log: Lane<LogJob>,
-    /// Who may have it, best first.
-    pub(crate) holders: Vec<(MemberId, CopyId)>,
+    /// Who may have it, best first, and up to where it is asked for.
+    pub(crate) holders: Vec<(MemberId, CopyId, LogEnd)>,
 }
 
 /// Mends; says how many bytes were written.
@@ -38,8 +36,8 @@ pub(crate) async fn run(
     mend: Mend,
 ) -> Result<u64, String> {
     let mut why = "no other copy is known".to_owned();
-    for (member, copy) in &mend.holders {
-        match from(context, shared, &mend, (*member, *copy)).await {
+    for (member, copy, wanted) in &mend.holders {
+        match from(context, shared, &mend, (*member, *copy, *wanted)).await {
             Ok(bytes) => return Ok(bytes),
             Err(refused) => {
                 let name = context.member(*member).map(|peer| peer.name.to_string());
@@ -54,15 +52,14 @@ async fn from(
     context: &PlaneContext,
     shared: &CopyShared,
     mend: &Mend,
-    (member, copy): (MemberId, CopyId),
+    (member, copy, wanted): (MemberId, CopyId, LogEnd),
 ) -> Result<u64, String> {
     let mut state = ask(&mend.log, |reply| LogJob::StateBefore(mend.at, reply)).await??;
-    if state.position >= mend.wanted.position {
-        return Err("nothing there is known to be durable yet".into());
+    if state.position >= wanted.position {
+        return Err("nothing there is known to be durable yet, or it does not hold it".into());
     }
-    let source = LogSource { member, copy, end: mend.wanted };
-    let (epoch, wanted) = (mend.wanted.epoch, mend.wanted);
-    let request = Ask { epoch, source, wanted, end: state.position };
+    let source = LogSource { member, copy, end: wanted };
+    let request = Ask { epoch: wanted.epoch, source, wanted, end: state.position };
     let mut stream = fetch::open(context, shared, &request, &mend.table).await?;
     let first = fetch::next(&mut stream).await?.ok_or("the holder sent nothing")?;
     let matched = LogEnd::from(first.matched.unwrap_or_default()).position;
@@ -79,7 +76,7 @@ async fn from(
             return Ok(written);
         }
     }
-    if state.position >= mend.wanted.position { Ok(written) } else { Err("it ended early".into()) }
+    if state.position >= wanted.position { Ok(written) } else { Err("it ended early".into()) }
 }
 
 /// Writes a chunk; says whether the own bytes follow it.

@@ -144,6 +144,10 @@ impl StoreOpener for StoreFactory {
     }
 
     fn rescue(&self, from: &Path, to: &Path, at: LogEnd) -> Result<Rescued, StoreError> {
+        // Closing an earlier handle removes files: nobody has the old one open meanwhile, and what
+        // an earlier attempt left is closed.
+        let _from = self.stores.claim(from)?;
+        drop(self.stores.claim(to)?);
         rescue::rescue(self, from, to, at)
     }
 

@@ -270,3 +270,35 @@ fn a_store_beyond_the_instant_is_no_target() {
         assert_eq!(actions, [expected], "{kept:?}");
     }
 }
+
+/// A copy that heard that log is committed which it lacks, and which is given up: it goes on alone
+/// (seed 30043 of the simulator).
+fn behind_what_is_committed() -> Bench {
+    let mut bench = Bench::passive(1);
+    bench.received(1, at(1, 500));
+    bench.step(Event::Logged { end: end(1, at(1, 500)) });
+    bench.step(Event::CommittedUpTo { epoch: epoch(1), committed: at(9, 0) });
+    assert_eq!(bench.machine.committed(), at(9, 0));
+    bench
+}
+
+#[test]
+fn an_epoch_begins_with_nothing_committed_beyond_its_start() {
+    let mut bench = behind_what_is_committed();
+    bench.step(Event::Assigned(assignment(epoch(5), None)));
+    bench.seal(5);
+    let kept = bench.machine.end();
+    bench.step(mount(1, kept, &[]));
+    bench.step(Event::EpochBegun { start: start(5, kept.position), end: at(2, 100) });
+    assert_eq!(bench.machine.committed(), kept.position);
+}
+
+#[test]
+fn a_passive_forgets_what_another_epoch_called_committed_beyond_its_log() {
+    let mut bench = behind_what_is_committed();
+    let kept = bench.machine.end().position;
+    let rows = [start(1, Position::ZERO), start(5, kept)];
+    bench.step(Event::SourceDown { member: member(0) });
+    bench.step(Event::Open(offer(5, &rows, at(3, 0))));
+    assert_eq!(bench.machine.committed(), kept);
+}

@@ -126,8 +126,8 @@ fn a_cut_to_nothing_empties_the_log() {
     let (disk, mut copy) = forked();
     let report = copy.log.cut(Position::ZERO).expect("cuts");
     let empty = CursorState::empty(crate::harness::stream());
-    assert_eq!(CursorState { time: empty.time, ..report.state }, empty);
-    assert!(report.state.time > empty.time, "time does not go back");
+    // Its time neither: the log that is taken instead may come from a clock behind this one's.
+    assert_eq!(report.state, empty);
     assert_eq!((copy.log.position(), copy.log.first_generation()), (Position::ZERO, None));
     assert!(names(&disk).iter().any(|name| name.starts_with("salvage-")));
     copy.cursor = Cursor::new(report.state, FRAMING);

@@ -123,7 +123,8 @@ impl PlaneContext {
     /// Checks the order and begins to build the fork.
     ///
     /// # Errors
-    /// `copy_failed` while keys of the copy are being fetched, `instant_out_of_reach` with the span that the copy can show, `already_exists`,
+    /// `copy_failed` while keys of the copy are being fetched, `instant_out_of_reach` with the
+    /// span that the copy can show, `already_exists`,
     /// `fork_budget`, or what the copy's store says.
     pub(crate) async fn create_fork(
         self: &Arc<Self>,

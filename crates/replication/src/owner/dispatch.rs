@@ -1,4 +1,5 @@
-//! What an owner is told, and by whom it is handled: messages of others, completions of its own work.
+//! What an owner is told, and by whom it is handled: messages of others, completions of its own
+//! work.
 
 use keelson_copy_core::Event;
 
@@ -75,7 +76,7 @@ impl Owner {
             Completion::ChainRead { copy, epoch, matched, same, damage } => {
                 if let Some(at) = damage {
                     // The copy is offered the log again after a pause.
-                    self.log_damaged(at, None);
+                    self.log_shown(copy, matched, at);
                 }
                 self.event(Event::Opened { copy, epoch, matched, chain_matches: same });
             }

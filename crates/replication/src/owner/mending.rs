@@ -1,9 +1,11 @@
 //! Damage of a copy's files: who noticed it waits, the rest goes on; log is mended from another
 //! copy, another store takes the place of a damaged one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use keelson_copy_core::Event;
+use keelson_copy_core::scrub::mend_until;
 use keelson_log::{Damage, Evidence};
 use keelson_types::{CopyFault, CopyId, CopyRole, LogEnd, MemberId, Position};
 use tokio::sync::oneshot;
@@ -38,6 +40,8 @@ pub(super) struct Mending {
     waiting: Vec<oneshot::Sender<MendResult>>,
     /// The store is being given up.
     condemning: bool,
+    /// Up to where other copies showed to share the log, when that could not be read here.
+    shown: BTreeMap<CopyId, Position>,
 }
 
 impl Mending {
@@ -67,6 +71,12 @@ impl Owner {
         self.mend();
     }
 
+    /// Another copy has this log up to `matched`, and what it has cannot be read here.
+    pub(super) fn log_shown(&mut self, copy: CopyId, matched: Position, damage: Position) {
+        self.mending.shown.insert(copy, matched);
+        self.log_damaged(damage, None);
+    }
+
     /// The store waits for log that cannot be read.
     pub(super) fn replay_blocked(&mut self, at: Position) {
         self.mending.replay = true;
@@ -82,12 +92,16 @@ impl Owner {
     fn mend(&mut self) {
         self.mending.retry_at = None;
         let (Some(at), Some(files)) = (self.mending.at, &self.files) else { return };
+        let (known, table) = (self.known_durable(), self.machine.table());
+        let holders = self.holders().into_iter().map(|(member, copy)| {
+            let shown = self.mending.shown.get(&copy).copied();
+            (member, copy, mend_until(known, shown, table))
+        });
         let mend = Mend {
             at,
-            wanted: self.known_durable(),
             table: self.machine.table().clone(),
             log: files.log.clone(),
-            holders: self.holders(),
+            holders: holders.collect(),
         };
         self.mending.under_way = true;
         let (context, shared, done) =
@@ -126,6 +140,8 @@ impl Owner {
 
     pub(super) fn mended(&mut self, result: MendResult) {
         self.mending.under_way = false;
+        // What they hold by now they show again.
+        self.mending.shown.clear();
         let at = self.mending.at.unwrap_or_default();
         for reply in self.mending.waiting.drain(..) {
             let _ = reply.send(result.clone());

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use keelson_copy_core::range_fetch::{FetchCost, Mark, Span, Spans, StoreKey};
 use keelson_copy_core::scrub::StoreRepair;
@@ -16,7 +17,11 @@ use crate::open::Places;
 use crate::rebuild::{Condemned, Doubt, condemn, new_store, remove, repair_of};
 use crate::shared::CopyShared;
 use crate::store_lane::fault_of;
+use crate::store_slot::wait_closed;
 use crate::whole_file;
+
+/// Patience with readers of a store that is to be taken apart; the opening is tried again later.
+const CLOSED_WITHIN: Duration = Duration::from_secs(20);
 
 /// A store about to be opened.
 pub(crate) struct StoreOpening<'a> {
@@ -109,6 +114,9 @@ impl StoreOpening<'_> {
     fn rescue(&mut self, log: &Log, doubt: Doubt) -> Result<(), CopyFault> {
         let database = self.shared.database;
         let (old, new) = (self.record.store, new_store());
+        if !wait_closed(self.opener, &self.directory(old), CLOSED_WITHIN) {
+            return Err(CopyFault::Store("the damaged store is still being read".into()));
+        }
         let mut condemned = Condemned::read(self.record);
         remove(self.places, self.opener, database, &mut condemned);
         // Named before it is made: what a crash leaves of it is removed some day.

@@ -74,14 +74,14 @@ fn from(
     holder: &mut Holder,
 ) -> Result<bool, LogError> {
     let mut state: CursorState = log.state_before(damage)?;
-    let common = holder.table.common(holder.durable.position, table, state.position);
-    let epoch = table.epoch_at(wanted);
-    let end = holder.table.end_of(epoch, holder.durable.position);
-    if common.position != state.position || holder.durable.epoch < epoch || end < wanted {
+    // A holder that is behind helps as far as it shares the log: it may be behind only because it
+    // cannot be matched before this is mended.
+    let common = holder.table.common(holder.durable.position, table, wanted).position;
+    if common <= state.position {
         return Ok(false);
     }
-    while state.position < wanted {
-        let chunks = holder.reader.read(state.position, wanted, 1)?;
+    while state.position < common {
+        let chunks = holder.reader.read(state.position, common, 1)?;
         let Some(chunk) = chunks.first() else { return Ok(false) };
         if state.verify(chunk).is_err() {
             return Ok(false);

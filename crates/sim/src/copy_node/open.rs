@@ -274,7 +274,7 @@ fn recovered(
         sealed: record.sealed,
         table: table.clone(),
         end: state.end,
-        committed: report.committed.max(record.committed),
+        committed: report.committed.max(record.committed.min(state.end.position)),
         replayed,
         may_have_lost: record.may_have_lost_from.is_some(),
         fault: lost.then(|| CopyFault::MissingLog("the store is ahead of the log".into())),

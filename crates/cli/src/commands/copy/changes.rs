@@ -161,8 +161,8 @@ impl Suspend {
     }
 }
 
-/// When the volume of the active's log will be full at its present speed: a suspended copy keeps the
-/// log.
+/// When the volume of the active's log will be full at its present speed: a suspended copy keeps
+/// the log.
 async fn seconds_to_full(global: &Global, database: &str) -> Option<u64> {
     let rows = global.connect().await.ok()?.admin().copy_status(database, "").await.ok()?;
     rows.into_iter().find(|row| row.active)?.facts?.log_seconds_to_full
