@@ -236,6 +236,12 @@ async fn a_copy_that_misses_log_comes_back_by_a_seed() -> Result<()> {
     cli.succeed(["copy", "add", "DB1", "--on", "m3", "--configuration-only"]).await?;
     cli.succeed(["copy", "resume", "DB1@m3"]).await?;
     until_status(&cluster, "m3", "FailedAndSuspended").await?;
+    eventually("it stays suspended", || async {
+        let row = status(&cluster, "m3").await?;
+        ensure!(row["replication_suspended"] == true, "{row}");
+        Ok(())
+    })
+    .await?;
     cli.succeed(["copy", "seed", "DB1@m3", "--force"]).await?;
     until_status(&cluster, "m3", "Healthy").await?;
     cluster.wait_until_counting("DB1").await?;
