@@ -24,4 +24,5 @@ mod partitions;
 mod range_repair;
 mod returns;
 mod rot;
+mod seeds;
 mod space;

@@ -134,6 +134,10 @@ pub(crate) struct CopyShared {
     index: Mutex<LogIndex>,
     /// The last status that was told, over the lives of the owner.
     status: Mutex<StatusTracker>,
+    /// It is being seeded.
+    pub(crate) seeded: AtomicBool,
+    /// Targets of seeds that read it now.
+    pub(crate) feeding: AtomicUsize,
     /// It has a replay lag, which the watch over the volumes looks after.
     pub(crate) lagged: AtomicBool,
 }
@@ -186,6 +190,8 @@ impl CopyShared {
             life: AtomicU64::new(0),
             index: Mutex::default(),
             status: Mutex::default(),
+            seeded: AtomicBool::new(false),
+            feeding: AtomicUsize::new(0),
             lagged: AtomicBool::new(false),
         }
     }
