@@ -205,7 +205,8 @@ async fn log_goes_when_every_copy_is_through_with_it() -> Result<()> {
     assert_eq!(database.get("k3").await?.map(|value| value.len()), Some(512 * 1024));
     // F107: a copy that needs the log from its start comes too late.
     cluster.cli().succeed(["copy", "remove", "DB1", "--on", "m3", "--yes"]).await?;
-    cluster.cli().succeed(["copy", "add", "DB1", "--on", "m3"]).await?;
+    cluster.cli().succeed(["copy", "add", "DB1", "--on", "m3", "--configuration-only"]).await?;
+    cluster.cli().succeed(["copy", "resume", "DB1@m3"]).await?;
     let row = until_status(&cluster, "m3", "FailedAndSuspended").await?;
     ensure!(row["fault"].as_str().is_some_and(|fault| fault.contains("log is missing")), "{row}");
     Ok(())

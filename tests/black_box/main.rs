@@ -25,4 +25,5 @@ mod range_repair;
 mod returns;
 mod rot;
 mod search;
+mod seeds;
 mod space;

@@ -243,23 +243,51 @@ impl Admin {
         started(ask!(self, Kind::Change, dismount_database, message)?)
     }
 
-    /// Adds a copy; it fetches the whole log.
+    /// Adds a copy that takes the log from its start, or is seeded if that is gone; the answer names
+    /// the seed then.
     ///
     /// # Errors
-    /// `unknown_database`, `unknown_member`, `already_exists`.
+    /// As for [`Self::add_copy_with`].
     pub async fn add_copy(
         &self,
         database: &str,
         member: &str,
         preference: Option<u32>,
     ) -> Result<v1::AddCopyResponse, ClientError> {
+        let (database, member) = (database.into(), member.into());
+        let message = v1::AddCopyRequest { database, member, preference, ..Default::default() };
+        self.add_copy_with(message).await
+    }
+
+    /// The same with all options; ids that are empty are drawn.
+    ///
+    /// # Errors
+    /// `unknown_database`, `unknown_member`, `already_exists`; `source_unfit` for a source that
+    /// cannot be one.
+    pub async fn add_copy_with(
+        &self,
+        message: v1::AddCopyRequest,
+    ) -> Result<v1::AddCopyResponse, ClientError> {
         let message = v1::AddCopyRequest {
-            database: database.into(),
-            member: member.into(),
-            preference,
             copy: ids::bytes(CopyId::new(Uuid::new_v4())),
+            operation: ids::bytes(new_operation()),
+            ..message
         };
         ask!(self, Kind::Change, add_copy, message)
+    }
+
+    /// Checks whether a suspended copy can be made anew from another one and, unless `what_if` is
+    /// set, begins it.
+    ///
+    /// # Errors
+    /// The first check that failed: `not_suspended`, `source_unfit`, `no_space_for_seed`,
+    /// `seed_in_progress`, `no_catalog`, `precondition`, `unknown_copy`.
+    pub async fn seed_copy(
+        &self,
+        message: v1::SeedCopyRequest,
+    ) -> Result<v1::SeedCopyResponse, ClientError> {
+        let operation = ids::bytes(new_operation());
+        ask!(self, Kind::Change, seed_copy, v1::SeedCopyRequest { operation, ..message })
     }
 
     /// Takes a copy out of the cluster; its files stay, and the answer names them.

@@ -9,6 +9,7 @@ mod databases;
 mod epochs;
 mod members;
 mod records;
+mod seeds;
 mod settings;
 mod turns;
 
@@ -84,6 +85,9 @@ impl ClusterState {
             }
             Command::HoldLog { database, hold } => self.hold_log(*database, hold),
             Command::ReleaseLog { database, operation } => self.release_log(*database, *operation),
+            Command::BeginSeed { .. } | Command::ReportSeed { .. } | Command::EndSeed { .. } => {
+                self.apply_seed(index, command)
+            }
             Command::ChangeSetting { name, value } => self.change_setting(index, name, *value),
             Command::AppendEvent { .. }
             | Command::RecordDecision(_)

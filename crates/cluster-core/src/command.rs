@@ -6,8 +6,8 @@
 
 use keelson_types::{
     ClusterId, CommitRule, CopyId, DatabaseId, DatabaseName, Epoch, IncarnationId, LagSettings,
-    LagSwitch, LogEnd, LogHold, MemberId, MountIntent, OperationId, RefusalReason, Refused,
-    ResumeRequest, SiteName, StreamId, SuspendRequest,
+    LagSwitch, LogEnd, LogHold, MemberId, MountIntent, OperationId, Position, RefusalReason,
+    Refused, ResumeRequest, SeedOrder, SeedProgress, SiteName, StreamId, SuspendRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -232,6 +232,40 @@ pub enum Command {
         database: DatabaseId,
         /// The operation.
         operation: OperationId,
+    },
+    /// A suspended copy is to be made anew from another one (F52). Log from now on is held for it.
+    BeginSeed {
+        /// The database.
+        database: DatabaseId,
+        /// The copy that is replaced.
+        copy: CopyId,
+        /// How; the same operation again is the same request.
+        order: SeedOrder,
+    },
+    /// The target of a seed says how far it is; holds its log for longer.
+    ReportSeed {
+        /// The database.
+        database: DatabaseId,
+        /// The copy that is replaced.
+        copy: CopyId,
+        /// The operation.
+        operation: OperationId,
+        /// How far.
+        progress: SeedProgress,
+        /// The checkpoint stands here: log before it is not needed.
+        from: Option<Position>,
+    },
+    /// A seed ended: the new copy is in place, or why not. Without success the old copy stays
+    /// suspended as it was.
+    EndSeed {
+        /// The database.
+        database: DatabaseId,
+        /// The copy that is replaced.
+        copy: CopyId,
+        /// The operation.
+        operation: OperationId,
+        /// How it ended.
+        result: Result<(), Refusal>,
     },
     /// Suspensions whose time has run out by the command's stamp end.
     EndSuspensions,

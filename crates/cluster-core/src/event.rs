@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use keelson_types::{
     CommitConstraint, CopyId, DatabaseId, Epoch, IncarnationId, LogEnd, MemberId, MountIntent,
-    News, Position,
+    News, OperationId, Position,
 };
 use serde::{Deserialize, Serialize};
 
@@ -192,6 +192,22 @@ pub enum EventKind {
         bytes: u64,
         /// How often the fetch began.
         rounds: u32,
+    },
+    /// A copy is being made anew from another one.
+    SeedBegun {
+        /// The copy that is replaced.
+        copy: CopyId,
+        /// The operation.
+        operation: OperationId,
+    },
+    /// It was, or the seed ended without success.
+    SeedEnded {
+        /// The copy that was replaced, or stays.
+        copy: CopyId,
+        /// The operation.
+        operation: OperationId,
+        /// Why it failed; empty if it did not.
+        failure: String,
     },
     /// Free text.
     Note(String),

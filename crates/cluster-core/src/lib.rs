@@ -26,6 +26,7 @@ mod order;
 mod point_in_time;
 mod proof;
 mod ring;
+mod seed;
 mod select;
 mod state;
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub use order::{
 pub use point_in_time::{ActivateAt, Turn, TurnedBack, select_at};
 pub use proof::{Verdict, lossless};
 pub use ring::Ring;
+pub use seed::{SeedCheck, first_failure, seed_checks, unfit_source};
 pub use select::{Candidate, Exclusion, Selection, SelectionInput, first_rule, select};
 pub use state::{
     Assignment, Binding, CERTIFIED_DEAD_MAX, ClusterState, ConstraintSetting, CopyConfig, CopyKind,

@@ -1,7 +1,9 @@
 //! Long work that a client can ask about: the id is the client's, so a retried request is the same
 //! work.
 
-use keelson_types::{CopyId, DatabaseId, DatabaseState, MemberId, MountIntent, OperationId};
+use keelson_types::{
+    CopyId, DatabaseId, DatabaseState, MemberId, MountIntent, OperationId, SeedProgress,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Refusal;
@@ -79,6 +81,9 @@ pub struct Operation {
     pub progress_percent: u8,
     /// For people.
     pub message: String,
+    /// How far a seed is.
+    #[serde(default)]
+    pub seed: Option<Box<SeedProgress>>,
     /// Index of the command that recorded it.
     pub started_at_index: u64,
     /// Wall clock when it was recorded, in Unix milliseconds.
@@ -100,6 +105,9 @@ impl Operation {
     pub fn phase(&self, database: Option<&Database>) -> &'static str {
         if self.is_finished() {
             return "ended";
+        }
+        if let Some(seed) = &self.seed {
+            return seed.phase.name();
         }
         let Some(database) = database else { return "begun" };
         let open = database.intent == MountIntent::Mounted;
@@ -147,6 +155,7 @@ mod tests {
             state: OperationState::Running,
             progress_percent: 0,
             message: String::new(),
+            seed: None,
             started_at_index: 1,
             started_unix_ms: 0,
             updated_unix_ms: 0,

@@ -18,7 +18,8 @@ use std::collections::BTreeMap;
 use keelson_types::{
     ClusterId, ClusterSettings, CommitConstraint, CommitRule, ContentIndexSettings, CopyId,
     DatabaseId, DatabaseName, DatabaseState, Epoch, IncarnationId, LagSettings, LagSwitch, LogEnd,
-    LogHold, MemberId, MemberName, MountIntent, OperationId, SiteName, StreamId, Suspension,
+    LogHold, MemberId, MemberName, MountIntent, OperationId, SeedOrder, SiteName, StreamId,
+    Suspension,
 };
 use serde::{Deserialize, Serialize};
 
@@ -202,6 +203,9 @@ pub struct CopyConfig {
     /// An operator's word that sets its replay lag aside (F44).
     #[serde(default)]
     pub lag_switch: LagSwitch,
+    /// The seed that is under way; it stays suspended meanwhile.
+    #[serde(default)]
+    pub seeding: Option<SeedOrder>,
 }
 
 impl CopyConfig {

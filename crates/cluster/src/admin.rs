@@ -14,6 +14,7 @@ mod losses;
 mod members;
 mod records;
 mod scrubs;
+mod seeds;
 mod settings;
 mod status;
 
@@ -34,10 +35,11 @@ use keelson_wire::v1::{
     MountDatabaseRequest, OperationStarted, PreviewActivationResponse, PreviewMountResponse,
     RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
     RemoveMemberRequest, RemoveMemberResponse, RepairCopyRequest, RepairCopyResponse,
-    ResumeCopyRequest, ResumeCopyResponse, ScrubCopiesRequest, ScrubCopiesResponse, SetCopyRequest,
-    SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest, SetMemberResponse,
-    SetSettingRequest, SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse,
-    SuspendCopyRequest, SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
+    ResumeCopyRequest, ResumeCopyResponse, ScrubCopiesRequest, ScrubCopiesResponse,
+    SeedCopyRequest, SeedCopyResponse, SetCopyRequest, SetCopyResponse, SetDatabaseRequest,
+    SetDatabaseResponse, SetMemberRequest, SetMemberResponse, SetSettingRequest,
+    SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest,
+    SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -112,6 +114,7 @@ arms! {
         Some("dismount_database"), admin_dismount_database;
     add_copy(AddCopyRequest) -> AddCopyResponse = Some("add_copy"), admin_add_copy;
     remove_copy(RemoveCopyRequest) -> RemoveCopyResponse = Some("remove_copy"), admin_remove_copy;
+    seed_copy(SeedCopyRequest) -> SeedCopyResponse = Some("seed_copy"), admin_seed_copy;
     suspend_copy(SuspendCopyRequest) -> SuspendCopyResponse =
         Some("suspend_copy"), admin_suspend_copy;
     resume_copy(ResumeCopyRequest) -> ResumeCopyResponse = Some("resume_copy"), admin_resume_copy;

@@ -198,6 +198,10 @@ fn json<T: Serialize + Default + PartialEq>(value: &T) -> Bytes {
     serde_json::to_vec(value).expect("string keys only").into()
 }
 
+fn whole_json<T: Serialize>(value: &T) -> Bytes {
+    serde_json::to_vec(value).expect("string keys only").into()
+}
+
 fn members(state: &ClusterState) -> AssignMembers {
     let members = state.members.values().map(|member| MemberAddress {
         member: ids::bytes(member.config.id),
@@ -263,6 +267,7 @@ fn assignment(database: &Database, this_copy: CopyId) -> DatabaseAssignment {
         lag_disabled: own.and_then(|config| config.lag_switch.disabled().map(str::to_owned)),
         play_down_max_delay_seconds: lag.play_down_max_delay().as_secs(),
         discards: database.receipts.iter().map(discarded).collect(),
+        seed: own.and_then(|config| config.seeding.as_ref()).map(whole_json).unwrap_or_default(),
     }
 }
 

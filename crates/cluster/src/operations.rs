@@ -11,10 +11,10 @@ use keelson_cluster_core::{
     Answer, ClusterState, Command, ManagerEvent, OperationKind, OperationState,
 };
 use keelson_net::peer_of;
-use keelson_types::{DatabaseId, MemberId, OperationId, RefusalReason};
+use keelson_types::{CopyId, DatabaseId, MemberId, OperationId, RefusalReason, SeedProgress};
 use keelson_wire::v1::operations_server::Operations;
 use keelson_wire::v1::{
-    GetOperationRequest, ListOperationsRequest, ListOperationsResponse, Operation,
+    GetOperationRequest, ListOperationsRequest, ListOperationsResponse, Operation, SeedFigures,
 };
 use keelson_wire::{Refusal, ids};
 use tonic::{Request, Response, Status};
@@ -73,6 +73,13 @@ fn database_name(state: &ClusterState, id: DatabaseId) -> String {
     state.databases.get(&id).map_or_else(|| id.to_string(), |database| database.name.to_string())
 }
 
+/// A copy by its name; it has another id once the seed succeeded.
+fn seeded(state: &ClusterState, database: DatabaseId, copy: CopyId) -> String {
+    let name = database_name(state, database);
+    let config = state.databases.get(&database).and_then(|d| d.copies.get(&copy));
+    config.map_or_else(|| name.clone(), |c| format!("{name}@{}", member_name(state, c.member)))
+}
+
 fn member_name(state: &ClusterState, id: MemberId) -> String {
     state.members.get(&id).map_or_else(|| id.to_string(), |m| m.config.name.to_string())
 }
@@ -90,7 +97,7 @@ fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> O
             ("activate_at", format!("{name}@{on} at {}", order.kept))
         }
         OperationKind::Dismount { database } => ("dismount", database_name(state, *database)),
-        OperationKind::Seed { database, .. } => ("seed", database_name(state, *database)),
+        OperationKind::Seed { database, copy } => ("seed", seeded(state, *database, *copy)),
         OperationKind::Other(name) => (name.as_str(), String::new()),
     };
     let database = operation.database().and_then(|id| state.databases.get(&id));
@@ -101,6 +108,9 @@ fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> O
     let (word, code) = match &operation.state {
         OperationState::Running => ("running", String::new()),
         OperationState::Succeeded => ("succeeded", String::new()),
+        OperationState::Failed(refusal) if refusal.reason == RefusalReason::Cancelled => {
+            ("cancelled", refusal.reason.code().0.to_owned())
+        }
         OperationState::Failed(refusal) => ("failed", refusal.reason.code().0.to_owned()),
     };
     Operation {
@@ -116,7 +126,30 @@ fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> O
         done: u64::from(operation.progress_percent),
         total: 100,
         comment,
+        seed: operation.seed.as_ref().map(|seed| figures(state, seed)),
     }
+}
+
+fn figures(state: &ClusterState, seed: &SeedProgress) -> SeedFigures {
+    SeedFigures {
+        source: seed.source.map(|id| member_name(state, id)).unwrap_or_default(),
+        files_done: seed.files_done,
+        files: seed.files,
+        bytes_done: seed.bytes_done,
+        bytes: seed.bytes,
+        bytes_received: seed.bytes_received,
+        bytes_per_second: seed.bytes_per_second,
+        seconds_left: seed.seconds_left(),
+    }
+}
+
+/// Why an operation that runs cannot be cancelled.
+pub(crate) fn not_cancelled(kind: &str) -> Refusal {
+    let what = format!(
+        "a {kind} cannot be taken back once begun; it ends by itself, and another switchover or \
+         dismount can follow it"
+    );
+    Refusal::new(RefusalReason::Precondition, what)
 }
 
 type Watched = Pin<Box<dyn Stream<Item = Result<Operation, Status>> + Send>>;
@@ -184,8 +217,8 @@ impl Operations for OperationsApi {
     }
 
     /// An activation that has begun ends by itself within its deadlines; cancelling it half way
-    /// would leave the database closed. So only an operation that has ended can be "cancelled", to
-    /// no effect.
+    /// would leave the database closed. A seed can be cancelled at any time: the copy stays as it
+    /// was. An operation that has ended can be "cancelled" to no effect.
     async fn cancel_operation(
         &self,
         request: Request<GetOperationRequest>,
@@ -197,11 +230,7 @@ impl Operations for OperationsApi {
         if operation.state != "running" {
             return Ok(Response::new(operation));
         }
-        let what = format!(
-            "a {} cannot be taken back once begun; it ends by itself, and another switchover or \
-             dismount can follow it",
-            operation.kind
-        );
-        Err(Refusal::new(RefusalReason::Precondition, what).into())
+        self.0.cancel_seed(id).await?;
+        Ok(Response::new(self.0.operation(id)?))
     }
 }

@@ -189,6 +189,8 @@ fn data_process_may_propose(sender: MemberId, command: &Command) -> bool {
         | Command::SuspendFailed { .. }
         | Command::MarkCutOff { .. }
         | Command::HoldLog { .. }
+        | Command::ReportSeed { .. }
+        | Command::EndSeed { .. }
         | Command::ReleaseLog { .. } => true,
         _ => false,
     }

@@ -5,17 +5,19 @@
 //! moved on, or the life is over.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use keelson_cluster_core::{
     ActivationReason, AllocateItem, ClusterState, Command, EventKind, Outcome,
 };
 use keelson_net::Lane;
-use keelson_types::{CommitRule, DatabaseId, Epoch, IncarnationId, News};
+use keelson_types::{
+    CommitRule, DatabaseId, Epoch, IncarnationId, News, OperationId, RefusalReason,
+};
 use keelson_wire::v1::{
     CertifyDeathRequest, CopyNote, CopyStopped, DivergenceReport, EpochGivenUp, EstablishedReport,
-    MarkCutOff, NewsReport, ProposeRule, RuleOutcome, control_to_data, data_to_control,
+    MarkCutOff, NewsReport, ProposeRule, RuleOutcome, SeedReport, control_to_data, data_to_control,
 };
 use keelson_wire::{Invalid, Refusal, ids, v1};
 use tokio::sync::Semaphore;
@@ -46,12 +48,41 @@ pub(crate) struct Reports {
     context: Arc<Context>,
     under_way: Arc<Semaphore>,
     telling: Arc<Semaphore>,
+    /// Seeds of which a report is on its way, progress and end apart.
+    seeds: Arc<Mutex<BTreeSet<(OperationId, bool)>>>,
+}
+
+/// The right to report of a seed; given back when dropped.
+struct Turn {
+    of: Arc<Mutex<BTreeSet<(OperationId, bool)>>>,
+    report: (OperationId, bool),
+}
+
+impl Turn {
+    fn take(
+        of: &Arc<Mutex<BTreeSet<(OperationId, bool)>>>,
+        report: (OperationId, bool),
+    ) -> Option<Self> {
+        let free = of.lock().unwrap_or_else(PoisonError::into_inner).insert(report);
+        free.then(|| Self { of: of.clone(), report })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.of.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.report);
+    }
 }
 
 impl Reports {
     pub(crate) fn new(context: Arc<Context>) -> Self {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
-        Self { context, under_way: semaphore(UNDER_WAY_MAX), telling: semaphore(NEWS_MAX) }
+        Self {
+            context,
+            under_way: semaphore(UNDER_WAY_MAX),
+            telling: semaphore(NEWS_MAX),
+            seeds: Arc::default(),
+        }
     }
 
     /// Takes one report.
@@ -66,6 +97,7 @@ impl Reports {
             M::MarkCutOff(report) => self.mark_cut_off(&report),
             M::Note(note) => self.noted(note),
             M::Divergence(report) => self.divergence(report),
+            M::Seed(report) => self.seed(report),
             M::Ready(_) => {
                 tracing::info!("the data process is ready");
                 Ok(())
@@ -239,6 +271,38 @@ impl Reports {
             state.databases.get(&database).is_some_and(|d| d.copies.contains_key(&copy))
         };
         self.propose(command, wanted, |_, _, _| async {});
+        Ok(())
+    }
+
+    /// How far a seed is, or how it ended.
+    fn seed(&self, report: SeedReport) -> Result<(), Invalid> {
+        let (database, copy) = (ids::database(&report.database)?, ids::copy(&report.copy)?);
+        let operation = ids::operation(&report.operation)?;
+        let command = if report.ended {
+            let reason = RefusalReason::from_code(&report.code);
+            let result = reason.map_or(Ok(()), |reason| {
+                Err(keelson_cluster_core::Refusal::new(reason, report.message))
+            });
+            Command::EndSeed { database, copy, operation, result }
+        } else {
+            let progress = serde_json::from_slice(&report.progress);
+            let progress = progress.map_err(|_| Invalid("progress"))?;
+            let from = report.from.map(Into::into);
+            Command::ReportSeed { database, copy, operation, progress, from }
+        };
+        // One report of a seed is on its way at a time; the end is repeated until it is seen.
+        let Some(turn) = Turn::take(&self.seeds, (operation, report.ended)) else { return Ok(()) };
+        let wanted = move |state: &ClusterState| {
+            let _turn = &turn;
+            let config = state.databases.get(&database).and_then(|d| d.copies.get(&copy));
+            let order = config.and_then(|config| config.seeding.as_ref());
+            order.is_some_and(|order| order.operation == operation)
+        };
+        self.propose(command, wanted, |_, _, outcome| async {
+            if let Outcome::Refused(refusal) = outcome {
+                tracing::info!(%refusal, "a report of a seed was not recorded");
+            }
+        });
         Ok(())
     }
 

@@ -281,6 +281,13 @@ pub enum Event {
     },
     /// A mark stands beside the store, or none any more.
     Marked(Option<Marking>),
+    /// The copy is being seeded, or feeds a seed; both for its status only.
+    Seeding {
+        /// It is replaced by what is being fetched.
+        target: bool,
+        /// Another copy is made of it.
+        source: bool,
+    },
     /// An active offers its log.
     Open(OpenOffer),
     /// The active confirms the match; acknowledgements count from now on.

@@ -25,6 +25,7 @@ pub mod room;
 mod rule_change;
 pub mod scrub;
 mod seal;
+pub mod seed;
 mod status;
 pub mod truncate;
 mod undo;

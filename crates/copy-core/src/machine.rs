@@ -71,6 +71,8 @@ pub struct CopyMachine {
     pub(crate) ground: Ground,
     /// A mark stands beside the store.
     pub(crate) marking: Option<Marking>,
+    /// It is seeded; it feeds a seed.
+    pub(crate) seeding: (bool, bool),
     /// The store is being opened again or set back: what it says of itself is old.
     pub(crate) store_away: bool,
     gave_up: Epoch,
@@ -115,6 +117,7 @@ impl CopyMachine {
             cutting: false,
             ground: Ground::default(),
             marking: None,
+            seeding: (false, false),
             store_away: false,
             gave_up: Epoch::ZERO,
             taken_up: Epoch::ZERO,
@@ -162,6 +165,7 @@ impl CopyMachine {
             Event::ResyncRefused => self.resync_refused(out),
             Event::StoreRewound { to } => self.store_rewound(to),
             Event::Marked(marking) => self.marking = marking,
+            Event::Seeding { target, source } => self.seeding = (target, source),
             Event::Open(offer) => self.open(&offer, out),
             Event::LogGone { epoch, begins } => self.log_gone(epoch, begins),
             Event::Matched { epoch } => self.matched(epoch, out),

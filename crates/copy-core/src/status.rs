@@ -155,8 +155,8 @@ impl CopyMachine {
             verified: true,
             running_for: self.contact.running_for(),
             resynchronizing: self.contact.comparing || self.marking.is_some_and(|mark| mark.resync),
-            seeding: false,
-            seeding_source: false,
+            seeding: self.seeding.0,
+            seeding_source: self.seeding.1,
             range_repair: self.rebuilding.is_some()
                 || self.marking.is_some_and(|mark| !mark.resync),
             suspension: self.suspension().unwrap_or(&NOTHING_STOPPED),

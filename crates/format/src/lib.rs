@@ -10,6 +10,7 @@
 //!   inspects received ones.
 //! - [`Chunk`] is a run of such bytes with its position; it is what is written, shipped and read.
 //! - [`ControlRecord`] is what a copy knows of itself.
+//! - [`SeedManifest`] lists the files of a checkpoint that another copy is made of.
 
 mod chunk;
 mod codec;
@@ -18,6 +19,7 @@ mod cursor;
 mod error;
 mod frame;
 mod generation;
+mod manifest;
 mod record;
 mod verify;
 
@@ -33,6 +35,7 @@ pub use frame::{
     decode_frame,
 };
 pub use generation::{GENERATION_HEADER_BYTES, GenerationHeader, first_chain};
+pub use manifest::{MANIFEST_BYTES_MAX, SeedFile, SeedManifest, SeedPlace};
 pub use record::{RECORD_TAG_EXTENDED, decode_records, encode_record, encoded_record_bytes};
 pub use verify::{Inspected, VerifyError, VerifyErrorKind};
 

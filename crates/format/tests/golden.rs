@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use keelson_format::{
     CONTROL_FILE_BYTES, CONTROL_SLOT_BYTES, Chunk, ControlRecord, Cursor, CursorState,
-    FRAME_HEADER_BYTES, FramingConfig, Item, choose_control, encode_control_slot, encode_record,
+    FRAME_HEADER_BYTES, FramingConfig, Item, SeedFile, SeedManifest, SeedPlace, choose_control,
+    encode_control_slot, encode_record,
 };
 use keelson_types::{
-    CopyId, DatabaseId, Epoch, EpochTable, LogId, Position, Record, SessionId, SessionRecord,
-    StoreId, StreamId,
+    CheckpointId, CopyId, DatabaseId, Epoch, EpochTable, LogEnd, LogId, Position, Record,
+    SessionId, SessionRecord, StoreId, StreamId,
 };
 
 fn fixture(name: &str) -> PathBuf {
@@ -148,4 +149,27 @@ fn control_files_of_version_1_decode_and_encode_to_the_same_bytes() {
     assert_eq!(choice.record, control(8));
     let again = encode_control_slot(&choice.record, choice.counter).expect("fits");
     assert_eq!(again, file[CONTROL_SLOT_BYTES..][..again.len()]);
+}
+
+#[test]
+fn seed_manifests_of_version_1_decode_and_encode_to_the_same_bytes() {
+    let file =
+        |place, name: &str, bytes, digest| SeedFile { place, name: name.to_owned(), bytes, digest };
+    let record = control(3);
+    let manifest = SeedManifest {
+        checkpoint: CheckpointId::from_u128(6),
+        database: record.database,
+        stream: record.stream,
+        source: record.copy,
+        at: LogEnd { epoch: Epoch::new(0, 3), position: Position::new(3, 700) },
+        epochs: record.epoch_table,
+        files: vec![
+            file(SeedPlace::Log, "0000000000000003.klog", 700, u128::MAX),
+            file(SeedPlace::Store, "CURRENT", 16, 1),
+            file(SeedPlace::Store, "000017.sst", 64 << 20, 0x1234_5678_9abc_def0 << 40),
+        ],
+    };
+    let bytes = golden("seed-manifest", &manifest.encode());
+    assert_eq!(SeedManifest::decode(&bytes), Ok(manifest.clone()));
+    assert_eq!(manifest.encode(), bytes, "this version writes other bytes than it did");
 }

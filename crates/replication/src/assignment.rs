@@ -5,7 +5,7 @@ use std::time::Duration;
 use keelson_copy_core::{Assignment as CoreAssignment, PeerCopy};
 use keelson_types::{
     CommitConstraint, CommitRule, CopyId, DatabaseId, Discard, LagSettings, LagSwitch, MemberId,
-    MountIntent, SiteName, StreamId,
+    MountIntent, SeedOrder, SiteName, StreamId,
 };
 use keelson_wire::{Invalid, ids, v1};
 use serde::de::DeserializeOwned;
@@ -23,6 +23,8 @@ pub(crate) struct Assignment {
     pub(crate) active_member: Option<MemberId>,
     pub(crate) assigned_at: u64,
     pub(crate) assigned: Assigned,
+    /// How the copy is to be seeded.
+    pub(crate) seed: Option<SeedOrder>,
 }
 
 impl Assignment {
@@ -79,6 +81,7 @@ impl Assignment {
             copy: this_copy,
             active_member,
             assigned_at: message.assigned_at,
+            seed: json(&message.seed, "seed")?,
             assigned: Assigned {
                 assignment,
                 generation_bytes: message.generation_bytes,

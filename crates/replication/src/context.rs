@@ -26,6 +26,7 @@ use crate::pool::Pool;
 use crate::repair::donating::Donations;
 use crate::room::Room;
 use crate::scrub::Scrubbing;
+use crate::seed::{SeedSources, SyncTimes};
 use crate::shared::CopyShared;
 use crate::space::Space;
 
@@ -81,6 +82,11 @@ pub(crate) struct PlaneContext {
     pub(crate) settings: watch::Sender<ClusterSettings>,
     pub(crate) space: Space,
     pub(crate) forks: Arc<Forks>,
+    /// Checkpoints that targets of seeds read.
+    pub(crate) seeds: Arc<SeedSources>,
+    /// For both sides of seeds; two threads, so that reading or hashing goes beside writing.
+    pub(crate) seed_pool: Pool,
+    pub(crate) syncs: Arc<SyncTimes>,
     /// Of this machine; tells whether ticks of an earlier life compare.
     pub(crate) boot: BootId,
 }
@@ -110,8 +116,12 @@ pub(crate) struct ContextParts {
 impl PlaneContext {
     pub(crate) fn start(parts: ContextParts) -> std::io::Result<Self> {
         let forks = Forks::open(&parts.places.data, parts.places.disk.clone());
+        let seeds = SeedSources::open(&parts.places.data, parts.places.disk.clone());
         Ok(Self {
             forks: Arc::new(forks),
+            seeds: Arc::new(seeds),
+            seed_pool: Pool::start("seed", 2)?,
+            syncs: Arc::default(),
             member: parts.member,
             cluster: OnceLock::new(),
             incarnation: parts.incarnation,

@@ -32,6 +32,7 @@ mod rebuild;
 mod repair;
 mod room;
 mod scrub;
+mod seed;
 mod service;
 mod sessions;
 mod shared;

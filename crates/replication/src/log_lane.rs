@@ -27,6 +27,7 @@ use crate::note::NoteCode;
 use crate::open::Places;
 use crate::rebuild::{self, Condemned, Doubt};
 use crate::scrub::SCRUB_EXTENSION;
+use crate::seed::SyncTimes;
 use crate::shared::CopyShared;
 use crate::store_lane::log_fault;
 use crate::whole_file;
@@ -84,6 +85,7 @@ pub(crate) struct LogWorker {
     /// Size at which the database closes generations.
     pub(crate) generation_bytes: u64,
     pub(crate) places: Places,
+    pub(crate) syncs: Arc<SyncTimes>,
     pub(crate) opener: Arc<dyn StoreOpener>,
     pub(crate) disk: Arc<dyn Disk>,
     /// Of the control file.
@@ -230,7 +232,9 @@ impl LogWorker {
 
     fn sync(&mut self, unsynced: Option<(LogEnd, usize)>) -> Result<(), CopyFault> {
         let Some((end, frames)) = unsynced else { return Ok(()) };
+        let begun = std::time::Instant::now();
         self.log.sync().map_err(|error: LogError| log_fault(&error))?;
+        self.syncs.took(begun.elapsed());
         self.note_files();
         self.report(Completion::Logged { end, frames });
         // Recovery trusts what lies before the floor and reads the rest.
@@ -464,6 +468,7 @@ mod tests {
             broken,
             refusing,
             generation_bytes: 1024 * 1024,
+            syncs: Arc::default(),
             places: Places {
                 disk: disk.clone(),
                 data: directory.clone(),

@@ -59,6 +59,8 @@ pub(crate) enum Message {
     LogDamaged(Position, Option<oneshot::Sender<MendResult>>),
     /// The store's files are wrong.
     StoreDamaged(String, NoteCode),
+    /// It is seeded or feeds a seed, or does not any more; both stand in its shared face.
+    SeedStanding,
     /// The files of a lag must be saved again.
     SaveLag,
     /// What a scrub needs; nothing if the copy could not be opened.

@@ -46,7 +46,7 @@ use crate::directions::{Directions, LeaseNews, RuleOutcome, Unread};
 use crate::gate::boottime_now;
 use crate::lag_file::SavedLag;
 use crate::log_lane::LogJob;
-use crate::message::{Assigned, Completion, Message, SourceSender};
+use crate::message::{Assigned, Completion, FromSource, Message, SourceSender};
 use crate::owner::idle::IdleClose;
 use crate::owner::lagging::Lag;
 pub(crate) use crate::owner::mending::MendResult;
@@ -58,6 +58,7 @@ pub(crate) use crate::owner::truncating::{OtherFacts, Reported};
 use crate::owner::truncating::{Truncating, nothing_reported};
 use crate::owner::waiting::Waiting;
 use crate::pool::Lane;
+use crate::service::refuse_unknown;
 use crate::shared::CopyShared;
 use crate::store_lane::StoreJob;
 use crate::supervise::Sources;
@@ -322,12 +323,16 @@ impl Owner {
         Exit::Stopped
     }
 
-    /// Writes that nobody looked at any more were certainly not done.
+    /// Writes that nobody looked at any more were certainly not done; an offer is made again.
     fn refuse_waiting(&self, mailbox: &mut mpsc::Receiver<Message>) {
         mailbox.close();
         while let Ok(message) = mailbox.try_recv() {
-            if let Message::Write(request) = message {
-                request.reply.send(Err(self.not_serving()));
+            match message {
+                Message::Write(request) => request.reply.send(Err(self.not_serving())),
+                Message::FromSource(_, FromSource::Open { offer, copy, reply }) => {
+                    refuse_unknown(self.shared.database, copy, &offer, &reply);
+                }
+                _ => {}
             }
         }
     }

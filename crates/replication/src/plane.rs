@@ -32,6 +32,7 @@ use crate::open::{Identity, Places};
 use crate::orders;
 use crate::owner::MAILBOX;
 use crate::scrub;
+use crate::seed::Targets;
 use crate::sessions;
 use crate::shared::CopyShared;
 use crate::space;
@@ -115,6 +116,7 @@ impl DataPlane {
         let (stop, stop_wanted) = watch::channel(false);
         tokio::spawn(send_reports(sender, outgoing));
         tokio::spawn(context.forks.clone().expire(context.opener.0.clone()));
+        tokio::spawn(context.seeds.clone().expire());
         let follower = Follower {
             context: context.clone(),
             registry: registry.clone(),
@@ -122,6 +124,7 @@ impl DataPlane {
             dead: BTreeSet::new(),
             held: true,
             stop,
+            seeds: Targets::new(context.clone()),
         };
         tokio::spawn(async move {
             follower.follow(receiver).await;
@@ -189,6 +192,7 @@ struct Follower {
     /// Whether the lease is over at the moment.
     held: bool,
     stop: watch::Sender<bool>,
+    seeds: Targets,
 }
 
 impl Follower {
@@ -312,6 +316,7 @@ impl Follower {
         if let Ok(mut known) = handle.shared.active_address.lock() {
             *known = address;
         }
+        self.seeds.assigned(&handle, &assignment);
         handle.directions.assigned(assignment.assigned);
     }
 
@@ -366,6 +371,7 @@ impl Follower {
 
     fn forget(&mut self, forget: &v1::ForgetDatabase) {
         let Some(database) = DatabaseId::from_slice(&forget.database) else { return };
+        self.seeds.forgotten(database);
         if let Some(handle) = self.registry.remove(database) {
             drop(end(&handle));
         }

@@ -55,6 +55,8 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl v1::replication_server::Replication for ReplicationService {
     type LogSessionStream = Answers<v1::TargetMessage>;
     type FetchLogStream = Answers<v1::FetchLogResponse>;
+    type OpenSeedStream = Answers<v1::OpenSeedResponse>;
+    type FetchSeedStream = Answers<v1::SeedChunk>;
 
     async fn log_session(
         &self,
@@ -144,6 +146,42 @@ impl v1::replication_server::Replication for ReplicationService {
         copy.mailbox.send(message).await.map_err(|_| gone())?;
         let written = answer.await.map_err(|_| gone())??;
         Ok(Response::new(v1::PlaceMarkerResponse { marker, end: Some(written.end.into()) }))
+    }
+
+    async fn open_seed(
+        &self,
+        request: Request<v1::OpenSeedRequest>,
+    ) -> Result<Response<Self::OpenSeedStream>, Status> {
+        require_member(&request)?;
+        let request = request.into_inner();
+        self.check(&request.handshake.clone().unwrap_or_default(), None)?;
+        let answers = self.open_seed_stream(&request)?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn fetch_seed(
+        &self,
+        request: Request<v1::FetchSeedRequest>,
+    ) -> Result<Response<Self::FetchSeedStream>, Status> {
+        require_member(&request)?;
+        let request = request.into_inner();
+        self.check(&request.handshake.clone().unwrap_or_default(), None)?;
+        let chunks = self.fetch_seed_stream(request)?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))
+    }
+
+    async fn close_seed(
+        &self,
+        request: Request<v1::CloseSeedRequest>,
+    ) -> Result<Response<v1::CloseSeedResponse>, Status> {
+        require_member(&request)?;
+        let request = request.into_inner();
+        self.check(&request.handshake.clone().unwrap_or_default(), None)?;
+        let key = (ids::database(&request.database)?, ids::operation(&request.operation)?);
+        let seeds = self.context.seeds.clone();
+        let closed = crate::seed::blocking(&self.context.seed_pool, move || seeds.close(key)).await;
+        closed.map_err(|why| Refusal::new(RefusalReason::Internal, why))?;
+        Ok(Response::new(v1::CloseSeedResponse {}))
     }
 
     async fn create_fork(
@@ -412,8 +450,8 @@ async fn take_session(
     }
 }
 
-/// This member has not heard of the copy yet: the source offers again soon.
-fn refuse_unknown(
+/// This member has not heard of the copy yet, or its owner ends: the source offers again soon.
+pub(crate) fn refuse_unknown(
     database: DatabaseId,
     copy: keelson_types::CopyId,
     offer: &OpenOffer,

@@ -136,6 +136,10 @@ pub(crate) struct CopyShared {
     /// The last status that was told, over the lives of the owner.
     status: Mutex<StatusTracker>,
     pub(crate) catalog: CatalogSlot,
+    /// It is being seeded.
+    pub(crate) seeded: AtomicBool,
+    /// Targets of seeds that read it now.
+    pub(crate) feeding: AtomicUsize,
     /// It has a replay lag, which the watch over the volumes looks after.
     pub(crate) lagged: AtomicBool,
 }
@@ -189,6 +193,8 @@ impl CopyShared {
             index: Mutex::default(),
             status: Mutex::default(),
             catalog: CatalogSlot::default(),
+            seeded: AtomicBool::new(false),
+            feeding: AtomicUsize::new(0),
             lagged: AtomicBool::new(false),
         }
     }

@@ -160,6 +160,7 @@ impl Supervised {
             refusing: false,
             generation_bytes: self.identity.generation_bytes,
             places: self.context.places.clone(),
+            syncs: self.context.syncs.clone(),
             opener: self.context.opener.0.clone(),
             disk: self.context.places.disk.clone(),
             directory: self.context.places.database(self.shared.database),

@@ -121,6 +121,11 @@ uuid_id!(
     OperationId
 );
 
+uuid_id!(
+    /// A checkpoint that a source made for a seed; its files are the same as long as it stands.
+    CheckpointId
+);
+
 /// Why a name was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NameError {

@@ -21,6 +21,7 @@ mod position;
 mod reasons;
 mod record;
 mod refused;
+mod seed;
 mod settings;
 mod states;
 mod store_key;
@@ -38,8 +39,8 @@ pub use discard::{Discard, all_given_up};
 pub use epoch::{Epoch, EpochStart, EpochTable, EpochTableError};
 pub use fork::{ForkAddress, Instant, NoForkAddress};
 pub use ids::{
-    ClusterId, CopyId, DatabaseId, DatabaseName, ForkName, IncarnationId, LogId, MemberId,
-    MemberName, NameError, OperationId, SessionId, SiteName, StoreId, StreamId,
+    CheckpointId, ClusterId, CopyId, DatabaseId, DatabaseName, ForkName, IncarnationId, LogId,
+    MemberId, MemberName, NameError, OperationId, SessionId, SiteName, StoreId, StreamId,
 };
 pub use lag_settings::{LAG_MAX, LagSettings, LagSwitch, PLAY_DOWN_MAX_DELAY};
 pub use limits::{
@@ -52,6 +53,7 @@ pub use position::{Generation, LogEnd, Position};
 pub use reasons::{CopyFault, FailureCode, RefusalReason};
 pub use record::{Record, SessionRecord};
 pub use refused::Refused;
+pub use seed::{OldFiles, SeedOrder, SeedPhase, SeedProgress};
 pub use settings::{ClusterSettings, Setting, SettingInfo, SettingKind};
 pub use states::{CopyRole, CopyStatus, DatabaseState, MountIntent};
 pub use store_key::{Span, StoreKey};

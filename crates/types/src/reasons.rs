@@ -220,6 +220,27 @@ refusals! {
     /// The two logs share no position from which shipping could go on.
     Diverged = "diverged",
         "the copy has to be seeded again";
+    /// A copy is seeded already.
+    SeedInProgress = "seed_in_progress",
+        "keelson operation list shows the seed; keelson operation cancel ends it";
+    /// A copy is to be seeded that copies and replays.
+    NotSuspended = "not_suspended",
+        "suspend it first: keelson copy suspend DB@MEMBER --comment WHY";
+    /// The copy that a seed is to read from does not fit.
+    SourceUnfit = "source_unfit",
+        "name another source, or none; keelson copy status shows the copies";
+    /// The source of a seed failed or went away, and no other may take its place.
+    SeedSourceFailed = "seed_source_failed",
+        "see the message; seed the copy again, from another source if this one stays away";
+    /// There is not enough space for a seed.
+    NoSpaceForSeed = "no_space_for_seed",
+        "free space on the target's volumes; the old files stay until the new ones are in place";
+    /// A database without a catalog.
+    NoCatalog = "no_catalog",
+        "databases have no content index in this version; leave --catalog-only out";
+    /// What was asked for ended because an operator said so.
+    Cancelled = "cancelled",
+        "what was changed so far is named in the message";
     /// The copy is suspended.
     Suspended = "suspended",
         "keelson copy status shows who suspended it and why; keelson copy resume lets it go on";

@@ -130,6 +130,9 @@ settings! {
     /// Time to full below which the forecast of a volume is an event.
     SpaceAlert = "space_alert", Millis(0, 14 * DAY), Some(DAY),
         "a volume forecast to be full within this time is told as an event; 0: never";
+    /// Bytes that a source sends to one target in a second at most; 0 = as many as it can.
+    SeedRateMax = "seed_rate_max", Bytes(0, PIB), Some(0),
+        "bytes per second that one seed sends at most, throttled or not; 0: no bound";
 }
 
 impl Setting {

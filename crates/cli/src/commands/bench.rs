@@ -8,6 +8,7 @@
 mod fsync;
 mod idle;
 mod load;
+mod seed;
 mod usage;
 
 use std::path::PathBuf;
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Idle(idle::Idle),
     /// Raw fdatasync of rewritten 4 KiB blocks, without any database, for comparison
     Fsync(fsync::Fsync),
+    /// A seed at full speed beside a plain copy of as many bytes over TCP with fsync
+    Seed(seed::Seed),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -111,6 +114,7 @@ impl Command {
             Self::Batch(batch) => batch.load.run(global, Work::Batch(batch.batch)),
             Self::Idle(idle) => block_on(idle.run(global)),
             Self::Fsync(fsync) => fsync.run(global),
+            Self::Seed(seed) => block_on(seed.run(global)),
         }
     }
 }

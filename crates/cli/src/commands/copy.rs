@@ -7,12 +7,13 @@ mod fork;
 mod instant;
 mod repair;
 mod salvage;
+pub(crate) mod seed;
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use keelson_wire::v1::{CopyFacts, CopyStatusRow, ScrubFacts};
+use keelson_wire::v1::{AddCopyRequest, CopyFacts, CopyStatusRow, ScrubFacts};
 use serde_json::json;
 
 use crate::commands::scrub;
@@ -28,7 +29,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
-    /// Add a copy; it fetches the log of the database
+    /// Add a copy; it takes the log of the database, or is seeded if that begins too late
     Add(Add),
     /// Take a copy out of the cluster; its files stay
     Remove {
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Set(changes::Set),
     /// Stop copying and replay of a passive copy, or only its automatic activation
     Suspend(changes::Suspend),
+    /// Make a suspended copy anew from another copy
+    Seed(seed::Seed),
     /// Open a read-only view of a copy at an instant
     Fork(fork::Fork),
     /// Make an instant of a copy the truth: open the database there, give up what lies behind
@@ -83,6 +86,24 @@ pub(crate) struct Add {
     /// Activation preference, 1 is the first choice; default: the last
     #[arg(long)]
     preference: Option<u32>,
+    /// How long log waits for replay after it arrived, 0 to 14 days; makes a lagged copy
+    #[arg(long, value_name = "TIME", value_parser = changes::seconds, default_value = "0")]
+    replay_lag: i64,
+    /// How long log is kept after replay, 0 to 14 days
+    #[arg(long, value_name = "TIME", value_parser = changes::seconds, default_value = "0")]
+    truncation_lag: i64,
+    /// Seed only from the copy on this member
+    #[arg(long, value_name = "MEMBER", default_value = "")]
+    source: String,
+    /// Do not seed now: the copy stays suspended until it is seeded
+    #[arg(long)]
+    seeding_postponed: bool,
+    /// Change the configuration only; no member need be there. The copy stays suspended
+    #[arg(long)]
+    configuration_only: bool,
+    /// Do not wait for the seed
+    #[arg(long)]
+    background: bool,
 }
 
 #[derive(Args, Debug)]
@@ -107,6 +128,7 @@ impl Command {
             Self::Status(status) => status.run(global).await,
             Self::Set(set) => set.run(global).await,
             Self::Suspend(suspend) => suspend.run(global).await,
+            Self::Seed(seed) => seed.run(global).await,
             Self::Fork(fork) => fork.run(global).await,
             Self::Activate(activate) => activate.run(global).await,
             Self::Resume(resume) => resume.run(global).await,
@@ -125,14 +147,40 @@ impl Add {
         if global.only_shows(&format!("add copy {copy}")) {
             return Ok(());
         }
-        let admin = global.connect().await?.admin();
-        let id = admin.add_copy(&self.database, &self.member, self.preference).await?.copy;
+        let client = global.connect().await?;
+        let background = self.background;
+        let request = AddCopyRequest {
+            database: self.database.clone(),
+            member: self.member.clone(),
+            preference: self.preference,
+            seeding_postponed: self.seeding_postponed,
+            configuration_only: self.configuration_only,
+            replay_lag_seconds: self.replay_lag,
+            truncation_lag_seconds: self.truncation_lag,
+            source: self.source,
+            ..AddCopyRequest::default()
+        };
+        let waits = self.seeding_postponed || self.configuration_only;
+        let added = client.admin().add_copy_with(request).await?;
+        if !added.operation.is_empty() && !background {
+            seed::wait(&client, &added.operation).await?;
+        }
         let data = json!({
             "database": self.database,
             "member": self.member,
-            "copy": text::id(&id),
+            "copy": text::id(&added.copy),
+            "seed_operation": seed::id_or_null(&added.operation),
         });
-        output::print_done(global.output, &format!("added copy {copy}"), &data);
+        let sentence = match (waits, added.operation.is_empty(), background) {
+            (true, ..) => format!("added copy {copy}; it waits: keelson copy seed {copy}"),
+            (false, true, _) => format!("added copy {copy}"),
+            (false, false, false) => format!("added and seeded copy {copy}"),
+            (false, false, true) => {
+                let operation = text::id(&added.operation);
+                format!("added copy {copy}; it is seeded: keelson operation watch {operation}")
+            }
+        };
+        output::print_done(global.output, &sentence, &data);
         Ok(())
     }
 }

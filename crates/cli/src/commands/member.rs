@@ -1,5 +1,7 @@
 //! `keelson member`: servers of the cluster.
 
+mod reseed;
+
 use clap::{Args, Subcommand};
 use keelson_wire::v1::SetMemberRequest;
 use serde_json::json;
@@ -23,6 +25,8 @@ pub(crate) enum Command {
     List,
     /// Change site or addresses of a member
     Set(Set),
+    /// Suspend and seed anew all passive copies of a member
+    Reseed(reseed::Reseed),
 }
 
 #[derive(Args, Debug)]
@@ -55,6 +59,7 @@ impl Command {
             Self::Remove { member } => remove(global, &member).await,
             Self::List => list(global).await,
             Self::Set(set) => set.run(global).await,
+            Self::Reseed(reseed) => reseed.run(global).await,
         }
     }
 }

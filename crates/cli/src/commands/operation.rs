@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use keelson_client::{Client, succeeded};
 use keelson_types::OperationId;
-use keelson_wire::v1::Operation;
+use keelson_wire::v1::{Operation, SeedFigures};
 use serde_json::{Value, json};
 
 use crate::context::Global;
@@ -68,10 +68,19 @@ impl Command {
 
 /// Follows an operation to its end; on a terminal its phases are shown on standard error.
 pub(crate) async fn follow(client: &Client, operation: OperationId) -> Outcome<Operation> {
+    follow_for(client, operation, WAIT_MAX).await
+}
+
+/// The same for as long as it may take.
+pub(crate) async fn follow_for(
+    client: &Client,
+    operation: OperationId,
+    limit: Duration,
+) -> Outcome<Operation> {
     let shown = io::stderr().is_terminal();
     let mut last = String::new();
     let operations = client.operations();
-    let ended = operations.watch(operation, WAIT_MAX, |now| {
+    let ended = operations.watch(operation, limit, |now| {
         let line = progress(now);
         if shown && line != last {
             eprintln!("{line}");
@@ -82,11 +91,40 @@ pub(crate) async fn follow(client: &Client, operation: OperationId) -> Outcome<O
 }
 
 fn progress(operation: &Operation) -> String {
+    if let Some(figures) = &operation.seed {
+        return seed_bar(operation, figures);
+    }
     let share = match operation.total {
         0 => String::new(),
         total => format!(" {} %", operation.done * 100 / total),
     };
     format!("{} {}: {}{share}", operation.kind, operation.subject, operation.phase)
+}
+
+/// Phase, bar, bytes, rate and time left of a seed in one line.
+fn seed_bar(operation: &Operation, figures: &SeedFigures) -> String {
+    const WIDTH: usize = 24;
+    let SeedFigures { bytes_done, bytes, files_done, files, .. } = figures;
+    let share = bytes_done.saturating_mul(WIDTH as u64).checked_div(*bytes).unwrap_or(0);
+    let full = usize::try_from(share).unwrap_or(WIDTH).min(WIDTH);
+    let bar = format!("{}{}", "#".repeat(full), ".".repeat(WIDTH - full));
+    let left = match figures.seconds_left {
+        Some(seconds) => format!(", {} left", text::span(Duration::from_secs(seconds))),
+        None => String::new(),
+    };
+    format!(
+        "{} {}: {} [{bar}] {} of {}, {files_done} of {files} files, {}/s{left}{}",
+        operation.kind,
+        operation.subject,
+        operation.phase,
+        text::size(*bytes_done),
+        text::size(*bytes),
+        text::size(figures.bytes_per_second),
+        match operation.message.as_str() {
+            "" => String::new(),
+            why => format!(" ({why})"),
+        }
+    )
 }
 
 async fn list(global: &Global) -> Outcome {
@@ -121,6 +159,7 @@ async fn list(global: &Global) -> Outcome {
 }
 
 fn show(global: &Global, operation: &Operation) {
+    let figures = operation.seed.clone().unwrap_or_default();
     let rows = [
         ("operation", text::id(&operation.operation)),
         ("kind", operation.kind.clone()),
@@ -133,8 +172,14 @@ fn show(global: &Global, operation: &Operation) {
         ("started", text::time(operation.started_unix_millis)),
         ("ended", text::time(operation.ended_unix_millis)),
         ("done", format!("{} of {}", operation.done, operation.total)),
+        ("source", figures.source.clone()),
+        ("files", format!("{} of {}", figures.files_done, figures.files)),
+        ("bytes", format!("{} of {}", figures.bytes_done, figures.bytes)),
+        ("received", text::size(figures.bytes_received)),
+        ("rate", format!("{}/s", text::size(figures.bytes_per_second))),
     ];
-    output::print_one(global.output, &rows, &data(operation));
+    let rows = if operation.seed.is_some() { &rows[..] } else { &rows[..11] };
+    output::print_one(global.output, rows, &data(operation));
 }
 
 /// An operation as JSON.
@@ -154,5 +199,15 @@ pub(crate) fn data(operation: &Operation) -> Value {
         "ended_unix_millis": operation.ended_unix_millis,
         "done": operation.done,
         "total": operation.total,
+        "seed": operation.seed.as_ref().map(|figures| json!({
+            "source": figures.source,
+            "files_done": figures.files_done,
+            "files": figures.files,
+            "bytes_done": figures.bytes_done,
+            "bytes": figures.bytes,
+            "bytes_received": figures.bytes_received,
+            "bytes_per_second": figures.bytes_per_second,
+            "seconds_left": figures.seconds_left,
+        })),
     })
 }

@@ -135,6 +135,7 @@ impl ClusterState {
             return refuse(RefusalReason::Precondition, message);
         }
         self.touch_assignments(index, id);
+        self.forget_seeds(id);
         self.databases.remove(&id);
         self.event(index, None, Some(id), EventKind::DatabaseRemoved);
         Ok(Answer::Done)
@@ -190,7 +191,8 @@ impl ClusterState {
     fn suspend_facts(&self, id: DatabaseId, copy: CopyId) -> Result<SuspendFacts, Refusal> {
         let database = self.database(id)?;
         let active = database.target == Some(copy) && database.intent == MountIntent::Mounted;
-        Ok(SuspendFacts { active, seeding: false, now_unix_ms: self.clock_unix_ms })
+        let seeding = database.copies.get(&copy).is_some_and(|config| config.seeding.is_some());
+        Ok(SuspendFacts { active, seeding, now_unix_ms: self.clock_unix_ms })
     }
 
     fn suspend_copy(
@@ -229,7 +231,8 @@ impl ClusterState {
         let now = self.clock_unix_ms;
         let mut ended = Vec::new();
         for (id, database) in &mut self.databases {
-            for (copy, config) in &mut database.copies {
+            let resting = database.copies.iter_mut().filter(|(_, c)| c.seeding.is_none());
+            for (copy, config) in resting {
                 let left = config.suspension.at(now);
                 if left != config.suspension {
                     config.suspension = left;
@@ -243,7 +246,13 @@ impl ClusterState {
         Answer::Done
     }
 
-    fn replace_copy(&mut self, index: u64, id: DatabaseId, old: CopyId, new: CopyId) -> Applied {
+    pub(super) fn replace_copy(
+        &mut self,
+        index: u64,
+        id: DatabaseId,
+        old: CopyId,
+        new: CopyId,
+    ) -> Applied {
         let database = self.database_mut(id)?;
         if !database.copies.contains_key(&old) && database.copies.contains_key(&new) {
             return Ok(Answer::Done);
@@ -272,7 +281,12 @@ impl ClusterState {
 
     fn remove_copy(&mut self, index: u64, id: DatabaseId, copy: CopyId) -> Applied {
         let database = self.database_mut(id)?;
-        let member = known_copy(database, copy)?.member;
+        let config = known_copy(database, copy)?;
+        let (member, seeding) = (config.member, config.seeding.is_some());
+        if seeding {
+            let message = "the copy is being seeded; cancel the operation first";
+            return refuse(RefusalReason::SeedInProgress, message);
+        }
         if database.target == Some(copy) {
             let message = "the copy is the active one; move the database first";
             return refuse(RefusalReason::Precondition, message);
@@ -320,6 +334,7 @@ fn new_copy(index: u64, copy: &NewCopy) -> CopyConfig {
         resumes: 0,
         cut_off: false,
         lag_switch: LagSwitch::default(),
+        seeding: None,
     }
 }
 

@@ -31,7 +31,12 @@ impl ClusterState {
         }
     }
 
-    fn put_operation(&mut self, index: u64, id: OperationId, kind: &OperationKind) -> Applied {
+    pub(super) fn put_operation(
+        &mut self,
+        index: u64,
+        id: OperationId,
+        kind: &OperationKind,
+    ) -> Applied {
         if let Some(known) = self.operations.get(&id) {
             if known.kind == *kind {
                 return Ok(Answer::Operation(Box::new(known.clone())));
@@ -53,6 +58,7 @@ impl ClusterState {
             state: OperationState::Running,
             progress_percent: 0,
             message: String::new(),
+            seed: None,
             started_at_index: index,
             started_unix_ms: self.clock_unix_ms,
             updated_unix_ms: self.clock_unix_ms,

@@ -11,11 +11,10 @@ use keelson_types::{
     MountIntent, RefusalReason, StreamId,
 };
 use keelson_wire::v1::{
-    self, AddCopyRequest, AddCopyResponse, CopyInfo, CreateDatabaseRequest, CreateDatabaseResponse,
-    DatabaseInfo, DismountDatabaseRequest, EpochInfo, MountDatabaseRequest, OperationStarted,
-    RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
-    SetDatabaseRequest, SetDatabaseResponse, ShowDatabaseRequest, ShowDatabaseResponse,
-    SwitchoverRequest,
+    self, CopyInfo, CreateDatabaseRequest, CreateDatabaseResponse, DatabaseInfo,
+    DismountDatabaseRequest, EpochInfo, MountDatabaseRequest, OperationStarted, RemoveCopyRequest,
+    RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse, SetDatabaseRequest,
+    SetDatabaseResponse, ShowDatabaseRequest, ShowDatabaseResponse, SwitchoverRequest,
 };
 use keelson_wire::{Refusal, ids};
 use uuid::Uuid;
@@ -24,7 +23,7 @@ use super::refusal;
 use crate::context::Context;
 
 /// How long a leaving copy may take to leave the commit rule.
-const LEAVE_DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const LEAVE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Longest comment of an operation; it is kept in the replicated state.
 const COMMENT_CHARS_MAX: usize = 512;
@@ -78,7 +77,7 @@ fn content_index(
     Ok(settings)
 }
 
-fn fresh_copy(member: MemberId, preference: u32) -> NewCopy {
+pub(super) fn fresh_copy(member: MemberId, preference: u32) -> NewCopy {
     NewCopy { copy: CopyId::new(Uuid::new_v4()), member, preference, kind: CopyKind::Ha }
 }
 
@@ -282,25 +281,6 @@ impl Context {
         self.begin(&request.operation, OperationKind::Switchover { database, to, comment }).await
     }
 
-    pub(super) async fn admin_add_copy(
-        self: &Arc<Self>,
-        request: AddCopyRequest,
-    ) -> Result<AddCopyResponse, Refusal> {
-        self.require_leader()?;
-        let database = self.database_called(&request.database)?;
-        let member = self.member_called(&request.member)?;
-        let last = database.copies.values().map(|copy| copy.preference).max().unwrap_or(0);
-        let preference = request.preference.unwrap_or(last + 1);
-        let mut copy = fresh_copy(member.id, preference);
-        if !request.copy.is_empty() {
-            copy.copy = ids::copy(&request.copy)?;
-        }
-        let id = copy.copy;
-        let command = Command::AddCopy { database: database.id, copy };
-        self.propose_here(command).await?.answer()?;
-        Ok(AddCopyResponse { copy: ids::bytes(id) })
-    }
-
     /// The active drops the copy from its rule first (R1); then it goes.
     pub(super) async fn admin_remove_copy(
         self: &Arc<Self>,
@@ -329,7 +309,13 @@ impl Context {
         Ok(RemoveCopyResponse { files: files(member.name.as_str(), id) })
     }
 
-    async fn left_rule(&self, id: DatabaseId, copy: CopyId, name: &str) -> Result<(), Refusal> {
+    /// Waits until a copy does not count any more.
+    pub(super) async fn left_rule(
+        &self,
+        id: DatabaseId,
+        copy: CopyId,
+        name: &str,
+    ) -> Result<(), Refusal> {
         let counts = || {
             self.applied.read(|state| {
                 let database = state.databases.get(&id);
@@ -350,7 +336,7 @@ impl Context {
         tokio::time::timeout(LEAVE_DEADLINE, left).await.map_err(|_| {
             let what = format!(
                 "the active copy of {name} has not dropped the copy from its commit rule within \
-                 {LEAVE_DEADLINE:?}; it stays marked as leaving: ask again"
+                 {LEAVE_DEADLINE:?}; what was recorded of the copy stays so: ask again"
             );
             refusal(RefusalReason::DeadlineExceeded, what)
         })

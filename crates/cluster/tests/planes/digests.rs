@@ -6,11 +6,12 @@ use keelson_net::{TlsServer, bind, serve};
 use keelson_types::{Epoch, LogEnd, Position};
 use keelson_wire::v1::replication_server::{Replication, ReplicationServer};
 use keelson_wire::v1::{
-    CompareDigestsRequest, CreateForkRequest, DropForkRequest, DropForkResponse, FetchLogRequest,
-    FetchLogResponse, FetchRangeRequest, FetchRangeResponse, ForkInfo, GetDigestRequest,
-    GetDigestResponse, InstantInfo, ListForksRequest, ListForksResponse, PlaceMarkerRequest,
-    PlaceMarkerResponse, RepairRangeRequest, RepairRangeResponse, ResolveInstantRequest,
-    SetMemberRequest, SourceMessage, TargetMessage,
+    CloseSeedRequest, CloseSeedResponse, CompareDigestsRequest, CreateForkRequest, DropForkRequest,
+    DropForkResponse, FetchLogRequest, FetchLogResponse, FetchRangeRequest, FetchRangeResponse,
+    FetchSeedRequest, ForkInfo, GetDigestRequest, GetDigestResponse, InstantInfo, ListForksRequest,
+    ListForksResponse, OpenSeedRequest, OpenSeedResponse, PlaceMarkerRequest, PlaceMarkerResponse,
+    RepairRangeRequest, RepairRangeResponse, ResolveInstantRequest, SeedChunk, SetMemberRequest,
+    SourceMessage, TargetMessage,
 };
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
@@ -27,6 +28,8 @@ type Messages<T> = Pin<Box<dyn futures::Stream<Item = Result<T, Status>> + Send>
 impl Replication for Content {
     type LogSessionStream = Messages<TargetMessage>;
     type FetchLogStream = Messages<FetchLogResponse>;
+    type OpenSeedStream = Messages<OpenSeedResponse>;
+    type FetchSeedStream = Messages<SeedChunk>;
 
     async fn log_session(
         &self,
@@ -39,6 +42,27 @@ impl Replication for Content {
         &self,
         _: Request<FetchLogRequest>,
     ) -> Result<Response<Self::FetchLogStream>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn open_seed(
+        &self,
+        _: Request<OpenSeedRequest>,
+    ) -> Result<Response<Self::OpenSeedStream>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn fetch_seed(
+        &self,
+        _: Request<FetchSeedRequest>,
+    ) -> Result<Response<Self::FetchSeedStream>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn close_seed(
+        &self,
+        _: Request<CloseSeedRequest>,
+    ) -> Result<Response<CloseSeedResponse>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 

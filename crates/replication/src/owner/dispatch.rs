@@ -32,6 +32,7 @@ impl Owner {
             Message::OpenStore(reply) => self.open_store(reply),
             Message::LogDamaged(at, reply) => self.log_damaged(at, reply),
             Message::StoreDamaged(why, code) => self.store_damaged(why, code),
+            Message::SeedStanding => self.seed_standing(),
             Message::SaveLag => self.save_lag(),
             Message::ScrubParts(reply) => drop(reply.send(self.scrub_parts())),
             Message::Follows(reply) => drop(reply.send(self.follows())),

@@ -72,8 +72,16 @@ impl Owner {
         }
     }
 
+    /// Whether it is seeded, or feeds a seed.
+    pub(super) fn seed_standing(&mut self) {
+        let target = self.shared.seeded.load(Ordering::Relaxed);
+        let source = self.shared.feeding.load(Ordering::Relaxed) > 0;
+        self.event(keelson_copy_core::Event::Seeding { target, source });
+    }
+
     pub(super) fn view(&mut self) -> OwnerView {
         // What depends on time is as of now.
+        self.seed_standing();
         self.event(keelson_copy_core::Event::Wake);
         let store = self.shared.store.get();
         let store_bytes = store.map_or_else(

@@ -9,17 +9,17 @@ use keelson_wire::{Refusal, v1};
 use crate::log_lane::LogJob;
 use crate::message::{AfterCut, FromSource, LogView, TargetSender};
 use crate::owner::Owner;
+use crate::service::refuse_unknown;
 
 impl Owner {
     pub(super) fn take_from_source(&mut self, member: MemberId, message: FromSource) {
         match message {
             FromSource::Open { offer, copy, reply } => {
-                self.sources().insert(member, (offer.epoch, reply));
                 if copy != self.shared.copy {
-                    // The source has not heard of this copy's new identity yet.
-                    self.send_refused(member, offer.epoch, &OpenRefusal::Busy);
-                    return;
+                    // One of the two has not heard of the copy's new identity yet.
+                    return refuse_unknown(self.shared.database, copy, &offer, &reply);
                 }
+                self.sources().insert(member, (offer.epoch, reply));
                 self.waiting.forget_frames();
                 self.generated = offer.end;
                 self.heard_source(member);

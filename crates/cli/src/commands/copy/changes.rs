@@ -90,7 +90,7 @@ pub(crate) struct Resume {
 }
 
 /// Whole seconds of a time like "7days", or of a bare number of seconds, which the server checks.
-fn seconds(text: &str) -> Result<i64, String> {
+pub(super) fn seconds(text: &str) -> Result<i64, String> {
     if let Ok(number) = text.parse() {
         return Ok(number);
     }

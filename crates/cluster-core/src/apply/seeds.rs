@@ -1,0 +1,177 @@
+//! Commands about seeds. A seed is an operation, an order in the copy's configuration and a hold on
+//! the log, which begin and end together.
+
+use keelson_types::{
+    CopyId, DatabaseId, HoldKind, LogHold, OperationId, Position, RefusalReason, SeedOrder,
+    SeedProgress, Suspension,
+};
+
+use super::{Applied, refuse};
+use crate::command::{Answer, Command, Refusal};
+use crate::event::EventKind;
+use crate::operation::{OperationKind, OperationState};
+use crate::seed::{first_failure, seed_checks};
+use crate::state::ClusterState;
+
+#[cfg(test)]
+mod tests;
+
+/// A target that says nothing for so long loses its hold.
+const HOLD_MS: u64 = 15 * 60 * 1_000;
+
+/// What is said of a hold that is gone.
+const HOLD_GONE: &str = "the log behind the checkpoint was given up, or was not asked for in time";
+
+impl ClusterState {
+    pub(super) fn apply_seed(&mut self, index: u64, command: &Command) -> Applied {
+        match command {
+            Command::BeginSeed { database, copy, order } => {
+                self.begin_seed(index, (*database, *copy), order)
+            }
+            Command::ReportSeed { database, copy, operation, progress, from } => {
+                self.report_seed(index, (*database, *copy, *operation), progress, *from)
+            }
+            Command::EndSeed { database, copy, operation, result } => {
+                self.end_seed(index, (*database, *copy, *operation), result)
+            }
+            _ => refuse(RefusalReason::Internal, "not a command about seeds"),
+        }
+    }
+
+    fn begin_seed(
+        &mut self,
+        index: u64,
+        (id, copy): (DatabaseId, CopyId),
+        order: &SeedOrder,
+    ) -> Applied {
+        let kind = OperationKind::Seed { database: id, copy };
+        if self.operations.contains_key(&order.operation) {
+            return self.put_operation(index, order.operation, &kind);
+        }
+        if let Some(refusal) = first_failure(&seed_checks(self, (id, copy), order)) {
+            return Err(refusal);
+        }
+        let answer = self.put_operation(index, order.operation, &kind)?;
+        if let Some(operation) = self.operations.get_mut(&order.operation) {
+            operation.seed = Some(Box::default());
+        }
+        let now = self.clock_unix_ms;
+        let database = self.database_mut(id)?;
+        database.holds.retain(|known| known.is_live(now));
+        database.holds.push(LogHold {
+            operation: order.operation,
+            kind: HoldKind::Seed,
+            // Whatever there is, until the checkpoint is known.
+            from: Position::ZERO,
+            taken_unix_ms: now,
+            expires_unix_ms: now + HOLD_MS,
+        });
+        let config = super::databases::known_copy(database, copy)?;
+        config.seeding = Some(order.clone());
+        let (member, operation) = (config.member, order.operation);
+        self.event(index, Some(member), Some(id), EventKind::SeedBegun { copy, operation });
+        Ok(answer)
+    }
+
+    fn report_seed(
+        &mut self,
+        index: u64,
+        (id, copy, operation): (DatabaseId, CopyId, OperationId),
+        progress: &SeedProgress,
+        from: Option<Position>,
+    ) -> Applied {
+        let now = self.clock_unix_ms;
+        self.check_seeding(id, copy, operation)?;
+        let database = self.database_mut(id)?;
+        let Some(hold) = database.holds.iter_mut().find(|hold| hold.operation == operation) else {
+            let gone = Refusal::new(RefusalReason::Truncated, HOLD_GONE);
+            return self.end_seed(index, (id, copy, operation), &Err(gone));
+        };
+        hold.expires_unix_ms = now + HOLD_MS;
+        hold.from = hold.from.max(from.unwrap_or_default());
+        if let Some(known) = self.operations.get_mut(&operation) {
+            known.progress_percent = progress.percent();
+            known.message.clone_from(&progress.note);
+            known.seed = Some(Box::new(progress.clone()));
+            known.updated_unix_ms = now;
+        }
+        Ok(Answer::Done)
+    }
+
+    fn check_seeding(
+        &self,
+        id: DatabaseId,
+        copy: CopyId,
+        operation: OperationId,
+    ) -> Result<(), Refusal> {
+        let config = self.database(id)?.copies.get(&copy);
+        let order = config.and_then(|config| config.seeding.as_ref());
+        if order.is_some_and(|order| order.operation == operation) {
+            return Ok(());
+        }
+        refuse(RefusalReason::Precondition, "the copy is not being seeded by this operation")
+    }
+
+    fn end_seed(
+        &mut self,
+        index: u64,
+        (id, copy, operation): (DatabaseId, CopyId, OperationId),
+        result: &Result<(), Refusal>,
+    ) -> Applied {
+        self.check_seeding(id, copy, operation)?;
+        let database = self.database(id)?;
+        let counts = database.rule.as_ref().is_some_and(|rule| rule.has(copy));
+        if result.is_ok() && counts {
+            let message = "the old copy counts in the commit rule still; ask again";
+            return refuse(RefusalReason::Precondition, message);
+        }
+        let Some(config) = database.copies.get(&copy).cloned() else {
+            return refuse(RefusalReason::UnknownCopy, "no such copy");
+        };
+        if let (Ok(()), Some(order)) = (result, &config.seeding) {
+            self.replace_copy(index, id, copy, order.copy)?;
+            let fresh = super::databases::known_copy(self.database_mut(id)?, order.copy)?;
+            fresh.seeding = None;
+            if !order.manual_resume {
+                fresh.suspension = Suspension::NONE;
+                fresh.resumes += 1;
+            }
+        } else {
+            super::databases::known_copy(self.database_mut(id)?, copy)?.seeding = None;
+        }
+        self.database_mut(id)?.holds.retain(|hold| hold.operation != operation);
+        self.finish_seed(operation, result);
+        let failure = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        let kind = EventKind::SeedEnded { copy, operation, failure };
+        self.event(index, Some(config.member), Some(id), kind);
+        Ok(Answer::Done)
+    }
+
+    fn finish_seed(&mut self, operation: OperationId, result: &Result<(), Refusal>) {
+        let now = self.clock_unix_ms;
+        let Some(known) = self.operations.get_mut(&operation).filter(|o| !o.is_finished()) else {
+            return;
+        };
+        known.updated_unix_ms = now;
+        match result {
+            Ok(()) => {
+                (known.state, known.progress_percent) = (OperationState::Succeeded, 100);
+                known.message = "the copy is in place".into();
+            }
+            Err(refusal) => {
+                known.message.clone_from(&refusal.message);
+                known.state = OperationState::Failed(refusal.clone());
+            }
+        }
+    }
+
+    /// Seeds of a database that is removed end with it.
+    pub(super) fn forget_seeds(&mut self, id: DatabaseId) {
+        let copies = self.databases.get(&id).into_iter().flat_map(|d| d.copies.values());
+        let orders = copies.filter_map(|config| Some(config.seeding.as_ref()?.operation));
+        for operation in orders.collect::<Vec<_>>() {
+            let gone = Refusal::new(RefusalReason::UnknownDatabase, "the database was removed");
+            self.finish_seed(operation, &Err(gone));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Tests of the commands about seeds.
+
+use keelson_types::{
+    CommitConstraint, MemberId, OldFiles, ResumeRequest, SeedPhase, SuspendRequest, SuspendedBy,
+};
+
+use super::*;
+use crate::apply::tests::{activate, three_copies};
+use crate::state::CopyConfig;
+use crate::testing::{DB, Log, copy, epoch, member, rule};
+
+const SEED: OperationId = OperationId::from_u128(7);
+const NEW: CopyId = CopyId::from_u128(77);
+
+fn order(source: Option<MemberId>) -> SeedOrder {
+    SeedOrder {
+        operation: SEED,
+        copy: NEW,
+        source,
+        old_files: OldFiles::Keep,
+        manual_resume: false,
+        no_throttle: false,
+    }
+}
+
+fn begin(n: u128, order: SeedOrder) -> Command {
+    Command::BeginSeed { database: DB, copy: copy(n), order }
+}
+
+fn end(result: Result<(), Refusal>) -> Command {
+    Command::EndSeed { database: DB, copy: copy(3), operation: SEED, result }
+}
+
+fn report(from: Option<u64>) -> Command {
+    let progress = SeedProgress { phase: SeedPhase::Transferring, ..SeedProgress::default() };
+    let from = from.map(|generation| Position::new(generation, 0));
+    Command::ReportSeed { database: DB, copy: copy(3), operation: SEED, progress, from }
+}
+
+fn suspend(n: u128) -> Command {
+    let request = SuspendRequest { comment: "disk".into(), ..SuspendRequest::default() };
+    Command::SuspendCopy { database: DB, copy: copy(n), request }
+}
+
+/// Copy 1 is active, 2 counts, 3 is suspended and does not.
+fn suspended() -> Log {
+    let mut log = three_copies();
+    activate(&mut log, 1);
+    log.ok(&suspend(3));
+    without_third(&mut log);
+    log
+}
+
+fn without_third(log: &mut Log) {
+    let version = log.state.databases[&DB].rule.as_ref().map_or(0, |rule| rule.version);
+    log.ok(&Command::ChangeRule {
+        database: DB,
+        epoch: epoch(1),
+        expected_version: version,
+        rule: rule(version + 1, 1, CommitConstraint::SecondCopy, &[1, 2]),
+    });
+}
+
+fn config(log: &Log, copy: CopyId) -> Option<&CopyConfig> {
+    log.state.databases[&DB].copies.get(&copy)
+}
+
+/// F46: each refusal has its own code, and changes nothing.
+#[test]
+fn what_cannot_be_seeded_is_refused() {
+    use RefusalReason as R;
+    let mut log = suspended();
+    log.refused(R::Precondition, &begin(1, order(None)));
+    log.refused(R::NotSuspended, &begin(2, order(None)));
+    log.refused(R::UnknownCopy, &begin(9, order(None)));
+    log.refused(R::BadArgument, &begin(3, order(Some(member(3)))));
+    log.refused(R::UnknownCopy, &begin(3, order(Some(member(9)))));
+    log.ok(&suspend(2));
+    log.refused(R::SourceUnfit, &begin(3, order(Some(member(2)))));
+    log.ok(&begin(3, order(Some(member(1)))));
+    log.ok(&begin(3, order(Some(member(1)))));
+    let other = SeedOrder { operation: OperationId::from_u128(8), ..order(None) };
+    log.refused(R::SeedInProgress, &begin(3, other));
+    log.refused(R::SeedInProgress, &Command::RemoveCopy { database: DB, copy: copy(3) });
+    let request = ResumeRequest::default();
+    log.refused(R::Precondition, &Command::ResumeCopy { database: DB, copy: copy(3), request });
+}
+
+/// A copy that counts could have acknowledged something: it is dropped from the rule first.
+#[test]
+fn a_copy_that_counts_is_not_seeded() {
+    let mut log = three_copies();
+    activate(&mut log, 1);
+    log.ok(&suspend(3));
+    log.refused(RefusalReason::Precondition, &begin(3, order(None)));
+    without_third(&mut log);
+    log.ok(&begin(3, order(None)));
+}
+
+/// R4, F58: the seed makes another copy, which has neither the fault nor the suspension of the old
+/// one and counts only when the active has admitted it; the hold ends with the operation.
+#[test]
+fn a_seed_gives_a_new_copy_that_resumes() {
+    let mut log = suspended();
+    log.state.databases.get_mut(&DB).unwrap().copies.get_mut(&copy(3)).unwrap().cut_off = true;
+    log.ok(&begin(3, order(None)));
+    assert_eq!(log.state.databases[&DB].holds.len(), 1);
+    assert_eq!(log.state.databases[&DB].holds[0].from, Position::ZERO, "all log, at first");
+    log.ok(&report(Some(4)));
+    log.ok(&report(None));
+    assert_eq!(log.state.databases[&DB].holds[0].from, Position::new(4, 0));
+    assert_eq!(log.state.operations[&SEED].phase(None), "transferring");
+    log.ok(&end(Ok(())));
+    assert_eq!(config(&log, copy(3)), None);
+    let fresh = config(&log, NEW).unwrap();
+    assert!(fresh.suspension.is_none() && !fresh.cut_off && fresh.seeding.is_none());
+    assert_eq!(fresh.member, member(3));
+    let database = &log.state.databases[&DB];
+    assert!(database.holds.is_empty() && !database.rule.as_ref().unwrap().has(NEW));
+    assert_eq!(log.state.operations[&SEED].state, OperationState::Succeeded);
+    log.refused(RefusalReason::Precondition, &end(Ok(())));
+}
+
+/// F58: with manual resume the new copy waits.
+#[test]
+fn a_manual_resume_leaves_the_new_copy_suspended() {
+    let mut log = suspended();
+    log.ok(&begin(3, SeedOrder { manual_resume: true, ..order(None) }));
+    log.ok(&end(Ok(())));
+    assert!(config(&log, NEW).unwrap().is_stopped());
+}
+
+/// F66: a seed that fails or is cancelled leaves the copy as it was.
+#[test]
+fn a_seed_without_success_changes_nothing_of_the_copy() {
+    let mut log = suspended();
+    let before = config(&log, copy(3)).cloned();
+    log.ok(&begin(3, order(None)));
+    let cancelled = Refusal::new(RefusalReason::Cancelled, "an operator's word");
+    log.ok(&end(Err(cancelled.clone())));
+    assert_eq!(config(&log, copy(3)).cloned(), before);
+    assert!(log.state.databases[&DB].holds.is_empty());
+    assert_eq!(log.state.operations[&SEED].state, OperationState::Failed(cancelled));
+}
+
+/// Review S16.3: a hold that gave way under disk pressure ends the seed with a reason; one that a
+/// target did not renew in time ends.
+#[test]
+fn a_hold_that_is_gone_ends_the_seed() {
+    let mut log = suspended();
+    log.ok(&begin(3, order(None)));
+    let taken = log.state.databases[&DB].holds[0].expires_unix_ms;
+    let stamped = |unix_ms, command| Command::Stamped { unix_ms, command: Box::new(command) };
+    log.ok(&stamped(5_000, report(Some(4))));
+    assert_eq!(log.state.databases[&DB].holds[0].expires_unix_ms, taken + 5_000);
+    log.ok(&Command::MarkCutOff {
+        database: DB,
+        epoch: epoch(1),
+        copies: Vec::new(),
+        operations: vec![SEED],
+    });
+    log.ok(&report(Some(4)));
+    let state = &log.state.operations[&SEED].state;
+    assert!(matches!(state, OperationState::Failed(why) if why.reason == RefusalReason::Truncated));
+    assert!(config(&log, copy(3)).is_some_and(|config| config.seeding.is_none()));
+}
+
+/// G4: the holder of a discarded timeline may be the last; a seed puts its files aside, no more.
+#[test]
+fn the_files_of_a_discarded_timeline_are_not_deleted() {
+    let mut log = suspended();
+    let copies = &mut log.state.databases.get_mut(&DB).unwrap().copies;
+    copies.get_mut(&copy(3)).unwrap().suspension.by = SuspendedBy::DiscardedTimeline;
+    let delete = SeedOrder { old_files: OldFiles::Delete, ..order(None) };
+    log.refused(RefusalReason::Precondition, &begin(3, delete));
+    log.ok(&begin(3, order(None)));
+}
+
+/// A seed of a database that is removed ends with it.
+#[test]
+fn a_removed_database_ends_its_seeds() {
+    let mut log = suspended();
+    log.ok(&begin(3, order(None)));
+    log.ok(&Command::RemoveDatabase { database: DB, force: true });
+    assert!(log.state.operations[&SEED].is_finished());
+}

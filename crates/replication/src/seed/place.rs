@@ -1,0 +1,474 @@
+//! What a seed has on the target's disk: staging, the record, and how the files become a copy.
+//!
+//! Staging is `temp-seeding/store` below the directory of the database, and `temp-seeding/log` below
+//! that of its logs, which may be another volume. A file has its name there once it is verified and
+//! durable; what arrives has the ending `.part`. Installing renames both directories to the names
+//! that the new copy's id gives them and then writes the control file of the new copy beside that
+//! of the old one: that write is the install, and what consensus says afterwards decides which of
+//! the two is opened.
+//!
+//! Crash cases: before the control file is written, half of the renames are taken back; after it,
+//! nothing but consensus is missing. Everything here blocks.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keelson_copy_core::seed::{Cleanup, SEED_RECORD_BYTES_MAX, SeedRecord, after_seed};
+use keelson_env::{Disk, DiskError, DiskFile, StoreOpener};
+use keelson_format::{ControlRecord, SeedFile, SeedManifest, SeedPlace};
+use keelson_log::{ControlFile, ControlFileError};
+use keelson_types::{CopyId, DatabaseId, LogId, OperationId, Position, StoreId};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::CHUNK_BYTES;
+use super::source::{digest_of, subdirectory};
+use crate::open::Places;
+use crate::owner::unix_millis;
+use crate::rebuild::Condemned;
+use crate::scrub::ScrubReport;
+use crate::whole_file;
+
+const STAGING: &str = "temp-seeding";
+const RECORD: &str = "seed";
+const PART: &str = "part";
+
+/// Why something on the disk did not work.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct PlaceError {
+    pub(crate) full: bool,
+    pub(crate) text: String,
+}
+
+impl From<DiskError> for PlaceError {
+    fn from(error: DiskError) -> Self {
+        Self { full: error.is_no_space(), text: error.to_string() }
+    }
+}
+
+impl From<ControlFileError> for PlaceError {
+    fn from(error: ControlFileError) -> Self {
+        Self { full: false, text: format!("control file: {error}") }
+    }
+}
+
+impl From<std::io::Error> for PlaceError {
+    fn from(error: std::io::Error) -> Self {
+        let full = error.kind() == std::io::ErrorKind::StorageFull;
+        Self { full, text: error.to_string() }
+    }
+}
+
+type Placed<T> = Result<T, PlaceError>;
+
+/// What an earlier life left.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(crate) record: Option<SeedRecord>,
+    /// The new copy's control file is written.
+    pub(crate) installed: bool,
+}
+
+/// Where the seed of one database keeps its files.
+#[derive(Clone, Debug)]
+pub(crate) struct SeedFiles {
+    places: Places,
+    database: DatabaseId,
+}
+
+impl SeedFiles {
+    pub(crate) const fn new(places: Places, database: DatabaseId) -> Self {
+        Self { places, database }
+    }
+
+    fn disk(&self) -> &dyn Disk {
+        &*self.places.disk
+    }
+
+    fn home(&self, place: SeedPlace) -> PathBuf {
+        match place {
+            SeedPlace::Store => self.places.database(self.database),
+            SeedPlace::Log => self.places.logs.join("databases").join(self.database.to_string()),
+        }
+    }
+
+    fn staging(&self, place: SeedPlace) -> PathBuf {
+        self.home(place).join(STAGING).join(subdirectory(place))
+    }
+
+    fn record_path(&self) -> PathBuf {
+        self.home(SeedPlace::Store).join(RECORD)
+    }
+
+    /// Where the files of the new copy lie once they are installed.
+    fn installed(&self, place: SeedPlace, copy: CopyId) -> PathBuf {
+        match place {
+            SeedPlace::Store => {
+                self.places.store(self.database, StoreId::from_bytes(copy.into_bytes()))
+            }
+            SeedPlace::Log => self.places.log(self.database, LogId::from_bytes(copy.into_bytes())),
+        }
+    }
+
+    /// The control file of a copy that is not the one in use.
+    fn control_aside(&self, copy: CopyId) -> PathBuf {
+        self.home(SeedPlace::Store).join(format!("control-{copy}"))
+    }
+
+    /// Whether a seed left anything here.
+    pub(crate) fn is_clean(&self) -> bool {
+        let staged = [SeedPlace::Store, SeedPlace::Log].map(|p| self.home(p).join(STAGING));
+        let paths = staged.into_iter().chain([self.record_path()]);
+        paths.into_iter().all(|path| self.disk().exists(&path).is_ok_and(|there| !there))
+    }
+
+    pub(crate) fn record(&self) -> Placed<Option<SeedRecord>> {
+        let bytes = whole_file::read(self.disk(), &self.record_path(), SEED_RECORD_BYTES_MAX)?;
+        // One that rotted names nothing: staging is cleared, whatever else it named stays.
+        Ok(bytes.and_then(|bytes| SeedRecord::decode(&bytes).ok()))
+    }
+
+    pub(crate) fn save(&self, record: &SeedRecord) -> Placed<()> {
+        self.disk().create_dir_all(&self.home(SeedPlace::Store))?;
+        whole_file::replace(self.disk(), &self.record_path(), &record.encode())?;
+        Ok(())
+    }
+
+    /// Looks for what an earlier life left, and takes half an install back.
+    pub(crate) fn look(&self) -> Placed<Left> {
+        let record = self.record()?;
+        let Some(seed) = record else { return Ok(Left { record: None, installed: false }) };
+        let installed = self.written(seed.new)?.is_some();
+        for place in [SeedPlace::Store, SeedPlace::Log] {
+            let (there, staging) = (self.installed(place, seed.new), self.staging(place));
+            if !installed && self.disk().exists(&there)? && !self.disk().exists(&staging)? {
+                self.make(place)?;
+                std::fs::remove_dir_all(&staging)?;
+                self.disk().rename(&there, &staging)?;
+            }
+        }
+        Ok(Left { record, installed })
+    }
+
+    /// The record in the control file of a copy aside.
+    fn written(&self, copy: CopyId) -> Placed<Option<ControlRecord>> {
+        let path = self.control_aside(copy);
+        if !self.disk().exists(&path)? {
+            return Ok(None);
+        }
+        let (_, record) = ControlFile::open(self.disk(), &path)?;
+        Ok(record.filter(|record| record.copy == copy))
+    }
+
+    fn make(&self, place: SeedPlace) -> Placed<()> {
+        let staging = self.staging(place);
+        self.disk().create_dir_all(&staging)?;
+        for directory in staging.ancestors().skip(1).take(3) {
+            self.disk().sync_dir(directory)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the directories, and says which files of the manifest are here, verified and durable.
+    /// What arrived whole and was not verified yet is verified now.
+    pub(crate) fn prepare(&self, manifest: &SeedManifest) -> Placed<Vec<bool>> {
+        self.make(SeedPlace::Store)?;
+        self.make(SeedPlace::Log)?;
+        manifest.files.iter().map(|file| self.is_here(file)).collect()
+    }
+
+    fn is_here(&self, file: &SeedFile) -> Placed<bool> {
+        let path = self.staging(file.place).join(&file.name);
+        if self.disk().exists(&path)? && self.disk().open(&path)?.size()? == file.bytes {
+            return Ok(true);
+        }
+        let part = part_of(&path);
+        if !self.disk().exists(&part)? || self.disk().open(&part)?.size()? != file.bytes {
+            return Ok(false);
+        }
+        let digest = digest_of(self.disk(), &part, &mut |_| true);
+        if digest != Ok(file.digest) {
+            return Ok(false);
+        }
+        self.disk().open(&part)?.sync()?;
+        self.name(&part, &path)?;
+        Ok(true)
+    }
+
+    fn name(&self, part: &Path, path: &Path) -> Placed<()> {
+        self.disk().rename(part, path)?;
+        if let Some(parent) = path.parent() {
+            self.disk().sync_dir(parent)?;
+        }
+        Ok(())
+    }
+
+    /// Begins to receive a file; with `go_on`, behind the whole chunks that came before. What of them
+    /// did not survive a crash of the machine shows in the digest of the whole file.
+    pub(crate) fn receive(&self, file: &SeedFile, go_on: bool) -> Placed<Incoming> {
+        let path = self.staging(file.place).join(&file.name);
+        let part = part_of(&path);
+        let there = self.disk().exists(&part)?;
+        if there && !go_on {
+            self.disk().remove(&part)?;
+        }
+        let goes_on = there && go_on;
+        let open = if goes_on { self.disk().open(&part)? } else { self.disk().create(&part)? };
+        let (digest, bytes) = (file.digest, file.bytes);
+        let mut incoming =
+            Incoming { file: open, part, path, hasher: Xxh3::new(), at: 0, digest, bytes };
+        if goes_on {
+            incoming.take_up()?;
+        }
+        Ok(incoming)
+    }
+
+    /// Free bytes of the volumes of store and log, and whether they are one.
+    pub(crate) fn free(&self) -> Placed<(u64, u64, bool)> {
+        let free = |path: &Path| self.disk().free_bytes(path);
+        let one = self.places.data == self.places.logs;
+        Ok((free(&self.places.data)?, free(&self.places.logs)?, one))
+    }
+
+    /// Makes the files those of the new copy; see the module page.
+    pub(crate) fn install(&self, manifest: &SeedManifest, copy: CopyId) -> Placed<()> {
+        for place in [SeedPlace::Store, SeedPlace::Log] {
+            let (staging, there) = (self.staging(place), self.installed(place, copy));
+            self.remove_leftovers(&staging)?;
+            self.disk().sync_dir(&staging)?;
+            if let Some(parent) = there.parent() {
+                self.disk().create_dir_all(parent)?;
+                self.disk().rename(&staging, &there)?;
+                self.disk().sync_dir(parent)?;
+            }
+        }
+        let (store, log) = (copy.into_bytes(), copy.into_bytes());
+        let mut record = ControlRecord::new(
+            copy,
+            manifest.database,
+            manifest.stream,
+            LogId::from_bytes(log),
+            StoreId::from_bytes(store),
+        );
+        record.epoch_table.clone_from(&manifest.epochs);
+        // It holds log of this epoch: offers of a lower one would take it back.
+        record.sealed = manifest.epochs.last_epoch().max(manifest.at.epoch);
+        record.committed = manifest.at.position;
+        record.durable_floor = manifest.at.position;
+        ScrubReport::put_new(&mut record, unix_millis());
+        let path = self.control_aside(copy);
+        let (mut control, _) = ControlFile::open(self.disk(), &path)?;
+        control.write(&record)?;
+        Ok(())
+    }
+
+    /// Parts of files that came a second time.
+    fn remove_leftovers(&self, staging: &Path) -> Placed<()> {
+        let entries = self.disk().list(staging)?.into_iter();
+        let parts = entries.filter(|entry| entry.name.ends_with(".part"));
+        for part in parts {
+            self.disk().remove(&staging.join(part.name))?;
+        }
+        Ok(())
+    }
+
+    /// Removes staging, and what was made for the new copy of a seed that was given up. `assigned`
+    /// is the copy in use, whose files are never touched.
+    pub(crate) fn clear(
+        &self,
+        record: Option<&SeedRecord>,
+        assigned: Option<CopyId>,
+        opener: &dyn StoreOpener,
+    ) -> Placed<()> {
+        self.remove_staging()?;
+        let Some(record) = record.filter(|record| assigned != Some(record.new)) else {
+            return Ok(());
+        };
+        let control = self.control_aside(record.new);
+        if self.disk().exists(&control)? {
+            // First: without it the files mean nothing.
+            self.disk().remove(&control)?;
+            self.disk().sync_dir(&self.home(SeedPlace::Store))?;
+        }
+        let store = self.installed(SeedPlace::Store, record.new);
+        opener
+            .destroy(&store)
+            .map_err(|error| PlaceError { full: false, text: error.to_string() })?;
+        remove_all(&store)?;
+        remove_all(&self.installed(SeedPlace::Log, record.new))
+    }
+
+    fn remove_staging(&self) -> Placed<()> {
+        for place in [SeedPlace::Store, SeedPlace::Log] {
+            let home = self.home(place);
+            if self.disk().exists(&home.join(STAGING))? {
+                remove_all(&home.join(STAGING))?;
+                self.disk().sync_dir(&home)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what is left to do of a seed that no order names any more; says whether it is done, or
+    /// has to wait for the copy to be opened.
+    pub(crate) fn clean_up(
+        &self,
+        assigned: Option<CopyId>,
+        wanted: Option<OperationId>,
+        opener: &dyn StoreOpener,
+    ) -> Placed<bool> {
+        let Some(record) = self.record()? else {
+            self.remove_staging()?;
+            whole_file::remove(self.disk(), &self.record_path())?;
+            return Ok(true);
+        };
+        let fate =
+            assigned.map_or(Cleanup::GivenUp, |assigned| after_seed(&record, assigned, wanted));
+        match fate {
+            Cleanup::Wait => return Ok(true),
+            Cleanup::GivenUp => self.clear(Some(&record), assigned, opener)?,
+            Cleanup::Succeeded { remove_old } => {
+                self.remove_staging()?;
+                match self.written(record.old)? {
+                    Some(old) if remove_old || self.is_empty(&old)? => {
+                        self.remove_copy(&old, opener)?
+                    }
+                    Some(_) => {}
+                    // The control file in use is the old copy's until the new one is opened.
+                    None if self.in_use()? != Some(record.new) => return Ok(false),
+                    None => {}
+                }
+            }
+        }
+        whole_file::remove(self.disk(), &self.record_path())?;
+        Ok(true)
+    }
+
+    /// The copy whose control file is in use.
+    fn in_use(&self) -> Placed<Option<CopyId>> {
+        let path = self.home(SeedPlace::Store).join("control");
+        if !self.disk().exists(&path)? {
+            return Ok(None);
+        }
+        let (_, record) = ControlFile::open(self.disk(), &path)?;
+        Ok(record.map(|record| record.copy))
+    }
+
+    /// A copy that never had any log has nothing to lose.
+    fn is_empty(&self, old: &ControlRecord) -> Placed<bool> {
+        let log = self.places.log(self.database, old.log);
+        let there = self.disk().exists(&log)?;
+        let files = if there { self.disk().list(&log)? } else { Vec::new() };
+        let logs = files.iter().any(|file| file.name.ends_with(".klog"));
+        Ok(!logs && old.epoch_table.rows().is_empty() && old.durable_floor == Position::ZERO)
+    }
+
+    /// Removes what the copy's own record names, and its control file last.
+    fn remove_copy(&self, old: &ControlRecord, opener: &dyn StoreOpener) -> Placed<()> {
+        let failed = |text: String| PlaceError { full: false, text };
+        let stores = Condemned::read(old).stores.into_iter().chain([old.store]);
+        for store in stores {
+            let directory = self.places.store(self.database, store);
+            opener.destroy(&directory).map_err(|error| failed(error.to_string()))?;
+        }
+        remove_all(&self.places.log(self.database, old.log))?;
+        let home = self.home(SeedPlace::Store);
+        let mark = crate::mark_file::path(&home, old.copy);
+        for file in [mark, self.control_aside(old.copy)] {
+            if self.disk().exists(&file)? {
+                self.disk().remove(&file)?;
+            }
+        }
+        self.disk().sync_dir(&home)?;
+        tracing::info!(copy = %old.copy, "the files of the copy that was seeded anew are removed");
+        Ok(())
+    }
+}
+
+fn part_of(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(PART);
+    path.with_file_name(name)
+}
+
+fn remove_all(directory: &Path) -> Placed<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// A file that arrives.
+pub(crate) struct Incoming {
+    file: Arc<dyn DiskFile>,
+    part: PathBuf,
+    path: PathBuf,
+    hasher: Xxh3,
+    at: u64,
+    digest: u128,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Incoming").field("part", &self.part).finish_non_exhaustive()
+    }
+}
+
+/// Why a file is not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// It is not what the manifest says.
+    Wrong(String),
+    Disk(PlaceError),
+}
+
+impl Incoming {
+    /// Reads what is there already, in whole chunks, and forgets the rest.
+    fn take_up(&mut self) -> Placed<()> {
+        let mut buffer = vec![0; CHUNK_BYTES];
+        while self.at + (CHUNK_BYTES as u64) < self.bytes {
+            if self.file.read_at(self.at, &mut buffer)? < CHUNK_BYTES {
+                break;
+            }
+            self.hasher.update(&buffer);
+            self.at += CHUNK_BYTES as u64;
+        }
+        self.file.set_len(self.at)?;
+        Ok(())
+    }
+
+    /// Where the next bytes belong.
+    pub(crate) const fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Takes the next bytes.
+    pub(crate) fn take(&mut self, offset: u64, crc: u32, body: &[u8]) -> Result<(), Refused> {
+        let name = self.path.display();
+        if offset != self.at || self.at + body.len() as u64 > self.bytes {
+            return Err(Refused::Wrong(format!("{name}: bytes at {offset}, not {}", self.at)));
+        }
+        if crc32fast::hash(body) != crc {
+            return Err(Refused::Wrong(format!("{name}: the checksum at {offset} does not match")));
+        }
+        self.file.write_at(offset, body).map_err(|error| Refused::Disk(error.into()))?;
+        self.hasher.update(body);
+        self.at += body.len() as u64;
+        Ok(())
+    }
+
+    pub(crate) const fn is_complete(&self) -> bool {
+        self.at == self.bytes
+    }
+
+    /// Verifies the whole file, makes it durable and gives it its name.
+    pub(crate) fn finish(self, files: &SeedFiles) -> Result<(), Refused> {
+        if self.hasher.digest128() != self.digest {
+            let name = self.path.display();
+            return Err(Refused::Wrong(format!("{name}: the digest does not match")));
+        }
+        self.file.sync().map_err(|error| Refused::Disk(error.into()))?;
+        files.name(&self.part, &self.path).map_err(Refused::Disk)
+    }
+}

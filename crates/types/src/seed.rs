@@ -1,0 +1,141 @@
+//! Seeding a copy as values: what was asked for, how far it is.
+//!
+//! An order is part of the configuration of the copy in consensus while the seed runs, so that the
+//! copy's member finds it after a restart, and nothing else is done with the copy meanwhile.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CopyId, MemberId, OperationId};
+
+/// What becomes of the files that the seed replaces, once the new ones are in place (G4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OldFiles {
+    /// They stay, under the id of the copy that they belong to.
+    #[default]
+    Keep,
+    /// They are removed: only what the old copy's own control file names.
+    Delete,
+}
+
+/// A seed that was asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SeedOrder {
+    /// The operation that shows it.
+    pub operation: OperationId,
+    /// The copy that the seed makes: what it holds was acknowledged by no copy (review R4).
+    pub copy: CopyId,
+    /// The only source allowed; nothing for any healthy copy (F54).
+    #[serde(default)]
+    pub source: Option<MemberId>,
+    /// What becomes of the old files (F67).
+    #[serde(default)]
+    pub old_files: OldFiles,
+    /// The copy stays suspended afterwards (F58).
+    #[serde(default)]
+    pub manual_resume: bool,
+    /// Send as fast as it goes, whatever the writers of the source's member feel (F66).
+    #[serde(default)]
+    pub no_throttle: bool,
+}
+
+/// Where a seed is; the 28 steps of the model in nine phases.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeedPhase {
+    /// Recorded; its member has not heard of it (steps 1 to 8).
+    #[default]
+    Begun,
+    /// Directories are made, what an earlier life left is looked at (9).
+    Preparing,
+    /// The source makes a checkpoint and lists it with sizes and digests (10, 11).
+    Checkpointing,
+    /// Files arrive in `temp-seeding` (12 to 15).
+    Transferring,
+    /// One write makes the files those of the copy (16).
+    Installing,
+    /// Consensus takes the new copy in; it resumes (27, 28).
+    Resuming,
+}
+
+impl SeedPhase {
+    /// Its name, for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Preparing => "preparing",
+            Self::Checkpointing => "checkpointing",
+            Self::Transferring => "transferring",
+            Self::Installing => "installing",
+            Self::Resuming => "resuming",
+        }
+    }
+}
+
+impl fmt::Display for SeedPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// How far a seed is (F69).
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SeedProgress {
+    /// The phase.
+    pub phase: SeedPhase,
+    /// The member that it is fed by.
+    pub source: Option<MemberId>,
+    /// Files that are verified and durable.
+    pub files_done: u64,
+    /// All files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes_done: u64,
+    /// All bytes; while the source lists its checkpoint, those that it has to read.
+    pub bytes: u64,
+    /// Bytes that came over the network in this attempt, those sent again included.
+    pub bytes_received: u64,
+    /// Bytes per second of late.
+    pub bytes_per_second: u64,
+    /// Why it began again, or what it waits for; for people.
+    pub note: String,
+}
+
+impl SeedProgress {
+    /// 0 to 100.
+    #[must_use]
+    pub fn percent(&self) -> u8 {
+        if self.phase < SeedPhase::Transferring || self.bytes == 0 {
+            return 0;
+        }
+        let share = u128::from(self.bytes_done) * 100 / u128::from(self.bytes);
+        u8::try_from(share.min(100)).unwrap_or(100)
+    }
+
+    /// Seconds until everything has arrived, at the present rate.
+    #[must_use]
+    pub const fn seconds_left(&self) -> Option<u64> {
+        self.bytes.saturating_sub(self.bytes_done).checked_div(self.bytes_per_second)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_the_share_of_verified_bytes() {
+        let mut progress = SeedProgress { bytes: 200, bytes_done: 50, ..SeedProgress::default() };
+        assert_eq!(progress.percent(), 0, "nothing is transferred yet");
+        progress.phase = SeedPhase::Transferring;
+        assert_eq!((progress.percent(), progress.seconds_left()), (25, None));
+        progress.bytes_per_second = 10;
+        assert_eq!(progress.seconds_left(), Some(15));
+        progress.bytes_done = 300;
+        assert_eq!((progress.percent(), progress.seconds_left()), (100, Some(0)));
+    }
+}
