@@ -320,6 +320,7 @@ admin! {
     remove_copy: RemoveCopyRequest => RemoveCopyResponse,
     suspend_copy: SuspendCopyRequest => SuspendCopyResponse,
     repair_copy: RepairCopyRequest => RepairCopyResponse,
+    seed_copy: SeedCopyRequest => SeedCopyResponse,
     resume_copy: ResumeCopyRequest => ResumeCopyResponse,
     set_copy: SetCopyRequest => SetCopyResponse,
     guarantee_health: GuaranteeRequest => GuaranteeResponse,
