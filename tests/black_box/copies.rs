@@ -237,6 +237,18 @@ async fn the_data_guarantee_says_whether_enough_copies_follow() -> Result<()> {
     let unknown = ["guarantee", "health", "DB1", "--constraint", "most"];
     check(&cluster.cli().run(unknown).await?, 3, "bad_argument");
     let catalog = ["guarantee", "health", "DB1", "--constraint", "catalog_second_copy"];
-    check(&cluster.cli().run(catalog).await?, 1, "guarantee_not_satisfied");
+    eventually("two copies have a current content index", || async {
+        let output = cluster.cli().run(catalog).await?;
+        ensure!(output.code == Some(0), "{output:?}");
+        Ok(())
+    })
+    .await?;
+    cluster.cli().succeed(["database", "set", "DB1", "--content-index", "false"]).await?;
+    eventually("without an index the constraint is not met", || async {
+        let output = cluster.cli().run(catalog).await?;
+        ensure!(output.error_code() == Some("guarantee_not_satisfied"), "{output:?}");
+        Ok(())
+    })
+    .await?;
     Ok(())
 }

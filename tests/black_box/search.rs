@@ -94,6 +94,7 @@ async fn an_index_survives_kills_and_is_made_anew_when_it_rots() -> Result<()> {
     cluster.client().database("DB1").put("pkg/new", json!({ "name": "late" }).to_string()).await?;
     cluster.member(&member).start()?;
     cluster.wait_until_whole().await?;
+    cluster.wait_until_caught_up("DB1").await?;
     until_index(&cluster, &member, "Healthy").await?;
     assert_eq!(keys(&cluster, &copy, "name:late").await?, ["pkg/new"]);
     cluster.member(&member).kill()?;

@@ -267,7 +267,7 @@ impl Default for DatabaseSettings {
             dismount_after_ms: 30_000,
             generation_bytes: 16 * 1024 * 1024,
             lz4: false,
-            circular_logging: false,
+            circular_logging: true,
             guarantee: GuaranteeConstraint::None,
             content_index: ContentIndexSettings::default(),
         }

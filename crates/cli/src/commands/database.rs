@@ -97,7 +97,8 @@ pub(crate) struct Settings {
     /// Compress the log with lz4
     #[arg(long, value_name = "BOOL")]
     lz4: Option<bool>,
-    /// Remove log that every copy is through with, without waiting for a backup
+    /// Remove log that every copy is through with, without waiting for a backup; true for new
+    /// databases
     #[arg(long, value_name = "BOOL")]
     circular_logging: Option<bool>,
     /// Which copies writers of much wait for (keelson guarantee)

@@ -1,9 +1,11 @@
 //! The tables of the consensus file, and the only code that touches them. Everything here blocks.
 
+use std::fs::OpenOptions;
 use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
 
 use keelson_types::ClusterId;
+use nix::fcntl::{FallocateFlags, fallocate};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -42,6 +44,9 @@ pub(super) struct Records {
     database: Database,
     /// Newest committed entry; written with the next transaction.
     committed: Option<LogId>,
+    path: PathBuf,
+    /// Length up to which every block of the file is there.
+    allocated: u64,
 }
 
 fn io<E: Into<redb::Error>>(action: &'static str) -> impl FnOnce(E) -> StorageFault {
@@ -63,8 +68,9 @@ impl Records {
             redb::DatabaseError::DatabaseAlreadyOpen => StorageFault::InUse { path: path.clone() },
             source => StorageFault::Open { path: path.clone(), source },
         })?;
-        let mut records = Self { database, committed: None };
+        let mut records = Self { database, committed: None, path: path.clone(), allocated: 0 };
         records.check_format(path)?;
+        records.allocate();
         records.committed = records.meta(KEY_COMMITTED)?;
         Ok(records)
     }
@@ -103,7 +109,7 @@ impl Records {
 
     /// One transaction, one sync. The committed index rides along.
     fn write(
-        &self,
+        &mut self,
         change: impl FnOnce(&redb::WriteTransaction) -> Result<(), StorageFault>,
     ) -> Result<(), StorageFault> {
         let write = self.database.begin_write().map_err(io("writing"))?;
@@ -111,7 +117,26 @@ impl Records {
         if let Some(committed) = &self.committed {
             put_meta(&write, KEY_COMMITTED, committed)?;
         }
-        write.commit().map_err(io("syncing"))
+        write.commit().map_err(io("syncing"))?;
+        self.allocate();
+        Ok(())
+    }
+
+    /// Takes the blocks of holes in the file: the library makes it longer in leaps, and a page that
+    /// has no block yet could not be written once the volume is full. Then the member would lose
+    /// its vote for want of a few bytes (G7). Without room now it is tried again at each write.
+    fn allocate(&mut self) {
+        let length = std::fs::metadata(&self.path).map_or(0, |file| file.len());
+        if length <= self.allocated {
+            return;
+        }
+        let taken = OpenOptions::new().write(true).open(&self.path).is_ok_and(|file| {
+            i64::try_from(length)
+                .is_ok_and(|bytes| fallocate(&file, FallocateFlags::empty(), 0, bytes).is_ok())
+        });
+        if taken {
+            self.allocated = length;
+        }
     }
 
     pub(super) fn origin(&self) -> Result<Option<Origin>, StorageFault> {

@@ -22,6 +22,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::CHUNK_BYTES;
 use super::source::{digest_of, subdirectory};
+use crate::catalog;
 use crate::open::Places;
 use crate::owner::unix_millis;
 use crate::rebuild::Condemned;
@@ -369,6 +370,7 @@ impl SeedFiles {
         for store in stores {
             let directory = self.places.store(self.database, store);
             opener.destroy(&directory).map_err(|error| failed(error.to_string()))?;
+            remove_all(&catalog::directory_of(&directory))?;
         }
         remove_all(&self.places.log(self.database, old.log))?;
         let home = self.home(SeedPlace::Store);

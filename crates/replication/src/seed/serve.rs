@@ -184,7 +184,11 @@ async fn begin(
     let source = built.await.map_err(internal)??;
     let (name, bytes) = (&copy.shared.name, source.manifest.bytes());
     tracing::info!(database = %name, %operation, bytes, "a checkpoint for a seed is ready");
-    let _ = sender.send(Ok(complete(&source))).await;
+    if sender.send(Ok(complete(&source))).await.is_err() {
+        // The target has gone meanwhile; one that comes back asks for another checkpoint.
+        let seeds = context.seeds.clone();
+        blocking(&context.seed_pool, move || seeds.close(key)).await.map_err(internal)?;
+    }
     Ok(())
 }
 

@@ -103,6 +103,7 @@ impl Target {
         tracing::info!(database = %self.shared.name, %operation, "a seed begins");
         // It ends only by being stopped.
         let Err(Stopped) = self.drive().await else { return };
+        self.close_source();
     }
 
     async fn drive(&mut self) -> Result<()> {
