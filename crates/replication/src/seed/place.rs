@@ -28,6 +28,9 @@ use crate::rebuild::Condemned;
 use crate::scrub::ScrubReport;
 use crate::whole_file;
 
+#[cfg(test)]
+mod tests;
+
 const STAGING: &str = "temp-seeding";
 const RECORD: &str = "seed";
 const PART: &str = "part";
@@ -368,6 +371,9 @@ impl SeedFiles {
         let stores = Condemned::read(old).stores.into_iter().chain([old.store]);
         for store in stores {
             let directory = self.places.store(self.database, store);
+            if opener.in_use(&directory) {
+                return Err(failed("the old store is being closed".into()));
+            }
             opener.destroy(&directory).map_err(|error| failed(error.to_string()))?;
         }
         remove_all(&self.places.log(self.database, old.log))?;
