@@ -227,8 +227,8 @@ async fn a_seed_can_be_postponed_and_the_resume_left_to_the_operator() -> Result
     nothing_is_left(&cluster).await
 }
 
-/// F107: a copy that misses log is FailedAndSuspended, and a seed brings it back. Its old files stay
-/// unless they are to go (G4).
+/// F107: a copy that misses log is FailedAndSuspended, and a seed brings it back. Its old files
+/// stay unless they are to go (G4).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_misses_log_comes_back_by_a_seed() -> Result<()> {
     let cluster = with_truncated_log().await?;
@@ -279,7 +279,8 @@ fn stores(cluster: &Cluster, member: &str) -> usize {
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("store-")).count()
 }
 
-/// Issue 4: a seed while clients write: no gap in the log, equal content, nothing acknowledged lost.
+/// Issue 4: a seed while clients write: no gap in the log, equal content, nothing acknowledged
+/// lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seed_under_load_ends_with_equal_content() -> Result<()> {
     let cluster = with_truncated_log().await?;
