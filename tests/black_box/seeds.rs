@@ -227,8 +227,8 @@ async fn a_seed_can_be_postponed_and_the_resume_left_to_the_operator() -> Result
     nothing_is_left(&cluster).await
 }
 
-/// F107: a copy that misses log is FailedAndSuspended, and a seed brings it back. Its old files stay
-/// unless they are to go (G4).
+/// F107: a copy that misses log is FailedAndSuspended, and a seed brings it back. Its old files
+/// stay unless they are to go (G4).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_misses_log_comes_back_by_a_seed() -> Result<()> {
     let cluster = with_truncated_log().await?;
@@ -279,7 +279,8 @@ fn stores(cluster: &Cluster, member: &str) -> usize {
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("store-")).count()
 }
 
-/// Issue 4: a seed while clients write: no gap in the log, equal content, nothing acknowledged lost.
+/// Issue 4: a seed while clients write: no gap in the log, equal content, nothing acknowledged
+/// lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seed_under_load_ends_with_equal_content() -> Result<()> {
     let cluster = with_truncated_log().await?;
@@ -330,6 +331,38 @@ async fn a_seed_survives_kills_of_both_sides() -> Result<()> {
     assert_eq!(ended["state"], "succeeded", "{ended}");
     until_status(&cluster, "m3", "Healthy").await?;
     cluster.wait_until_counting("DB1").await?;
+    cluster.equal_digest("DB1", 3).await?;
+    nothing_is_left(&cluster).await
+}
+
+/// Issue 4: what the death of a source costs is not sent again; the seed goes on from where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_dies_costs_no_byte_twice() -> Result<()> {
+    const KILLS: u64 = 3;
+    let mut cluster = on_three().await?;
+    rate(&cluster, "2097152").await?;
+    let id = begin(&cluster, &["--source", "m2"]).await?;
+    until_phase(&cluster, &id, "transferring").await?;
+    for _ in 0..KILLS {
+        let before = operation(&cluster, &id).await?["seed"]["bytes_received"].as_u64();
+        cluster.member("m2").kill()?;
+        cluster.member("m2").start()?;
+        cluster.wait_until_whole().await?;
+        eventually("more bytes arrive", || async {
+            let now = operation(&cluster, &id).await?;
+            ensure!(now["seed"]["bytes_received"].as_u64() > before, "{now}");
+            Ok(())
+        })
+        .await?;
+    }
+    rate(&cluster, "0").await?;
+    let ended = until_ended(&cluster, &id).await?;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    let number = |name: &str| ended["seed"][name].as_u64().unwrap_or(0);
+    let (received, bytes) = (number("bytes_received"), number("bytes"));
+    ensure!(received <= bytes + KILLS * 1024 * 1024, "at most a chunk for each death: {ended}");
+    until_status(&cluster, "m3", "Healthy").await?;
+    cluster.wait_until_caught_up("DB1").await?;
     cluster.equal_digest("DB1", 3).await?;
     nothing_is_left(&cluster).await
 }

@@ -243,8 +243,8 @@ impl Admin {
         started(ask!(self, Kind::Change, dismount_database, message)?)
     }
 
-    /// Adds a copy that takes the log from its start, or is seeded if that is gone; the answer names
-    /// the seed then.
+    /// Adds a copy that takes the log from its start, or is seeded if that is gone; the answer
+    /// names the seed then.
     ///
     /// # Errors
     /// As for [`Self::add_copy_with`].

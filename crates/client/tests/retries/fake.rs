@@ -318,6 +318,7 @@ admin! {
     dismount_database: DismountDatabaseRequest => OperationStarted,
     add_copy: AddCopyRequest => AddCopyResponse,
     remove_copy: RemoveCopyRequest => RemoveCopyResponse,
+    seed_copy: SeedCopyRequest => SeedCopyResponse,
     suspend_copy: SuspendCopyRequest => SuspendCopyResponse,
     repair_copy: RepairCopyRequest => RepairCopyResponse,
     seed_copy: SeedCopyRequest => SeedCopyResponse,

@@ -275,7 +275,8 @@ fn a_seed_without_a_source_ends_when_patience_does() {
     }
 }
 
-/// F68: a source that does not fit, or sends what is wrong, gives way to the next one; not for ever.
+/// F68: a source that does not fit, or sends what is wrong, gives way to the next one; not for
+/// ever.
 #[test]
 fn an_unfit_source_gives_way_to_the_next_one() {
     for why in [SourceFailure::Unfit, SourceFailure::Wrong] {

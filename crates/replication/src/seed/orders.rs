@@ -1,8 +1,8 @@
 //! Which seeds run on this member: exactly those that consensus orders, one per database.
 //!
-//! A seed that is not ordered any more is stopped, and what it left is cleaned up behind it, by what
-//! its record says. Also at the first sight of a database in a life of the process, since the end
-//! may have been heard of, and not finished, in an earlier one.
+//! A seed that is not ordered any more is stopped, and what it left is cleaned up behind it, by
+//! what its record says. Also at the first sight of a database in a life of the process, since the
+//! end may have been heard of, and not finished, in an earlier one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! What a seed has on the target's disk: staging, the record, and how the files become a copy.
 //!
-//! Staging is `temp-seeding/store` below the directory of the database, and `temp-seeding/log` below
-//! that of its logs, which may be another volume. A file has its name there once it is verified and
-//! durable; what arrives has the ending `.part`. Installing renames both directories to the names
-//! that the new copy's id gives them and then writes the control file of the new copy beside that
-//! of the old one: that write is the install, and what consensus says afterwards decides which of
-//! the two is opened.
+//! Staging is `temp-seeding/store` below the directory of the database, and `temp-seeding/log`
+//! below that of its logs, which may be another volume. A file has its name there once it is
+//! verified and durable; what arrives has the ending `.part`. Installing renames both directories
+//! to the names that the new copy's id gives them and then writes the control file of the new copy
+//! beside that of the old one: that write is the install, and what consensus says afterwards
+//! decides which of the two is opened.
 //!
 //! Crash cases: before the control file is written, half of the renames are taken back; after it,
 //! nothing but consensus is missing. Everything here blocks.
@@ -28,6 +28,9 @@ use crate::owner::unix_millis;
 use crate::rebuild::Condemned;
 use crate::scrub::ScrubReport;
 use crate::whole_file;
+
+#[cfg(test)]
+mod tests;
 
 const STAGING: &str = "temp-seeding";
 const RECORD: &str = "seed";
@@ -203,8 +206,8 @@ impl SeedFiles {
         Ok(())
     }
 
-    /// Begins to receive a file; with `go_on`, behind the whole chunks that came before. What of them
-    /// did not survive a crash of the machine shows in the digest of the whole file.
+    /// Begins to receive a file; with `go_on`, behind the whole chunks that came before. What of
+    /// them did not survive a crash of the machine shows in the digest of the whole file.
     pub(crate) fn receive(&self, file: &SeedFile, go_on: bool) -> Placed<Incoming> {
         let path = self.staging(file.place).join(&file.name);
         let part = part_of(&path);
@@ -369,6 +372,9 @@ impl SeedFiles {
         let stores = Condemned::read(old).stores.into_iter().chain([old.store]);
         for store in stores {
             let directory = self.places.store(self.database, store);
+            if opener.in_use(&directory) {
+                return Err(failed("the old store is being closed".into()));
+            }
             opener.destroy(&directory).map_err(|error| failed(error.to_string()))?;
             remove_all(&catalog::directory_of(&directory))?;
         }

@@ -82,7 +82,8 @@ fn gone() -> Refusal {
 }
 
 impl ReplicationService {
-    /// Answers with the checkpoint asked for, or begins a new one; what it takes is told on the way.
+    /// Answers with the checkpoint asked for, or begins a new one; what it takes is told on the
+    /// way.
     pub(crate) fn open_seed_stream(
         &self,
         request: &v1::OpenSeedRequest,

@@ -1,10 +1,10 @@
 //! The source of a seed: checkpoints of copies on this member, kept for the targets that read them.
 //!
-//! A checkpoint lies in `databases/<database>/seed-source/<operation>/`: the store (hard links), the
-//! log of its generation up to the place where the store stands, and the manifest, written last. So
-//! a crash leaves a checkpoint with a manifest, from which the seed goes on, or something that the
-//! next start removes. One that nobody read for [`KEPT`] is removed, too: the files of its store are
-//! given back to the volume only then.
+//! A checkpoint lies in `databases/<database>/seed-source/<operation>/`: the store (hard links),
+//! the log of its generation up to the place where the store stands, and the manifest, written
+//! last. So a crash leaves a checkpoint with a manifest, from which the seed goes on, or something
+//! that the next start removes. One that nobody read for [`KEPT`] is removed, too: the files of its
+//! store are given back to the volume only then.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

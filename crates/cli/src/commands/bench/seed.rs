@@ -3,7 +3,8 @@
 //!
 //! The plain copy reads files from the page cache, sends them over the loopback, and writes, syncs
 //! and names them: what a copy costs without TLS, checksums and bookkeeping. Its files are as large
-//! as those of a store. Both numbers are bytes of files by the time from the first step to the last.
+//! as those of a store. Both numbers are bytes of files by the time from the first step to the
+//! last.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
