@@ -321,7 +321,6 @@ admin! {
     seed_copy: SeedCopyRequest => SeedCopyResponse,
     suspend_copy: SuspendCopyRequest => SuspendCopyResponse,
     repair_copy: RepairCopyRequest => RepairCopyResponse,
-    seed_copy: SeedCopyRequest => SeedCopyResponse,
     resume_copy: ResumeCopyRequest => ResumeCopyResponse,
     set_copy: SetCopyRequest => SetCopyResponse,
     guarantee_health: GuaranteeRequest => GuaranteeResponse,
