@@ -229,8 +229,8 @@ impl CopyMachine {
         let row = self.table.push(start);
         debug_assert_eq!(row, Ok(()));
         self.end = LogEnd { epoch, position: end };
-        // What a former active called committed beyond this log was given up on somebody's word; the
-        // same positions are another log from now on.
+        // What a former active called committed beyond this log was given up on somebody's word;
+        // the same positions are another log from now on.
         self.committed = self.committed.min(start.previous_end);
         self.save(out);
         let active = Active::new(epoch, activation.order.rule, end, activation.requests);

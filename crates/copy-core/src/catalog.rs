@@ -1,9 +1,9 @@
 //! What to do about the catalog (the content index) of a copy: follow the log, crawl, or rest, and
 //! why (F51).
 //!
-//! A catalog is derived from the store and the log of its own copy, so every state has an exit: what
-//! cannot be followed is crawled, what is damaged is made anew. It never holds log back and never
-//! delays a write: it falls behind, and its backlog says by how much.
+//! A catalog is derived from the store and the log of its own copy, so every state has an exit:
+//! what cannot be followed is crawled, what is damaged is made anew. It never holds log back and
+//! never delays a write: it falls behind, and its backlog says by how much.
 
 use std::time::Duration;
 

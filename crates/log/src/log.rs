@@ -443,7 +443,8 @@ impl Log {
             return Ok(CursorState::empty(self.stream));
         };
         if position == Position::ZERO && header.previous_end == position {
-            // Nothing of the first generation counts, not even its time: another log may begin here.
+            // Nothing of the first generation counts, not even its time: another log may begin
+            // here.
             return Ok(CursorState::empty(self.stream));
         }
         if position == header.previous_end {

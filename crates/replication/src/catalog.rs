@@ -2,8 +2,8 @@
 //!
 //! The log is the queue: an index knows the log end that it reflects, and is brought from there to
 //! what was replayed by reading the log again, or, where the log is gone, by crawling the store. So
-//! it delays no write, keeps no log and needs no memory while it is behind; `backlog_bytes` tells by
-//! how much it is. What is to be done decides `copy_core::catalog`.
+//! it delays no write, keeps no log and needs no memory while it is behind; `backlog_bytes` tells
+//! by how much it is. What is to be done decides `copy_core::catalog`.
 //!
 //! Two threads of low priority for the whole process; writers are opened for a piece of work and
 //! closed behind it. A copy is looked at when it replayed something, half a second later, so that

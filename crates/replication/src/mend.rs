@@ -3,8 +3,8 @@
 //!
 //! Fetched frames are chained on the last sound one before the damage, so what a holder sends is
 //! what stood here, or is refused. It is asked for log up to the known durable end, or up to where
-//! it showed to share the log with this copy; a holder that lacks it is passed over. Writing goes through the log's lane, one chunk
-//! at a time, until the own bytes follow again.
+//! it showed to share the log with this copy; a holder that lacks it is passed over. Writing goes
+//! through the log's lane, one chunk at a time, until the own bytes follow again.
 
 use keelson_copy_core::LogSource;
 use keelson_format::{Chunk, CursorState};

@@ -1,5 +1,6 @@
 //! Raises the priority of the control process's threads a little, so that heartbeats and leases are
-//! on time while the data process uses every core, and lowers that of threads that can wait. The only module with unsafe code in this crate.
+//! on time while the data process uses every core, and lowers that of threads that can wait. The
+//! only module with unsafe code in this crate.
 #![allow(unsafe_code)]
 
 /// Five steps above normal: about three times the share of a normal thread.
