@@ -179,6 +179,8 @@ async fn loaded(cluster: &Cluster) -> Result<(Vec<String>, Vec<Writer>)> {
     for name in DATABASES {
         cluster.create_database(name, &["m1", "m2", "m3"]).await?;
         cluster.cli().succeed(["database", "set", name, "--generation-size", "1MiB"]).await?;
+        // Log that goes meanwhile need not be mended.
+        cluster.cli().succeed(["database", "set", name, "--circular-logging", "false"]).await?;
         let shown = cluster.cli().json(["database", "show", name]).await?;
         ids.push(
             shown["id"].as_str().or(shown["database_id"].as_str()).context("no id")?.to_owned(),

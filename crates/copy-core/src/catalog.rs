@@ -51,6 +51,8 @@ pub struct CatalogInputs {
     pub log_from: Position,
     /// What the store holds.
     pub replayed: Position,
+    /// Where the copy's log ends.
+    pub log_end: Position,
     /// Failures since the last success.
     pub failures: u32,
 }
@@ -151,8 +153,12 @@ fn work(inputs: &CatalogInputs) -> CatalogPlan {
     if !wanted_fields {
         return CatalogPlan::Crawl(CrawlReason::Fields);
     }
-    if !inputs.on_timeline || end > inputs.replayed {
+    if !inputs.on_timeline || end > inputs.log_end {
         return CatalogPlan::Crawl(CrawlReason::OtherTimeline);
+    }
+    if end > inputs.replayed {
+        // After a crash the store is back at its checkpoint; the same log brings it here again.
+        return rest(State::Healthy, "its copy replays again what it reflects");
     }
     if end == inputs.replayed {
         return rest(State::Healthy, "it reflects everything that was replayed");
@@ -190,6 +196,7 @@ mod tests {
             on_timeline: true,
             log_from: at(100),
             replayed: at(900),
+            log_end: at(950),
             failures: 0,
         }
     }
@@ -216,7 +223,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(crawl(|i| i.log_from = at(501)), CrawlReason::LogGone);
-        assert_eq!(crawl(|i| i.replayed = at(499)), CrawlReason::OtherTimeline);
+        assert_eq!(crawl(|i| i.log_end = at(499)), CrawlReason::OtherTimeline);
         assert_eq!(crawl(|i| i.on_timeline = false), CrawlReason::OtherTimeline);
         assert_eq!(crawl(|i| i.found = Found::Nothing), CrawlReason::New);
         let damaged = crawl(|i| i.found = Found::Damaged("x.idx".into()));
@@ -234,6 +241,7 @@ mod tests {
     fn states_of_an_index_that_rests() {
         use ContentIndexState as State;
         assert_eq!(rests(|i| i.replayed = at(500)), (State::Healthy, false));
+        assert_eq!(rests(|i| i.replayed = at(100)), (State::Healthy, false), "after a crash");
         assert_eq!(rests(|i| i.lagged = true), (State::AutoSuspended, false));
         assert_eq!(rests(|i| i.suspended = true), (State::Suspended, false));
         assert_eq!(rests(|i| i.enabled = false), (State::Disabled, true));

@@ -323,8 +323,7 @@ impl CopyNode {
             Job::Save(save, mut record) => {
                 record.durable_floor = self.log.durable_end().position;
                 record.committed = self.machine.committed();
-                let saved =
-                    self.space_for_a_save().and_then(|()| Ok(self.control.write(&record)?));
+                let saved = self.space_for_a_save().and_then(|()| self.control.write(&record));
                 match saved {
                     Ok(()) => self.step(moment, Event::ControlSaved { save }),
                     Err(error) => {

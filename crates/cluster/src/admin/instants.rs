@@ -46,7 +46,11 @@ impl Context {
             instant: Some(instant),
             active: active.map(|member| self.name_of_member(member)).unwrap_or_default(),
             generated: super::losses::generated(&database, &facts).map(Into::into),
-            holders: others.map(|member| self.name_of_member(member)).collect(),
+            holders: {
+                let mut names: Vec<_> = others.map(|m| self.name_of_member(m)).collect();
+                names.sort();
+                names
+            },
         })
     }
 

@@ -80,6 +80,7 @@ async fn look_at(context: &Arc<PlaneContext>, copy: &CopyHandle) -> Option<Durat
         found,
         log_from: shared.log_from.load(),
         replayed: shared.replayed.load(),
+        log_end: log.durable.position,
         failures: shared.catalog.failures(),
     };
     let fields = wanted.settings.fields;

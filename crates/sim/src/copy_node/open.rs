@@ -46,6 +46,10 @@ type Failure = Box<dyn std::error::Error>;
 
 impl CopyNode {
     /// Opens, or creates, the copy.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "every part of a copy begins here, one after another"
+    )]
     pub(crate) fn open(place: &mut Place<'_>, out: &mut Vec<Out>) -> Result<Self, Failure> {
         let directory = place.directory();
         let disk: Arc<dyn Disk> = Arc::new(place.disk.clone());
