@@ -119,6 +119,7 @@ async fn an_index_survives_kills_and_is_made_anew_when_it_rots() -> Result<()> {
     ensure!(flipped > 0, "no file of an index in {}", directory.display());
     cluster.member(&member).start()?;
     cluster.wait_until_whole().await?;
+    cluster.wait_until_caught_up("DB1").await?;
     until_index(&cluster, &member, "Healthy").await?;
     cluster.cli().succeed(["copy", "scrub", &copy]).await?;
     eventually("it was found and is made anew", || async {
