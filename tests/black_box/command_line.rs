@@ -59,6 +59,15 @@ async fn what_if_changes_nothing_and_removal_asks() -> Result<()> {
         let text = cli.succeed(args).await?;
         ensure!(text.starts_with("would "), "{args:?}: {text}");
     }
+    let active = cluster.active_of("DB1").await?;
+    for (args, code) in [
+        (&["copy", "remove", "DB1", "--on", &active, "--what-if"][..], "precondition"),
+        (&["copy", "remove", "DB1", "--on", "m9", "--what-if"], "unknown_member"),
+        (&["member", "remove", &active, "--what-if"], "in_use"),
+    ] {
+        let output = cli.run(args).await?;
+        assert_eq!((output.code, output.error_code()), (Some(3), Some(code)), "{output:?}");
+    }
     assert_eq!(cli.succeed(["database", "list", "-o", "json"]).await?, before);
     let output = cli.run(["database", "remove", "DB1"]).await?;
     assert_eq!((output.code, output.error_code()), (Some(2), Some("usage")), "{output:?}");

@@ -95,12 +95,13 @@ impl Admin {
         ask!(self, Kind::Change, add_member, message)
     }
 
-    /// Removes a member without copies.
+    /// Removes a member without copies; with `what_if` only says whether that would be refused.
     ///
     /// # Errors
     /// `unknown_member`, or `in_use` while it holds copies.
-    pub async fn remove_member(&self, name: &str) -> Result<(), ClientError> {
-        ask!(self, Kind::Change, remove_member, v1::RemoveMemberRequest { name: name.into() })?;
+    pub async fn remove_member(&self, name: &str, what_if: bool) -> Result<(), ClientError> {
+        let message = v1::RemoveMemberRequest { name: name.into(), what_if };
+        ask!(self, Kind::Change, remove_member, message)?;
         Ok(())
     }
 
@@ -290,7 +291,8 @@ impl Admin {
         ask!(self, Kind::Change, seed_copy, v1::SeedCopyRequest { operation, ..message })
     }
 
-    /// Takes a copy out of the cluster; its files stay, and the answer names them.
+    /// Takes a copy out of the cluster; its files stay, and the answer names them. With `what_if`
+    /// it only says whether that would be refused.
     ///
     /// # Errors
     /// `unknown_copy`; `precondition` for the active or the last copy.
@@ -298,8 +300,10 @@ impl Admin {
         &self,
         database: &str,
         member: &str,
+        what_if: bool,
     ) -> Result<v1::RemoveCopyResponse, ClientError> {
-        let message = v1::RemoveCopyRequest { database: database.into(), member: member.into() };
+        let (database, member) = (database.into(), member.into());
+        let message = v1::RemoveCopyRequest { database, member, what_if };
         ask!(self, Kind::Change, remove_copy, message)
     }
 

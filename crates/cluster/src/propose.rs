@@ -116,6 +116,16 @@ impl Context {
         }
     }
 
+    /// What would become of a command that was applied now; nothing is recorded.
+    ///
+    /// # Errors
+    /// The refusal, as the client sees it.
+    pub(crate) fn rehearse(&self, command: Command) -> Result<(), Refusal> {
+        let (mut state, index) = self.applied.read_all(|all| (all.state.clone(), all.index()));
+        let outcome = state.apply(index + 1, &stamped(command));
+        outcome.into_result().map(drop).map_err(refusal)
+    }
+
     /// A failed write to the consensus log, as the client sees it.
     pub(crate) fn write_error(
         &self,

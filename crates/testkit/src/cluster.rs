@@ -303,6 +303,10 @@ impl Cluster {
             let behind: Vec<_> = rows.iter().filter_map(not_caught_up).collect();
             ensure!(!rows.is_empty(), "there are no copies");
             ensure!(behind.is_empty(), "{}", behind.join(", "));
+            // A passive copy that was not yet told of the last frames has empty queues, too.
+            let end = |row: &v1::CopyStatusRow| row.facts.clone().and_then(|facts| facts.log_end);
+            let other = rows.iter().find(|row| end(row) != end(&rows[0]));
+            ensure!(other.is_none(), "their logs end apart: {rows:?}");
             Ok(())
         })
         .await

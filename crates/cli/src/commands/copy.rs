@@ -188,11 +188,13 @@ impl Add {
 async fn remove(global: &Global, database: &str, member: &str) -> Outcome {
     let copy = format!("{database}@{member}");
     let plan = format!("remove copy {copy}");
-    if global.only_shows(&format!("{plan}; its files, if any, would stay")) {
+    let admin = global.connect().await?.admin();
+    let files = admin.remove_copy(database, member, true).await?.files;
+    if global.only_shows(&format!("{plan}; its files, if any, would stay: {files}")) {
         return Ok(());
     }
     global.confirm(&plan)?;
-    let files = global.connect().await?.admin().remove_copy(database, member).await?.files;
+    admin.remove_copy(database, member, false).await?;
     let data = json!({ "database": database, "member": member, "files": files });
     let sentence = format!("removed copy {copy}; its files, if any, stay: {files}");
     output::print_done(global.output, &sentence, &data);

@@ -163,7 +163,17 @@ fn verdict(directory: &Path, report: &VerifyReport) -> Outcome {
 }
 
 fn check_directory(directory: &Path) -> Outcome {
-    std::fs::read_dir(directory).map(|_| ()).map_err(|error| Failure::file(directory, &error))
+    let opened = std::fs::read_dir(directory);
+    opened.map(drop).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotADirectory => {
+            let holder = directory.parent().unwrap_or(directory).display();
+            Failure {
+                hint: format!("a log is checked as a whole: name its directory, {holder}"),
+                ..Failure::file(directory, &error)
+            }
+        }
+        _ => Failure::file(directory, &error),
+    })
 }
 
 fn failed(directory: &Path, code: &str, error: &dyn Error) -> Failure {

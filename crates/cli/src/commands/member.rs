@@ -79,12 +79,13 @@ impl Add {
 }
 
 async fn remove(global: &Global, member: &str) -> Outcome {
-    let client = global.connect().await?;
+    let admin = global.connect().await?.admin();
+    admin.remove_member(member, true).await?;
     if global.only_shows(&format!("remove member {member} from the cluster")) {
         return Ok(());
     }
     global.confirm(&format!("remove member {member} from the cluster"))?;
-    client.admin().remove_member(member).await?;
+    admin.remove_member(member, false).await?;
     output::print_done(
         global.output,
         &format!("removed member {member}"),

@@ -279,11 +279,17 @@ impl ClusterState {
         Ok(Answer::Done)
     }
 
-    fn remove_copy(&mut self, index: u64, id: DatabaseId, copy: CopyId) -> Applied {
-        let database = self.database_mut(id)?;
-        let config = known_copy(database, copy)?;
-        let (member, seeding) = (config.member, config.seeding.is_some());
-        if seeding {
+    /// Whether a copy may be removed once its active has dropped it from the commit rule.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_removable(&self, id: DatabaseId, copy: CopyId) -> Result<(), Refusal> {
+        let database = self.database(id)?;
+        let Some(config) = database.copies.get(&copy) else {
+            let message = format!("{} has no copy {copy}", database.name);
+            return refuse(RefusalReason::UnknownCopy, message);
+        };
+        if config.seeding.is_some() {
             let message = "the copy is being seeded; cancel the operation first";
             return refuse(RefusalReason::SeedInProgress, message);
         }
@@ -294,13 +300,19 @@ impl ClusterState {
         if database.copies.len() == 1 {
             return refuse(RefusalReason::Precondition, "the last copy goes with its database");
         }
+        check_enough_without(database, copy)
+    }
+
+    fn remove_copy(&mut self, index: u64, id: DatabaseId, copy: CopyId) -> Applied {
+        self.check_removable(id, copy)?;
+        let database = self.database_mut(id)?;
+        let member = known_copy(database, copy)?.member;
         let counts = database.rule.as_ref().is_some_and(|rule| rule.has(copy));
         if counts && database.intent == MountIntent::Mounted {
             let message = "the copy counts in the commit rule; mark it as leaving and retry \
                            when the active has dropped it";
             return refuse(RefusalReason::Precondition, message);
         }
-        check_enough_without(database, copy)?;
         database.copies.remove(&copy);
         self.event(index, Some(member), Some(id), EventKind::CopyRemoved(copy));
         Ok(Answer::Done)

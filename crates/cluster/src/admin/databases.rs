@@ -301,12 +301,19 @@ impl Context {
             leaving: Some(true),
             lag: None,
         };
+        let files = files(member.name.as_str(), id);
+        if request.what_if {
+            let checked = self.applied.read(|state| state.check_removable(id, copy));
+            checked.map_err(crate::propose::refusal)?;
+            self.rehearse(leaving)?;
+            return Ok(RemoveCopyResponse { files });
+        }
         let (index, _) = self.propose_here(leaving).await?.answer()?;
         self.reached(index, LEAVE_DEADLINE).await?;
         self.left_rule(id, copy, &request.database).await?;
         let command = Command::RemoveCopy { database: id, copy };
         self.propose_here(command).await?.answer()?;
-        Ok(RemoveCopyResponse { files: files(member.name.as_str(), id) })
+        Ok(RemoveCopyResponse { files })
     }
 
     /// Waits until a copy does not count any more.

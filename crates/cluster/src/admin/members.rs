@@ -219,6 +219,10 @@ impl Context {
         self.require_leader()?;
         let config = self.member_called(&request.name)?;
         self.check_removable(config.id, &request.name)?;
+        if request.what_if {
+            self.rehearse(Command::RemoveMember { member: config.id })?;
+            return Ok(RemoveMemberResponse {});
+        }
         self.propose_here(Command::RemoveMember { member: config.id }).await?.answer()?;
         let nodes = BTreeSet::from([config.node]);
         let votes = {
