@@ -38,6 +38,15 @@ impl CopyNode {
         }
         None
     }
+
+    /// Whether what is damaged was nowhere but here: then log helps nobody who needs it, and the
+    /// other copies wait for a seed.
+    pub(crate) fn is_beyond_mending(&self, holders: &[Holder]) -> bool {
+        let (table, end) = (self.machine.table(), self.log.durable_end().position);
+        let Some(damage) = damage_of(&self.log) else { return false };
+        let shares = |holder: &Holder| holder.table.common(holder.durable.position, table, end);
+        holders.iter().all(|holder| shares(holder).position <= damage)
+    }
 }
 
 /// The first damage that reading meets.

@@ -1,6 +1,6 @@
 //! Log sessions: offers, streams of frames, acknowledgements.
 
-use keelson_copy_core::{Event, OpenOffer};
+use keelson_copy_core::{Event, OpenOffer, OpenRefusal};
 use keelson_log::LogError;
 use keelson_types::{CopyId, Epoch, MemberId, Position};
 
@@ -127,11 +127,12 @@ impl CopyNode {
         moment.out.push(Out::Send { to: ship.member, message });
     }
 
-    /// Sends what the log has and the streams have not sent yet.
+    /// Sends what the log has and the streams have not sent yet. Log that cannot be read costs the
+    /// copy that needs it its stream, not the active its epoch.
     pub(super) fn pump(&mut self, moment: &mut Moment<'_>) {
         let (end, committed) = (self.log.end().position, self.machine.committed());
-        let mut failed = None;
-        for ship in self.ships.values_mut() {
+        let mut failed = Vec::new();
+        for (copy, ship) in &mut self.ships {
             let mut reader = self.log.reader();
             while ship.next < end {
                 match reader.read(ship.next, end, self.ship_bytes) {
@@ -142,15 +143,21 @@ impl CopyNode {
                         let message = DataMessage::Frames { epoch, chunks, committed };
                         moment.out.push(Out::Send { to: ship.member, message });
                     }
+                    Err(LogError::Damaged(_)) => {
+                        failed.push((*copy, ship.epoch));
+                        break;
+                    }
                     Err(error) => {
-                        failed = Some(error);
+                        let what = format!("{} cannot be read: {error}", self.copy);
+                        moment.out.push(Out::Bug(what));
                         break;
                     }
                 }
             }
         }
-        if let Some(error) = failed {
-            self.unreadable(moment, &error);
+        for (copy, epoch) in failed {
+            self.ships.remove(&copy);
+            self.step(moment, Event::Refused { copy, epoch, refusal: OpenRefusal::Busy });
         }
     }
 

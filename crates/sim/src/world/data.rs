@@ -193,6 +193,9 @@ impl World {
                 continue;
             }
             let mended = self.with_copy(member, database, |copy, _| copy.scrub(&mut holders));
+            if mended == Some(None) && self.healing {
+                self.excuse_rot(member, database, &holders);
+            }
             if let Some(Some(count)) = mended {
                 self.rotten.remove(&(member, database));
                 if count > 0 {
@@ -200,6 +203,16 @@ impl World {
                     self.note(format_args!("m{member}: db{database}: {count} damages mended"));
                 }
             }
+        }
+    }
+
+    /// Rot in log that no other copy has is mended by nobody; a seed would help, which is not
+    /// modelled.
+    fn excuse_rot(&mut self, member: usize, database: usize, holders: &[Holder]) {
+        let copies = self.reference.databases[&database_id(database)].copies.len();
+        let beyond = self.copy(member, database).is_some_and(|c| c.is_beyond_mending(holders));
+        if holders.len() + 1 == copies && beyond && self.waived.insert(database) {
+            self.note(format_args!("m{member}: db{database}: nobody else has what rotted"));
         }
     }
 

@@ -8,6 +8,7 @@ mod leases;
 mod resync;
 mod rules;
 mod seals;
+mod seeding;
 
 use keelson_sim::World;
 use keelson_types::Weakness;
