@@ -1,6 +1,6 @@
 //! What operators do to passive copies, and what the copies then do.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use keelson_testkit::{Cluster, eventually};
 use serde_json::Value;
 
@@ -156,6 +156,45 @@ async fn a_lagged_copy_replays_late_and_remembers_its_clock() -> Result<()> {
     cluster.cli().succeed(["copy", "set", "DB1@m3", "--replay-lag", "0"]).await?;
     cluster.wait_until_caught_up("DB1").await?;
     cluster.equal_digest("DB1", 3).await?;
+    Ok(())
+}
+
+/// F99: without circular logging log stays until a backup holds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_circular_logging_log_goes_when_it_is_backed_up() -> Result<()> {
+    let cluster = Cluster::start(3).await?;
+    let cli = cluster.cli();
+    let create = ["database", "create", "DB1", "--on", "m1,m2,m3", "--generation-size", "1MiB"];
+    cli.succeed(create.into_iter().chain(["--circular-logging", "false"])).await?;
+    let database = cluster.client().database("DB1");
+    for number in 0..12 {
+        database.put(format!("k{number}"), vec![number; 512 * 1024]).await?;
+    }
+    cluster.wait_until_caught_up("DB1").await?;
+    let holds = |held: &Value, reason: &str| {
+        let rows = held["log_held_by"].as_array().cloned().unwrap_or_default();
+        rows.iter().any(|row| row["reason"] == reason)
+    };
+    eventually("the missing backup is named", || async {
+        let shown = cli.json(["database", "show", "DB1"]).await?;
+        ensure!(holds(&shown, "not backed up, and circular logging is off"), "{shown}");
+        Ok(())
+    })
+    .await?;
+    check(&cli.run(["database", "backed-up", "DB1", "ffff:0"]).await?, 3, "precondition");
+    let row = status(&cluster, &cluster.active_of("DB1").await?).await?;
+    let at = row["committed"].as_str().context("no position")?;
+    cli.succeed(["database", "backed-up", "DB1", at]).await?;
+    eventually("every copy truncates", || async {
+        for member in ["m1", "m2", "m3"] {
+            let row = status(&cluster, member).await?;
+            ensure!(generation(&row, "truncated") >= 4, "{row}");
+        }
+        Ok(())
+    })
+    .await?;
+    let shown = cli.json(["database", "show", "DB1"]).await?;
+    ensure!(shown["backed_up_to"] == at, "{shown}");
     Ok(())
 }
 

@@ -54,6 +54,15 @@ pub(crate) fn logs(bytes: u64) -> u64 {
     bytes.div_ceil(LOG_UNIT_BYTES)
 }
 
+/// Reads a position as [`position`] writes it.
+pub(crate) fn parse_position(text: &str) -> Result<v1::Position, String> {
+    let parts = text.split_once(':').and_then(|(generation, offset)| {
+        Some((u64::from_str_radix(generation, 16).ok()?, offset.parse().ok()?))
+    });
+    let (generation, offset) = parts.ok_or("not a position like 3:700")?;
+    Ok(v1::Position { generation, offset })
+}
+
 /// A position as `generation:offset`.
 pub(crate) fn position(position: Option<&v1::Position>) -> String {
     position.map_or_else(String::new, |p| Position::from(*p).to_string())

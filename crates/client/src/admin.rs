@@ -159,6 +159,18 @@ impl Admin {
         Ok(())
     }
 
+    /// Says that the log before a position is in a backup, so that it may go without circular
+    /// logging (F99).
+    ///
+    /// # Errors
+    /// `unknown_database`; `precondition` if the active does not know so much log to be committed,
+    /// or does not answer.
+    pub async fn note_backup(&self, name: &str, up_to: v1::Position) -> Result<(), ClientError> {
+        let message = v1::NoteBackupRequest { name: name.into(), up_to: Some(up_to) };
+        ask!(self, Kind::Change, note_backup, message)?;
+        Ok(())
+    }
+
     /// Everything the cluster knows of a database.
     ///
     /// # Errors

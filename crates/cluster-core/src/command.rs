@@ -302,6 +302,13 @@ pub enum Command {
         /// All settings.
         settings: DatabaseSettings,
     },
+    /// Log before this position is in a backup.
+    NoteBackup {
+        /// The database.
+        database: DatabaseId,
+        /// The position; one before what was noted already changes nothing.
+        up_to: Position,
+    },
     /// Begins activations: new epochs without a target. Takes each pair away from its active.
     AllocateEpochs(Vec<AllocateItem>),
     /// Binds targets, once per epoch.

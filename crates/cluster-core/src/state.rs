@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 use keelson_types::{
     ClusterId, ClusterSettings, CommitConstraint, CommitRule, ContentIndexSettings, CopyId,
     DatabaseId, DatabaseName, DatabaseState, Epoch, IncarnationId, LagSettings, LagSwitch, LogEnd,
-    LogHold, MemberId, MemberName, MountIntent, OperationId, SeedOrder, SiteName, StreamId,
-    Suspension,
+    LogHold, MemberId, MemberName, MountIntent, OperationId, Position, SeedOrder, SiteName,
+    StreamId, Suspension,
 };
 use serde::{Deserialize, Serialize};
 
@@ -347,6 +347,9 @@ pub struct Database {
     /// Log that operations need (review S16.3), in the order in which it was asked for.
     #[serde(default)]
     pub holds: Vec<LogHold>,
+    /// Log before this is in a backup of some copy (F99); none if no backup was ever noted.
+    #[serde(default)]
+    pub backed_up: Option<Position>,
     /// What operators gave up, oldest first. A receipt speaks of the log that contains its epoch:
     /// an activation that never came to its opening frame gave nothing up.
     #[serde(default)]

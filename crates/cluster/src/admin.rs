@@ -4,6 +4,7 @@
 //! state decides. Changes are for the leader; a follower refuses them with the leader's address in
 //! the details. Reads are answered from the local applied state.
 
+mod backups;
 mod copies;
 mod databases;
 mod digests;
@@ -32,14 +33,14 @@ use keelson_wire::v1::{
     GuaranteeRequest, GuaranteeResponse, InitClusterRequest, InitClusterResponse,
     ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest, ListEventsResponse,
     ListForksRequest, ListForksResponse, ListSettingsRequest, ListSettingsResponse,
-    MountDatabaseRequest, OperationStarted, PreviewActivationResponse, PreviewMountResponse,
-    RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
-    RemoveMemberRequest, RemoveMemberResponse, RepairCopyRequest, RepairCopyResponse,
-    ResumeCopyRequest, ResumeCopyResponse, ScrubCopiesRequest, ScrubCopiesResponse,
-    SeedCopyRequest, SeedCopyResponse, SetCopyRequest, SetCopyResponse, SetDatabaseRequest,
-    SetDatabaseResponse, SetMemberRequest, SetMemberResponse, SetSettingRequest,
-    SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest,
-    SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
+    MountDatabaseRequest, NoteBackupRequest, NoteBackupResponse, OperationStarted,
+    PreviewActivationResponse, PreviewMountResponse, RemoveCopyRequest, RemoveCopyResponse,
+    RemoveDatabaseRequest, RemoveDatabaseResponse, RemoveMemberRequest, RemoveMemberResponse,
+    RepairCopyRequest, RepairCopyResponse, ResumeCopyRequest, ResumeCopyResponse,
+    ScrubCopiesRequest, ScrubCopiesResponse, SeedCopyRequest, SeedCopyResponse, SetCopyRequest,
+    SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest, SetMemberResponse,
+    SetSettingRequest, SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse,
+    SuspendCopyRequest, SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -106,6 +107,7 @@ arms! {
         Some("remove_database"), admin_remove_database;
     set_database(SetDatabaseRequest) -> SetDatabaseResponse =
         Some("set_database"), admin_set_database;
+    note_backup(NoteBackupRequest) -> NoteBackupResponse = Some("note_backup"), admin_note_backup;
     show_database(ShowDatabaseRequest) -> ShowDatabaseResponse = None, admin_show_database;
     mount_database(MountDatabaseRequest) -> OperationStarted =
         Some("mount_database"), admin_mount_database;

@@ -261,6 +261,7 @@ fn assignment(database: &Database, this_copy: CopyId) -> DatabaseAssignment {
         truncation_lag_seconds: lag.truncation_lag().as_secs(),
         resumes: own.map_or(0, |config| config.resumes),
         circular_logging: database.settings.circular_logging,
+        backed_up_to: database.backed_up.map(Into::into),
         suspension: own.map(|config| json(&config.suspension)).unwrap_or_default(),
         holds: json(&database.holds),
         content_index: json(&database.settings.content_index),

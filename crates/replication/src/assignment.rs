@@ -92,6 +92,7 @@ impl Assignment {
                 holds: json(&message.holds, "holds")?,
                 content_index: json(&message.content_index, "content_index")?,
                 circular_logging: message.circular_logging,
+                backed_up: message.backed_up_to.map(Into::into),
                 intent: match message.mount_wanted {
                     true => MountIntent::Mounted,
                     false => MountIntent::Dismounted,

@@ -91,6 +91,8 @@ pub(crate) struct Assigned {
     pub(crate) resumes: u64,
     pub(crate) lag: LagSettings,
     pub(crate) circular_logging: bool,
+    /// Log before this is in a backup.
+    pub(crate) backed_up: Option<Position>,
     /// Whether an operator wants the database open.
     pub(crate) intent: MountIntent,
     /// An operator's word that sets the lag aside.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use keelson_client::succeeded;
 use keelson_types::{CommitConstraint, RefusalReason};
-use keelson_wire::v1::{ContentIndexFields, CopyFacts, DatabaseInfo, DatabaseSettings, LogEnd};
+use keelson_wire::v1::{
+    ContentIndexFields, CopyFacts, DatabaseInfo, DatabaseSettings, LogEnd, Position,
+};
 use serde_json::{Value, json};
 
 use crate::commands::operation;
@@ -35,6 +37,15 @@ pub(crate) enum Command {
     },
     /// Change settings of a database
     Set(Set),
+    /// Say that a backup holds the log before a position: it may go where circular logging is off
+    BackedUp {
+        /// Name of the database
+        database: String,
+        /// Where the backup ends, like 3:700; a fork, an export and `copy status -o wide` show
+        /// positions
+        #[arg(value_parser = text::parse_position)]
+        position: Position,
+    },
     /// Open a database
     Mount(mount::Mount),
     /// Close a database until it is mounted again
@@ -172,6 +183,7 @@ impl Command {
                 Ok(())
             }
             Self::Set(set) => set.run(global).await,
+            Self::BackedUp { database, position } => backed_up(global, &database, position).await,
             Self::Mount(mount) => mount.run(global).await,
             Self::Dismount { database } => dismount(global, &database).await,
             Self::Scrub { database, no_wait } => scrub::run(global, &database, "", !no_wait).await,
@@ -275,6 +287,18 @@ impl Set {
     }
 }
 
+async fn backed_up(global: &Global, name: &str, up_to: Position) -> Outcome {
+    let at = text::position(Some(&up_to));
+    let plan = format!("let log of {name} before {at} go: it is in a backup");
+    if global.only_shows(&plan) {
+        return Ok(());
+    }
+    global.connect().await?.admin().note_backup(name, up_to).await?;
+    let data = json!({ "database": name, "backed_up_to": at });
+    output::print_done(global.output, &format!("{name} is backed up to {at}"), &data);
+    Ok(())
+}
+
 async fn dismount(global: &Global, name: &str) -> Outcome {
     let plan = format!("dismount database {name}; clients get errors until it is mounted again");
     if global.only_shows(&plan) {
@@ -364,6 +388,10 @@ fn show(global: &Global, info: &DatabaseInfo, active: &CopyFacts) {
         ("dismount after", never(info.dismount_after_millis)),
         ("lz4", info.lz4.to_string()),
         ("circular logging", info.circular_logging.to_string()),
+        (
+            "backed up to",
+            info.backed_up_to.map_or("no backup noted".into(), |at| text::position(Some(&at))),
+        ),
         ("guarantee constraint", info.guarantee_constraint.clone()),
         ("content index", content_index(info)),
         ("log on the active", text::size(active.log_bytes)),
@@ -435,6 +463,7 @@ fn data(info: &DatabaseInfo, active: &CopyFacts) -> Value {
         "dismount_after_millis": info.dismount_after_millis,
         "lz4": info.lz4,
         "circular_logging": info.circular_logging,
+        "backed_up_to": info.backed_up_to.map(|at| text::position(Some(&at))),
         "guarantee_constraint": info.guarantee_constraint,
         "content_index": info.content_index,
         "content_index_fields": info.content_index_fields,

@@ -313,6 +313,7 @@ admin! {
     create_database: CreateDatabaseRequest => CreateDatabaseResponse,
     remove_database: RemoveDatabaseRequest => RemoveDatabaseResponse,
     set_database: SetDatabaseRequest => SetDatabaseResponse,
+    note_backup: NoteBackupRequest => NoteBackupResponse,
     show_database: ShowDatabaseRequest => ShowDatabaseResponse,
     mount_database: MountDatabaseRequest => OperationStarted,
     dismount_database: DismountDatabaseRequest => OperationStarted,

@@ -51,6 +51,11 @@ impl ClusterState {
                 self.database_mut(*database)?.settings = settings.clone();
                 Ok(Answer::Done)
             }
+            Command::NoteBackup { database, up_to } => {
+                let database = self.database_mut(*database)?;
+                database.backed_up = database.backed_up.max(Some(*up_to));
+                Ok(Answer::Done)
+            }
             _ => refuse(RefusalReason::Internal, "not a command about databases"),
         }
     }
@@ -91,6 +96,7 @@ impl ClusterState {
             unestablished: Vec::new(),
             history: Ring::default(),
             holds: Vec::new(),
+            backed_up: None,
             receipts: Ring::default(),
             turned_back: None,
         };

@@ -101,6 +101,8 @@ impl ClusterState {
         database.assigned_at = index;
         if let Some(receipt) = &item.decision.loss {
             database.receipts.push(receipt.clone());
+            // What a backup holds behind it is of another timeline.
+            database.backed_up = database.backed_up.map(|at| at.min(receipt.kept.position));
         }
         database.turn(item, now);
         let member = database.target_member();

@@ -198,6 +198,7 @@ impl Context {
             blocked: self.why_not_mounted(database),
             lz4: database.settings.lz4,
             circular_logging: database.settings.circular_logging,
+            backed_up_to: database.backed_up.map(Into::into),
             guarantee_constraint: database.settings.guarantee.to_string(),
             content_index: database.settings.content_index.enabled,
             content_index_fields: database.settings.content_index.fields.clone(),

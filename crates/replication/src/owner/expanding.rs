@@ -118,7 +118,7 @@ impl Owner {
             sizes: &index.sizes,
             role,
             circular_logging: assigned.circular_logging,
-            backed_up: None,
+            backed_up: assigned.backed_up,
             holds: &assigned.holds,
             now_unix_ms: unix_millis(),
         })

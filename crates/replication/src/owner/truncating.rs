@@ -92,7 +92,7 @@ impl Owner {
                 established: true,
                 others: &others,
                 circular_logging: assigned.circular_logging,
-                backed_up: None,
+                backed_up: assigned.backed_up,
             },
             None => TruncationRole::Passive {
                 order: self.truncation.order,

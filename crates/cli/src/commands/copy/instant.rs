@@ -27,11 +27,8 @@ impl FromStr for At {
             let millis = u64::try_from(time.unix_timestamp_nanos() / 1_000_000);
             return millis.map(Self::Time).map_err(|_| "a time before 1970".into());
         }
-        if let Some((generation, offset)) = text.split_once(':')
-            && let (Ok(generation), Ok(offset)) =
-                (u64::from_str_radix(generation, 16), offset.parse())
-        {
-            return Ok(Self::Position(Position { generation, offset }));
+        if let Ok(position) = text::parse_position(text) {
+            return Ok(Self::Position(position));
         }
         let age = text.parse::<humantime::Duration>().map_err(
             |_| "neither a time (2026-11-22T14:00:00Z), nor an age (90m), nor a position (3:700)",
