@@ -20,7 +20,7 @@ use crate::data::cluster;
 
 const KILLS: u64 = 6;
 
-fn number_of(variable: &str, default: u64) -> Result<u64> {
+pub(crate) fn number_of(variable: &str, default: u64) -> Result<u64> {
     match std::env::var(variable) {
         Ok(text) => text.parse().with_context(|| format!("{variable}={text} is no number")),
         Err(_) => Ok(default),
@@ -28,10 +28,18 @@ fn number_of(variable: &str, default: u64) -> Result<u64> {
 }
 
 /// A small generator, so that a seed gives the same victims everywhere.
-struct Choices(u64);
+pub(crate) struct Choices(u64);
 
 impl Choices {
-    fn below(&mut self, bound: u64) -> u64 {
+    /// Of `KEELSON_SEED`, or of the clock; prints which.
+    pub(crate) fn of_seed(kills: u64) -> Result<Self> {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        let seed = number_of("KEELSON_SEED", u64::from(since.subsec_nanos()))?;
+        println!("{kills} kills with KEELSON_SEED={seed}");
+        Ok(Self(seed))
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
@@ -217,15 +225,13 @@ impl Range {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_however_often_members_are_killed() -> Result<()> {
     let kills = number_of("KEELSON_KILLS", KILLS)?;
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-    let seed = number_of("KEELSON_SEED", u64::from(since.subsec_nanos()))?;
-    println!("{kills} kills with KEELSON_SEED={seed}");
+    let choices = Choices::of_seed(kills)?;
     let cluster = cluster().await?;
     let options = WriterOptions { tasks: 8, ..WriterOptions::default() };
     let writer = Writer::start(cluster.client().database("DB1"), options);
     writer.progress(200).await?;
     let kills_of = BTreeMap::new();
-    let mut range = Range { cluster, choices: Choices(seed), away: None, kills: kills_of };
+    let mut range = Range { cluster, choices, away: None, kills: kills_of };
     if let Err(error) = range.shoot(kills, &writer).await {
         range.explain().await;
         return Err(error);

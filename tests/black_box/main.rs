@@ -25,5 +25,6 @@ mod range_repair;
 mod returns;
 mod rot;
 mod search;
+mod seed_kills;
 mod seeds;
 mod space;

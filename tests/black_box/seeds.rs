@@ -25,7 +25,7 @@ async fn with_truncated_log() -> Result<Cluster> {
     Ok(cluster)
 }
 
-async fn fill(cluster: &Cluster, from: u32, count: u32) -> Result<()> {
+pub(crate) async fn fill(cluster: &Cluster, from: u32, count: u32) -> Result<()> {
     let database = cluster.client().database("DB1");
     for number in from..from + count {
         // Noise, so that no layer makes it smaller.
@@ -81,7 +81,7 @@ fn leftovers(cluster: &Cluster) -> Vec<String> {
     found
 }
 
-async fn nothing_is_left(cluster: &Cluster) -> Result<()> {
+pub(crate) async fn nothing_is_left(cluster: &Cluster) -> Result<()> {
     eventually("nothing of the seed is left beside the copy", || async {
         let found = leftovers(cluster);
         ensure!(found.is_empty(), "{found:?}");
@@ -91,12 +91,12 @@ async fn nothing_is_left(cluster: &Cluster) -> Result<()> {
 }
 
 /// What one seed showed of itself.
-async fn operation(cluster: &Cluster, id: &str) -> Result<Value> {
+pub(crate) async fn operation(cluster: &Cluster, id: &str) -> Result<Value> {
     cluster.cli().json(["operation", "show", id]).await
 }
 
 /// Suspends DB1@m3 and begins a seed of it; gives the operation.
-async fn begin(cluster: &Cluster, more: &[&str]) -> Result<String> {
+pub(crate) async fn begin(cluster: &Cluster, more: &[&str]) -> Result<String> {
     cluster.cli().succeed(["copy", "suspend", "DB1@m3", "--comment", "new disk"]).await?;
     let args = ["copy", "seed", "DB1@m3", "--background", "--yes"];
     let begun = cluster.cli().json(args.iter().chain(more)).await?;
@@ -104,7 +104,7 @@ async fn begin(cluster: &Cluster, more: &[&str]) -> Result<String> {
 }
 
 /// DB1 on all three members, active on m1, with about 24 MiB of content.
-async fn on_three() -> Result<Cluster> {
+pub(crate) async fn on_three() -> Result<Cluster> {
     let cluster = Cluster::start(3).await?;
     let args = ["database", "create", "DB1", "--on", "m1,m2,m3", "--generation-size", "1MiB"];
     cluster.cli().succeed(args).await?;
@@ -115,12 +115,12 @@ async fn on_three() -> Result<Cluster> {
     Ok(cluster)
 }
 
-async fn rate(cluster: &Cluster, bytes_per_second: &str) -> Result<()> {
+pub(crate) async fn rate(cluster: &Cluster, bytes_per_second: &str) -> Result<()> {
     let args = ["cluster", "settings", "set", "seed_rate_max", bytes_per_second];
     cluster.cli().succeed(args).await.map(drop)
 }
 
-async fn until_phase(cluster: &Cluster, id: &str, phase: &str) -> Result<Value> {
+pub(crate) async fn until_phase(cluster: &Cluster, id: &str, phase: &str) -> Result<Value> {
     eventually(&format!("the seed is {phase}"), || async {
         let shown = operation(cluster, id).await?;
         ensure!(shown["phase"] == phase, "{shown}");
@@ -129,7 +129,7 @@ async fn until_phase(cluster: &Cluster, id: &str, phase: &str) -> Result<Value> 
     .await
 }
 
-async fn until_ended(cluster: &Cluster, id: &str) -> Result<Value> {
+pub(crate) async fn until_ended(cluster: &Cluster, id: &str) -> Result<Value> {
     eventually("the seed ends", || async {
         let shown = operation(cluster, id).await?;
         ensure!(shown["state"] != "running", "{shown}");
@@ -300,41 +300,6 @@ async fn a_seed_under_load_ends_with_equal_content() -> Result<()> {
     nothing_is_left(&cluster).await
 }
 
-/// Issue 4: the target and the source are killed again and again while files arrive; each time the
-/// seed goes on from its checkpoint, and what comes twice is one file at most.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_seed_survives_kills_of_both_sides() -> Result<()> {
-    const KILLS: usize = 6;
-    let mut cluster = on_three().await?;
-    rate(&cluster, "2097152").await?;
-    let id = begin(&cluster, &["--source", "m2"]).await?;
-    until_phase(&cluster, &id, "transferring").await?;
-    for round in 0..KILLS {
-        let before = operation(&cluster, &id).await?["seed"]["bytes_done"].clone();
-        let victim = if round % 2 == 0 { "m3" } else { "m2" };
-        cluster.member(victim).kill()?;
-        cluster.member(victim).start()?;
-        cluster.wait_until_whole().await?;
-        eventually("the seed goes on", || async {
-            let now = operation(&cluster, &id).await?;
-            let (done, was) = (now["seed"]["bytes_done"].as_u64(), before.as_u64());
-            ensure!(
-                now["state"] != "running" || done >= was && now["phase"] == "transferring",
-                "{now}"
-            );
-            Ok(())
-        })
-        .await?;
-    }
-    rate(&cluster, "0").await?;
-    let ended = until_ended(&cluster, &id).await?;
-    assert_eq!(ended["state"], "succeeded", "{ended}");
-    until_status(&cluster, "m3", "Healthy").await?;
-    cluster.wait_until_counting("DB1").await?;
-    cluster.equal_digest("DB1", 3).await?;
-    nothing_is_left(&cluster).await
-}
-
 /// Issue 4: what the death of a source costs is not sent again; the seed goes on from where it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_dies_costs_no_byte_twice() -> Result<()> {
@@ -365,4 +330,38 @@ async fn a_source_that_dies_costs_no_byte_twice() -> Result<()> {
     cluster.wait_until_caught_up("DB1").await?;
     cluster.equal_digest("DB1", 3).await?;
     nothing_is_left(&cluster).await
+}
+
+/// F66: all passive copies of a member are made anew, no more at a time than is allowed; its active
+/// ones are left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_passive_copies_of_a_member_are_seeded_anew() -> Result<()> {
+    let cluster = on_three().await?;
+    let cli = cluster.cli();
+    cluster.create_database("DB2", &["m1", "m2", "m3"]).await?;
+    cluster.client().database("DB2").put("k", "v").await?;
+    cluster.wait_until_counting("DB2").await?;
+    cli.succeed(["switchover", "DB2", "--to", "m1"]).await?;
+    cluster.wait_until_counting("DB2").await?;
+    let plan = cli.succeed(["member", "reseed", "m3", "--what-if"]).await?;
+    ensure!(plan.contains("2 passive copies on m3"), "{plan}");
+    assert_eq!(stores(&cluster, "m3"), 2, "nothing happens with --what-if");
+    let reseed = ["member", "reseed", "m3", "--parallel", "1", "--delete-existing-files", "--yes"];
+    let rows = cli.json(reseed).await?;
+    let rows = rows.as_array().cloned().unwrap_or_default();
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    for row in &rows {
+        assert_eq!(row["result"], "ok", "{row}");
+        let shown = operation(&cluster, row["operation"].as_str().unwrap_or_default()).await?;
+        assert_eq!((&shown["state"], &shown["kind"]), (&"succeeded".into(), &"seed".into()));
+    }
+    for database in ["DB1", "DB2"] {
+        cluster.wait_until_counting(database).await?;
+        cluster.equal_digest(database, 3).await?;
+    }
+    nothing_is_left(&cluster).await?;
+    let actives = cli.json(["member", "reseed", "m1", "--yes"]).await?;
+    assert_eq!(actives, serde_json::json!([]), "m1 has active copies only");
+    check(&cli.run(["member", "reseed", "m9", "--yes"]).await?, 3, "unknown_member");
+    Ok(())
 }

@@ -25,6 +25,8 @@ pub(crate) struct CatalogSlot {
 struct Inner {
     wanted: Option<Wanted>,
     open: Option<Catalog>,
+    /// Of what is open, as of when it was opened or committed.
+    bytes: u64,
     state: ContentIndexState,
     reason: String,
     reflects: LogEnd,
@@ -113,7 +115,14 @@ impl CatalogSlot {
     }
 
     pub(super) fn opened(&self, catalog: Catalog) {
-        self.lock().open = Some(catalog);
+        let bytes = catalog.size_bytes();
+        let before = {
+            let mut inner = self.lock();
+            inner.bytes = bytes;
+            inner.open.replace(catalog)
+        };
+        // The last clone closes files, for which nobody shall wait.
+        drop(before);
     }
 
     pub(super) fn open(&self) -> Option<Catalog> {
@@ -122,8 +131,13 @@ impl CatalogSlot {
 
     /// Searches see nothing of it any more.
     pub(crate) fn close(&self) {
-        let mut inner = self.lock();
-        (inner.open, inner.reflects) = (None, LogEnd::ZERO);
+        let before = {
+            let mut inner = self.lock();
+            (inner.reflects, inner.bytes) = (LogEnd::ZERO, 0);
+            inner.open.take()
+        };
+        // Outside of the lock, as in `opened`.
+        drop(before);
     }
 
     pub(super) fn doubts(&self) -> u64 {
@@ -215,7 +229,7 @@ impl CatalogSlot {
                 _ => 0,
             },
             records: inner.open.as_ref().map_or(0, Catalog::document_count),
-            bytes: inner.open.as_ref().map_or(0, Catalog::size_bytes),
+            bytes: inner.bytes,
         }
     }
 }

@@ -1,0 +1,104 @@
+//! kill -9 of the source and of the target of a seed, at random moments, again and again.
+//!
+//! What is asked: the seed ends with equal content and leaves nothing beside the copy, and a crash
+//! costs no more than one chunk that is sent again. Each life of the target counts what it received
+//! from nothing: what lies in its staging directory must survive every kill, and its last life may
+//! receive what was missing then, and one chunk more for each crash.
+//!
+//! `KEELSON_SEED_KILLS` sets the number of kills (6 unless set; the recorded run uses 20),
+//! `KEELSON_SEED` the choices. The seed is printed.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use keelson_testkit::Cluster;
+use serde_json::Value;
+
+use crate::copies::until_status;
+use crate::kill_loop::{Choices, number_of};
+use crate::seeds::{begin, nothing_is_left, on_three, operation, rate, until_ended};
+
+const KILLS: u64 = 6;
+/// Longest time between two kills.
+const PAUSE_MILLIS_MAX: u64 = 2_000;
+/// What a crash may cost: a chunk of a transfer.
+const CHUNK_BYTES: u64 = 1024 * 1024;
+/// A member that dies again and again before it is up could be taken for one that cannot start.
+const WHOLE_AFTER: u64 = 3;
+
+/// Bytes in the staging directories below a directory.
+fn staged(directory: &Path, inside: bool) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let of = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => {
+            staged(&entry.path(), inside || entry.file_name() == "temp-seeding")
+        }
+        Ok(metadata) if inside => metadata.len(),
+        _ => 0,
+    };
+    entries.map(of).sum()
+}
+
+/// The last life of the target.
+struct Life {
+    /// Staged when it began.
+    before: u64,
+    /// Of the source, since.
+    crashes: u64,
+}
+
+fn number(shown: &Value, name: &str) -> u64 {
+    shown["seed"][name].as_u64().unwrap_or(0)
+}
+
+/// Kills until the number is reached or the seed is over; the life of the target that goes on.
+async fn kill_again_and_again(cluster: &mut Cluster, id: &str) -> Result<Life> {
+    let kills = number_of("KEELSON_SEED_KILLS", KILLS)?;
+    let mut choices = Choices::of_seed(kills)?;
+    let home = cluster.path().join("m3/data/databases");
+    let mut life = Life { before: 0, crashes: 0 };
+    for kill in 1..=kills {
+        if kill % WHOLE_AFTER == 0 {
+            cluster.wait_until_whole().await?;
+        }
+        tokio::time::sleep(Duration::from_millis(choices.below(PAUSE_MILLIS_MAX))).await;
+        let shown = operation(cluster, id).await?;
+        if shown["state"] != "running" {
+            println!("the seed ended before kill {kill}");
+            break;
+        }
+        let victim = if choices.below(2) == 0 { "m3" } else { "m2" };
+        cluster.member(victim).kill()?;
+        println!("kill {kill}: {victim}, {} bytes are verified", number(&shown, "bytes_done"));
+        if victim == "m2" {
+            life.crashes += 1;
+        } else if shown["phase"] == "transferring" {
+            let left = staged(&home, false);
+            let kept = left + CHUNK_BYTES >= life.before;
+            ensure!(kept, "{} bytes were here, {left} are left", life.before);
+            life = Life { before: left, crashes: 0 };
+        }
+        cluster.member(victim).start()?;
+    }
+    Ok(life)
+}
+
+/// Issue 4: kill -9 of source and target at random moments of a seed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seed_survives_kills_of_both_sides_at_random_moments() -> Result<()> {
+    let mut cluster = on_three().await?;
+    rate(&cluster, "1048576").await?;
+    let id = begin(&cluster, &["--source", "m2"]).await?;
+    let life = kill_again_and_again(&mut cluster, &id).await?;
+    rate(&cluster, "0").await?;
+    let ended = until_ended(&cluster, &id).await?;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    let (received, bytes) = (number(&ended, "bytes_received"), number(&ended, "bytes"));
+    let bound = bytes.saturating_sub(life.before) + (life.crashes + 1) * CHUNK_BYTES;
+    ensure!(received <= bound, "{received} bytes came, {bound} were missing: {ended}");
+    until_status(&cluster, "m3", "Healthy").await?;
+    cluster.wait_until_counting("DB1").await?;
+    cluster.equal_digest("DB1", 3).await?;
+    nothing_is_left(&cluster).await
+}
