@@ -14,6 +14,7 @@ mod dev;
 mod diverge;
 mod edges;
 mod forks;
+mod forming;
 mod full_volumes;
 mod import;
 mod instants;

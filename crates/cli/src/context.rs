@@ -58,6 +58,16 @@ impl Global {
         Ok(Client::new(config, options)?)
     }
 
+    /// A client of the servers at `endpoints` instead of those of the configuration.
+    pub(crate) fn client_at(
+        &self,
+        endpoints: Vec<String>,
+        options: ClientOptions,
+    ) -> Outcome<Client> {
+        let config = ClientConfig { endpoints, ..ClientConfig::load(&self.client_file()?)? };
+        Ok(Client::new(config, options)?)
+    }
+
     fn client_file(&self) -> Outcome<PathBuf> {
         if let Some(path) = &self.client {
             return Ok(path.clone());

@@ -87,6 +87,11 @@ impl Failure {
         self
     }
 
+    /// Whether the same command may succeed later without anybody fixing anything.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.exit == Exit::Unavailable
+    }
+
     /// Prints the failure and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         let (on, off) = if colour() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };

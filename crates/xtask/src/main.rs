@@ -5,6 +5,7 @@
 //! understood.
 
 mod check;
+mod compose;
 mod dag;
 mod demo;
 mod readme;
@@ -44,6 +45,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
         name: "demo",
         help: "set up, build, and show a failover; --profile dev for the quick build",
         run: demo::run,
+    },
+    Subcommand {
+        name: "compose",
+        help: "a cluster in containers: up, down, test, or arguments for Compose itself",
+        run: compose::run,
     },
     Subcommand { name: "check", help: "the read-only gate, as in CI", run: check::run },
     Subcommand {

@@ -1,4 +1,4 @@
-//! Checks that the commands which the README shows exist.
+//! Checks that the commands which the README and the pages of `deploy/` show exist.
 //!
 //! Looks at the lines of fenced code blocks and at code within sentences. `cargo xtask X` must be a
 //! subcommand. A line that starts with `keelson` is given to the built binary with `--help` at its
@@ -14,11 +14,18 @@ use anyhow::{Context, Result, bail};
 use crate::subcommand_names;
 use crate::workspace::Workspace;
 
-/// Reads README.md and fails with one line per command that does not exist.
+/// The pages whose commands are checked.
+const PAGES: &[&str] = &["README.md", "deploy/README.md"];
+
+/// Reads the pages and fails with one line per command that does not exist.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let text = std::fs::read_to_string(workspace.root.join("README.md")).context("README.md")?;
+    let mut found = Vec::new();
+    for page in PAGES {
+        let text = std::fs::read_to_string(workspace.root.join(page)).context(*page)?;
+        found.extend(commands(&text));
+    }
     let binary = workspace.keelson_binary("debug")?;
-    let commands = commands(&text);
+    let commands = found;
     let mut problems = Vec::new();
     let mut unchecked = 0;
     for command in &commands {
@@ -32,7 +39,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         eprintln!("readme: {problem}");
     }
     if !problems.is_empty() {
-        bail!("{} commands of README.md do not work", problems.len());
+        bail!("{} commands of {} do not work", problems.len(), PAGES.join(", "));
     }
     if unchecked > 0 {
         println!("readme: {unchecked} keelson commands unchecked, as no binary is built");

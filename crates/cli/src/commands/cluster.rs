@@ -1,5 +1,6 @@
 //! `keelson cluster`: make a cluster, look at it, set its switches and thresholds.
 
+mod form;
 mod settings;
 
 use clap::Subcommand;
@@ -15,6 +16,8 @@ use crate::text;
 pub(crate) enum Command {
     /// Make a cluster of one out of the first endpoint of the client configuration
     Init,
+    /// Make a cluster of running servers, or add those that are missing; may be repeated
+    Form(form::Form),
     /// Show members, leader and problems
     Status,
     /// Switches and thresholds of the whole cluster
@@ -26,6 +29,7 @@ impl Command {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         match self {
             Self::Init => init(global).await,
+            Self::Form(form) => form.run(global).await,
             Self::Status => status(global).await,
             Self::Settings(command) => command.run(global).await,
         }

@@ -1,5 +1,6 @@
 //! `keelson member`: servers of the cluster.
 
+mod ping;
 mod reseed;
 
 use clap::{Args, Subcommand};
@@ -25,6 +26,8 @@ pub(crate) enum Command {
     List,
     /// Change site or addresses of a member
     Set(Set),
+    /// Ask whether the processes of this machine's member serve (for health checks)
+    Ping(ping::Ping),
     /// Suspend and seed anew all passive copies of a member
     Reseed(reseed::Reseed),
 }
@@ -59,6 +62,7 @@ impl Command {
             Self::Remove { member } => remove(global, &member).await,
             Self::List => list(global).await,
             Self::Set(set) => set.run(global).await,
+            Self::Ping(ping) => ping.run(global).await,
             Self::Reseed(reseed) => reseed.run(global).await,
         }
     }

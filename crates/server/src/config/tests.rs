@@ -76,6 +76,27 @@ fn the_sample_parses_with_and_without_its_comments() {
     assert_eq!(count(&written) - 2 + tables, FIELDS.len(), "every field is in the sample");
 }
 
+/// `keelson config explain --sample >deploy/keelson.toml` writes it anew.
+#[test]
+fn the_sample_in_deploy_is_what_the_documentation_of_the_keys_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/keelson.toml");
+    assert_eq!(std::fs::read_to_string(path).unwrap(), sample());
+}
+
+/// The members of `deploy/compose.yaml` are configured as it expects them.
+#[test]
+fn the_members_in_deploy_are_configured_alike() {
+    for (member, site) in [("m1", "north"), ("m2", "north"), ("m3", "south"), ("m4", "south")] {
+        let path = format!("../../deploy/compose/{member}.toml");
+        let config = Config::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+        assert_eq!((config.name().as_str(), config.site().as_str()), (member, site));
+        assert_eq!(config.advertise_control(), format!("{member}:7400"));
+        let key = format!("/etc/keelson/identity/{member}.key");
+        assert_eq!(config.tls().key, Path::new(&key));
+        assert!(config.unknown_keys().is_empty());
+    }
+}
+
 #[test]
 fn every_field_is_explained() {
     let text = explain();

@@ -1,0 +1,179 @@
+//! `cargo xtask compose`: the cluster of `deploy/compose.yaml` on the Docker engine of this
+//! machine.
+//!
+//! `up` makes the images where they are missing, `test` proves a cluster of its own project and
+//! removes it again, anything else goes to Compose as it is, with project and file named. Compose
+//! is the engine's plugin or the older program `docker-compose`, whichever is there.
+
+mod image;
+mod proof;
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace::{Workspace, run as run_command};
+
+/// The project of the cluster that people use.
+const PROJECT: &str = "keelson";
+
+/// How long a question to the engine is worth reading when it fails.
+const LINES_SHOWN: usize = 20;
+
+const HELP: &str = "\
+usage: cargo xtask compose up [--dev]         make images, start, form the cluster; may be repeated
+       cargo xtask compose down [--volumes]   stop; with --volumes delete data and certificates
+       cargo xtask compose test [--keep]      prove a cluster of its own and remove it
+       cargo xtask compose ARGUMENTS          for Compose itself, as
+                       ps | logs m1 | run --rm client cluster status
+KEELSON_BIN names a program built before; RUNTIME_IMAGE the image it is packed into.";
+
+/// Runs a subcommand.
+pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [] | ["help" | "--help"] => {
+            println!("{HELP}");
+            Ok(())
+        }
+        ["up", options @ ..] => {
+            let dev = flag(options, "--dev")?;
+            let stack = Stack::of_people(workspace)?;
+            image::make(workspace, &stack.image, if dev { "dev" } else { "release" })?;
+            stack.up()?;
+            println!("compose: try  cargo xtask compose run --rm client cluster status");
+            Ok(())
+        }
+        ["down", options @ ..] => {
+            let volumes = flag(options, "--volumes")?;
+            Stack::of_people(workspace)?.down(volumes)
+        }
+        ["test", options @ ..] => proof::run(workspace, flag(options, "--keep")?),
+        others => run_command(&mut Stack::of_people(workspace)?.compose(others)),
+    }
+}
+
+fn flag(options: &[&str], known: &str) -> Result<bool> {
+    match options {
+        [] => Ok(false),
+        [option] if *option == known => Ok(true),
+        others => bail!("'{}' is not understood\n{HELP}", others.join(" ")),
+    }
+}
+
+/// One running set of containers, volumes and networks.
+struct Stack {
+    /// How Compose is started.
+    program: Vec<&'static str>,
+    project: String,
+    image: String,
+    file: std::path::PathBuf,
+    /// More of the environment that `compose.yaml` reads.
+    settings: Vec<(&'static str, &'static str)>,
+}
+
+impl Stack {
+    fn of_people(workspace: &Workspace) -> Result<Stack> {
+        let image = std::env::var("KEELSON_IMAGE").unwrap_or_else(|_| "keelson:latest".into());
+        Stack::new(workspace, PROJECT, image)
+    }
+
+    fn new(workspace: &Workspace, project: &str, image: String) -> Result<Stack> {
+        engine().context("no Docker engine")?;
+        let file = workspace.root.join("deploy/compose.yaml");
+        let program = compose_program()?;
+        Ok(Stack { program, project: project.into(), image, file, settings: Vec::new() })
+    }
+
+    /// A command of Compose.
+    fn compose(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.program[0]);
+        command.args(&self.program[1..]).args(["-p", &self.project, "-f"]).arg(&self.file);
+        command.args(args).env("KEELSON_IMAGE", &self.image);
+        command.envs(self.settings.iter().copied());
+        command
+    }
+
+    /// Starts everything and waits until the cluster is formed.
+    fn up(&self) -> Result<()> {
+        run_command(&mut self.compose(&["up", "-d", "--no-build"]))?;
+        let forming = self.container("forming")?;
+        let code = output(Command::new("docker").args(["wait", &forming]))?;
+        let said = output(Command::new("docker").args(["logs", "--tail", "3", &forming]))?;
+        if code != "0" {
+            bail!("the cluster was not formed (cargo xtask compose logs forming): {said}");
+        }
+        println!("compose: {said}");
+        Ok(())
+    }
+
+    fn down(&self, volumes: bool) -> Result<()> {
+        let volumes: &[&str] = if volumes { &["--volumes"] } else { &[] };
+        let all = [&["down", "--remove-orphans"], volumes].concat();
+        run_command(&mut self.compose(&all))
+    }
+
+    /// The id of a service's container, running or not.
+    fn container(&self, service: &str) -> Result<String> {
+        let project = format!("label=com.docker.compose.project={}", self.project);
+        let service = format!("label=com.docker.compose.service={service}");
+        let list = ["ps", "-aq", "--filter", &project, "--filter", &service];
+        let found = output(Command::new("docker").args(list))?;
+        let id = found.lines().next().with_context(|| format!("no container with {service}"))?;
+        Ok(id.to_owned())
+    }
+}
+
+/// Asks the engine whether it is there.
+fn engine() -> Result<String> {
+    output(Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]))
+}
+
+fn compose_program() -> Result<Vec<&'static str>> {
+    let candidates = [vec!["docker", "compose"], vec!["docker-compose"]];
+    let works = |program: &Vec<&str>| {
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg("version");
+        command.output().is_ok_and(|output| output.status.success())
+    };
+    candidates
+        .into_iter()
+        .find(works)
+        .context("neither 'docker compose' nor 'docker-compose' works")
+}
+
+/// Runs a command to its end and gives what it printed, both streams, without the last line end.
+fn output(command: &mut Command) -> Result<String> {
+    let shown = format!("{command:?}").replace('"', "");
+    let output = command.output().with_context(|| format!("start {shown}"))?;
+    let mut text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        if text.is_empty() {
+            text = errors.trim_end().to_owned();
+        }
+        return Ok(text);
+    }
+    let lines: Vec<_> = errors.lines().chain(text.lines()).rev().take(LINES_SHOWN).collect();
+    let lines: Vec<_> = lines.into_iter().rev().collect();
+    bail!("{shown}: {}: {}", output.status, lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_known_or_refused() {
+        assert!(!flag(&[], "--keep").unwrap() && flag(&["--keep"], "--keep").unwrap());
+        assert!(flag(&["--kepp"], "--keep").is_err());
+    }
+
+    #[test]
+    fn a_command_that_fails_tells_what_it_said() {
+        let text = output(Command::new("sh").args(["-c", "echo out; echo bad >&2; exit 3"]));
+        let text = text.unwrap_err().to_string();
+        assert!(text.contains("bad\nout") && text.contains("exit status: 3"), "{text}");
+        assert_eq!(output(Command::new("sh").args(["-c", "echo a; echo b >&2"])).unwrap(), "a");
+    }
+}

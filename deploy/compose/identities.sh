@@ -1,0 +1,30 @@
+#!/bin/sh
+# Makes the cluster's authority and one identity per member and for the administrator, unless they are
+# there. Each goes into a volume of its own; the authority's key stays in a volume that no member mounts.
+set -eu
+cd /identities
+
+[ -e authority/ca.pem ] || {
+  rm -f authority/ca.key
+  keelson certs init --name "$CLUSTER_NAME" --dir authority
+}
+
+issue() {
+  purpose=$1 name=$2
+  shift 2
+  [ -e "$name/$name.pem" ] && return
+  # A key without a certificate is what an interrupted run leaves.
+  rm -f "$name/$name.key"
+  keelson certs issue "$purpose" "$name" "$@" --ca-dir authority --dir "$name"
+}
+
+for member in $MEMBERS; do
+  issue member "$member" --host "$member"
+done
+issue admin admin
+
+for name in $MEMBERS admin; do
+  cp authority/ca.pem "$name/ca.pem"
+  chown -R keelson:keelson "$name"
+  chmod 0750 "$name"
+done
