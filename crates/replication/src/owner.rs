@@ -35,7 +35,7 @@ use keelson_copy_core::{
 use keelson_env::KvStore;
 use keelson_format::{Cursor, FramingConfig};
 use keelson_log::{Damage, LogReader};
-use keelson_types::{CopyFault, CopyId, EpochTable, LogId, MemberId, Position};
+use keelson_types::{CopyFault, CopyId, CopyStatus, EpochTable, LogId, MemberId, Position};
 use keelson_wire::Refusal;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -421,11 +421,21 @@ impl Owner {
         self.close_idle_generation();
         self.look_for_room();
         if self.store_used.is_some_and(|used| used.elapsed() >= STORE_IDLE) {
-            self.store_used = None;
-            self.tail.clear();
-            if let Some(files) = &self.files {
-                files.store.push(StoreJob::Close);
-            }
+            self.close_idle_store();
+        }
+    }
+
+    fn close_idle_store(&mut self) {
+        if self.machine.view().status == CopyStatus::Held {
+            // A hold keeps the store open (G6); besides, what is in memory only is easily forgotten
+            // if it turns out to be a fork.
+            self.store_used = Some(Instant::now());
+            return;
+        }
+        self.store_used = None;
+        self.tail.clear();
+        if let Some(files) = &self.files {
+            files.store.push(StoreJob::Close);
         }
     }
 
