@@ -9,10 +9,9 @@
 //! `KEELSON_SEED` the choices. The seed is printed.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use keelson_testkit::Cluster;
+use keelson_testkit::{Cluster, eventually};
 use serde_json::Value;
 
 use crate::copies::until_status;
@@ -20,8 +19,9 @@ use crate::kill_loop::{Choices, number_of};
 use crate::seeds::{begin, nothing_is_left, on_three, operation, rate, until_ended};
 
 const KILLS: u64 = 6;
-/// Longest time between two kills.
-const PAUSE_MILLIS_MAX: u64 = 2_000;
+/// Bytes that are staged between two kills, at most. Every other kill waits for none: it falls into
+/// whatever the seed does before it sends.
+const BETWEEN_BYTES: u64 = 2 * 1024 * 1024;
 /// What a crash may cost: a chunk of a transfer.
 const CHUNK_BYTES: u64 = 1024 * 1024;
 /// A member that dies again and again before it is up could be taken for one that cannot start.
@@ -62,8 +62,15 @@ async fn kill_again_and_again(cluster: &mut Cluster, id: &str) -> Result<Life> {
         if kill % WHOLE_AFTER == 0 {
             cluster.wait_until_whole().await?;
         }
-        tokio::time::sleep(Duration::from_millis(choices.below(PAUSE_MILLIS_MAX))).await;
-        let shown = operation(cluster, id).await?;
+        let more = (kill % 2) * choices.below(BETWEEN_BYTES);
+        let goal = staged(&home, false) + more;
+        let shown = eventually("the seed goes on", || async {
+            let shown = operation(cluster, id).await?;
+            let there = staged(&home, false);
+            ensure!(there >= goal || shown["state"] != "running", "{there} of {goal} bytes");
+            Ok(shown)
+        })
+        .await?;
         if shown["state"] != "running" {
             println!("the seed ended before kill {kill}");
             break;
