@@ -21,6 +21,7 @@ mod instants;
 mod kill_loop;
 mod losses;
 mod moves;
+mod networks;
 mod partitions;
 mod range_repair;
 mod returns;

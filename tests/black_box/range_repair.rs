@@ -223,3 +223,57 @@ async fn copies_are_scrubbed_once_in_the_period_that_is_set() -> Result<()> {
 async fn one_other_copy_is_enough_for_a_repair() -> Result<()> {
     rot_and_repair(&["m1", "m2"]).await
 }
+
+/// The tables of the only store of a member, oldest first, with their sizes.
+fn tables(cluster: &Cluster, member: &str) -> Result<Vec<(PathBuf, u64)>> {
+    let mut tables = Vec::new();
+    for store in stores(cluster, member)? {
+        for entry in fs::read_dir(&store)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "sst") {
+                let bytes = fs::metadata(&path)?.len();
+                tables.push((path, bytes));
+            }
+        }
+    }
+    tables.sort();
+    Ok(tables)
+}
+
+/// Issue 4: a copy that lost one file of its store fetches the keys of that file, not the database.
+///
+/// Keys are written in ascending order and the oldest table goes, because every table begins with
+/// the position of its store: its range ends where its own keys end, those of younger ones begin
+/// before their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_table_costs_its_range_and_not_the_database() -> Result<()> {
+    const ROUNDS: u64 = 8;
+    let mut cluster = truncated(&["m1", "m2", "m3"]).await?;
+    let database = cluster.client().database("DB1");
+    let mut chosen = None;
+    for round in 0..ROUNDS {
+        for number in 0..KEYS / 2 {
+            database.put(format!("l{round}-{number:04}"), value(number + round)).await?;
+        }
+        cluster.wait_until_caught_up("DB1").await?;
+        cluster.member("m3").stop()?;
+        let tables = tables(&cluster, "m3")?;
+        let all: u64 = tables.iter().map(|(_, bytes)| bytes).sum();
+        chosen = tables.into_iter().next();
+        if chosen.as_ref().is_some_and(|(_, bytes)| *bytes < all * 3 / 4) {
+            break;
+        }
+        cluster.member("m3").start()?;
+        cluster.wait_until_whole().await?;
+        cluster.wait_until_counting("DB1").await?;
+    }
+    let (table, bytes) = chosen.context("no table")?;
+    fs::remove_file(&table)?;
+    cluster.member("m3").start()?;
+    cluster.wait_until_whole().await?;
+    let fetched = whole(&cluster, "m3").await?;
+    let fetched = fetched["fetched_bytes"].as_u64().context("no bytes")?;
+    ensure!(fetched > bytes / 2 && fetched < bytes * 5 / 4, "{fetched} for a table of {bytes}");
+    cluster.equal_digest("DB1", 3).await?;
+    Ok(())
+}

@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::block_on;
 use crate::commands::{
     bench, certs, cluster, completions, config, copy, database, decision, event, guarantee, kv,
-    log, member, operation, search, server, switchover,
+    log, member, network, operation, search, server, switchover,
 };
 use crate::context::Global;
 use crate::failure::Outcome;
@@ -40,6 +40,9 @@ enum Command {
     /// Members (servers)
     #[command(subcommand)]
     Member(member::Command),
+    /// Networks between members
+    #[command(subcommand)]
+    Network(network::Command),
     /// Databases
     #[command(subcommand)]
     Database(database::Command),
@@ -93,6 +96,7 @@ impl Cli {
             Command::Dev(command) => command.run(global),
             Command::Cluster(command) => block_on(command.run(global)),
             Command::Member(command) => block_on(command.run(global)),
+            Command::Network(command) => block_on(command.run(global)),
             Command::Database(command) => block_on(command.run(global)),
             Command::Copy(command) => block_on(command.run(global)),
             Command::Switchover(command) => block_on(command.run(global)),

@@ -13,6 +13,7 @@ pub(crate) mod guarantee;
 pub(crate) mod kv;
 pub(crate) mod log;
 pub(crate) mod member;
+pub(crate) mod network;
 pub(crate) mod operation;
 pub(crate) mod scrub;
 pub(crate) mod search;

@@ -206,6 +206,22 @@ impl Admin {
             .ok_or_else(|| ClientError::new(RefusalReason::Internal, "the answer names no setting"))
     }
 
+    /// Networks, who is on them, and which way log goes.
+    ///
+    /// # Errors
+    /// No member answers.
+    pub async fn list_networks(&self) -> Result<v1::ListNetworksResponse, ClientError> {
+        ask!(self, Kind::Question, list_networks, v1::ListNetworksRequest {})
+    }
+
+    /// Adds, changes or removes a network, or changes a policy; or only checks that.
+    ///
+    /// # Errors
+    /// `bad_argument`, `encryption_required`.
+    pub async fn set_network(&self, message: v1::SetNetworkRequest) -> Result<(), ClientError> {
+        ask!(self, Kind::Change, set_network, message).map(drop)
+    }
+
     /// Starts mounting a database.
     ///
     /// # Errors

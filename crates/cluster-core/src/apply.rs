@@ -89,6 +89,8 @@ impl ClusterState {
                 self.apply_seed(index, command)
             }
             Command::ChangeSetting { name, value } => self.change_setting(index, name, *value),
+            Command::SetNetwork { name, network } => self.set_network(index, name, network.clone()),
+            Command::SetCompression { policy } => self.set_compression(index, *policy),
             Command::AppendEvent { .. }
             | Command::RecordDecision(_)
             | Command::PutOperation { .. }

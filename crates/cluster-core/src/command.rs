@@ -6,8 +6,9 @@
 
 use keelson_types::{
     ClusterId, CommitRule, CopyId, DatabaseId, DatabaseName, Epoch, IncarnationId, LagSettings,
-    LagSwitch, LogEnd, LogHold, MemberId, MountIntent, OperationId, Position, RefusalReason,
-    Refused, ResumeRequest, SeedOrder, SeedProgress, SiteName, StreamId, SuspendRequest,
+    LagSwitch, LogEnd, LogHold, MemberId, MountIntent, NetworkConfig, OperationId, Position,
+    RefusalReason, Refused, ResumeRequest, SeedOrder, SeedProgress, SiteName, StreamId,
+    SuspendRequest, TrafficPolicy,
 };
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +77,9 @@ pub enum Command {
         control_address: Option<String>,
         /// New address of the data process.
         data_address: Option<String>,
+        /// New addresses of it for other members.
+        #[serde(default)]
+        replication_addresses: Option<Vec<String>>,
         /// New site.
         site: Option<SiteName>,
         /// Whether it votes.
@@ -362,6 +366,18 @@ pub enum Command {
         name: String,
         /// The value; nothing for the default.
         value: Option<u64>,
+    },
+    /// Adds, changes or removes a network.
+    SetNetwork {
+        /// Its name.
+        name: String,
+        /// What it is; nothing to remove it.
+        network: Option<NetworkConfig>,
+    },
+    /// Sets when log and seeds are compressed.
+    SetCompression {
+        /// The policy.
+        policy: TrafficPolicy,
     },
     /// Records an event.
     AppendEvent {

@@ -209,6 +209,11 @@ pub enum EventKind {
         /// Why it failed; empty if it did not.
         failure: String,
     },
+    /// A network, or what is compressed, was changed.
+    NetworksChanged {
+        /// Name of the network, or of the policy.
+        what: String,
+    },
     /// Free text.
     Note(String),
 }

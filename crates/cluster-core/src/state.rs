@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 use keelson_types::{
     ClusterId, ClusterSettings, CommitConstraint, CommitRule, ContentIndexSettings, CopyId,
     DatabaseId, DatabaseName, DatabaseState, Epoch, IncarnationId, LagSettings, LagSwitch, LogEnd,
-    LogHold, MemberId, MemberName, MountIntent, OperationId, Position, SeedOrder, SiteName,
-    StreamId, Suspension,
+    LogHold, MemberId, MemberName, MountIntent, Networks, OperationId, Position, SeedOrder,
+    SiteName, StreamId, Suspension,
 };
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,9 @@ pub struct ClusterState {
     /// Switches and thresholds of the cluster as a whole.
     #[serde(default)]
     pub settings: ClusterSettings,
+    /// Named lists of subnets, and what is compressed on them (F114).
+    #[serde(default)]
+    pub networks: Networks,
     /// All members, witnesses included.
     pub members: BTreeMap<MemberId, Member>,
     /// All databases.
@@ -79,6 +82,7 @@ impl Default for ClusterState {
             recovery_generation: 0,
             clock_unix_ms: 0,
             settings: ClusterSettings::default(),
+            networks: Networks::default(),
             members: BTreeMap::new(),
             databases: BTreeMap::new(),
             operations: BTreeMap::new(),
@@ -103,6 +107,9 @@ pub struct MemberConfig {
     pub control_address: String,
     /// `host:port` of the data process, for clients and replication; empty for a witness.
     pub data_address: String,
+    /// Where the data process listens besides, for other members (F116).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replication_addresses: Vec<String>,
     /// Whether it votes.
     pub voter: bool,
 }

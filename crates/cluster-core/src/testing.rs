@@ -49,6 +49,7 @@ pub(crate) fn member_config(n: u128) -> MemberConfig {
         site: site("here"),
         control_address: format!("m{n}:7001"),
         data_address: format!("m{n}:7002"),
+        replication_addresses: Vec::new(),
         voter: true,
     }
 }

@@ -13,6 +13,7 @@ mod guarantee;
 mod instants;
 mod losses;
 mod members;
+mod networks;
 mod records;
 mod scrubs;
 mod seeds;
@@ -32,15 +33,17 @@ use keelson_wire::v1::{
     CreateForkRequest, DismountDatabaseRequest, DropForkRequest, DropForkResponse, ForkInfo,
     GuaranteeRequest, GuaranteeResponse, InitClusterRequest, InitClusterResponse,
     ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest, ListEventsResponse,
-    ListForksRequest, ListForksResponse, ListSettingsRequest, ListSettingsResponse,
-    MountDatabaseRequest, NoteBackupRequest, NoteBackupResponse, OperationStarted,
-    PreviewActivationResponse, PreviewMountResponse, RemoveCopyRequest, RemoveCopyResponse,
-    RemoveDatabaseRequest, RemoveDatabaseResponse, RemoveMemberRequest, RemoveMemberResponse,
-    RepairCopyRequest, RepairCopyResponse, ResumeCopyRequest, ResumeCopyResponse,
-    ScrubCopiesRequest, ScrubCopiesResponse, SeedCopyRequest, SeedCopyResponse, SetCopyRequest,
-    SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest, SetMemberResponse,
-    SetSettingRequest, SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse,
-    SuspendCopyRequest, SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
+    ListForksRequest, ListForksResponse, ListNetworksRequest, ListNetworksResponse,
+    ListSettingsRequest, ListSettingsResponse, MountDatabaseRequest, NoteBackupRequest,
+    NoteBackupResponse, OperationStarted, PreviewActivationResponse, PreviewMountResponse,
+    RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
+    RemoveMemberRequest, RemoveMemberResponse, RepairCopyRequest, RepairCopyResponse,
+    ResumeCopyRequest, ResumeCopyResponse, ScrubCopiesRequest, ScrubCopiesResponse,
+    SeedCopyRequest, SeedCopyResponse, SetCopyRequest, SetCopyResponse, SetDatabaseRequest,
+    SetDatabaseResponse, SetMemberRequest, SetMemberResponse, SetNetworkRequest,
+    SetNetworkResponse, SetSettingRequest, SetSettingResponse, ShowDatabaseRequest,
+    ShowDatabaseResponse, SuspendCopyRequest, SuspendCopyResponse, SwitchoverRequest,
+    TopologyRequest, TopologyResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -138,6 +141,8 @@ arms! {
     list_settings(ListSettingsRequest) -> ListSettingsResponse = None, admin_list_settings;
     set_setting(SetSettingRequest) -> SetSettingResponse =
         Some("set_setting"), admin_set_setting;
+    list_networks(ListNetworksRequest) -> ListNetworksResponse = None, admin_list_networks;
+    set_network(SetNetworkRequest) -> SetNetworkResponse = Some("set_network"), admin_set_network;
     scrub_copies(ScrubCopiesRequest) -> ScrubCopiesResponse =
         Some("scrub_copies"), admin_scrub_copies;
     list_events(ListEventsRequest) -> ListEventsResponse = None, admin_list_events;

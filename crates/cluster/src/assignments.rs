@@ -209,12 +209,14 @@ fn members(state: &ClusterState) -> AssignMembers {
         site: member.config.site.to_string(),
         data_address: member.config.data_address.clone(),
         alive: !member.is_gone(),
+        replication_addresses: member.config.replication_addresses.clone(),
     });
     AssignMembers {
         members: members.collect(),
         cluster: state.cluster.map(ids::bytes).unwrap_or_default(),
         recovery: state.recovery_generation,
         settings: state.settings.changed().clone().into_iter().collect(),
+        networks: json(&state.networks),
     }
 }
 

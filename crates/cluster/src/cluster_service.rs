@@ -228,6 +228,7 @@ impl Cluster for ClusterApi {
             cluster: self.0.cluster.get().map(|id| ids::bytes(*id)).unwrap_or_default(),
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
+            replication_addresses: identity.replication_addresses.clone(),
         }))
     }
 

@@ -38,6 +38,8 @@ pub struct Identity {
     pub control_address: String,
     /// `host:port` at which clients and others reach the data process; empty for a witness.
     pub data_address: String,
+    /// Where the data process listens besides, for other members.
+    pub replication_addresses: Vec<String>,
 }
 
 /// Shared by everything in the control plane.

@@ -140,6 +140,8 @@ fn figures(state: &ClusterState, seed: &SeedProgress) -> SeedFigures {
         bytes_received: seed.bytes_received,
         bytes_per_second: seed.bytes_per_second,
         seconds_left: seed.seconds_left(),
+        network: seed.network.clone(),
+        compressed: seed.compressed,
     }
 }
 

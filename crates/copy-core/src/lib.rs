@@ -20,6 +20,7 @@ pub mod expanded_truncation;
 pub mod lag;
 mod machine;
 mod passive;
+pub mod paths;
 pub mod range_fetch;
 pub mod room;
 mod rule_change;

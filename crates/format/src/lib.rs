@@ -20,6 +20,7 @@ mod error;
 mod frame;
 mod generation;
 mod manifest;
+mod packed;
 mod record;
 mod verify;
 
@@ -36,6 +37,7 @@ pub use frame::{
 };
 pub use generation::{GENERATION_HEADER_BYTES, GenerationHeader, first_chain};
 pub use manifest::{MANIFEST_BYTES_MAX, SeedFile, SeedManifest, SeedPlace};
+pub use packed::{UnpackError, pack, unpack};
 pub use record::{RECORD_TAG_EXTENDED, decode_records, encode_record, encoded_record_bytes};
 pub use verify::{Inspected, VerifyError, VerifyErrorKind};
 

@@ -7,12 +7,13 @@ use std::sync::{Arc, OnceLock, RwLock};
 use keelson_copy_core::StopReason;
 use keelson_copy_core::divergence::RungCost;
 use keelson_copy_core::lag::BootId;
+use keelson_copy_core::paths::{End, Overrides, Purpose, Way, ways};
 use keelson_copy_core::range_fetch::FetchCost;
 use keelson_env::StoreOpener;
 use keelson_net::{Connector, Expect, Lane as ChannelLane, PeerChannel};
 use keelson_types::{
     ClusterId, ClusterSettings, CommitRule, CopyId, DatabaseId, Epoch, IncarnationId, MemberId,
-    MemberName, News, OperationId,
+    MemberName, Networks, News, OperationId,
 };
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, ids, v1};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -20,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::catalog::Catalogs;
 use crate::forks::Forks;
 use crate::gate::LeaseClock;
+use crate::log_paths::LogPaths;
 use crate::message::SourceSender;
 use crate::open::Places;
 use crate::pool::Pool;
@@ -46,7 +48,16 @@ pub(crate) struct Peer {
     pub(crate) name: MemberName,
     pub(crate) site: String,
     pub(crate) data_address: String,
+    /// Where its data process listens besides, for other members.
+    pub(crate) replication_addresses: Vec<String>,
     pub(crate) alive: bool,
+}
+
+impl Peer {
+    fn end(&self) -> End<'_> {
+        let (client, replication) = (&self.data_address, &self.replication_addresses);
+        End { site: &self.site, client, replication }
+    }
 }
 
 /// See the module page.
@@ -71,6 +82,10 @@ pub(crate) struct PlaneContext {
     /// Turns to catch a passive up from files.
     pub(crate) catching_up: Arc<Semaphore>,
     pub(crate) members: RwLock<BTreeMap<MemberId, Peer>>,
+    /// As last heard from the control process.
+    pub(crate) networks: RwLock<Networks>,
+    /// How log goes to the others, for status pages.
+    pub(crate) log_paths: LogPaths,
     /// Who indexes what.
     pub(crate) catalogs: Catalogs,
     /// For scrubs, which sleep most of the time.
@@ -140,6 +155,8 @@ impl PlaneContext {
             donations: Arc::default(),
             catching_up: Arc::new(Semaphore::new(CATCHING_UP_MAX)),
             members: RwLock::default(),
+            networks: RwLock::default(),
+            log_paths: LogPaths::default(),
             reports: parts.reports,
             boot: boot_id(),
             settings: watch::Sender::new(ClusterSettings::default()),
@@ -166,6 +183,41 @@ impl PlaneContext {
     /// A channel to a member's data process.
     pub(crate) fn channel(&self, peer: &Peer, lane: ChannelLane) -> PeerChannel {
         self.connector.channel(&peer.data_address, Expect::Member(peer.name.clone()), lane)
+    }
+
+    /// The ways to a member, best first; at least one.
+    pub(crate) fn ways(&self, peer: &Peer, purpose: Purpose, overrides: Overrides<'_>) -> Vec<Way> {
+        let networks = self.networks.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let own = self.member(self.member);
+        let none = End { site: "", client: "", replication: &[] };
+        let own = own.as_ref().map_or(none, Peer::end);
+        ways(&networks, (own, peer.end()), purpose, overrides)
+    }
+
+    /// The best way to a member's data process that can be connected to now (F117). The last one
+    /// is taken without trying: whoever calls over it hears what is wrong.
+    pub(crate) async fn reach(
+        &self,
+        peer: &Peer,
+        (purpose, overrides): (Purpose, Overrides<'_>),
+        lane: ChannelLane,
+    ) -> (Way, PeerChannel) {
+        let mut ways = self.ways(peer, purpose, overrides);
+        let last = ways.pop().unwrap_or_else(|| Way::to(&peer.data_address));
+        for way in ways {
+            let channel = self.channel_on(peer, &way, lane);
+            match channel.connect().await {
+                Ok(()) => return (way, channel),
+                Err(failure) => tracing::debug!(%failure, "another way is tried"),
+            }
+        }
+        let channel = self.channel_on(peer, &last, lane);
+        (last, channel)
+    }
+
+    /// A channel to a member's data process over one of its ways.
+    pub(crate) fn channel_on(&self, peer: &Peer, way: &Way, lane: ChannelLane) -> PeerChannel {
+        self.connector.channel(&way.address, Expect::Member(peer.name.clone()), lane)
     }
 
     pub(crate) fn handshake(&self) -> v1::Handshake {

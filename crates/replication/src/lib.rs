@@ -18,6 +18,7 @@ mod kv;
 mod lag_file;
 mod log_index;
 mod log_lane;
+mod log_paths;
 mod mark_file;
 mod mend;
 mod message;

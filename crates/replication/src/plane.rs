@@ -7,9 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use keelson_copy_core::paths::{Overrides, Purpose, Way};
 use keelson_env::Disk;
 use keelson_log::{OsDisk, Quota};
 use keelson_net::Connector;
@@ -187,7 +188,7 @@ async fn send_reports(
 struct Follower {
     context: Arc<PlaneContext>,
     registry: Arc<Registry>,
-    sessions: BTreeMap<MemberId, (String, JoinHandle<()>)>,
+    sessions: BTreeMap<MemberId, (Vec<Way>, JoinHandle<()>)>,
     dead: BTreeSet<MemberId>,
     /// Whether the lease is over at the moment.
     held: bool,
@@ -256,17 +257,21 @@ impl Follower {
             *known = settings;
             news
         });
+        // Sent by the control process of this member, which checked them.
+        let networks = serde_json::from_slice(&members.networks).unwrap_or_default();
+        *self.context.networks.write().unwrap_or_else(PoisonError::into_inner) = networks;
         let read = members.members.iter().filter_map(read_member);
         let members: BTreeMap<MemberId, Peer> = read.collect();
         let dead = members.iter().filter(|(_, peer)| !peer.alive).map(|(id, _)| *id);
         let dead: BTreeSet<_> = dead.collect();
         let own = self.context.member;
-        let others: Vec<_> = members
-            .iter()
-            .filter(|(id, peer)| **id != own && !peer.data_address.is_empty())
-            .map(|(id, peer)| (*id, peer.data_address.clone()))
-            .collect();
-        *self.context.members.write().unwrap_or_else(std::sync::PoisonError::into_inner) = members;
+        let others =
+            members.iter().filter(|(id, peer)| **id != own && !peer.data_address.is_empty());
+        let others: Vec<_> = others.map(|(id, peer)| (*id, peer.clone())).collect();
+        *self.context.members.write().unwrap_or_else(PoisonError::into_inner) = members;
+        let shipping =
+            |(id, peer)| (id, self.context.ways(&peer, Purpose::Shipping, Overrides::default()));
+        let others = others.into_iter().map(shipping).collect();
         self.keep_sessions(others);
         if dead != self.dead {
             self.registry.all().iter().for_each(|copy| copy.directions.members_dead(dead.clone()));
@@ -274,19 +279,21 @@ impl Follower {
         }
     }
 
-    fn keep_sessions(&mut self, others: Vec<(MemberId, String)>) {
-        self.sessions.retain(|member, (address, task)| {
-            let stays = others.iter().any(|(id, wanted)| id == member && wanted == address);
+    fn keep_sessions(&mut self, others: Vec<(MemberId, Vec<Way>)>) {
+        self.sessions.retain(|member, (ways, task)| {
+            let stays = others.iter().any(|(id, wanted)| id == member && wanted == ways);
             if !stays {
                 task.abort();
+                // It cannot say so any more.
+                self.context.log_paths.set(*member, None);
             }
             stays
         });
-        for (member, address) in others {
+        for (member, ways) in others {
             let (context, registry) = (self.context.clone(), self.registry.clone());
-            self.sessions.entry(member).or_insert_with(|| {
-                (address, tokio::spawn(sessions::keep(context, registry, member)))
-            });
+            self.sessions
+                .entry(member)
+                .or_insert_with(|| (ways, tokio::spawn(sessions::keep(context, registry, member))));
         }
     }
 
@@ -431,6 +438,7 @@ async fn sleep_until(expiry: Option<Tick>) {
 fn read_member(member: &v1::MemberAddress) -> Option<(MemberId, Peer)> {
     let id = MemberId::from_slice(&member.member)?;
     let name = MemberName::new(member.name.clone()).ok()?;
-    let (data_address, alive) = (member.data_address.clone(), member.alive);
-    Some((id, Peer { name, site: member.site.clone(), data_address, alive }))
+    let (data_address, site) = (member.data_address.clone(), member.site.clone());
+    let replication_addresses = member.replication_addresses.clone();
+    Some((id, Peer { name, site, data_address, replication_addresses, alive: member.alive }))
 }

@@ -9,9 +9,9 @@ use keelson_copy_core::OpenOffer;
 use keelson_copy_core::range_fetch::{FetchFailure, Spans};
 use keelson_copy_core::truncate::TruncationOrder;
 use keelson_env::StoreItem;
-use keelson_format::Chunk;
+use keelson_format::{Chunk, unpack};
 use keelson_log::LogError;
-use keelson_net::require_member;
+use keelson_net::{DATA_MESSAGE_BYTES_MAX, require_member};
 use keelson_types::{
     DatabaseId, Epoch, ForkName, Instant, LogEnd, MemberId, Position, RefusalReason, Span,
 };
@@ -501,14 +501,14 @@ fn read(
             ids::database(&matched.database).ok()?,
             FromSource::Matched { epoch: epoch(matched.epoch) },
         ),
-        M::Frames(frames) => (
-            ids::database(&frames.database).ok()?,
-            FromSource::Frames {
-                epoch: epoch(frames.epoch),
-                chunk: Chunk::new(at(frames.position), frames.body),
-                committed: at(frames.committed),
-            },
-        ),
+        M::Frames(frames) => {
+            // What does not unpack is as good as lost: the source hears of no more, and offers anew.
+            let body = unpack(frames.body, frames.packed_from, DATA_MESSAGE_BYTES_MAX);
+            let chunk = Chunk::new(at(frames.position), body.ok()?);
+            let (epoch, committed) = (epoch(frames.epoch), at(frames.committed));
+            let frames_of = ids::database(&frames.database).ok()?;
+            (frames_of, FromSource::Frames { epoch, chunk, committed })
+        }
         M::Truncate(order) => (
             ids::database(&order.database).ok()?,
             FromSource::Truncate(TruncationOrder {

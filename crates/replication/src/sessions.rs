@@ -5,9 +5,13 @@
 //! hear when it is up and when it is down.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::StreamExt;
 use keelson_copy_core::OpenRefusal;
+use keelson_copy_core::paths::{Overrides, Purpose, Way};
+use keelson_format::pack;
 use keelson_net::Lane as ChannelLane;
 use keelson_types::{CopyId, DatabaseId, Epoch, MemberId, RefusalReason};
 use keelson_wire::v1;
@@ -15,8 +19,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use crate::context::{PlaneContext, Registry};
+use crate::context::{Peer, PlaneContext, Registry};
 use crate::fetch::client;
+use crate::log_paths::LogPath;
 use crate::message::{FromTarget, Message, SourceSender};
 use crate::owner::Reported;
 
@@ -26,6 +31,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A session that was up for so long starts again with the first pause.
 const STEADY: Duration = Duration::from_secs(1);
+/// How often a session over a worse way looks for a better one.
+const RETURN_EVERY: Duration = Duration::from_secs(30);
 /// Time for the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 
@@ -53,14 +60,19 @@ async fn session(
     member: MemberId,
 ) -> Result<(), String> {
     let peer = context.member(member).ok_or("no member any more")?;
-    let channel = context.channel(&peer, ChannelLane::Log);
+    let shipping = (Purpose::Shipping, Overrides::default());
+    let (way, channel) = context.reach(&peer, shipping, ChannelLane::Log).await;
     let (sender, messages) = mpsc::unbounded_channel();
     let handshake = v1::source_message::Message::Handshake(context.handshake());
     sender
         .send(v1::SourceMessage { message: Some(handshake) })
         .map_err(|_| "the stream is closed")?;
     let mut client = client(channel);
-    let call = client.log_session(UnboundedReceiverStream::new(messages));
+    let (bytes, wire_bytes) = Default::default();
+    let path = Arc::new(LogPath { way, bytes, wire_bytes });
+    let counted = path.clone();
+    let messages = UnboundedReceiverStream::new(messages);
+    let call = client.log_session(messages.map(move |message| on_the_wire(message, &counted)));
     let call = tokio::time::timeout(HANDSHAKE, call).await;
     let response = call.map_err(|_| "no answer")?.map_err(|s| s.message().to_owned())?;
     let mut answers = response.into_inner();
@@ -70,12 +82,47 @@ async fn session(
     if !matches!(greeted, Some(v1::target_message::Message::Handshake(_))) {
         return Err("the other side does not greet".into());
     }
-    tracing::info!(member = %peer.name, "log session up");
+    let Way { address, network, compressed } = &path.way;
+    tracing::info!(member = %peer.name, address, ?network, compressed, "log session up");
+    context.log_paths.set(member, Some(path.clone()));
     announce(registry, member, Some(&sender)).await;
-    let outcome = pass_on(registry, &mut answers).await;
+    let outcome = tokio::select! {
+        outcome = pass_on(registry, &mut answers) => outcome,
+        () = better_way(context, &peer, &path.way) => Ok(()),
+    };
+    context.log_paths.set(member, None);
     tracing::info!(member = %peer.name, ?outcome, "log session down");
     announce(registry, member, None).await;
     Ok(())
+}
+
+/// Ends when a better way than this one can be connected to again (F117).
+async fn better_way(context: &PlaneContext, peer: &Peer, way: &Way) {
+    let ways = context.ways(peer, Purpose::Shipping, Overrides::default());
+    let better: Vec<_> = ways.into_iter().take_while(|other| other != way).collect();
+    if better.is_empty() {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(RETURN_EVERY).await;
+        for way in &better {
+            if context.channel_on(peer, way, ChannelLane::Log).connect().await.is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+/// A message as it goes over this way.
+fn on_the_wire(mut message: v1::SourceMessage, path: &LogPath) -> v1::SourceMessage {
+    if let Some(v1::source_message::Message::Frames(frames)) = &mut message.message {
+        path.bytes.fetch_add(frames.body.len() as u64, Ordering::Relaxed);
+        if path.way.compressed {
+            (frames.body, frames.packed_from) = pack(std::mem::take(&mut frames.body));
+        }
+        path.wire_bytes.fetch_add(frames.body.len() as u64, Ordering::Relaxed);
+    }
+    message
 }
 
 async fn announce(registry: &Registry, member: MemberId, sender: Option<&SourceSender>) {

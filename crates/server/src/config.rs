@@ -59,8 +59,10 @@ pub struct Config {
     log_quota_bytes: Option<u64>,
     control_address: String,
     data_address: String,
+    replication_addresses: Vec<String>,
     advertise_control: String,
     advertise_data: String,
+    advertise_replication: Vec<String>,
     profile: Profile,
     tls: TlsFiles,
     log_level: String,
@@ -163,6 +165,18 @@ impl Config {
         &self.advertise_data
     }
 
+    /// Where the data process listens besides, for other members.
+    #[must_use]
+    pub fn replication_addresses(&self) -> &[String] {
+        &self.replication_addresses
+    }
+
+    /// Where others reach it there.
+    #[must_use]
+    pub fn advertise_replication(&self) -> &[String] {
+        &self.advertise_replication
+    }
+
     /// The times of consensus and leases.
     #[must_use]
     pub fn profile(&self) -> Profile {
@@ -231,6 +245,12 @@ fn base_of(path: &Path) -> PathBuf {
     path.parent().map(Path::to_owned).unwrap_or_default()
 }
 
+/// What stands between commas.
+fn list(written: Option<&str>) -> Vec<String> {
+    let parts = written.unwrap_or_default().split(',').map(str::trim);
+    parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
 /// Collects problems, so that all of them are shown at once.
 struct Checks {
     base: PathBuf,
@@ -247,6 +267,9 @@ impl Checks {
         let advertise_data = raw.advertise_data.unwrap_or_else(|| raw.data_address.clone());
         self.listen("control_address", &raw.control_address);
         self.listen("data_address", &raw.data_address);
+        let replication = (raw.replication_addresses, raw.advertise_replication);
+        let (replication_addresses, advertise_replication) =
+            self.replication(replication.0.as_deref(), replication.1.as_deref());
         if raw.control_address == raw.data_address {
             let both = &raw.control_address;
             self.problem(format!("control_address and data_address are both {both:?}"));
@@ -274,8 +297,10 @@ impl Checks {
                     log_quota_bytes,
                     control_address: raw.control_address,
                     data_address: raw.data_address,
+                    replication_addresses,
                     advertise_control,
                     advertise_data,
+                    advertise_replication,
                     profile,
                     tls,
                     log_level: raw.log.level,
@@ -325,6 +350,23 @@ impl Checks {
                 None
             }
         }
+    }
+
+    /// Addresses for other members, and where others reach them.
+    fn replication(
+        &mut self,
+        listen: Option<&str>,
+        advertise: Option<&str>,
+    ) -> (Vec<String>, Vec<String>) {
+        let listen = list(listen);
+        for address in &listen {
+            self.listen("replication_addresses", address);
+        }
+        let advertised = if advertise.is_some() { list(advertise) } else { listen.clone() };
+        for address in &advertised {
+            self.advertise("advertise_replication", "replication_addresses", address);
+        }
+        (listen, advertised)
     }
 
     fn listen(&mut self, key: &str, address: &str) {

@@ -66,8 +66,11 @@ fn run(config: &Config) -> anyhow::Result<()> {
         .build()
         .context("cannot start threads")?;
     runtime.block_on(async {
-        // Both addresses are bound later; trying first gives a clear error before anything runs.
+        // All addresses are bound later; trying first gives a clear error before anything runs.
         drop(bind_patiently(config.data_address()).await?);
+        for address in config.replication_addresses() {
+            drop(bind_patiently(address).await?);
+        }
         drop(bind_patiently(config.control_address()).await?);
         Ok::<_, Problem>(())
     })?;

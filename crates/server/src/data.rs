@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures::TryFutureExt;
 use keelson_net::link::{self, LinkReceiver, LinkSender};
 use keelson_net::{Connector, TlsServer, TlsStore, serve};
 use keelson_replication::{DataPlane, DataPlaneConfig};
@@ -90,7 +91,10 @@ async fn serve_data(
     ignore_signals()?;
     let (sender, receiver) = open_link()?;
     let tls = TlsStore::open(config.tls().clone()).map_err(Problem::from)?;
-    let listener = bind_patiently(config.data_address()).await?;
+    let mut listeners = vec![bind_patiently(config.data_address()).await?];
+    for address in config.replication_addresses() {
+        listeners.push(bind_patiently(address).await?);
+    }
     let plane_config = DataPlaneConfig {
         member: identity.member,
         incarnation: args.incarnation,
@@ -105,8 +109,11 @@ async fn serve_data(
     let plane = plane.context("the data plane does not start")?;
     let stop = CancellationToken::new();
     let routes = with_common_services(plane.routes()).await?;
-    let shutdown = stop.clone().cancelled_owned();
-    let mut serving = tokio::spawn(serve(listener, TlsServer::new(tls), routes, shutdown));
+    let each = listeners.into_iter().map(|listener| {
+        let shutdown = stop.clone().cancelled_owned();
+        serve(listener, TlsServer::new(tls.clone()), routes.clone(), shutdown)
+    });
+    let mut serving = tokio::spawn(futures::future::try_join_all(each).map_ok(drop));
     let data_address = config.advertise_data().to_owned();
     let ready = data_to_control::Message::Ready(DataReady { data_address });
     // If the link is down, the branch below sees it.

@@ -24,6 +24,8 @@ pub struct ClusterOptions {
     pub settings: String,
     /// Members reach each other through a [`Network`] that the test can cut.
     pub network: bool,
+    /// Members have addresses in 127.1.0.0/16 besides, which the test can cut alone.
+    pub replication: bool,
     /// Keep the directory for people to look at.
     pub keep: bool,
 }
@@ -37,6 +39,7 @@ impl Default for ClusterOptions {
             data_dirs: Vec::new(),
             settings: String::new(),
             network: false,
+            replication: false,
             keep,
         }
     }
@@ -49,6 +52,7 @@ pub struct Cluster {
     // Before the directory, so that processes are gone when it is removed.
     members: Vec<MemberProcess>,
     network: Option<Network>,
+    replication: Option<Network>,
     client: Client,
     cli: Cli,
     binary: PathBuf,
@@ -98,9 +102,11 @@ impl Cluster {
         let mut members = Vec::new();
         let mut endpoints = Vec::new();
         let mut network = options.network.then(|| Network::new(&path));
+        let mut replication = options.replication.then(|| Network::new(&path));
         for number in 1..=options.members {
             let name = format!("m{number}");
-            let written = write_member(&plain, &path, number, options, network.as_mut());
+            let networks = (network.as_mut(), replication.as_mut());
+            let written = write_member(&plain, &path, number, options, networks);
             endpoints.push(written.await?);
             members.push(MemberProcess::new(&binary, &name, &path.join(&name)));
         }
@@ -111,6 +117,7 @@ impl Cluster {
         Ok(Self {
             members,
             network,
+            replication,
             client,
             cli: Cli::new(&binary, Some(&client_toml)),
             binary,
@@ -232,6 +239,15 @@ impl Cluster {
     #[must_use]
     pub fn network(&self) -> &Network {
         self.network.as_ref().expect("ClusterOptions::network was not set")
+    }
+
+    /// The replication network between the members.
+    ///
+    /// # Panics
+    /// The cluster was started without one.
+    #[must_use]
+    pub fn replication_network(&self) -> &Network {
+        self.replication.as_ref().expect("ClusterOptions::replication was not set")
     }
 
     /// A member by name.
@@ -463,7 +479,7 @@ async fn write_member(
     path: &Path,
     number: usize,
     options: &ClusterOptions,
-    network: Option<&mut Network>,
+    (network, replication): (Option<&mut Network>, Option<&mut Network>),
 ) -> Result<String> {
     let name = &format!("m{number}");
     let home = path.join(name);
@@ -475,15 +491,23 @@ async fn write_member(
     let (reached_control, reached_data) = match network {
         None => (control.clone(), data.clone()),
         Some(network) => {
-            (network.forward(name, &control).await?, network.forward(name, &data).await?)
+            let control = network.forward(name, "127.0.0.1", &control).await?;
+            (control, network.forward(name, "127.0.0.1", &data).await?)
         }
     };
+    let mut besides = String::new();
+    if let Some(network) = replication {
+        let own = format!("127.2.0.{number}:{}", free_port()?);
+        let reached = network.forward(name, &format!("127.1.0.{number}"), &own).await?;
+        besides =
+            format!("replication_addresses = \"{own}\"\nadvertise_replication = \"{reached}\"\n");
+    }
     let elsewhere = options.data_dirs.iter().find(|(member, _)| *member == number);
     let data_dir = elsewhere.map_or_else(|| "data".into(), |(_, path)| path.display().to_string());
     let text = format!(
         "name = \"{name}\"\nsite = \"test\"\ndata_dir = \"{data_dir}\"\nrun_dir = \".\"\n\
          control_address = \"{control}\"\ndata_address = \"{data}\"\n\
-         advertise_control = \"{reached_control}\"\nadvertise_data = \"{reached_data}\"\n{}\n\n\
+         advertise_control = \"{reached_control}\"\nadvertise_data = \"{reached_data}\"\n{besides}{}\n\n\
          [tls]\nca = \"../certs/ca.pem\"\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\n\n\
          [log]\nlevel = \"{}\"\nfile = \"keelson.log\"\n",
         options.settings, options.log_level

@@ -47,9 +47,10 @@ impl Network {
         Self { cuts: watch::Sender::new(Cuts::new()), forwarders: JoinSet::new(), dialers }
     }
 
-    /// Opens a way to `address` of the member `to`; gives the address to be advertised.
-    pub(crate) async fn forward(&mut self, to: &str, address: &str) -> Result<String> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// Opens a way from `host` to `address` of the member `to`; gives the address to be
+    /// advertised.
+    pub(crate) async fn forward(&mut self, to: &str, host: &str, address: &str) -> Result<String> {
+        let listener = TcpListener::bind(format!("{host}:0")).await?;
         let own = listener.local_addr()?;
         let way = Way {
             own,

@@ -16,6 +16,7 @@ mod lag_settings;
 mod limits;
 mod log_hold;
 mod log_sizes;
+mod network;
 mod news;
 mod position;
 mod reasons;
@@ -48,6 +49,10 @@ pub use limits::{
 };
 pub use log_hold::{HoldKind, LogHold};
 pub use log_sizes::{LogSizes, Queue};
+pub use network::{
+    NETWORK_NAME_BYTES_MAX, NETWORKS_MAX, NetworkConfig, NetworkRole, Networks, SUBNETS_MAX,
+    Subnet, TrafficPolicy,
+};
 pub use news::News;
 pub use position::{Generation, LogEnd, Position};
 pub use reasons::{CopyFault, FailureCode, RefusalReason};

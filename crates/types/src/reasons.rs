@@ -235,6 +235,9 @@ refusals! {
     /// There is not enough space for a seed.
     NoSpaceForSeed = "no_space_for_seed",
         "free space on the target's volumes; the old files stay until the new ones are in place";
+    /// What goes between members is to be sent without encryption.
+    EncryptionRequired = "encryption_required",
+        "leave the option out: connections between members are always mutual TLS";
     /// A database without a catalog.
     NoCatalog = "no_catalog",
         "databases have no content index in this version; leave --catalog-only out";

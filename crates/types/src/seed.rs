@@ -39,6 +39,12 @@ pub struct SeedOrder {
     /// Send as fast as it goes, whatever the writers of the source's member feel (F66).
     #[serde(default)]
     pub no_throttle: bool,
+    /// The network to use before any other (F55).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Whether to compress, whatever the policy says (F57).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<bool>,
 }
 
 /// Where a seed is; the 28 steps of the model in nine phases.
@@ -101,6 +107,10 @@ pub struct SeedProgress {
     pub bytes_received: u64,
     /// Bytes per second of late.
     pub bytes_per_second: u64,
+    /// The network that the source was reached over last; empty if it has no name.
+    pub network: String,
+    /// Whether what comes is compressed on its way.
+    pub compressed: bool,
     /// Why it began again, or what it waits for; for people.
     pub note: String,
 }

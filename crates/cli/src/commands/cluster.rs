@@ -126,6 +126,7 @@ pub(crate) fn members(status: &ClusterStatusResponse) -> Value {
             "site": member.site,
             "control_address": member.control_address,
             "data_address": member.data_address,
+            "replication_addresses": member.replication_addresses,
             "voter": member.voter,
             "leader": member.leader,
             "reachable": member.reachable,

@@ -53,6 +53,9 @@ pub(crate) struct Set {
     /// Where Kv is, host:port
     #[arg(long)]
     data_address: Option<String>,
+    /// Where it is for other members besides, IP:port, separated by commas; "" for nowhere
+    #[arg(long, value_delimiter = ',')]
+    replication_addresses: Option<Vec<String>>,
 }
 
 impl Command {
@@ -108,17 +111,22 @@ async fn list(global: &Global) -> Outcome {
 impl Set {
     async fn run(self, global: &Global) -> Outcome {
         let changes = [&self.site, &self.control_address, &self.data_address];
-        if changes.iter().all(|change| change.is_none()) {
+        let none = changes.iter().all(|change| change.is_none());
+        if none && self.replication_addresses.is_none() {
             return Err(Failure::usage("nothing to set", "name at least one option; see --help"));
         }
         if global.only_shows(&format!("change member {}", self.member)) {
             return Ok(());
         }
+        let addresses = self.replication_addresses.clone().unwrap_or_default();
+        let addresses = addresses.into_iter().filter(|address| !address.is_empty()).collect();
         let request = SetMemberRequest {
             name: self.member.clone(),
             site: self.site,
             control_address: self.control_address,
             data_address: self.data_address,
+            set_replication_addresses: self.replication_addresses.is_some(),
+            replication_addresses: addresses,
         };
         global.connect().await?.admin().set_member(request).await?;
         let data = json!({ "member": self.member });

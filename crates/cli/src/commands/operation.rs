@@ -175,11 +175,19 @@ fn show(global: &Global, operation: &Operation) {
         ("source", figures.source.clone()),
         ("files", format!("{} of {}", figures.files_done, figures.files)),
         ("bytes", format!("{} of {}", figures.bytes_done, figures.bytes)),
+        ("network", network(&figures)),
         ("received", text::size(figures.bytes_received)),
         ("rate", format!("{}/s", text::size(figures.bytes_per_second))),
     ];
     let rows = if operation.seed.is_some() { &rows[..] } else { &rows[..11] };
     output::print_one(global.output, rows, &data(operation));
+}
+
+/// The network of a seed, for people.
+fn network(figures: &SeedFigures) -> String {
+    let name = if figures.network.is_empty() { "unnamed" } else { &figures.network };
+    let how = if figures.compressed { ", compressed" } else { "" };
+    format!("{name}{how}")
 }
 
 /// An operation as JSON.
@@ -208,6 +216,8 @@ pub(crate) fn data(operation: &Operation) -> Value {
             "bytes_received": figures.bytes_received,
             "bytes_per_second": figures.bytes_per_second,
             "seconds_left": figures.seconds_left,
+            "network": figures.network,
+            "compressed": figures.compressed,
         })),
     })
 }

@@ -333,6 +333,8 @@ admin! {
     scrub_copies: ScrubCopiesRequest => ScrubCopiesResponse,
     list_settings: ListSettingsRequest => ListSettingsResponse,
     set_setting: SetSettingRequest => SetSettingResponse,
+    list_networks: ListNetworksRequest => ListNetworksResponse,
+    set_network: SetNetworkRequest => SetNetworkResponse,
     list_decisions: ListDecisionsRequest => ListDecisionsResponse,
     preview_mount: MountDatabaseRequest => PreviewMountResponse,
     activate_copy: ActivateCopyRequest => OperationStarted,

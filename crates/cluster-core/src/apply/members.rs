@@ -28,10 +28,19 @@ impl ClusterState {
                 }
             },
             Command::AddMember { member } => self.add_member(index, member),
-            Command::SetMember { member, control_address, data_address, site, voter } => {
+            Command::SetMember {
+                member,
+                control_address,
+                data_address,
+                replication_addresses,
+                site,
+                voter,
+            } => {
                 let config = &mut self.member_mut(*member)?.config;
                 config.control_address = or_keep(control_address, &config.control_address);
                 config.data_address = or_keep(data_address, &config.data_address);
+                let replication = &config.replication_addresses;
+                config.replication_addresses = or_keep(replication_addresses, replication);
                 config.site = or_keep(site, &config.site);
                 config.voter = voter.unwrap_or(config.voter);
                 Ok(Answer::Done)

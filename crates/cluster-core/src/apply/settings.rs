@@ -1,6 +1,6 @@
 //! Commands about the settings of the cluster.
 
-use keelson_types::Setting;
+use keelson_types::{NetworkConfig, Networks, Setting, TrafficPolicy};
 
 use super::Applied;
 use crate::command::Answer;
@@ -17,6 +17,29 @@ impl ClusterState {
             self.settings = settings;
             let (name, to) = (name.to_owned(), self.settings.get(setting));
             self.event(index, None, None, EventKind::SettingChanged { name, from, to });
+        }
+        Ok(Answer::Done)
+    }
+
+    pub(super) fn set_network(
+        &mut self,
+        index: u64,
+        name: &str,
+        network: Option<NetworkConfig>,
+    ) -> Applied {
+        let networks = self.networks.with(name, network)?;
+        self.change_networks(index, name, networks)
+    }
+
+    pub(super) fn set_compression(&mut self, index: u64, policy: TrafficPolicy) -> Applied {
+        let networks = Networks { compression: policy, ..self.networks.clone() };
+        self.change_networks(index, "compression", networks)
+    }
+
+    fn change_networks(&mut self, index: u64, what: &str, networks: Networks) -> Applied {
+        if networks != self.networks {
+            self.networks = networks;
+            self.event(index, None, None, EventKind::NetworksChanged { what: what.to_owned() });
         }
         Ok(Answer::Done)
     }

@@ -131,6 +131,7 @@ fn members_are_added_changed_and_removed() {
         member: member(n),
         control_address: None,
         data_address: Some("elsewhere:1".into()),
+        replication_addresses: Some(vec!["10.1.0.1:1".into()]),
         site: Some(crate::testing::site("there")),
         voter: None,
     };

@@ -94,6 +94,7 @@ impl Context {
             site: identity.site,
             control_address: identity.control_address,
             data_address: identity.data_address,
+            replication_addresses: identity.replication_addresses,
             voter,
         }
     }
@@ -161,6 +162,7 @@ impl Context {
                 .map_err(|e| refusal(RefusalReason::BadName, format!("site: {e}")))?,
             control_address: address.clone(),
             data_address: found.data_address.clone(),
+            replication_addresses: found.replication_addresses.clone(),
             voter: voters < VOTERS_MAX,
         })
     }
@@ -265,10 +267,12 @@ impl Context {
         let config = self.member_called(&request.name)?;
         let site = request.site.map(SiteName::new).transpose();
         let site = site.map_err(|e| refusal(RefusalReason::BadName, format!("site: {e}")))?;
+        let addresses = request.replication_addresses;
         let command = Command::SetMember {
             member: config.id,
             control_address: request.control_address.clone(),
             data_address: request.data_address,
+            replication_addresses: request.set_replication_addresses.then_some(addresses),
             site,
             voter: None,
         };

@@ -20,6 +20,7 @@ use keelson_wire::{Refusal, ids};
 use uuid::Uuid;
 
 use super::databases::fresh_copy;
+use super::networks::check_encryption;
 use super::refusal;
 use crate::context::Context;
 use crate::facts::{AllFacts, of_copy};
@@ -133,6 +134,8 @@ impl Context {
             old_files: OldFiles::Delete,
             manual_resume: false,
             no_throttle: false,
+            network: None,
+            compression: None,
         })
     }
 
@@ -171,7 +174,20 @@ impl Context {
         Ok(SeedCopyResponse { checks: rows, operation: ids::bytes(operation) })
     }
 
+    /// A network that a seed is to use; nothing for the best one.
+    fn network_called(&self, name: &str) -> Result<Option<String>, Refusal> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        if self.applied.read(|state| state.networks.by_name.contains_key(name)) {
+            return Ok(Some(name.to_owned()));
+        }
+        let what = format!("there is no network {name:?}; keelson network list shows them");
+        Err(refusal(RefusalReason::BadArgument, what))
+    }
+
     fn asked(&self, request: &SeedCopyRequest) -> Result<Asked, Refusal> {
+        check_encryption(&request.encryption)?;
         let database = self.database_called(&request.database)?;
         let member = self.member_called(&request.member)?;
         let copy = database.copy_on(member.id).ok_or_else(|| {
@@ -183,6 +199,8 @@ impl Context {
             old_files: if deletes { OldFiles::Delete } else { OldFiles::Keep },
             manual_resume: request.manual_resume,
             no_throttle: request.no_throttle,
+            network: self.network_called(&request.network)?,
+            compression: compression(&request.compression)?,
             ..self.order(operation(&request.operation)?, &request.source)?
         };
         let safe = request.safe_delete_existing_files;
@@ -292,6 +310,19 @@ fn operation(asked: &[u8]) -> Result<OperationId, Refusal> {
     }
 }
 
+/// Whether one seed is compressed; nothing for what the policy says.
+fn compression(asked: &str) -> Result<Option<bool>, Refusal> {
+    match asked {
+        "" => Ok(None),
+        "enabled" => Ok(Some(true)),
+        "disabled" => Ok(Some(false)),
+        other => {
+            let what = format!("compression of a seed is enabled or disabled, not {other:?}");
+            Err(refusal(RefusalReason::BadArgument, what))
+        }
+    }
+}
+
 /// The commands that add a copy, applied together.
 fn additions(
     database: &Database,
@@ -328,7 +359,7 @@ fn additions(
 }
 
 /// The commands of a batch stand alone; the first refusal is the answer.
-fn first_refused(answer: Answer) -> Result<(), Refusal> {
+pub(super) fn first_refused(answer: Answer) -> Result<(), Refusal> {
     let Answer::Batch(outcomes) = answer else { return Ok(()) };
     let refused = outcomes.into_iter().find_map(|outcome| match outcome {
         Outcome::Ok(_) => None,

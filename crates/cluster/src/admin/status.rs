@@ -158,6 +158,7 @@ fn member_status(state: &ClusterState, member: &Member, facts: &AllFacts) -> Mem
         site: member.config.site.to_string(),
         control_address: member.config.control_address.clone(),
         data_address: member.config.data_address.clone(),
+        replication_addresses: member.config.replication_addresses.clone(),
         copies: u32::try_from(copies).unwrap_or(u32::MAX),
         actives: u32::try_from(actives).unwrap_or(u32::MAX),
         ..MemberStatus::default()

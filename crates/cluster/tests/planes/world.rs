@@ -149,6 +149,7 @@ impl World {
                 site: SiteName::new("east").expect("a name"),
                 control_address: member.address.clone(),
                 data_address: member.data_address.clone(),
+                replication_addresses: Vec::new(),
             },
             directory: self.cluster_directory(label),
             timings: self.timings,

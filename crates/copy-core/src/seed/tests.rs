@@ -29,6 +29,8 @@ fn order(source: Option<u128>) -> SeedOrder {
         old_files: OldFiles::Keep,
         manual_resume: false,
         no_throttle: false,
+        network: None,
+        compression: None,
     }
 }
 

@@ -292,6 +292,8 @@ impl Owner {
                 position: Some(chunk.position.into()),
                 end: Some(chunk.end.into()),
                 body: chunk.bytes,
+                // Whoever knows the way compresses it.
+                packed_from: 0,
                 committed: Some(committed.into()),
             };
             if let Some(sender) = self.sessions.get(&member) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keelson_copy_core::seed::throttle::Throttle;
 use keelson_env::DiskFile;
+use keelson_format::pack;
 use keelson_types::{
     CheckpointId, CopyStatus, HoldKind, LogHold, OperationId, RefusalReason, Setting,
 };
@@ -274,8 +275,9 @@ async fn send(
         let open = opened.await.map_err(failed)?.map_err(|error| failed(error.to_string()))?;
         let mut offset = std::mem::take(&mut first);
         loop {
-            let chunk = read(context, &open, *number, offset).await.map_err(failed)?;
-            let (length, end) = (chunk.body.len(), offset + chunk.body.len() as u64);
+            let place = (*number, offset, request.compressed);
+            let (chunk, length) = read(context, &open, place).await.map_err(failed)?;
+            let end = offset + length as u64;
             if sender.send(Ok(chunk)).await.is_err() {
                 return Ok(());
             }
@@ -290,19 +292,20 @@ async fn send(
     Ok(())
 }
 
+/// A chunk, and how much of the file it is.
 async fn read(
     context: &PlaneContext,
     file: &Arc<dyn DiskFile>,
-    number: u32,
-    offset: u64,
-) -> Result<v1::SeedChunk, String> {
+    (number, offset, compressed): (u32, u64, bool),
+) -> Result<(v1::SeedChunk, usize), String> {
     let file = file.clone();
     let read = blocking(&context.seed_pool, move || {
         let mut body = vec![0; CHUNK_BYTES];
         let count = file.read_at(offset, &mut body).map_err(|error| error.to_string())?;
         body.truncate(count);
         let crc = crc32fast::hash(&body);
-        Ok::<_, String>(v1::SeedChunk { file: number, offset, crc, body: body.into() })
+        let (body, packed_from) = if compressed { pack(body.into()) } else { (body.into(), 0) };
+        Ok::<_, String>((v1::SeedChunk { file: number, offset, crc, body, packed_from }, count))
     });
     read.await?
 }

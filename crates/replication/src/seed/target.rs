@@ -7,11 +7,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keelson_copy_core::paths::{Overrides, Purpose};
 use keelson_copy_core::seed::{
     Offered, SeedAction, SeedConfig, SeedEvent, SeedMachine, SourceCandidate, SourceFailure,
 };
-use keelson_format::SeedManifest;
-use keelson_net::Lane as ChannelLane;
+use keelson_format::{SeedManifest, unpack};
+use keelson_net::{Lane as ChannelLane, PeerChannel};
 use keelson_types::{
     CheckpointId, CopyId, MemberId, OperationId, RefusalReason, Refused, SeedOrder, SeedProgress,
 };
@@ -22,8 +23,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::blocking;
 use super::place::{Incoming, PlaceError, Refused as NotTaken, SeedFiles};
+use super::{CHUNK_BYTES, blocking};
 use crate::context::PlaneContext;
 use crate::fetch::client;
 use crate::gate::boottime_now;
@@ -267,9 +268,15 @@ impl Target {
         }
     }
 
-    fn client(&self, member: MemberId) -> Option<ReplicationClient<keelson_net::PeerChannel>> {
+    /// A client of a source over the best way there is, which the progress tells.
+    async fn client(&mut self, member: MemberId) -> Option<ReplicationClient<PeerChannel>> {
         let peer = self.context.member(member)?;
-        Some(client(self.context.channel(&peer, ChannelLane::Bulk)))
+        let (network, compression) = (self.order.network.as_deref(), self.order.compression);
+        let seeding = (Purpose::Seeding, Overrides { network, compression });
+        let (way, channel) = self.context.reach(&peer, seeding, ChannelLane::Bulk).await;
+        self.progress.network = way.network.unwrap_or_default();
+        self.progress.compressed = way.compressed;
+        Some(client(channel))
     }
 
     /// What the network says within time, unless the seed is stopped meanwhile.
@@ -296,7 +303,7 @@ impl Target {
         copy: CopyId,
         checkpoint: Option<CheckpointId>,
     ) -> Result<SeedEvent> {
-        let Some(mut client) = self.client(member) else { return Ok(no_member()) };
+        let Some(mut client) = self.client(member).await else { return Ok(no_member()) };
         let request = v1::OpenSeedRequest {
             handshake: Some(self.context.handshake()),
             database: ids::bytes(self.shared.database),
@@ -377,7 +384,7 @@ impl Target {
         if files.is_empty() {
             return Ok(SeedEvent::Transferred);
         }
-        let Some(mut client) = self.client(member) else { return Ok(no_member()) };
+        let Some(mut client) = self.client(member).await else { return Ok(no_member()) };
         let mut first = match self.incoming(&manifest, files[0], true).await {
             Ok(incoming) => Some(incoming),
             Err(error) => return Ok(failed(error)),
@@ -390,6 +397,7 @@ impl Target {
             files: files.clone(),
             no_throttle: self.order.no_throttle,
             offset: first.as_ref().map_or(0, Incoming::at),
+            compressed: self.progress.compressed,
         };
         let mut chunks = match self.within(client.fetch_seed(request)).await? {
             Ok(chunks) => chunks.into_inner(),
@@ -465,7 +473,9 @@ impl Target {
         chunk: v1::SeedChunk,
     ) -> std::result::Result<Incoming, NotTaken> {
         let taken = blocking(&self.context.seed_pool, move || {
-            incoming.take(chunk.offset, chunk.crc, &chunk.body)?;
+            let body = unpack(chunk.body, chunk.packed_from, CHUNK_BYTES);
+            let body = body.map_err(|error| NotTaken::Wrong(error.to_string()))?;
+            incoming.take(chunk.offset, chunk.crc, &body)?;
             Ok(incoming)
         });
         taken.await.unwrap_or_else(panicked)

@@ -131,6 +131,24 @@ pub const FIELDS: &[Field] = &[
         sample: DEFAULT_DATA_ADDRESS,
     },
     Field {
+        key: "replication_addresses",
+        meaning: "Where the data process listens besides, for log and seeds of other members: one \
+            address for each replication network (keelson network set).",
+        default: Some("none"),
+        bound: "IP:port, several separated by commas; ports that nothing else uses",
+        takes_effect: AT_START,
+        sample: "10.1.0.1:7402",
+    },
+    Field {
+        key: "advertise_replication",
+        meaning: "Where other members reach replication_addresses.",
+        default: Some("replication_addresses"),
+        bound: "IP:port, several separated by commas; an address belongs to the network that has \
+            its subnet",
+        takes_effect: "when the member is added; later with keelson member set",
+        sample: "10.1.0.1:7402",
+    },
+    Field {
         key: "profile",
         meaning: "Times of consensus and leases: lan for one site (lease 1 s), wan for round \
             trips up to 150 ms (lease 4 s). Equal on all members.",

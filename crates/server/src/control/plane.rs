@@ -95,6 +95,7 @@ impl ControlMain {
                 site: config.site().clone(),
                 control_address: config.advertise_control().to_owned(),
                 data_address: config.advertise_data().to_owned(),
+                replication_addresses: config.advertise_replication().to_vec(),
             },
             directory: config.data_dir().join("cluster"),
             timings: match config.profile() {

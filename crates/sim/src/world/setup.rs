@@ -133,6 +133,7 @@ fn member_config(index: usize, site: usize) -> MemberConfig {
         site: SiteName::new(format!("site{site}")).expect("valid"),
         control_address: format!("m{index}:1"),
         data_address: format!("m{index}:2"),
+        replication_addresses: Vec::new(),
         voter: true,
     }
 }

@@ -62,8 +62,16 @@ fn h14(weakness: Weakness) -> bool {
     let name = MemberName::new("m1").expect("valid");
     let (control_address, data_address) = ("m1:1".to_owned(), "m1:2".to_owned());
     let voter = true;
-    let new =
-        MemberConfig { id: member, node: 1, name, site, control_address, data_address, voter };
+    let new = MemberConfig {
+        id: member,
+        node: 1,
+        name,
+        site,
+        control_address,
+        data_address,
+        replication_addresses: Vec::new(),
+        voter,
+    };
     state.apply(1, &Command::AddMember { member: new });
     state.apply(2, &Command::StartIncarnation { member, incarnation: original });
     let mut table = LeaseTable::new(config, weakness);

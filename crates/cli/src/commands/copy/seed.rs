@@ -53,6 +53,15 @@ pub(crate) struct Options {
     /// Send at full speed, whatever the writers on the source's member feel
     #[arg(long)]
     no_throttle: bool,
+    /// The network to use before any other; keelson network list shows them
+    #[arg(long, default_value = "")]
+    network: String,
+    /// enabled or disabled, whatever the policy of the cluster says
+    #[arg(long, default_value = "")]
+    compression: String,
+    /// enabled: everything between members is encrypted; anything else is refused
+    #[arg(long, default_value = "")]
+    encryption: String,
     /// Return once the seed has begun
     #[arg(long)]
     pub(crate) background: bool,
@@ -70,6 +79,9 @@ impl Options {
             safe_delete_existing_files: self.safe_delete_existing_files,
             manual_resume: self.manual_resume,
             no_throttle: self.no_throttle,
+            network: self.network.clone(),
+            compression: self.compression.clone(),
+            encryption: self.encryption.clone(),
             ..SeedCopyRequest::default()
         }
     }

@@ -1,6 +1,9 @@
 //! Tests of the commands about failures, holds and lags.
 
-use keelson_types::{HoldKind, LagSettings, LagSwitch, Position, ResumeRequest};
+use keelson_types::{
+    HoldKind, LagSettings, LagSwitch, NetworkConfig, Networks, Position, ResumeRequest,
+    TrafficPolicy,
+};
 
 use super::*;
 use crate::apply::tests::{activate, three_copies};
@@ -131,4 +134,24 @@ fn settings_are_recorded_with_an_event() {
     let (from, to) = (Some(2), Some(3));
     let kind = EventKind::SettingChanged { name: "play_down_copies".into(), from, to };
     assert_eq!(log.state.events.last().map(|event| event.kind.clone()), Some(kind));
+}
+
+/// F114: networks are checked where they are recorded, and survive the JSON of the state.
+#[test]
+fn networks_are_recorded_with_an_event() {
+    let mut log = three_copies();
+    let network = |subnet: &str| {
+        Some(NetworkConfig { subnets: vec![subnet.parse().unwrap()], ..NetworkConfig::default() })
+    };
+    let set = |name: &str, network| Command::SetNetwork { name: name.into(), network };
+    log.ok(&set("repl", network("10.1.0.0/16")));
+    log.refused(RefusalReason::BadArgument, &set("other", network("10.1.7.0/24")));
+    log.ok(&set("other", network("fd00::/64")));
+    log.ok(&Command::SetCompression { policy: TrafficPolicy::SeedOnly });
+    let kind = EventKind::NetworksChanged { what: "compression".into() };
+    assert_eq!(log.state.events.last().map(|event| event.kind.clone()), Some(kind));
+    let json = serde_json::to_string(&log.state.networks).unwrap();
+    assert_eq!(serde_json::from_str::<Networks>(&json).unwrap(), log.state.networks);
+    log.ok(&set("repl", None));
+    log.refused(RefusalReason::BadArgument, &set("repl", None));
 }

@@ -20,6 +20,8 @@ fn order(source: Option<MemberId>) -> SeedOrder {
         old_files: OldFiles::Keep,
         manual_resume: false,
         no_throttle: false,
+        network: None,
+        compression: None,
     }
 }
 
