@@ -26,4 +26,5 @@ mod returns;
 mod rot;
 mod search;
 mod seeds;
+mod selection;
 mod space;

@@ -8,6 +8,7 @@ mod copies;
 mod databases;
 mod epochs;
 mod members;
+mod policies;
 mod records;
 mod seeds;
 mod settings;
@@ -89,6 +90,10 @@ impl ClusterState {
                 self.apply_seed(index, command)
             }
             Command::ChangeSetting { name, value } => self.change_setting(index, name, *value),
+            Command::SetActivation { .. }
+            | Command::SetCopyPolicy { .. }
+            | Command::BeginMaintenance { .. }
+            | Command::EndMaintenance { .. } => self.apply_policy(index, command),
             Command::AppendEvent { .. }
             | Command::RecordDecision(_)
             | Command::PutOperation { .. }

@@ -4,15 +4,20 @@
 //! state decides. Changes are for the leader; a follower refuses them with the leader's address in
 //! the details. Reads are answered from the local applied state.
 
+mod checkup;
 mod copies;
 mod databases;
 mod digests;
+mod explain;
 mod forks;
 mod guarantee;
 mod instants;
 mod losses;
+mod maintenance;
 mod members;
+mod moves;
 mod records;
+mod redistribution;
 mod scrubs;
 mod seeds;
 mod settings;
@@ -26,13 +31,16 @@ use keelson_wire::Refusal;
 use keelson_wire::v1::admin_server::Admin;
 use keelson_wire::v1::{
     ActivateCopyRequest, AddCopyRequest, AddCopyResponse, AddMemberRequest, AddMemberResponse,
-    ClusterStatusRequest, ClusterStatusResponse, CompareDigestsRequest, CompareDigestsResponse,
-    CopyStatusRequest, CopyStatusResponse, CreateDatabaseRequest, CreateDatabaseResponse,
-    CreateForkRequest, DismountDatabaseRequest, DropForkRequest, DropForkResponse, ForkInfo,
-    GuaranteeRequest, GuaranteeResponse, InitClusterRequest, InitClusterResponse,
-    ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest, ListEventsResponse,
-    ListForksRequest, ListForksResponse, ListSettingsRequest, ListSettingsResponse,
-    MountDatabaseRequest, OperationStarted, PreviewActivationResponse, PreviewMountResponse,
+    BeginMaintenanceRequest, ClusterStatusRequest, ClusterStatusResponse, CompareDigestsRequest,
+    CompareDigestsResponse, CopyStatusRequest, CopyStatusResponse, CreateDatabaseRequest,
+    CreateDatabaseResponse, CreateForkRequest, DismountDatabaseRequest, DropForkRequest,
+    DropForkResponse, EndMaintenanceRequest, ExplainDecisionRequest, ExplainDecisionResponse,
+    ForkInfo, GuaranteeRequest, GuaranteeResponse, HealthRequest, HealthResponse,
+    InitClusterRequest, InitClusterResponse, ListDecisionsRequest, ListDecisionsResponse,
+    ListEventsRequest, ListEventsResponse, ListForksRequest, ListForksResponse,
+    ListSettingsRequest, ListSettingsResponse, MaintenanceResponse, MountDatabaseRequest,
+    MoveRequest, MoveResponse, OperationStarted, PreviewActivationResponse, PreviewMountResponse,
+    RedistributeRequest, RedistributeResponse, RedundancyRequest, RedundancyResponse,
     RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
     RemoveMemberRequest, RemoveMemberResponse, RepairCopyRequest, RepairCopyResponse,
     ResumeCopyRequest, ResumeCopyResponse, ScrubCopiesRequest, ScrubCopiesResponse,
@@ -124,6 +132,17 @@ arms! {
     guarantee_flush(GuaranteeRequest) -> GuaranteeResponse = None, admin_guarantee_flush;
     copy_status(CopyStatusRequest) -> CopyStatusResponse = None, admin_copy_status;
     switchover(SwitchoverRequest) -> OperationStarted = Some("switchover"), admin_switchover;
+    move_databases(MoveRequest) -> MoveResponse = Some("move_databases"), admin_move_databases;
+    explain_decision(ExplainDecisionRequest) -> ExplainDecisionResponse =
+        None, admin_explain_decision;
+    begin_maintenance(BeginMaintenanceRequest) -> MaintenanceResponse =
+        Some("begin_maintenance"), admin_begin_maintenance;
+    end_maintenance(EndMaintenanceRequest) -> MaintenanceResponse =
+        Some("end_maintenance"), admin_end_maintenance;
+    redistribute(RedistributeRequest) -> RedistributeResponse =
+        Some("redistribute"), admin_redistribute;
+    health(HealthRequest) -> HealthResponse = None, admin_health;
+    redundancy(RedundancyRequest) -> RedundancyResponse = None, admin_redundancy;
     activate_copy(ActivateCopyRequest) -> OperationStarted =
         Some("activate_copy"), admin_activate_copy;
     preview_activation(ActivateCopyRequest) -> PreviewActivationResponse =

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use keelson_client::{Client, succeeded};
-use keelson_types::OperationId;
-use keelson_wire::v1::{Operation, SeedFigures};
+use keelson_types::{LogEnd, OperationId};
+use keelson_wire::v1::{MoveResult, Operation, SeedFigures};
 use serde_json::{Value, json};
 
 use crate::context::Global;
@@ -182,6 +182,18 @@ fn show(global: &Global, operation: &Operation) {
     output::print_one(global.output, rows, &data(operation));
 }
 
+/// The result of a switchover as JSON.
+fn moved(moved: &MoveResult) -> Value {
+    json!({
+        "active_at_start": moved.active_at_start,
+        "active_at_end": moved.active_at_end,
+        "mount_status_at_start": moved.mount_status_at_start,
+        "mount_status_at_end": moved.mount_status_at_end,
+        "logs_lost": moved.logs_lost,
+        "recovery_point": moved.recovery_point.map(|end| LogEnd::from(end).to_string()),
+    })
+}
+
 /// An operation as JSON.
 pub(crate) fn data(operation: &Operation) -> Value {
     json!({
@@ -209,5 +221,6 @@ pub(crate) fn data(operation: &Operation) -> Value {
             "bytes_per_second": figures.bytes_per_second,
             "seconds_left": figures.seconds_left,
         })),
+        "moved": operation.moved.as_ref().map(moved),
     })
 }

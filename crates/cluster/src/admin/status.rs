@@ -13,7 +13,7 @@ use keelson_wire::v1::{
     CopyStatusRow, MemberFactsResponse, MemberStatus, TopologyDatabase, TopologyMember,
     TopologyRequest, TopologyResponse,
 };
-use keelson_wire::{Refusal, ids};
+use keelson_wire::{Refusal, ids, v1};
 
 use crate::admin::copies::suspension;
 use crate::clock;
@@ -160,6 +160,14 @@ fn member_status(state: &ClusterState, member: &Member, facts: &AllFacts) -> Mem
         data_address: member.config.data_address.clone(),
         copies: u32::try_from(copies).unwrap_or(u32::MAX),
         actives: u32::try_from(actives).unwrap_or(u32::MAX),
+        activation_policy: member.activation.policy.to_string(),
+        max_active: member.activation.max_active,
+        max_active_preferred: member.activation.max_active_preferred,
+        move_away: member.activation.move_away,
+        maintenance: member.maintenance.as_ref().map(|maintenance| v1::Maintenance {
+            since_unix_millis: maintenance.since_unix_ms,
+            comment: maintenance.comment.clone(),
+        }),
         ..MemberStatus::default()
     };
     match facts.get(&id) {
@@ -212,6 +220,7 @@ fn row(
         suspension: suspension(&copy.suspension),
         replay_lag_seconds: copy.lag.replay_lag().as_secs(),
         truncation_lag_seconds: copy.lag.truncation_lag().as_secs(),
+        activation_policy: copy.policy.to_string(),
     }
 }
 
