@@ -292,7 +292,7 @@ macro_rules! admin {
                     script.changes += 1;
                     script.admin_refusal.clone().unwrap_or(Reply::Done)
                 };
-                reply.give(v1::SetMemberResponse {}).await
+                reply.give(v1::SetMemberResponse::default()).await
             }
 
             $(async fn $method(

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     fn answer(agrees: bool) -> ExplainDecisionResponse {
-        let candidate = |member: &str, chosen, met| DecisionCandidate {
+        let candidate = |member: &str, chosen, met: bool| DecisionCandidate {
             member: member.into(),
             chosen,
             excluded: !met,
