@@ -29,4 +29,5 @@ mod rot;
 mod search;
 mod seed_kills;
 mod seeds;
+mod selection;
 mod space;

@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::block_on;
 use crate::commands::{
-    bench, certs, cluster, completions, config, copy, database, decision, event, guarantee, kv,
-    log, member, network, operation, search, server, switchover,
+    bench, certs, cluster, completions, config, copy, database, decision, event, guarantee, health,
+    kv, log, member, network, operation, redistribute, search, server, switchover,
 };
 use crate::context::Global;
 use crate::failure::Outcome;
@@ -51,6 +51,12 @@ enum Command {
     Copy(copy::Command),
     /// Move the active role of a database to another member
     Switchover(switchover::Switchover),
+    /// Spread active databases over members and sites
+    Redistribute(redistribute::Redistribute),
+    /// The named tests of members
+    Health(health::Health),
+    /// Whether databases have enough copies that could serve, and that hold what was written
+    Redundancy(health::Redundancy),
     /// Whether enough copies follow closely enough for a writer of much
     #[command(subcommand)]
     Guarantee(guarantee::Command),
@@ -100,6 +106,9 @@ impl Cli {
             Command::Database(command) => block_on(command.run(global)),
             Command::Copy(command) => block_on(command.run(global)),
             Command::Switchover(command) => block_on(command.run(global)),
+            Command::Redistribute(command) => block_on(command.run(global)),
+            Command::Health(command) => block_on(command.run(global)),
+            Command::Redundancy(command) => block_on(command.run(global)),
             Command::Guarantee(command) => block_on(command.run(global)),
             Command::Decision(command) => block_on(command.run(global)),
             Command::Event(command) => block_on(command.run(global)),

@@ -50,6 +50,8 @@ macro_rules! ask {
     }};
 }
 
+mod moves;
+
 /// Whether a call may be sent to several members in turn while it is unanswered.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -105,13 +107,16 @@ impl Admin {
         Ok(())
     }
 
-    /// Changes what is known of a member.
+    /// Changes what is known of a member, and which activations it takes; the answer names the
+    /// databases that are moved away.
     ///
     /// # Errors
     /// `unknown_member`, `bad_argument`.
-    pub async fn set_member(&self, request: v1::SetMemberRequest) -> Result<(), ClientError> {
-        ask!(self, Kind::Change, set_member, request)?;
-        Ok(())
+    pub async fn set_member(
+        &self,
+        request: v1::SetMemberRequest,
+    ) -> Result<Vec<v1::MoveRow>, ClientError> {
+        Ok(ask!(self, Kind::Change, set_member, request)?.moves)
     }
 
     /// Creates a database with a copy on each of `members`, in order of activation preference.
@@ -403,25 +408,6 @@ impl Admin {
     ) -> Result<Vec<v1::CopyStatusRow>, ClientError> {
         let message = v1::CopyStatusRequest { database: database.into(), member: member.into() };
         Ok(ask!(self, Kind::Question, copy_status, message)?.rows)
-    }
-
-    /// Starts moving the active role of a database to the copy on member `to`.
-    ///
-    /// # Errors
-    /// `target_unfit`, `unknown_copy`, `unknown_database`, `unknown_member`.
-    pub async fn switchover(
-        &self,
-        database: &str,
-        to: &str,
-        comment: &str,
-    ) -> Result<OperationId, ClientError> {
-        let message = v1::SwitchoverRequest {
-            database: database.into(),
-            to: to.into(),
-            operation: ids::bytes(new_operation()),
-            comment: comment.into(),
-        };
-        started(ask!(self, Kind::Change, switchover, message)?)
     }
 
     /// Begins to build a fork of a copy at an instant; [`Self::list_forks`] says when it is ready.

@@ -18,7 +18,7 @@ use crate::manager::ManagerConfig;
 use crate::order::SealReply;
 use crate::point_in_time::{self, ATTEMPTS_MAX, ActivateAt, Turn, select_at};
 use crate::proof::{Verdict, lossless};
-use crate::select::{Exclusion, Selection, SelectionInput, first_rule_after, select};
+use crate::select::{Exclusion, Selection, SelectionInput, copy_inputs, first_rule_after, select};
 use crate::state::{ClusterState, Database, RuleRecord};
 
 /// Timings kept per activation.
@@ -38,6 +38,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) state: &'a ClusterState,
     pub(crate) database: &'a Database,
     pub(crate) contacts: &'a Contacts,
+    /// How many databases each member is the active of, with what this step binds.
+    pub(crate) actives: &'a BTreeMap<MemberId, u32>,
     pub(crate) config: &'a ManagerConfig,
     /// The operation by which an operator accepts loss where there is no lossless way.
     pub(crate) accepted: Option<(OperationId, AcceptedLoss)>,
@@ -200,6 +202,7 @@ pub(crate) fn evaluate(
         epoch: sealing.epoch,
         replies: &replies,
         alive: &situation.contacts.alive,
+        actives: situation.actives,
         requested: activation.requested,
         avoid: &activation.avoid,
         weakness: situation.weakness,
@@ -227,6 +230,7 @@ pub(crate) fn evaluate(
     if let Some((operation, accepted)) = &situation.accepted {
         let selection = select_accepted(&input, accepted);
         if selection.best().is_some() {
+            let input = accepted.applied_to(input);
             let (epoch, kept) = (sealing.epoch, selection.required_end);
             let receipt = LossReceipt::new(epoch, kept, &replies, &verdict, Some(*operation));
             let outcome = (selection, verdict);
@@ -236,7 +240,8 @@ pub(crate) fn evaluate(
     }
     let reasons = selection.candidates.iter().map(|c| (c.copy, c.excluded.clone())).collect();
     let picture = (verdict.clone(), reasons);
-    let decision = record(situation, activation, sealing, (selection, verdict), None);
+    let at = (activation, sealing);
+    let decision = record(situation, at, &input, (selection, verdict), None);
     Evaluation::Stuck(Box::new(decision), picture)
 }
 
@@ -268,7 +273,7 @@ fn evaluate_at(
     let receipt = LossReceipt::new(epoch, order.kept, replies, &verdict, Some(operation));
     let turn = Turn::begin(input, target, (operation, &order));
     let outcome = (selection, verdict);
-    bind(situation, (activation, sealing), input, outcome, Word::Instant(receipt, turn))
+    bind(situation, (activation, sealing), input, outcome, Word::Instant(receipt, turn, order))
 }
 
 /// What an operator said, beyond that the database is to be open.
@@ -277,7 +282,7 @@ enum Word {
     /// Loss is accepted.
     Loss(LossReceipt),
     /// An instant becomes the truth.
-    Instant(LossReceipt, Turn),
+    Instant(LossReceipt, Turn, ActivateAt),
 }
 
 /// Binds the best copy of a selection, once every earlier active is fenced.
@@ -294,15 +299,16 @@ fn bind(
     let (Some(incarnation), true) = (life, all_fenced(situation, activation, sealing)) else {
         return Evaluation::Pending;
     };
-    let (loss, turn) = match word {
-        Word::None => (None, Turn::go_on(input, target)),
-        Word::Loss(receipt) => (Some(receipt), None),
-        Word::Instant(receipt, turn) => (Some(receipt), Some(turn)),
+    let (loss, turn, instant) = match word {
+        Word::None => (None, Turn::go_on(input, target), None),
+        Word::Loss(receipt) => (Some(receipt), None, None),
+        Word::Instant(receipt, turn, order) => (Some(receipt), Some(turn), Some(order)),
     };
     let rule = first_rule_after(input, target, turn.as_ref());
     let (required_end, mut sources) = (selection.required_end, selection.sources.clone());
     sources.retain(|source| source.copy != target);
-    let decision = record(situation, activation, sealing, (selection, verdict), Some(target));
+    let at = (activation, sealing);
+    let decision = record(situation, at, input, (selection, verdict), Some(target));
     Evaluation::Bind(Box::new(ActivateItem {
         database: situation.database.id,
         epoch: sealing.epoch,
@@ -311,7 +317,7 @@ fn bind(
         rule,
         required_end,
         sources,
-        decision: DecisionRecord { loss, ..decision },
+        decision: DecisionRecord { loss, at: instant, ..decision },
         turn,
     }))
 }
@@ -364,8 +370,8 @@ fn is_fenced(situation: &Situation<'_>, sealing: &Sealing, record: &RuleRecord) 
 
 fn record(
     situation: &Situation<'_>,
-    activation: &Activation,
-    sealing: &Sealing,
+    (activation, sealing): (&Activation, &Sealing),
+    input: &SelectionInput<'_>,
     (selection, verdict): (Selection, Verdict),
     chosen: Option<CopyId>,
 ) -> DecisionRecord {
@@ -384,6 +390,10 @@ fn record(
         reason: activation.reason.clone(),
         operation: activation.operation,
         rules: situation.database.unestablished.clone(),
+        copies: copy_inputs(input),
+        requested: input.requested,
+        avoid: activation.avoid.iter().copied().collect(),
+        at: None,
         replies: sealing.replies.values().map(aged).collect(),
         alive: situation.contacts.alive.iter().filter(holds).copied().collect(),
         reached: selection.reached.into_iter().collect(),
@@ -394,6 +404,7 @@ fn record(
         loss: None,
         steps: activation.steps.clone(),
         omitted: 0,
+        inputs_omitted: false,
     }
     .bounded()
 }

@@ -8,6 +8,7 @@ mod copies;
 mod databases;
 mod epochs;
 mod members;
+mod policies;
 mod records;
 mod seeds;
 mod settings;
@@ -91,6 +92,10 @@ impl ClusterState {
             Command::ChangeSetting { name, value } => self.change_setting(index, name, *value),
             Command::SetNetwork { name, network } => self.set_network(index, name, network.clone()),
             Command::SetCompression { policy } => self.set_compression(index, *policy),
+            Command::SetActivation { .. }
+            | Command::SetCopyPolicy { .. }
+            | Command::BeginMaintenance { .. }
+            | Command::EndMaintenance { .. } => self.apply_policy(index, command),
             Command::AppendEvent { .. }
             | Command::RecordDecision(_)
             | Command::PutOperation { .. }

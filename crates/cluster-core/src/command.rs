@@ -5,10 +5,10 @@
 //! expected values answer a repetition as they answered the first time.
 
 use keelson_types::{
-    ClusterId, CommitRule, CopyId, DatabaseId, DatabaseName, Epoch, IncarnationId, LagSettings,
-    LagSwitch, LogEnd, LogHold, MemberId, MountIntent, NetworkConfig, OperationId, Position,
-    RefusalReason, Refused, ResumeRequest, SeedOrder, SeedProgress, SiteName, StreamId,
-    SuspendRequest, TrafficPolicy,
+    ActivationPolicy, ClusterId, CommitRule, CopyId, DatabaseId, DatabaseName, Epoch,
+    IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold, MemberId, MountIntent, NetworkConfig,
+    OperationId, Position, RefusalReason, Refused, ResumeRequest, SeedOrder, SeedProgress,
+    SiteName, StreamId, SuspendRequest, TrafficPolicy,
 };
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ use crate::event::EventKind;
 use crate::operation::{Operation, OperationKind, OperationState};
 use crate::order::Source;
 use crate::point_in_time::Turn;
-use crate::state::{DatabaseSettings, MemberConfig, NewCopy};
+use crate::state::{DatabaseSettings, MemberActivation, MemberConfig, NewCopy};
 
 /// One database in an `AllocateEpochs`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -84,6 +84,34 @@ pub enum Command {
         site: Option<SiteName>,
         /// Whether it votes.
         voter: Option<bool>,
+    },
+    /// Replaces what an operator lets a member take (F25-F28).
+    SetActivation {
+        /// The member.
+        member: MemberId,
+        /// All of it.
+        activation: MemberActivation,
+    },
+    /// Changes which automatic activations a copy takes (F26).
+    SetCopyPolicy {
+        /// The database.
+        database: DatabaseId,
+        /// The copy.
+        copy: CopyId,
+        /// The policy.
+        policy: ActivationPolicy,
+    },
+    /// Nothing is activated on a member by itself from now on (F124).
+    BeginMaintenance {
+        /// The member.
+        member: MemberId,
+        /// Why.
+        comment: String,
+    },
+    /// The member takes what its policy lets it take (F125).
+    EndMaintenance {
+        /// The member.
+        member: MemberId,
     },
     /// Removes a member that holds no copies.
     RemoveMember {

@@ -1,22 +1,22 @@
 //! Decision records: why a copy was activated, or why none was, with every input.
 //!
-//! A record can be explained afterwards by running [`crate::select()`] and [`crate::lossless`]
-//! again on its inputs (G8). Records are bounded to about 4 KiB of JSON; what did not fit is
-//! counted in `omitted`.
+//! A record is explained afterwards by deciding again on its inputs ([`crate::explain()`], G8).
+//! Records are bounded to about 8 KiB of JSON; what did not fit is counted in `omitted`.
 
 use keelson_types::{CopyFault, CopyId, DatabaseId, Epoch, LogEnd, MemberId, OperationId};
 use serde::{Deserialize, Serialize};
 
 use crate::loss::LossReceipt;
 use crate::order::SealReply;
+use crate::point_in_time::ActivateAt;
 use crate::proof::Verdict;
-use crate::select::{Candidate, Exclusion};
+use crate::select::{Candidate, CopyInput, Exclusion};
 use crate::state::RuleRecord;
 
 /// Version of the record's format.
 pub const DECISION_FORMAT: u32 = 1;
 /// Bound of one record as JSON.
-pub const DECISION_BYTES_MAX: usize = 4096;
+pub const DECISION_BYTES_MAX: usize = 8192;
 
 /// Why an activation was begun.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -112,6 +112,18 @@ pub struct DecisionRecord {
     pub operation: Option<OperationId>,
     /// Rules the proof had to pass, oldest first.
     pub rules: Vec<RuleRecord>,
+    /// The copies and their members, as the replicated state had them.
+    #[serde(default)]
+    pub copies: Vec<CopyInput>,
+    /// The only copy that was allowed.
+    #[serde(default)]
+    pub requested: Option<CopyId>,
+    /// Copies that had failed in an earlier attempt.
+    #[serde(default)]
+    pub avoid: Vec<CopyId>,
+    /// The instant that an operator makes the truth.
+    #[serde(default)]
+    pub at: Option<ActivateAt>,
     /// What the copies said.
     pub replies: Vec<AgedReply>,
     /// Copies with lease-capable contact.
@@ -133,6 +145,9 @@ pub struct DecisionRecord {
     pub steps: Vec<StepTiming>,
     /// Entries of the lists above that were left out to keep the record small.
     pub omitted: u32,
+    /// Some of those were inputs, so it cannot be decided again.
+    #[serde(default)]
+    pub inputs_omitted: bool,
 }
 
 impl DecisionRecord {
@@ -140,18 +155,23 @@ impl DecisionRecord {
     fn estimated_bytes(&self) -> usize {
         let participants = self.rules.iter().flat_map(|record| &record.rule.participants);
         let participants: usize = participants.map(|p| 112 + p.site.as_str().len()).sum();
-        let replies = self.replies.iter().map(|aged| 450 + fault_bytes(aged.reply.fault.as_ref()));
+        let replies = self.replies.iter().map(|aged| 640 + fault_bytes(aged.reply.fault.as_ref()));
+        let copies = self
+            .copies
+            .iter()
+            .map(|copy| 420 + copy.name.len() + copy.site.as_str().len() + copy.marks.len() * 14);
         let exclusions = self.candidates.iter().flat_map(|candidate| &candidate.excluded);
         let exclusions = exclusions.map(|exclusion| match exclusion {
             Exclusion::Faulty(fault) => 16 + fault_bytes(Some(fault)),
             Exclusion::OtherEpoch(_) => 60,
             _ => 16,
         });
-        let ids = self.alive.len() + self.reached.len() + self.verdict.named();
-        let lists = self.rules.len() * 250 + self.candidates.len() * 235 + self.steps.len() * 36;
+        let ids = self.alive.len() + self.reached.len() + self.verdict.named() + self.avoid.len();
+        let lists = self.rules.len() * 250 + self.candidates.len() * 380 + self.steps.len() * 36;
         let loss = self.loss.as_ref().map_or(0, |loss| 350 + loss.unreached.len() * 39);
+        let lists = lists + copies.sum::<usize>();
         let sums = participants + replies.sum::<usize>() + exclusions.sum::<usize>() + loss;
-        700 + self.code_version.len() + ids * 39 + lists + sums
+        1_000 + self.code_version.len() + ids * 39 + lists + sums
     }
 
     /// Leaves entries out until the record is below [`DECISION_BYTES_MAX`], the least telling
@@ -167,18 +187,23 @@ impl DecisionRecord {
     fn leave_one_out(&mut self) -> bool {
         if self.steps.len() > 4 {
             self.steps.remove(0);
-        } else if self.candidates.len() > 3 {
+            return true;
+        }
+        self.inputs_omitted = true;
+        if self.candidates.len() > 3 {
             self.candidates.pop();
         } else if self.rules.len() > 2 {
             self.rules.remove(0);
         } else if self.replies.len() > 3 {
             self.replies.pop();
         } else {
-            return self.rules.pop().is_some()
+            return self.copies.pop().is_some()
+                || self.rules.pop().is_some()
                 || self.candidates.pop().is_some()
                 || self.replies.pop().is_some()
                 || self.alive.pop().is_some()
-                || self.reached.pop().is_some();
+                || self.reached.pop().is_some()
+                || self.avoid.pop().is_some();
         }
         true
     }

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use keelson_types::{
-    CommitConstraint, CopyId, DatabaseId, Epoch, IncarnationId, LogEnd, MemberId, MountIntent,
-    News, OperationId, Position,
+    ActivationPolicy, CommitConstraint, CopyId, DatabaseId, Epoch, IncarnationId, LogEnd, MemberId,
+    MountIntent, News, OperationId, Position,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::decision::ActivationReason;
+use crate::state::MemberActivation;
 
 /// One event. Format version 1: fields may be added, none change their meaning.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -96,6 +97,22 @@ pub enum EventKind {
     },
     /// What a member told of its copies and volumes.
     Reported(News),
+    /// An operator changed which activations a member takes.
+    ActivationSet(MemberActivation),
+    /// An operator changed which automatic activations a copy takes.
+    CopyPolicySet {
+        /// The copy.
+        copy: CopyId,
+        /// The policy.
+        policy: ActivationPolicy,
+    },
+    /// Maintenance of a member began: nothing is activated there by itself.
+    MaintenanceBegun {
+        /// Why.
+        comment: String,
+    },
+    /// It ended.
+    MaintenanceEnded,
     /// An operator changed a setting of the cluster.
     SettingChanged {
         /// Its name.
@@ -163,6 +180,18 @@ pub enum EventKind {
     },
     /// A copy counts again.
     Readmitted(CopyId),
+    /// A database has fewer than two copies that hold what was written, for a while (F134).
+    RedundancyRed {
+        /// How many it has.
+        copies: u32,
+        /// What is wrong with the others.
+        why: String,
+    },
+    /// It has two again.
+    RedundancyGreen {
+        /// How many it has.
+        copies: u32,
+    },
     /// No copy can be activated without losing data; see the newest decision of the database.
     ActivationWaiting(Epoch),
     /// A copy found damage, or mended it (review S15).

@@ -8,6 +8,9 @@
 //! - [`LeaseTable`] and [`LeaseHolder`]: who may serve, on the leader's and on the member's side.
 //! - [`Manager`]: the leader's machine that moves the active role.
 //! - [`guarantee`]: whether a bulk writer may go on.
+//! - [`plan_move`], [`redistribute`]: the checks of a switchover, and who should move.
+//! - [`health`], [`redundancy`]: the tests of a member, and whether databases have enough copies.
+//! - [`explain()`]: a decision, decided again from its record.
 //!
 //! All of it is pure: time, ids and answers come in with the call, so that the simulator and a
 //! later reader of a decision record get the same result from the same inputs.
@@ -15,9 +18,12 @@
 mod activation;
 mod apply;
 mod command;
+mod criteria;
 mod decision;
 mod event;
+mod explain;
 pub mod guarantee;
+pub mod health;
 mod lease;
 mod loss;
 mod manager;
@@ -25,21 +31,26 @@ mod operation;
 mod order;
 mod point_in_time;
 mod proof;
+pub mod redistribute;
+pub mod redundancy;
 mod ring;
 mod seed;
 mod select;
 mod state;
+mod switchover;
 #[cfg(test)]
 mod testing;
 
 pub use command::{
     ActivateItem, ActivatedTarget, AllocateItem, AllocatedEpoch, Answer, Command, Outcome, Refusal,
 };
+pub use criteria::{CopyHealth, Fit, IndexFit, MemberFit};
 pub use decision::{
     ActivationReason, ActivationStep, AgedReply, DECISION_BYTES_MAX, DECISION_FORMAT,
     DecisionEntry, DecisionRecord, StepTiming,
 };
 pub use event::{Event, EventKind};
+pub use explain::{Criterion, Explained, Explanation, explain};
 pub use lease::{
     CoveredPair, Grant, LeaseConfig, LeaseHolder, LeaseRefusal, LeaseTable, RenewRequest, Standing,
 };
@@ -48,17 +59,24 @@ pub use loss::{
     select_accepted,
 };
 pub use manager::{Manager, ManagerAction, ManagerConfig, ManagerEvent};
-pub use operation::{Operation, OperationKind, OperationState};
+pub use operation::{MoveOptions, Moved, Operation, OperationKind, OperationState, Whereabouts};
 pub use order::{
     MountFailure, MountOrder, Peer, SealAnswer, SealItem, SealRefusal, SealReply, Source,
 };
-pub use point_in_time::{ActivateAt, Turn, TurnedBack, select_at};
+pub use point_in_time::{ActivateAt, Turn, TurnedBack, rank_at, select_at};
 pub use proof::{Verdict, lossless};
 pub use ring::Ring;
 pub use seed::{SeedCheck, first_failure, seed_checks, unfit_source};
-pub use select::{Candidate, Exclusion, Selection, SelectionInput, first_rule, select};
+pub use select::{
+    Candidate, CopyInput, Exclusion, Mark, Picture, Selection, SelectionInput, first_rule, rank,
+    select,
+};
 pub use state::{
     Assignment, Binding, CERTIFIED_DEAD_MAX, ClusterState, ConstraintSetting, CopyConfig, CopyKind,
-    DECISIONS_MAX, Database, DatabaseSettings, EPOCH_HISTORY_MAX, EVENTS_MAX, EpochRecord, Member,
-    MemberConfig, NewCopy, OPERATIONS_MAX, RuleRecord, STATE_FORMAT_VERSION,
+    DECISIONS_MAX, Database, DatabaseSettings, EPOCH_HISTORY_MAX, EVENTS_MAX, EpochRecord,
+    Maintenance, Member, MemberActivation, MemberConfig, NewCopy, OPERATIONS_MAX, RuleRecord,
+    STATE_FORMAT_VERSION,
+};
+pub use switchover::{
+    CheckRow, CheckVerdict, CopyReport, MoveCheck, MoveInput, MovePlan, Skip, plan_move,
 };

@@ -83,15 +83,22 @@ impl LossReceipt {
     }
 }
 
+impl AcceptedLoss {
+    /// The input of a selection by this word: the named copy alone.
+    pub(crate) fn applied_to<'a>(&self, input: SelectionInput<'a>) -> SelectionInput<'a> {
+        let requested = self.on.and_then(|member| input.database.copy_on(member));
+        SelectionInput { requested, ..input }
+    }
+}
+
 /// What the word of an operator makes of a selection: the same, for the named copy alone.
 #[must_use]
 pub fn select_accepted(input: &SelectionInput<'_>, accepted: &AcceptedLoss) -> Selection {
-    let named = accepted.on.map(|member| input.database.copy_on(member));
-    match named {
+    let selection = select(&accepted.applied_to(*input));
+    match accepted.on.map(|member| input.database.copy_on(member)) {
         // The named member holds no copy: nothing can be chosen.
-        Some(None) => Selection { candidates: Vec::new(), ..select(input) },
-        Some(requested) => select(&SelectionInput { requested, ..*input }),
-        None => select(&SelectionInput { requested: None, ..*input }),
+        Some(None) => Selection { candidates: Vec::new(), ..selection },
+        Some(Some(_)) | None => selection,
     }
 }
 
@@ -109,13 +116,14 @@ pub struct MountPreview {
 }
 
 /// Foretells a mount that accepts loss. `reports` are what reachable copies say of themselves,
-/// `alive` the members that answer: the seal and the leases of the real attempt may find less.
+/// `alive` the members that answer, `actives` their databases: the seal and the leases of the real
+/// attempt may find less.
 #[must_use]
 pub fn preview(
     database: &Database,
     members: &BTreeMap<MemberId, Member>,
     reports: &[SealReply],
-    alive: &BTreeSet<MemberId>,
+    (alive, actives): (&BTreeSet<MemberId>, &BTreeMap<MemberId, u32>),
     accepted: &AcceptedLoss,
 ) -> MountPreview {
     let reports: Vec<_> = reports
@@ -128,6 +136,7 @@ pub fn preview(
         epoch: database.epoch,
         replies: &reports,
         alive,
+        actives,
         requested: None,
         avoid: &BTreeSet::new(),
         weakness: Weakness::None,

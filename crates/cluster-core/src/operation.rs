@@ -2,12 +2,12 @@
 //! work.
 
 use keelson_types::{
-    CopyId, DatabaseId, DatabaseState, MemberId, MountIntent, OperationId, SeedProgress,
+    CopyId, DatabaseId, DatabaseState, Epoch, MemberId, MountIntent, OperationId, SeedProgress,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::command::Refusal;
-use crate::loss::AcceptedLoss;
+use crate::loss::{AcceptedLoss, LossReceipt};
 use crate::point_in_time::ActivateAt;
 use crate::state::Database;
 
@@ -24,6 +24,9 @@ pub enum OperationKind {
         /// Why, in the operator's words; may be empty.
         #[serde(default)]
         comment: String,
+        /// What the operator's word allows beyond an ordinary move.
+        #[serde(default)]
+        options: MoveOptions,
     },
     /// Opens a database.
     Mount {
@@ -56,6 +59,68 @@ pub enum OperationKind {
     Other(String),
 }
 
+/// What an operator allows a switchover.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MoveOptions {
+    /// Where the old active is not reached and nothing proves that nothing is missing, the target
+    /// is opened with loss (the mount dial `best_effort`, F22).
+    #[serde(default)]
+    pub accept_loss: bool,
+    /// A fault that the target reported is no reason not to try (F31); its seal decides.
+    #[serde(default)]
+    pub skip_health: bool,
+}
+
+/// Where a database was and is, for the result of a switchover (F37).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Whereabouts {
+    /// The member of its active copy.
+    pub active: Option<MemberId>,
+    /// Whether it serves.
+    pub mounted: bool,
+}
+
+impl Whereabouts {
+    /// Where a database is by the replicated state.
+    #[must_use]
+    pub fn of(database: &Database) -> Self {
+        let open = database.intent == MountIntent::Mounted;
+        let mounted = open && database.state == DatabaseState::Established;
+        Self { active: database.target_member(), mounted }
+    }
+}
+
+/// The result of a switchover (F37).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Moved {
+    /// When it was asked for.
+    pub start: Whereabouts,
+    /// The database's epoch then.
+    pub epoch: Epoch,
+    /// When it ended.
+    #[serde(default)]
+    pub end: Option<Whereabouts>,
+    /// What was given up on the way; nothing by a lossless move.
+    #[serde(default)]
+    pub receipt: Option<LossReceipt>,
+}
+
+impl Moved {
+    /// The beginning of a move.
+    #[must_use]
+    pub fn begin(database: &Database) -> Self {
+        let (start, epoch) = (Whereabouts::of(database), database.epoch);
+        Self { start, epoch, end: None, receipt: None }
+    }
+
+    /// Its end.
+    pub fn finish(&mut self, database: &Database) {
+        self.end = Some(Whereabouts::of(database));
+        let mut receipts = database.receipts.iter().rev();
+        self.receipt = receipts.find(|receipt| receipt.epoch > self.epoch).cloned();
+    }
+}
+
 /// Where an operation stands.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -84,6 +149,9 @@ pub struct Operation {
     /// How far a seed is.
     #[serde(default)]
     pub seed: Option<Box<SeedProgress>>,
+    /// What became of a switchover.
+    #[serde(default)]
+    pub moved: Option<Box<Moved>>,
     /// Index of the command that recorded it.
     pub started_at_index: u64,
     /// Wall clock when it was recorded, in Unix milliseconds.
@@ -156,6 +224,7 @@ mod tests {
             progress_percent: 0,
             message: String::new(),
             seed: None,
+            moved: None,
             started_at_index: 1,
             started_unix_ms: 0,
             updated_unix_ms: 0,
@@ -165,8 +234,12 @@ mod tests {
     #[test]
     fn the_phase_follows_the_database() {
         use DatabaseState::{Activating, Established, New, Sealing};
-        let to =
-            |n| OperationKind::Switchover { database: DB, to: member(n), comment: String::new() };
+        let to = |n| OperationKind::Switchover {
+            database: DB,
+            to: member(n),
+            comment: String::new(),
+            options: MoveOptions::default(),
+        };
         let (mount, dismount) = (
             OperationKind::Mount { database: DB, accept_loss: None },
             OperationKind::Dismount { database: DB },

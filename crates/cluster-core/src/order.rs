@@ -5,6 +5,7 @@ use keelson_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::criteria::CopyHealth;
 use crate::state::CopyKind;
 
 /// One database in a `SealMany` request.
@@ -38,6 +39,9 @@ pub struct SealReply {
     pub may_have_lost: bool,
     /// Whether it replays without lag.
     pub ha: bool,
+    /// How well it and its member are, for the order of candidates only.
+    #[serde(default)]
+    pub health: CopyHealth,
 }
 
 /// Why a member did not seal a copy.

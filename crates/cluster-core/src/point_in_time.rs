@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Refusal;
 use crate::order::SealReply;
-use crate::select::{Candidate, Exclusion, Selection, SelectionInput, select};
+use crate::select::{Candidate, Exclusion, Picture, Selection, SelectionInput, copy_inputs, rank};
 use crate::state::Database;
 
 /// Attempts to mount the copy before the operation fails and the database goes on as it was.
@@ -157,10 +157,18 @@ fn holders(input: &SelectionInput<'_>, target: CopyId, discard: &Discard) -> BTr
 /// others hold. That it lags or is suspended does not speak against it.
 #[must_use]
 pub fn select_at(input: &SelectionInput<'_>, order: &ActivateAt) -> Selection {
-    let requested = input.database.copy_on(order.on);
-    let mut selection = select(&SelectionInput { requested, ..*input });
+    let copies = copy_inputs(input);
+    rank_at(&input.picture(&copies), order)
+}
+
+/// [`select_at`] on values alone.
+#[must_use]
+pub fn rank_at(picture: &Picture<'_>, order: &ActivateAt) -> Selection {
+    let named = picture.copies.iter().find(|copy| copy.member == order.on);
+    let requested = named.map(|copy| copy.copy);
+    let mut selection = rank(&Picture { requested, ..*picture });
     for candidate in &mut selection.candidates {
-        let reply = input.replies.iter().find(|reply| reply.copy == candidate.copy);
+        let reply = picture.replies.iter().find(|reply| reply.copy == candidate.copy);
         if Some(candidate.copy) == requested {
             judge(candidate, reply, order);
         } else if requested.is_none() {

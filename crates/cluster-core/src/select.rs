@@ -4,17 +4,30 @@
 //! copies may become active and in which order, from whom log is fetched, and the first rule of the
 //! new epoch. Pure: the same answers give the same selection, so a decision record can be checked
 //! afterwards.
+//!
+//! The order of candidates (F18, F19): those that failed in an earlier attempt come last; then who
+//! is wanted there, the health constraint and the criteria set decide; in one set a copy that holds
+//! the whole log comes first, then the activation preference. Since every activation here is
+//! lossless or an operator's word, the model's second sort order (by the newest log alone) has no
+//! use of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_types::{
-    CommitRule, CopyFault, CopyId, Epoch, LogEnd, MemberId, Participant, Position, Weakness,
+    ActivationPolicy, CommitRule, CopyFault, CopyId, Epoch, LogEnd, MemberId, Participant,
+    Position, Weakness,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::criteria::Fit;
 use crate::order::{SealReply, Source};
 use crate::point_in_time::Turn;
-use crate::state::{CopyConfig, CopyKind, Database, Member};
+use crate::state::{CopyConfig, Database, Member};
+
+mod picture;
+
+pub use picture::{CopyInput, Mark, Picture};
+pub(crate) use picture::{copy_inputs, describe};
 
 /// Why a copy may not become active in this attempt.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -34,8 +47,18 @@ pub enum Exclusion {
     Lagged,
     /// An operator wants it gone.
     Leaving,
-    /// Its replication or its activation is suspended (F43).
+    /// Its replication is suspended (F43).
     Suspended,
+    /// Its automatic activation is suspended, and it was not asked for (F25).
+    ActivationSuspended,
+    /// The policy of the copy or of its member lets nothing come by itself (F26).
+    PolicyBlocked,
+    /// The policy lets only databases come that were active in the same site (F26).
+    OtherSite,
+    /// Its member is under maintenance.
+    Maintenance,
+    /// As many databases are active on its member as may be (F27).
+    MaximumActive(u32),
     /// Another copy was asked for.
     NotRequested,
     /// Its store has replayed beyond the instant at which it was to be activated.
@@ -57,6 +80,9 @@ pub struct Candidate {
     pub preference: u32,
     /// Empty for an eligible copy.
     pub excluded: Vec<Exclusion>,
+    /// How well it fits; orders the eligible ones.
+    #[serde(default)]
+    pub fit: Fit,
 }
 
 /// Everything that a selection depends on.
@@ -72,12 +98,29 @@ pub struct SelectionInput<'a> {
     pub replies: &'a [SealReply],
     /// Members with lease-capable contact.
     pub alive: &'a BTreeSet<MemberId>,
+    /// How many databases each member is the active of ([`crate::ClusterState::active_counts`]).
+    pub actives: &'a BTreeMap<MemberId, u32>,
     /// The only copy allowed, for the first attempt of a switchover.
     pub requested: Option<CopyId>,
     /// Copies that failed in an earlier attempt; they come last.
     pub avoid: &'a BTreeSet<CopyId>,
     /// Production: none.
     pub weakness: Weakness,
+}
+
+impl<'a> SelectionInput<'a> {
+    /// The same as values.
+    pub(crate) fn picture(&self, copies: &'a [CopyInput]) -> Picture<'a> {
+        Picture {
+            epoch: self.epoch,
+            copies,
+            replies: self.replies,
+            alive: self.alive,
+            requested: self.requested,
+            avoid: self.avoid,
+            weakness: self.weakness,
+        }
+    }
 }
 
 /// What follows from the answers.
@@ -111,62 +154,68 @@ fn end_key(end: LogEnd, weakness: Weakness) -> LogEnd {
 }
 
 /// Whether the answer is one of a recorded copy whose log is intact since its admission (R4).
-fn is_reached(input: &SelectionInput<'_>, reply: &SealReply) -> bool {
-    let recorded = input.database.copies.get(&reply.copy).is_some_and(|c| c.member == reply.member);
+fn is_reached(picture: &Picture<'_>, reply: &SealReply) -> bool {
+    let recorded = |copy: &CopyInput| copy.copy == reply.copy && copy.member == reply.member;
     let log_fault = matches!(reply.fault, Some(CopyFault::LogIo(_) | CopyFault::LogDamaged(_)));
-    recorded && reply.sealed == input.epoch && !log_fault && !reply.may_have_lost
-}
-
-/// The copies that count in the proof.
-fn reached(input: &SelectionInput<'_>) -> BTreeSet<CopyId> {
-    let mut reached: BTreeSet<_> =
-        input.replies.iter().filter(|r| is_reached(input, r)).map(|r| r.copy).collect();
-    if input.weakness == Weakness::ForgetfulCopyCounts {
-        // H4: whatever answers from a member stands for every copy ever admitted there (S4).
-        let members: BTreeSet<_> = input.replies.iter().map(|reply| reply.member).collect();
-        let rules = input.database.unestablished.iter();
-        let participants = rules.flat_map(|record| &record.rule.participants);
-        reached.extend(participants.filter(|p| members.contains(&p.member)).map(|p| p.copy));
-        reached.extend(input.replies.iter().map(|reply| reply.copy));
-    }
-    reached
+    let intact = reply.sealed == picture.epoch && !log_fault && !reply.may_have_lost;
+    // H4: a copy under another id, or one that forgot, counts as well.
+    picture.weakness == Weakness::ForgetfulCopyCounts
+        || (intact && picture.copies.iter().any(recorded))
 }
 
 /// Works out what the answers allow. Bounded by the number of copies.
 #[must_use]
 pub fn select(input: &SelectionInput<'_>) -> Selection {
-    let reached = reached(input);
-    let holders = || input.replies.iter().filter(|reply| reached.contains(&reply.copy));
-    let key = |end| end_key(end, input.weakness);
+    let copies = copy_inputs(input);
+    let mut selection = rank(&input.picture(&copies));
+    if input.weakness == Weakness::ForgetfulCopyCounts {
+        // H4: whatever answers from a member stands for every copy ever admitted there (S4).
+        let members: BTreeSet<_> = input.replies.iter().map(|reply| reply.member).collect();
+        let rules = input.database.unestablished.iter();
+        let participants = rules.flat_map(|record| &record.rule.participants);
+        let there = participants.filter(|p| members.contains(&p.member)).map(|p| p.copy);
+        selection.reached.extend(there);
+    }
+    selection
+}
+
+/// [`select()`] on values alone: the same picture gives the same selection, now and from a decision
+/// record.
+#[must_use]
+pub fn rank(picture: &Picture<'_>) -> Selection {
+    let key = |end| end_key(end, picture.weakness);
+    let holders = || picture.replies.iter().filter(|reply| is_reached(picture, reply));
+    let reached = holders().map(|reply| reply.copy).collect();
     let required_end = holders().map(|r| r.end).max_by_key(|end| key(*end)).unwrap_or(LogEnd::ZERO);
     let mut sources: Vec<_> = holders()
         .map(|reply| Source { member: reply.member, copy: reply.copy, end: reply.end })
         .collect();
     sources.sort_by(|a, b| key(b.end).cmp(&key(a.end)).then(a.copy.cmp(&b.copy)));
-    let mut candidates: Vec<_> = input.database.copies.keys().map(|id| judge(input, *id)).collect();
-    candidates.sort_by_key(|candidate| {
-        let reply = input.replies.iter().find(|reply| reply.copy == candidate.copy);
-        let given_up = reply.is_some_and(|reply| holds_given_up(input, reply));
+    let empty = required_end == LogEnd::ZERO;
+    let judged = picture.copies.iter().map(|copy| (copy, judge(picture, copy, empty)));
+    let mut judged: Vec<_> = judged.collect();
+    judged.sort_by_key(|(copy, candidate)| {
         let complete = candidate.end.is_some_and(|end| key(end) == key(required_end));
-        let name = input.members.get(&candidate.member).map(|member| member.config.name.clone());
         (
             !candidate.excluded.is_empty(),
             // It would have to undo what its store may hold, and cannot.
-            given_up,
-            input.avoid.contains(&candidate.copy),
+            copy.is(Mark::GivenUp),
+            picture.avoid.contains(&candidate.copy),
+            candidate.fit.rank(),
             !complete,
             candidate.preference,
-            name,
+            copy.actives,
+            copy.name.clone(),
             candidate.copy,
         )
     });
+    let candidates = judged.into_iter().map(|(_, candidate)| candidate).collect();
     Selection { reached, required_end, sources, candidates }
 }
 
-/// One copy and everything that speaks against it.
-fn judge(input: &SelectionInput<'_>, id: CopyId) -> Candidate {
-    let copy = &input.database.copies[&id];
-    let reply = input.replies.iter().find(|reply| reply.copy == id && reply.member == copy.member);
+/// One copy, everything that speaks against it, and how well it fits.
+fn judge(picture: &Picture<'_>, copy: &CopyInput, empty: bool) -> Candidate {
+    let reply = reply_of(picture, copy);
     let mut excluded = Vec::new();
     let mut exclude = |condition: bool, reason: Exclusion| {
         if condition {
@@ -176,29 +225,64 @@ fn judge(input: &SelectionInput<'_>, id: CopyId) -> Candidate {
     match reply {
         None => exclude(true, Exclusion::NoAnswer),
         Some(reply) => {
-            exclude(reply.sealed != input.epoch, Exclusion::OtherEpoch(reply.sealed));
+            exclude(reply.sealed != picture.epoch, Exclusion::OtherEpoch(reply.sealed));
             if let Some(fault) = &reply.fault {
                 exclude(true, Exclusion::Faulty(fault.clone()));
             }
-            let forgetful = reply.may_have_lost && input.weakness != Weakness::ForgetfulCopyCounts;
-            exclude(forgetful, Exclusion::Forgetful);
+            let tolerant = picture.weakness == Weakness::ForgetfulCopyCounts;
+            exclude(reply.may_have_lost && !tolerant, Exclusion::Forgetful);
         }
     }
-    let lagged = copy.kind == CopyKind::Lagged || reply.is_some_and(|reply| !reply.ha);
-    let turned_back = input.database.turned_back.as_ref();
-    let is_truth = turned_back.is_some_and(|turned| turned.is_truth(id, reply));
-    exclude(!input.alive.contains(&copy.member), Exclusion::NoContact);
-    exclude(lagged && !is_truth, Exclusion::Lagged);
-    exclude(copy.leaving, Exclusion::Leaving);
-    exclude(!copy.suspension.is_none() && !is_truth, Exclusion::Suspended);
-    exclude(input.requested.is_some_and(|requested| requested != id), Exclusion::NotRequested);
-    Candidate {
-        copy: id,
-        member: copy.member,
-        end: reply.map(|reply| reply.end),
-        preference: copy.preference,
-        excluded,
+    let lagged = copy.is(Mark::Lagged) || reply.is_some_and(|reply| !reply.ha);
+    let truth = copy.is(Mark::Truth);
+    exclude(!picture.alive.contains(&copy.member), Exclusion::NoContact);
+    exclude(lagged && !truth, Exclusion::Lagged);
+    exclude(copy.is(Mark::Leaving), Exclusion::Leaving);
+    exclude(copy.is(Mark::Stopped) && !truth, Exclusion::Suspended);
+    for reason in policies(picture, copy) {
+        exclude(true, reason);
     }
+    let requested = picture.requested;
+    exclude(requested.is_some_and(|requested| requested != copy.copy), Exclusion::NotRequested);
+    let source = picture.copies.iter().find(|copy| copy.is(Mark::Incumbent));
+    let source = source.and_then(|copy| reply_of(picture, copy)).map(|reply| &reply.health);
+    let left = copy.is(Mark::MoveAway) || copy.is(Mark::Maintenance) || copy.is(Mark::Blocked);
+    let wanted = !left && copy.policy != ActivationPolicy::Blocked && copy.room().1;
+    let fit = Fit::judge(wanted, reply.map(|reply| &reply.health), source, empty);
+    let (end, preference) = (reply.map(|reply| reply.end), copy.preference);
+    Candidate { copy: copy.copy, member: copy.member, end, preference, excluded, fit }
+}
+
+fn reply_of<'a>(picture: &Picture<'a>, copy: &CopyInput) -> Option<&'a SealReply> {
+    let mut replies = picture.replies.iter();
+    replies.find(|reply| reply.copy == copy.copy && reply.member == copy.member)
+}
+
+/// What policies and limits say against an activation that does not name the copy (F25-F28). They
+/// keep databases from coming, not from staying: the former active goes on where it is. The maximum
+/// of its member holds for all.
+fn policies(picture: &Picture<'_>, copy: &CopyInput) -> Vec<Exclusion> {
+    let mut against = Vec::new();
+    let free = picture.requested == Some(copy.copy) || copy.is(Mark::Incumbent);
+    if !free && !copy.is(Mark::Truth) {
+        let source = picture.copies.iter().find(|copy| copy.is(Mark::Incumbent));
+        let elsewhere = source.is_some_and(|source| source.site != copy.site);
+        if copy.is(Mark::Blocked) {
+            against.push(Exclusion::ActivationSuspended);
+        }
+        match copy.policy {
+            ActivationPolicy::Blocked => against.push(Exclusion::PolicyBlocked),
+            ActivationPolicy::IntrasiteOnly if elsewhere => against.push(Exclusion::OtherSite),
+            ActivationPolicy::IntrasiteOnly | ActivationPolicy::Unrestricted => {}
+        }
+        if copy.is(Mark::Maintenance) {
+            against.push(Exclusion::Maintenance);
+        }
+    }
+    if let (Some(max), (false, _)) = (copy.max_active, copy.room()) {
+        against.push(Exclusion::MaximumActive(max));
+    }
+    against
 }
 
 /// Whether the copy's log ends in a timeline that was given up, and another copy holds the one that

@@ -16,10 +16,10 @@
 use std::collections::BTreeMap;
 
 use keelson_types::{
-    ClusterId, ClusterSettings, CommitConstraint, CommitRule, ContentIndexSettings, CopyId,
-    DatabaseId, DatabaseName, DatabaseState, Epoch, IncarnationId, LagSettings, LagSwitch, LogEnd,
-    LogHold, MemberId, MemberName, MountIntent, Networks, OperationId, Position, SeedOrder,
-    SiteName, StreamId, Suspension,
+    ActivationPolicy, ClusterId, ClusterSettings, CommitConstraint, CommitRule,
+    ContentIndexSettings, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch, IncarnationId,
+    LagSettings, LagSwitch, LogEnd, LogHold, MemberId, MemberName, MountIntent, Networks,
+    OperationId, Position, SeedOrder, SiteName, StreamId, Suspension,
 };
 use serde::{Deserialize, Serialize};
 
@@ -134,9 +134,48 @@ pub struct Member {
     /// Index of the last command that changed which (database, epoch) pairs this member serves.
     /// Every lease grant carries it.
     pub assignment_revision: u64,
+    /// Which activations an operator lets it take.
+    #[serde(default)]
+    pub activation: MemberActivation,
+    /// It is under maintenance: nothing is activated there by itself. Kept apart from what an
+    /// operator set, which therefore survives it.
+    #[serde(default)]
+    pub maintenance: Option<Maintenance>,
+}
+
+/// Which activations a member takes (F25-F28).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MemberActivation {
+    /// Which automatic activations it takes.
+    #[serde(default)]
+    pub policy: ActivationPolicy,
+    /// More databases than these are never active there.
+    #[serde(default)]
+    pub max_active: Option<u32>,
+    /// More than these only where nothing better is, or on request.
+    #[serde(default)]
+    pub max_active_preferred: Option<u32>,
+    /// Databases are moved away, and come back only where no other copy can serve.
+    #[serde(default)]
+    pub move_away: bool,
+}
+
+/// That a member is under maintenance.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Maintenance {
+    /// Wall clock of its beginning, in Unix milliseconds.
+    pub since_unix_ms: u64,
+    /// Why, in the operator's words.
+    pub comment: String,
 }
 
 impl Member {
+    /// Whether databases are to leave the member.
+    #[must_use]
+    pub const fn is_left(&self) -> bool {
+        self.activation.move_away || self.maintenance.is_some()
+    }
+
     /// Whether the state itself proves that no incarnation holds a lease.
     #[must_use]
     pub fn holds_no_lease(&self) -> bool {
@@ -213,6 +252,9 @@ pub struct CopyConfig {
     /// The seed that is under way; it stays suspended meanwhile.
     #[serde(default)]
     pub seeding: Option<SeedOrder>,
+    /// Which automatic activations the copy takes; the stricter one of this and its member's holds.
+    #[serde(default)]
+    pub policy: ActivationPolicy,
 }
 
 impl CopyConfig {
@@ -395,6 +437,12 @@ impl Database {
         }
     }
 
+    /// The copy that was bound last: the former active while an epoch has no target yet.
+    #[must_use]
+    pub fn incumbent(&self) -> Option<CopyId> {
+        self.rule.as_ref().map(|rule| rule.active)
+    }
+
     /// Why the newest epoch was allocated.
     #[must_use]
     pub fn newest_reason(&self) -> Option<&ActivationReason> {
@@ -424,6 +472,17 @@ impl ClusterState {
         databases.filter_map(move |database| {
             self.assignment(database.id).filter(|_| database.target_member() == Some(member))
         })
+    }
+
+    /// How many databases each member is the active of, or is about to be.
+    #[must_use]
+    pub fn active_counts(&self) -> BTreeMap<MemberId, u32> {
+        let mut counts = BTreeMap::new();
+        let open = self.databases.values().filter(|d| d.intent == MountIntent::Mounted);
+        for member in open.filter_map(Database::target_member) {
+            *counts.entry(member).or_default() += 1;
+        }
+        counts
     }
 
     /// The pair of the database's newest epoch, whoever serves it.

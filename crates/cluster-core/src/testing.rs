@@ -106,6 +106,7 @@ pub(crate) fn reply(n: u128, sealed: Epoch, end: LogEnd) -> SealReply {
         fault: None,
         may_have_lost: false,
         ha: true,
+        health: crate::CopyHealth::default(),
     }
 }
 

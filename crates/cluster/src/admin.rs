@@ -5,16 +5,21 @@
 //! the details. Reads are answered from the local applied state.
 
 mod backups;
+mod checkup;
 mod copies;
 mod databases;
 mod digests;
+mod explain;
 mod forks;
 mod guarantee;
 mod instants;
 mod losses;
+mod maintenance;
 mod members;
+mod moves;
 mod networks;
 mod records;
+mod redistribution;
 mod scrubs;
 mod seeds;
 mod settings;
@@ -28,14 +33,17 @@ use keelson_wire::Refusal;
 use keelson_wire::v1::admin_server::Admin;
 use keelson_wire::v1::{
     ActivateCopyRequest, AddCopyRequest, AddCopyResponse, AddMemberRequest, AddMemberResponse,
-    ClusterStatusRequest, ClusterStatusResponse, CompareDigestsRequest, CompareDigestsResponse,
-    CopyStatusRequest, CopyStatusResponse, CreateDatabaseRequest, CreateDatabaseResponse,
-    CreateForkRequest, DismountDatabaseRequest, DropForkRequest, DropForkResponse, ForkInfo,
-    GuaranteeRequest, GuaranteeResponse, InitClusterRequest, InitClusterResponse,
-    ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest, ListEventsResponse,
-    ListForksRequest, ListForksResponse, ListNetworksRequest, ListNetworksResponse,
-    ListSettingsRequest, ListSettingsResponse, MountDatabaseRequest, NoteBackupRequest,
+    BeginMaintenanceRequest, ClusterStatusRequest, ClusterStatusResponse, CompareDigestsRequest,
+    CompareDigestsResponse, CopyStatusRequest, CopyStatusResponse, CreateDatabaseRequest,
+    CreateDatabaseResponse, CreateForkRequest, DismountDatabaseRequest, DropForkRequest,
+    DropForkResponse, EndMaintenanceRequest, ExplainDecisionRequest, ExplainDecisionResponse,
+    ForkInfo, GuaranteeRequest, GuaranteeResponse, HealthRequest, HealthResponse,
+    InitClusterRequest, InitClusterResponse, ListDecisionsRequest, ListDecisionsResponse,
+    ListEventsRequest, ListEventsResponse, ListForksRequest, ListForksResponse,
+    ListNetworksRequest, ListNetworksResponse, ListSettingsRequest, ListSettingsResponse,
+    MaintenanceResponse, MountDatabaseRequest, MoveRequest, MoveResponse, NoteBackupRequest,
     NoteBackupResponse, OperationStarted, PreviewActivationResponse, PreviewMountResponse,
+    RedistributeRequest, RedistributeResponse, RedundancyRequest, RedundancyResponse,
     RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
     RemoveMemberRequest, RemoveMemberResponse, RepairCopyRequest, RepairCopyResponse,
     ResumeCopyRequest, ResumeCopyResponse, ScrubCopiesRequest, ScrubCopiesResponse,
@@ -129,6 +137,17 @@ arms! {
     guarantee_flush(GuaranteeRequest) -> GuaranteeResponse = None, admin_guarantee_flush;
     copy_status(CopyStatusRequest) -> CopyStatusResponse = None, admin_copy_status;
     switchover(SwitchoverRequest) -> OperationStarted = Some("switchover"), admin_switchover;
+    move_databases(MoveRequest) -> MoveResponse = Some("move_databases"), admin_move_databases;
+    explain_decision(ExplainDecisionRequest) -> ExplainDecisionResponse =
+        None, admin_explain_decision;
+    begin_maintenance(BeginMaintenanceRequest) -> MaintenanceResponse =
+        Some("begin_maintenance"), admin_begin_maintenance;
+    end_maintenance(EndMaintenanceRequest) -> MaintenanceResponse =
+        Some("end_maintenance"), admin_end_maintenance;
+    redistribute(RedistributeRequest) -> RedistributeResponse =
+        Some("redistribute"), admin_redistribute;
+    health(HealthRequest) -> HealthResponse = None, admin_health;
+    redundancy(RedundancyRequest) -> RedundancyResponse = None, admin_redundancy;
     activate_copy(ActivateCopyRequest) -> OperationStarted =
         Some("activate_copy"), admin_activate_copy;
     preview_activation(ActivateCopyRequest) -> PreviewActivationResponse =

@@ -35,8 +35,8 @@ use crate::peers::{Peers, call};
 use crate::quorum::QuorumClock;
 use crate::raft_types::{Raft, node_id};
 use crate::storage::{self, Opened, Storage, StorageFault};
-use crate::suspensions;
 use crate::timings::Timings;
+use crate::{rounds, suspensions};
 
 /// How long the address of the last life may take to answer.
 const IDENTIFY_DEADLINE: Duration = Duration::from_secs(1);
@@ -193,9 +193,10 @@ impl ControlPlane {
         reason.unwrap_or_default()
     }
 
-    /// A clean stop: the data process stops serving, its lease is given back, then consensus stops.
-    /// The caller stops serving the routes afterwards.
+    /// A clean stop: active databases are moved away, the data process stops serving, its lease is
+    /// given back, then consensus stops. The caller stops serving the routes afterwards.
     pub async fn stop(self) {
+        self.context.give_away().await;
         self.context.stopping.store(true, Ordering::Relaxed);
         let running = *self.context.data.borrow();
         if let Some(incarnation) = running {
@@ -296,6 +297,7 @@ fn spawn_tasks(
     let progress = Arc::new(Progress::default());
     context.spawn(LeaderTask::new(context.clone(), quorum, inputs).run());
     context.spawn(suspensions::run(context.clone()));
+    context.spawn(rounds::run(context.clone()));
     context.spawn(probe(context.clone(), progress.clone()));
     context.spawn(Renewer::new(context.clone(), progress, grants).run());
     context.spawn(Assigner::new(context.clone(), events, granted, announced).run());

@@ -15,6 +15,8 @@
 //! | `member_orders`, `orders`, `propose`, `peers` | seals and mounts, proposals, calls to other
 //! members |
 //! | `cluster_service`, `admin`, `operations`, `facts` | what is served |
+//! | `rounds` | what the leader looks at from time to time |
+//! | `giving_away` | what a member does with its databases before it stops |
 //! | `control_plane`, `context` | start, stop, shared handles |
 
 mod admin;
@@ -26,6 +28,7 @@ mod context;
 mod control_plane;
 mod data_link;
 mod facts;
+mod giving_away;
 mod leases;
 mod manager_task;
 mod member_orders;
@@ -37,6 +40,7 @@ mod propose;
 mod quorum;
 mod raft_types;
 mod reports;
+mod rounds;
 mod storage;
 mod suspensions;
 mod timings;

@@ -8,13 +8,16 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt, stream};
 use keelson_cluster_core::{
-    Answer, ClusterState, Command, ManagerEvent, OperationKind, OperationState,
+    Answer, ClusterState, Command, ManagerEvent, Moved, OperationKind, OperationState, Whereabouts,
 };
 use keelson_net::peer_of;
-use keelson_types::{CopyId, DatabaseId, MemberId, OperationId, RefusalReason, SeedProgress};
+use keelson_types::{
+    CopyId, CopyStatus, DatabaseId, MemberId, OperationId, RefusalReason, SeedProgress,
+};
 use keelson_wire::v1::operations_server::Operations;
 use keelson_wire::v1::{
-    GetOperationRequest, ListOperationsRequest, ListOperationsResponse, Operation, SeedFigures,
+    GetOperationRequest, ListOperationsRequest, ListOperationsResponse, MoveResult, Operation,
+    SeedFigures,
 };
 use keelson_wire::{Refusal, ids};
 use tonic::{Request, Response, Status};
@@ -44,8 +47,8 @@ impl Context {
             return Ok(());
         }
         let event = match kind {
-            OperationKind::Switchover { database, to, .. } => {
-                ManagerEvent::MoveRequested { operation: id, database, to }
+            OperationKind::Switchover { database, to, options, .. } => {
+                ManagerEvent::MoveRequested { operation: id, database, to, options }
             }
             OperationKind::Mount { database, accept_loss } => {
                 ManagerEvent::MountRequested { operation: id, database, accept_loss }
@@ -127,6 +130,30 @@ fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> O
         total: 100,
         comment,
         seed: operation.seed.as_ref().map(|seed| figures(state, seed)),
+        moved: operation.moved.as_ref().map(|moved| move_result(state, moved)),
+    }
+}
+
+/// The result of a switchover (F37); its end is empty until then.
+fn move_result(state: &ClusterState, moved: &Moved) -> MoveResult {
+    let at = |at: Option<Whereabouts>| match at {
+        None => (String::new(), String::new()),
+        Some(Whereabouts { active, mounted }) => {
+            let status = if mounted { CopyStatus::Mounted } else { CopyStatus::Dismounted };
+            let member = active.map(|id| member_name(state, id)).unwrap_or_default();
+            (member, status.to_string())
+        }
+    };
+    let (active_at_start, mount_status_at_start) = at(Some(moved.start));
+    let (active_at_end, mount_status_at_end) = at(moved.end);
+    MoveResult {
+        active_at_start,
+        active_at_end,
+        mount_status_at_start,
+        mount_status_at_end,
+        // How much of what was given up had been acknowledged is not known in logs.
+        logs_lost: moved.receipt.is_none().then_some(0),
+        recovery_point: moved.receipt.as_ref().map(|receipt| receipt.kept.into()),
     }
 }
 

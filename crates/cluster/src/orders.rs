@@ -1,9 +1,9 @@
 //! Translates seals and mounts between the active manager's values and messages.
 
 use keelson_cluster_core::{
-    MountFailure, MountOrder, SealAnswer, SealItem, SealRefusal, SealReply, Source,
+    CopyHealth, MountFailure, MountOrder, SealAnswer, SealItem, SealRefusal, SealReply, Source,
 };
-use keelson_types::{CopyFault, CopyId, Epoch, MemberId, RefusalReason};
+use keelson_types::{ContentIndexState, CopyFault, CopyId, Epoch, MemberId, RefusalReason};
 use keelson_wire::{Invalid, ids, v1};
 
 fn epoch(epoch: Option<v1::Epoch>) -> Epoch {
@@ -40,11 +40,30 @@ pub(crate) fn seal_answer(
                 fault,
                 may_have_lost: reply.may_have_lost,
                 ha: ha(copy),
+                health: health(reply.health.as_ref()),
             })
         }
         (None, refusal) => Err(seal_refusal(refusal, fault)),
     };
     Ok(SealAnswer { database, epoch: epoch(reply.epoch), result })
+}
+
+/// How well a copy is; one of an older member says nothing.
+fn health(told: Option<&v1::CopyHealth>) -> CopyHealth {
+    let Some(told) = told else { return CopyHealth::default() };
+    CopyHealth {
+        content_index: content_index(&told.content_index),
+        copy_queue_bytes: told.copy_queue_bytes,
+        replay_queue_bytes: told.replay_queue_bytes,
+        short_of_space: told.short_of_space,
+        read_latency_micros: told.read_latency_micros,
+    }
+}
+
+/// The state of a content index by its name.
+pub(crate) fn content_index(name: &str) -> ContentIndexState {
+    let mut states = ContentIndexState::ALL.into_iter();
+    states.find(|state| state.to_string() == name).unwrap_or_default()
 }
 
 fn seal_refusal(text: &str, fault: Option<CopyFault>) -> SealRefusal {

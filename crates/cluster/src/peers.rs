@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use keelson_net::{CONTROL_MESSAGE_BYTES_MAX, Connector, Expect, Lane, PeerChannel};
 use keelson_types::{MemberName, RefusalReason};
+use keelson_wire::v1::admin_client::AdminClient;
 use keelson_wire::v1::cluster_client::ClusterClient;
 use keelson_wire::v1::replication_client::ReplicationClient;
 use keelson_wire::{Refusal, refusal_of};
@@ -30,6 +31,13 @@ impl Peers {
         ClusterClient::new(self.connector.channel(address, expect, lane))
             .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(CONTROL_MESSAGE_BYTES_MAX)
+    }
+
+    /// The `Admin` service of the control process at `address`.
+    pub(crate) fn admin(&self, name: &str, address: &str) -> AdminClient<PeerChannel> {
+        let expect = MemberName::new(name).map_or(Expect::Address, Expect::Member);
+        AdminClient::new(self.connector.channel(address, expect, Lane::Control))
+            .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX)
     }
 
     /// The data process at `address`, which must be that of member `name`.

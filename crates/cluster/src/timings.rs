@@ -88,7 +88,7 @@ impl Timings {
             seal_deadline: self.seal_deadline,
             mount_deadline: self.mount_deadline,
             lease_wait: self.lease.for_waiting(self.lease.lease),
-            // A decision record has up to 4 KiB, and a message to a follower 4 MiB.
+            // A decision record has up to 8 KiB, and a message to a follower 4 MiB.
             batch_max: 256,
             ..ManagerConfig::default()
         }

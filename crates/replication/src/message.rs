@@ -31,10 +31,17 @@ pub(crate) type SourceSender = mpsc::UnboundedSender<v1::SourceMessage>;
 /// Sends acknowledgements to one member.
 pub(crate) type TargetSender = mpsc::UnboundedSender<Result<v1::TargetMessage, tonic::Status>>;
 
+/// A copy that was sealed, and its queues.
+pub(crate) struct SealedCopy {
+    pub(crate) answer: SealAnswer,
+    pub(crate) copy_queue_bytes: u64,
+    pub(crate) replay_queue_bytes: u64,
+}
+
 /// Everything that arrives in the mailbox of a copy's owner. What the control process says about
 /// the copy comes past it, through [`Directions`](crate::directions::Directions).
 pub(crate) enum Message {
-    Seal(Epoch, oneshot::Sender<Result<SealAnswer, SealRefusal>>),
+    Seal(Epoch, oneshot::Sender<Result<SealedCopy, SealRefusal>>),
     Mount(MountOrder, oneshot::Sender<Result<(), MountFailure>>),
     Dismount(Epoch),
     Write(WriteRequest),

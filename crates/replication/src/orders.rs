@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::context::{CopyHandle, PlaneContext, Registry};
 use crate::directions::RuleOutcome;
-use crate::message::Message;
+use crate::message::{Message, SealedCopy};
 
 /// A seal that takes longer counts as unreached; the copy finishes it all the same.
 const SEAL_DEADLINE: Duration = Duration::from_secs(2);
@@ -30,13 +30,17 @@ pub(crate) async fn seal(
     request: u64,
     orders: v1::SealManyRequest,
 ) {
-    let seals = orders.orders.into_iter().map(|order| seal_one(&registry, order));
+    let seals = orders.orders.into_iter().map(|order| seal_one(&context, &registry, order));
     let replies = futures::future::join_all(seals).await;
     let response = v1::SealManyResponse { replies };
     context.report(request, v1::data_to_control::Message::Seal(response));
 }
 
-async fn seal_one(registry: &Registry, order: v1::SealOrder) -> v1::SealReply {
+async fn seal_one(
+    context: &PlaneContext,
+    registry: &Registry,
+    order: v1::SealOrder,
+) -> v1::SealReply {
     let epoch: Epoch = order.epoch.map(Into::into).unwrap_or_default();
     let mut reply = v1::SealReply {
         database: order.database.clone(),
@@ -50,14 +54,30 @@ async fn seal_one(registry: &Registry, order: v1::SealOrder) -> v1::SealReply {
     };
     reply.copy = ids::bytes(handle.shared.copy);
     match timeout(SEAL_DEADLINE, ask_seal(&handle, epoch)).await {
-        Ok(Ok(answer)) => fill_answer(&mut reply, &answer),
+        Ok(Ok(sealed)) => {
+            fill_answer(&mut reply, &sealed.answer);
+            reply.health = Some(health(context, &handle, &sealed));
+        }
         Ok(Err(refusal)) => fill_refusal(&mut reply, &refusal),
         Err(_) => reply.refusal = RefusalReason::DeadlineExceeded.code().0.into(),
     }
     reply
 }
 
-async fn ask_seal(handle: &CopyHandle, epoch: Epoch) -> Result<SealAnswer, SealRefusal> {
+/// What orders the candidates: the state of its index, its queues, the volumes of its member.
+fn health(context: &PlaneContext, handle: &CopyHandle, sealed: &SealedCopy) -> v1::CopyHealth {
+    let index = handle.shared.catalog.facts(sealed.answer.replayed);
+    let latency = context.space.volumes().read_latency();
+    v1::CopyHealth {
+        content_index: index.state,
+        copy_queue_bytes: sealed.copy_queue_bytes,
+        replay_queue_bytes: sealed.replay_queue_bytes,
+        short_of_space: !context.room.look().to_string().is_empty(),
+        read_latency_micros: latency.map(|latency| latency.as_micros() as u64),
+    }
+}
+
+async fn ask_seal(handle: &CopyHandle, epoch: Epoch) -> Result<SealedCopy, SealRefusal> {
     let (reply, answer) = oneshot::channel();
     let gone = || SealRefusal::Failed(CopyFault::LogIo("the copy is being reopened".into()));
     handle.mailbox.send(Message::Seal(epoch, reply)).await.map_err(|_| gone())?;

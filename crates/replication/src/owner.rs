@@ -29,8 +29,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use keelson_copy_core::copy_state::StatusTracker;
 use keelson_copy_core::range_fetch::{FetchEvent, Mark};
 use keelson_copy_core::{
-    Action, CopyConfig, CopyMachine, Event, MountFailure, OpenRefusal, Recovered, SealAnswer,
-    SealRefusal,
+    Action, CopyConfig, CopyMachine, Event, MountFailure, OpenRefusal, Recovered, SealRefusal,
 };
 use keelson_env::KvStore;
 use keelson_format::{Cursor, FramingConfig};
@@ -46,7 +45,7 @@ use crate::directions::{Directions, LeaseNews, RuleOutcome, Unread};
 use crate::gate::boottime_now;
 use crate::lag_file::SavedLag;
 use crate::log_lane::LogJob;
-use crate::message::{Assigned, Completion, FromSource, Message, SourceSender};
+use crate::message::{Assigned, Completion, FromSource, Message, SealedCopy, SourceSender};
 use crate::owner::idle::IdleClose;
 use crate::owner::lagging::Lag;
 pub(crate) use crate::owner::mending::MendResult;
@@ -114,7 +113,7 @@ pub(crate) struct Owner {
     done: mpsc::UnboundedSender<Completion>,
     /// Where the next request of a seal or mount is answered.
     requests: u64,
-    seals: BTreeMap<u64, oneshot::Sender<Result<SealAnswer, SealRefusal>>>,
+    seals: BTreeMap<u64, oneshot::Sender<Result<SealedCopy, SealRefusal>>>,
     mounts: BTreeMap<u64, oneshot::Sender<Result<(), MountFailure>>>,
     /// Active: the writer of the epoch, and frames handed to the log that are not durable.
     writer: Option<Writer>,

@@ -19,7 +19,8 @@ use keelson_env::{MemStoreOpener, SimDisk, SplitMix64};
 use keelson_types::{CopyId, DatabaseId, IncarnationId, MemberId, StreamId, Tick};
 
 use crate::checkers::{
-    Acknowledged, Bindings, Contents, GivenUp, Prefixes, Registers, Serving, Violation,
+    Acknowledged, Bindings, Contents, Explanations, GivenUp, Prefixes, Registers, Serving,
+    Violation,
 };
 use crate::copy_node::Job;
 use crate::messages::{ControlMessage, DataMessage, Operation, Reply, ToControl, ToData};
@@ -109,6 +110,7 @@ pub struct World {
     pub(crate) acknowledged: Acknowledged,
     pub(crate) given_up: GivenUp,
     pub(crate) bindings: Bindings,
+    pub(crate) explanations: Explanations,
     pub(crate) contents: Contents,
     pub(crate) serving: Serving,
     pub(crate) prefixes: Prefixes,

@@ -6,6 +6,7 @@
 //! and the decision records are stored as JSON; the bytes of logs and control files are the
 //! business of `format`.
 
+mod activation_policy;
 mod commit_rule;
 mod content_index;
 mod discard;
@@ -31,6 +32,7 @@ mod time;
 mod watermarks;
 mod weakness;
 
+pub use activation_policy::ActivationPolicy;
 pub use commit_rule::{CommitConstraint, CommitRule, Participant};
 pub use content_index::{
     CONTENT_INDEX_FIELD_BYTES_MAX, CONTENT_INDEX_FIELDS_MAX, ContentIndexSettings,

@@ -217,6 +217,32 @@ refusals! {
     /// The chosen target cannot be activated.
     TargetUnfit = "target_unfit",
         "see the message; keelson copy status shows the copies";
+    /// No copy passes what is asked of a target.
+    NoCandidate = "no_candidate",
+        "keelson switchover DB --what-if shows every check of every copy, and what skips it";
+    /// A queue of the target is too long for a switchover.
+    QueueTooLong = "queue_too_long",
+        "wait until the copy has caught up (keelson copy status), or --skip-lag-checks";
+    /// The active copy, or the target, is read as the source of a seed.
+    FeedsSeed = "feeds_seed",
+        "wait for the seed (keelson operation list), or skip the check that the message names";
+    /// The content index of the target is not healthy.
+    ContentIndexUnfit = "content_index_unfit",
+        "wait until it is Healthy (keelson copy status), or --skip-client-experience-checks: \
+         searches fail there until it is";
+    /// The member has as many active databases as it may have.
+    ActiveLimit = "active_limit",
+        "choose another member, or raise its limit (keelson member set --max-active)";
+    /// The database moved too often in the last time.
+    MoveSuppressed = "move_suppressed",
+        "find out why it moves (keelson decision list DB), wait, or \
+         --skip-move-suppression-checks";
+    /// A test of health failed.
+    Unhealthy = "unhealthy",
+        "see the rows above; keelson cluster status and keelson copy status tell more";
+    /// Something is not as it should be, and the request said to end then.
+    Warning = "warning",
+        "see the message; leave --terminate-on-warning out to go on all the same";
     /// The two logs share no position from which shipping could go on.
     Diverged = "diverged",
         "the copy has to be seeded again";

@@ -130,6 +130,24 @@ settings! {
     /// Time to full below which the forecast of a volume is an event.
     SpaceAlert = "space_alert", Millis(0, 14 * DAY), Some(DAY),
         "a volume forecast to be full within this time is told as an event; 0: never";
+    /// Automatic moves of one database that are too many for another one by an operator (F35).
+    MoveSuppressionMoves = "move_suppression_moves", Count(0, 1_000), Some(5),
+        "failovers of a database within the window after which a switchover is refused; 0: never";
+    /// The window of move suppression.
+    MoveSuppressionWindow = "move_suppression_window", Millis(SECOND, DAY), Some(600 * SECOND),
+        "how far back failovers of a database count for move_suppression_moves";
+    /// Whether a member that stops in order gives its databases away first (F17).
+    MoveAtStop = "move_at_stop", Switch(0, 1), Some(1),
+        "a member that stops in order moves its active databases away first";
+    /// How often databases go back to the copy that they prefer (F123); 0 = never.
+    PreferenceMovePeriod = "preference_move_period", Millis(0, 14 * DAY), Some(HOUR),
+        "how often databases are moved to their most preferred copy, without loss; 0: never";
+    /// How often the leader looks whether every database has enough copies (F134).
+    RedundancyCheckPeriod = "redundancy_check_period", Millis(SECOND, DAY), Some(60 * SECOND),
+        "how often the leader looks at the redundancy of every database";
+    /// How long a database may lack a copy before it is an event (F134).
+    RedundancyAlertAfter = "redundancy_alert_after", Millis(0, DAY), Some(1_200 * SECOND),
+        "how long a database may have one copy only before that is told as an event";
     /// Bytes that a source sends to one target in a second at most; 0 = as many as it can.
     SeedRateMax = "seed_rate_max", Bytes(0, PIB), Some(0),
         "bytes per second that one seed sends at most, throttled or not; 0: no bound";

@@ -76,6 +76,7 @@ pub(crate) const COLUMNS: &[output::Column] = &[
     column("actives"),
     column("lease left"),
     column("memory"),
+    column("activation"),
     wide("cpu"),
     wide("control address"),
     wide("data address"),
@@ -102,6 +103,7 @@ pub(crate) fn rows(status: &ClusterStatusResponse) -> Vec<Vec<String>> {
             member.actives.to_string(),
             format!("{} ms", member.lease_left_millis),
             text::size(member.resident_bytes + member.control_resident_bytes),
+            activation(member),
             format!("{} ms", member.cpu_millis + member.control_cpu_millis),
             member.control_address.clone(),
             member.data_address.clone(),
@@ -111,6 +113,23 @@ pub(crate) fn rows(status: &ClusterStatusResponse) -> Vec<Vec<String>> {
         ]
     };
     status.members.iter().map(row).collect()
+}
+
+/// Which activations a member takes, in a few words.
+fn activation(member: &keelson_wire::v1::MemberStatus) -> String {
+    let mut words = Vec::new();
+    if member.activation_policy != "unrestricted" {
+        words.push(member.activation_policy.clone());
+    }
+    words.extend(member.max_active.map(|max| format!("at most {max}")));
+    words.extend(member.max_active_preferred.map(|max| format!("rather at most {max}")));
+    if member.move_away {
+        words.push("moved away".into());
+    }
+    if member.maintenance.is_some() {
+        words.push("maintenance".into());
+    }
+    words.join(", ")
 }
 
 fn yes(value: bool) -> String {
@@ -134,6 +153,14 @@ pub(crate) fn members(status: &ClusterStatusResponse) -> Value {
             "lease_left_millis": member.lease_left_millis,
             "copies": member.copies,
             "actives": member.actives,
+            "activation_policy": member.activation_policy,
+            "max_active": member.max_active,
+            "max_active_preferred": member.max_active_preferred,
+            "move_away": member.move_away,
+            "maintenance": member.maintenance.as_ref().map(|maintenance| json!({
+                "since_unix_millis": maintenance.since_unix_millis,
+                "comment": maintenance.comment,
+            })),
             "resident_bytes": member.resident_bytes,
             "cpu_millis": member.cpu_millis,
             "open_files": member.open_files,

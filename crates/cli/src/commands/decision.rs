@@ -1,5 +1,6 @@
 //! `keelson decision`: why the active manager did what it did.
 
+mod explain;
 mod table;
 
 use std::collections::BTreeMap;
@@ -29,11 +30,23 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 20)]
         limit: u32,
     },
+    /// Explain one: each candidate with each criterion, decided again from its recorded inputs
+    Explain {
+        /// Number of the record, from decision list
+        id: u64,
+        /// Decide with inputs changed (--what-if m2.alive=false): MEMBER.KEY=VALUE or
+        /// requested=MEMBER
+        #[arg(value_name = "KEY=VALUE")]
+        changes: Vec<String>,
+    },
 }
 
 impl Command {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
-        let Self::List { database, limit } = self;
+        let (database, limit) = match self {
+            Self::Explain { id, changes } => return explain::run(global, id, changes).await,
+            Self::List { database, limit } => (database, limit),
+        };
         let client = global.client()?;
         let records = client.admin().list_decisions(&database, limit).await?;
         let records: Vec<Value> = records

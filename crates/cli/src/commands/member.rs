@@ -1,13 +1,15 @@
 //! `keelson member`: servers of the cluster.
 
+mod maintenance;
 mod ping;
 mod reseed;
 
 use clap::{Args, Subcommand};
+use keelson_types::ActivationPolicy;
 use keelson_wire::v1::SetMemberRequest;
 use serde_json::json;
 
-use crate::commands::cluster;
+use crate::commands::{cluster, switchover};
 use crate::context::Global;
 use crate::failure::{Failure, Outcome};
 use crate::output;
@@ -24,10 +26,13 @@ pub(crate) enum Command {
     },
     /// List the members
     List,
-    /// Change site or addresses of a member
+    /// Change site, addresses, or which activations a member takes
     Set(Set),
     /// Ask whether the processes of this machine's member serve (for health checks)
     Ping(ping::Ping),
+    /// Move the databases of a member away and keep them away, or end that
+    #[command(subcommand)]
+    Maintenance(maintenance::Command),
     /// Suspend and seed anew all passive copies of a member
     Reseed(reseed::Reseed),
 }
@@ -56,6 +61,26 @@ pub(crate) struct Set {
     /// Where it is for other members besides, IP:port, separated by commas; "" for nowhere
     #[arg(long, value_delimiter = ',')]
     replication_addresses: Option<Vec<String>>,
+    /// Which automatic activations it takes: unrestricted, intrasite_only or blocked
+    #[arg(long, value_name = "POLICY")]
+    activation_policy: Option<ActivationPolicy>,
+    /// Most databases that may be active there, or none for no limit
+    #[arg(long, value_name = "COUNT", value_parser = limit)]
+    max_active: Option<i64>,
+    /// Most databases that become active there while another copy can serve, or none
+    #[arg(long, value_name = "COUNT", value_parser = limit)]
+    max_active_preferred: Option<i64>,
+    /// Move its databases away at once and keep them away while another copy can serve
+    #[arg(long, value_name = "BOOL")]
+    activation_disabled_and_move_now: Option<bool>,
+}
+
+/// A limit as the server takes it, where negative means none.
+fn limit(text: &str) -> Result<i64, String> {
+    match text {
+        "none" => Ok(-1),
+        number => number.parse::<u32>().map(i64::from).map_err(|error| error.to_string()),
+    }
 }
 
 impl Command {
@@ -66,6 +91,7 @@ impl Command {
             Self::List => list(global).await,
             Self::Set(set) => set.run(global).await,
             Self::Ping(ping) => ping.run(global).await,
+            Self::Maintenance(command) => command.run(global).await,
             Self::Reseed(reseed) => reseed.run(global).await,
         }
     }
@@ -110,9 +136,17 @@ async fn list(global: &Global) -> Outcome {
 
 impl Set {
     async fn run(self, global: &Global) -> Outcome {
-        let changes = [&self.site, &self.control_address, &self.data_address];
-        let none = changes.iter().all(|change| change.is_none());
-        if none && self.replication_addresses.is_none() {
+        let changes = [
+            self.site.is_some(),
+            self.control_address.is_some(),
+            self.data_address.is_some(),
+            self.replication_addresses.is_some(),
+            self.activation_policy.is_some(),
+            self.max_active.is_some(),
+            self.max_active_preferred.is_some(),
+            self.activation_disabled_and_move_now.is_some(),
+        ];
+        if !changes.contains(&true) {
             return Err(Failure::usage("nothing to set", "name at least one option; see --help"));
         }
         if global.only_shows(&format!("change member {}", self.member)) {
@@ -127,10 +161,17 @@ impl Set {
             data_address: self.data_address,
             set_replication_addresses: self.replication_addresses.is_some(),
             replication_addresses: addresses,
+            activation_policy: self.activation_policy.map(|policy| policy.to_string()),
+            max_active: self.max_active,
+            max_active_preferred: self.max_active_preferred,
+            move_away: self.activation_disabled_and_move_now,
         };
-        global.connect().await?.admin().set_member(request).await?;
-        let data = json!({ "member": self.member });
-        output::print_done(global.output, &format!("changed member {}", self.member), &data);
+        let client = global.connect().await?;
+        let moves = client.admin().set_member(request).await?;
+        let moves = switchover::followed(&client, moves).await?;
+        let data = json!({ "member": self.member, "moves": switchover::data(&moves) });
+        let sentence = format!("changed member {}{}", self.member, switchover::summary(&moves));
+        output::print_done(global.output, &sentence, &data);
         Ok(())
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use keelson_client::{Client, succeeded};
-use keelson_types::OperationId;
-use keelson_wire::v1::{Operation, SeedFigures};
+use keelson_types::{LogEnd, OperationId};
+use keelson_wire::v1::{MoveResult, Operation, SeedFigures};
 use serde_json::{Value, json};
 
 use crate::context::Global;
@@ -190,6 +190,18 @@ fn network(figures: &SeedFigures) -> String {
     format!("{name}{how}")
 }
 
+/// The result of a switchover as JSON.
+fn moved(moved: &MoveResult) -> Value {
+    json!({
+        "active_at_start": moved.active_at_start,
+        "active_at_end": moved.active_at_end,
+        "mount_status_at_start": moved.mount_status_at_start,
+        "mount_status_at_end": moved.mount_status_at_end,
+        "logs_lost": moved.logs_lost,
+        "recovery_point": moved.recovery_point.map(|end| LogEnd::from(end).to_string()),
+    })
+}
+
 /// An operation as JSON.
 pub(crate) fn data(operation: &Operation) -> Value {
     json!({
@@ -219,5 +231,6 @@ pub(crate) fn data(operation: &Operation) -> Value {
             "network": figures.network,
             "compressed": figures.compressed,
         })),
+        "moved": operation.moved.as_ref().map(moved),
     })
 }

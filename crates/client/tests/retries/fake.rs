@@ -292,7 +292,7 @@ macro_rules! admin {
                     script.changes += 1;
                     script.admin_refusal.clone().unwrap_or(Reply::Done)
                 };
-                reply.give(v1::SetMemberResponse {}).await
+                reply.give(v1::SetMemberResponse::default()).await
             }
 
             $(async fn $method(
@@ -328,6 +328,13 @@ admin! {
     guarantee_flush: GuaranteeRequest => GuaranteeResponse,
     copy_status: CopyStatusRequest => CopyStatusResponse,
     switchover: SwitchoverRequest => OperationStarted,
+    move_databases: MoveRequest => MoveResponse,
+    explain_decision: ExplainDecisionRequest => ExplainDecisionResponse,
+    begin_maintenance: BeginMaintenanceRequest => MaintenanceResponse,
+    end_maintenance: EndMaintenanceRequest => MaintenanceResponse,
+    redistribute: RedistributeRequest => RedistributeResponse,
+    health: HealthRequest => HealthResponse,
+    redundancy: RedundancyRequest => RedundancyResponse,
     compare_digests: CompareDigestsRequest => CompareDigestsResponse,
     list_events: ListEventsRequest => ListEventsResponse,
     scrub_copies: ScrubCopiesRequest => ScrubCopiesResponse,

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use keelson_types::{
-    CommitConstraint, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch, LagSettings,
-    LagSwitch, MountIntent, RefusalReason, ResumeRequest, StreamId, SuspendFacts, SuspendRequest,
-    SuspendedBy, Suspension,
+    ActivationPolicy, CommitConstraint, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch,
+    LagSettings, LagSwitch, MountIntent, RefusalReason, ResumeRequest, StreamId, SuspendFacts,
+    SuspendRequest, SuspendedBy, Suspension,
 };
 
 use super::{Applied, refuse};
@@ -353,6 +353,7 @@ fn new_copy(index: u64, copy: &NewCopy) -> CopyConfig {
         cut_off: false,
         lag_switch: LagSwitch::default(),
         seeding: None,
+        policy: ActivationPolicy::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use keelson_types::{IncarnationId, MemberId, RefusalReason};
 use super::{Applied, refuse};
 use crate::command::{Answer, Command};
 use crate::event::EventKind;
-use crate::state::{CERTIFIED_DEAD_MAX, ClusterState, Member, MemberConfig};
+use crate::state::{CERTIFIED_DEAD_MAX, ClusterState, Member, MemberActivation, MemberConfig};
 
 /// The new value, or the one there is.
 fn or_keep<T: Clone>(new: &Option<T>, current: &T) -> T {
@@ -103,6 +103,8 @@ impl ClusterState {
             silent: None,
             certified_dead: Vec::new(),
             assignment_revision: index,
+            activation: MemberActivation::default(),
+            maintenance: None,
         };
         self.members.insert(config.id, member);
         self.event(index, Some(config.id), None, EventKind::MemberAdded);

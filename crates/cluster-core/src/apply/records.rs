@@ -5,7 +5,7 @@ use keelson_types::{OperationId, RefusalReason};
 use super::{Applied, refuse};
 use crate::command::{Answer, Command};
 use crate::decision::DecisionEntry;
-use crate::operation::{Operation, OperationKind, OperationState};
+use crate::operation::{Moved, Operation, OperationKind, OperationState};
 use crate::state::{ClusterState, OPERATIONS_MAX};
 
 /// Longest message of an operation, in bytes.
@@ -52,6 +52,12 @@ impl ClusterState {
             };
             self.operations.remove(&oldest);
         }
+        let moved = match kind {
+            OperationKind::Switchover { database, .. } => {
+                self.databases.get(database).map(|database| Box::new(Moved::begin(database)))
+            }
+            _ => None,
+        };
         let operation = Operation {
             id,
             kind: kind.clone(),
@@ -59,6 +65,7 @@ impl ClusterState {
             progress_percent: 0,
             message: String::new(),
             seed: None,
+            moved,
             started_at_index: index,
             started_unix_ms: self.clock_unix_ms,
             updated_unix_ms: self.clock_unix_ms,
@@ -85,6 +92,12 @@ impl ClusterState {
             let end = ends.into_iter().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
             operation.message = message[..end].to_owned();
             operation.updated_unix_ms = unix_ms;
+            let database = operation.database().and_then(|id| self.databases.get(&id));
+            if let (true, Some(moved), Some(database)) =
+                (operation.is_finished(), operation.moved.as_mut(), database)
+            {
+                moved.finish(database);
+            }
         }
         Ok(Answer::Operation(Box::new(operation.clone())))
     }

@@ -28,6 +28,10 @@ pub(crate) fn decision(database: DatabaseId, epoch: Epoch) -> DecisionRecord {
         reason: ActivationReason::NewDatabase,
         operation: None,
         rules: Vec::new(),
+        copies: Vec::new(),
+        requested: None,
+        avoid: Vec::new(),
+        at: None,
         replies: Vec::new(),
         alive: Vec::new(),
         reached: Vec::new(),
@@ -38,6 +42,7 @@ pub(crate) fn decision(database: DatabaseId, epoch: Epoch) -> DecisionRecord {
         loss: None,
         steps: Vec::new(),
         omitted: 0,
+        inputs_omitted: false,
     }
 }
 
@@ -557,7 +562,12 @@ fn the_state_survives_json() {
     activate(&mut log, 1);
     allocate(&mut log, 1);
     log.ok(&Command::CertifyDeath { member: member(3), incarnation: life(3) });
-    let put = OperationKind::Switchover { database: DB, to: member(2), comment: "why".into() };
+    let put = OperationKind::Switchover {
+        database: DB,
+        to: member(2),
+        comment: "why".into(),
+        options: crate::MoveOptions::default(),
+    };
     log.ok(&Command::PutOperation { id: OperationId::from_u128(1), kind: put });
     let record = decision(DB, epoch(2));
     log.ok(&Command::RecordDecision(Box::new(record)));

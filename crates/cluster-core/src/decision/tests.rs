@@ -1,10 +1,11 @@
 //! Tests of `decision`.
 
-use keelson_types::{CommitConstraint, Position};
+use keelson_types::{ActivationPolicy, CommitConstraint, Position};
 
 use super::*;
 use crate::proof::Verdict;
-use crate::testing::{DB, copy, end, epoch, member, reply, rule, rule_record};
+use crate::select::Mark;
+use crate::testing::{DB, copy, end, epoch, member, reply, rule, rule_record, site};
 
 /// A record about `copies` copies and `rules` epochs.
 fn record(copies: u128, rules: u64, fault: Option<&CopyFault>) -> DecisionRecord {
@@ -22,6 +23,20 @@ fn record(copies: u128, rules: u64, fault: Option<&CopyFault>) -> DecisionRecord
         end: Some(far),
         preference: u32::MAX,
         excluded: excluded.clone(),
+        fit: crate::Fit::default(),
+    };
+    let marks = [Mark::Incumbent, Mark::Lagged, Mark::Maintenance, Mark::MoveAway];
+    let described = |n: &u128| CopyInput {
+        copy: copy(*n),
+        member: member(*n),
+        name: "m".repeat(20),
+        site: site("a-site"),
+        preference: u32::MAX,
+        policy: ActivationPolicy::IntrasiteOnly,
+        actives: u32::MAX,
+        max_active: Some(u32::MAX),
+        max_active_preferred: Some(u32::MAX),
+        marks: marks.into(),
     };
     let unreached = members.iter().map(|n| copy(*n)).collect();
     DecisionRecord {
@@ -29,6 +44,9 @@ fn record(copies: u128, rules: u64, fault: Option<&CopyFault>) -> DecisionRecord
         operation: Some(OperationId::from_u128(1)),
         rules: (1..=rules).map(participants).collect(),
         replies: members.iter().map(aged).collect(),
+        copies: members.iter().map(described).collect(),
+        requested: Some(copy(1)),
+        avoid: vec![copy(2)],
         alive: members.iter().map(|n| member(*n)).collect(),
         reached: members.iter().map(|n| copy(*n)).collect(),
         verdict: Verdict::PossibleLoss { epoch: epoch(1), rule_version: 1, unreached },

@@ -27,7 +27,9 @@ impl Scene {
     fn preview(&self, on: Option<u128>) -> MountPreview {
         let database = &self.log.state.databases[&DB];
         let accepted = AcceptedLoss { on: on.map(member) };
-        preview(database, &self.log.state.members, &self.reports, &self.alive, &accepted)
+        let actives = BTreeMap::new();
+        let members = &self.log.state.members;
+        preview(database, members, &self.reports, (&self.alive, &actives), &accepted)
     }
 }
 

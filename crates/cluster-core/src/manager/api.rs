@@ -9,6 +9,7 @@ use keelson_types::{
 use crate::command::{Command, Outcome, Refusal};
 use crate::lease::LeaseConfig;
 use crate::loss::AcceptedLoss;
+use crate::operation::MoveOptions;
 use crate::order::{MountFailure, MountOrder, SealAnswer, SealItem};
 use crate::point_in_time::ActivateAt;
 
@@ -151,6 +152,8 @@ pub enum ManagerEvent {
         database: DatabaseId,
         /// Where to.
         to: MemberId,
+        /// What the operator's word allows.
+        options: MoveOptions,
     },
     /// An operator opens a database.
     MountRequested {

@@ -10,14 +10,14 @@ use crate::activation::{Activation, Phase};
 use crate::command::{Command, Refusal};
 use crate::decision::ActivationReason;
 use crate::loss::AcceptedLoss;
-use crate::operation::OperationKind;
+use crate::operation::{MoveOptions, OperationKind};
 use crate::point_in_time::ActivateAt;
 use crate::state::{ClusterState, CopyKind, Database};
 
 /// What an operator waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Goal {
-    Move { to: MemberId },
+    Move { to: MemberId, options: MoveOptions },
     Mount { accept_loss: Option<AcceptedLoss> },
     At(ActivateAt),
     Dismount,
@@ -52,8 +52,8 @@ impl Manager {
     pub(super) fn adopt_operations(&mut self, state: &ClusterState) {
         for operation in state.operations.values().filter(|operation| !operation.is_finished()) {
             let (database, goal) = match &operation.kind {
-                OperationKind::Switchover { database, to, .. } => {
-                    (*database, Goal::Move { to: *to })
+                OperationKind::Switchover { database, to, options, .. } => {
+                    (*database, Goal::Move { to: *to, options: *options })
                 }
                 OperationKind::Mount { database, accept_loss } => {
                     (*database, Goal::Mount { accept_loss: *accept_loss })
@@ -71,19 +71,20 @@ impl Manager {
         &mut self,
         now: Tick,
         state: &ClusterState,
-        (operation, id, to): (OperationId, DatabaseId, MemberId),
+        (operation, id): (OperationId, DatabaseId),
+        (to, options): (MemberId, MoveOptions),
         batch: &mut Batch,
     ) {
         if self.operations.contains_key(&operation) {
             return;
         }
-        let database = match self.check_move(state, id, to) {
+        let database = match self.check_move(state, id, (to, options)) {
             Ok(database) => database,
             Err(refusal) => return batch.finished.push((operation, Err(refusal))),
         };
         let pending = PendingOperation {
             database: id,
-            goal: Goal::Move { to },
+            goal: Goal::Move { to, options },
             proposal: Proposal::NotNeeded,
         };
         self.operations.insert(operation, pending);
@@ -103,7 +104,7 @@ impl Manager {
         &self,
         state: &'a ClusterState,
         id: DatabaseId,
-        to: MemberId,
+        (to, options): (MemberId, MoveOptions),
     ) -> Result<&'a Database, Refusal> {
         let database = state.databases.get(&id);
         let database = database
@@ -129,18 +130,24 @@ impl Manager {
             let message = format!("the copy on {at} is lagged or leaving");
             return Err(refusal(RefusalReason::TargetUnfit, message));
         }
-        if !config.suspension.is_none() {
+        if config.is_stopped() {
             let comment = &config.suspension.comment;
             let message = format!("the copy on {at} is suspended ({comment}); resume it first");
             return Err(refusal(RefusalReason::TargetUnfit, message));
         }
-        if let Some(fault) = self.faults.get(&copy) {
+        if let Some(fault) = self.faults.get(&copy).filter(|_| !options.skip_health) {
             let message = format!("the copy on {at} failed: {fault}");
             return Err(refusal(RefusalReason::TargetUnfit, message));
         }
         if !self.contacts(state).alive.contains(&to) {
             let message = format!("{at} holds no lease");
             return Err(refusal(RefusalReason::TargetUnfit, message));
+        }
+        let actives = self.actives(state).get(&to).copied().unwrap_or(0);
+        let most = member.activation.max_active.filter(|max| actives >= *max);
+        if let (Some(most), true) = (most, database.target_member() != Some(to)) {
+            let message = format!("{actives} databases are active on {at}, and {most} may be");
+            return Err(refusal(RefusalReason::ActiveLimit, message));
         }
         Ok(database)
     }
@@ -165,6 +172,9 @@ impl Manager {
         let mut operations = self.operations.iter().filter(|(_, o)| o.database == id);
         operations.find_map(|(operation, pending)| match pending.goal {
             Goal::Mount { accept_loss } => Some((*operation, accept_loss?)),
+            Goal::Move { to, options } if options.accept_loss => {
+                Some((*operation, AcceptedLoss { on: Some(to) }))
+            }
             Goal::Move { .. } | Goal::At(_) | Goal::Dismount => None,
         })
     }
@@ -357,7 +367,7 @@ fn reached(
             let message = format!("{} was not taken back to {}", database.name, order.kept);
             Err(refusal(RefusalReason::Precondition, message))
         }
-        Goal::Move { to } | Goal::At(ActivateAt { on: to, .. }) if active != Some(to) => {
+        Goal::Move { to, .. } | Goal::At(ActivateAt { on: to, .. }) if active != Some(to) => {
             let member = active.and_then(|id| state.members.get(&id));
             let at = member.map_or("another member", |member| member.config.name.as_str());
             let message = format!("{} is active on {at} instead", database.name);

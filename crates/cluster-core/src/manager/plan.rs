@@ -34,6 +34,8 @@ struct Round<'a> {
     contacts: Contacts,
     /// Activations in which each member takes part.
     load: BTreeMap<MemberId, usize>,
+    /// Databases of which each member is the active, or is about to be.
+    actives: BTreeMap<MemberId, u32>,
 }
 
 /// What becomes of an activation after one look.
@@ -56,7 +58,8 @@ impl Manager {
         });
         self.jobs.retain(|id, _| state.databases.contains_key(id));
         self.dismounts.retain(|id, _| state.databases.contains_key(id));
-        let mut round = Round { now, state, contacts: self.contacts(state), load: BTreeMap::new() };
+        let (contacts, actives) = (self.contacts(state), self.actives(state));
+        let mut round = Round { now, state, contacts, load: BTreeMap::new(), actives };
         for (id, job) in &self.jobs {
             let members = state.databases.get(id).map(|database| taking_part(database, job));
             members.into_iter().flatten().for_each(|m| *round.load.entry(m).or_default() += 1);
@@ -154,6 +157,18 @@ impl Manager {
                 here.then(|| Activation::new(now, reason(), binding))
             }
         }
+    }
+
+    /// What the state assigns, and what was bound and is not recorded yet.
+    pub(super) fn actives(&self, state: &ClusterState) -> BTreeMap<MemberId, u32> {
+        let mut actives = state.active_counts();
+        for (id, job) in &self.jobs {
+            let Phase::Binding { target, .. } = job.phase else { continue };
+            let database = state.databases.get(id).filter(|database| database.target.is_none());
+            let member = database.and_then(|d| d.copies.get(&target)).map(|copy| copy.member);
+            member.into_iter().for_each(|member| *actives.entry(member).or_default() += 1);
+        }
+        actives
     }
 
     fn is_cold(&self) -> bool {
@@ -311,7 +326,7 @@ impl Manager {
 
     fn drive_sealing(
         &mut self,
-        round: &Round<'_>,
+        round: &mut Round<'_>,
         database: &Database,
         job: &mut Activation,
         batch: &mut Batch,
@@ -326,6 +341,7 @@ impl Manager {
             state: round.state,
             database,
             contacts: &round.contacts,
+            actives: &round.actives,
             config: &self.config,
             accepted: self.accepted_loss(database.id),
             instant: self.instant_wanted(database.id),
@@ -335,6 +351,8 @@ impl Manager {
             Evaluation::Pending => Flow::Stay,
             Evaluation::Bind(item) => {
                 let target = item.target;
+                let member = database.copies.get(&target).map(|copy| copy.member);
+                member.into_iter().for_each(|m| *round.actives.entry(m).or_default() += 1);
                 batch.activate.push(*item);
                 job.enter(round.now, Phase::Binding { epoch, target });
                 Flow::Stay

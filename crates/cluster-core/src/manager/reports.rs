@@ -50,8 +50,8 @@ impl Manager {
                     dismount.progress = DismountProgress::Done;
                 }
             }
-            ManagerEvent::MoveRequested { operation, database, to } => {
-                self.move_requested(now, state, (operation, database, to), batch);
+            ManagerEvent::MoveRequested { operation, database, to, options } => {
+                self.move_requested(now, state, (operation, database), (to, options), batch);
             }
             ManagerEvent::MountRequested { operation, database, accept_loss } => {
                 self.mount_requested(now, (operation, database), accept_loss);

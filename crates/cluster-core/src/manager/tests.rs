@@ -78,6 +78,7 @@ impl World {
         while !queue.is_empty() {
             let action = queue.remove(0);
             if let ManagerAction::Propose { tag, command } = &action {
+                self.explained(command);
                 self.log.index += 1;
                 let index = self.log.index;
                 let outcome = self.log.state.apply_with(index, command, self.weakness);
@@ -89,6 +90,19 @@ impl World {
             }
         }
         seen
+    }
+
+    /// G8: every decision can be decided again from its record.
+    fn explained(&self, command: &Command) {
+        let records = match command {
+            Command::Activate(items) => items.iter().map(|item| &item.decision).collect(),
+            Command::RecordDecision(record) => vec![record.as_ref()],
+            _ => Vec::new(),
+        };
+        for record in records.into_iter().filter(|_| self.weakness == Weakness::None) {
+            let again = crate::explain(record, &[]).expect("no changes");
+            assert_eq!((again.differences, again.incomplete), (vec![], false), "{record:?}");
+        }
     }
 
     fn lead(&mut self, term: u64) -> Vec<ManagerAction> {

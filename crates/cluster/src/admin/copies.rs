@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use keelson_cluster_core::Command;
 use keelson_types::{
-    CopyId, DatabaseId, LagSettings, LagSwitch, MemberId, RefusalReason, Refused, ResumeRequest,
-    SuspendRequest, SuspendedBy, Suspension,
+    ActivationPolicy, CopyId, DatabaseId, LagSettings, LagSwitch, MemberId, RefusalReason, Refused,
+    ResumeRequest, SuspendRequest, SuspendedBy, Suspension,
 };
 use keelson_wire::Refusal;
 use keelson_wire::v1::{
@@ -56,6 +56,7 @@ impl Context {
         request: SetCopyRequest,
     ) -> Result<SetCopyResponse, Refusal> {
         let switch = lag_switch(&request)?;
+        let policy = request.activation_policy.as_deref().map(policy_named).transpose()?;
         self.change_copy(&request.database, &request.member, |database, copy| {
             let lag = self.lag_asked(&request, database, copy)?;
             let preference = request.preference;
@@ -66,6 +67,12 @@ impl Context {
             Ok(Command::SetCopy { database, copy, preference, leaving: None, lag })
         })
         .await?;
+        if let Some(policy) = policy {
+            self.change_copy(&request.database, &request.member, |database, copy| {
+                Ok(Command::SetCopyPolicy { database, copy, policy })
+            })
+            .await?;
+        }
         if let Some(switch) = switch {
             self.change_copy(&request.database, &request.member, |database, copy| {
                 Ok(Command::SwitchLag { database, copy, switch })
@@ -137,6 +144,11 @@ impl Context {
         })?;
         Ok((database.id, copy))
     }
+}
+
+/// An activation policy by its name.
+pub(super) fn policy_named(name: &str) -> Result<ActivationPolicy, Refusal> {
+    name.parse().map_err(|why: String| Refusal::new(RefusalReason::BadArgument, why))
 }
 
 /// The operator's word about a lag, if there is one.

@@ -12,9 +12,10 @@ use keelson_types::{
 };
 use keelson_wire::v1::{
     self, CopyInfo, CreateDatabaseRequest, CreateDatabaseResponse, DatabaseInfo,
-    DismountDatabaseRequest, EpochInfo, MountDatabaseRequest, OperationStarted, RemoveCopyRequest,
-    RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse, SetDatabaseRequest,
-    SetDatabaseResponse, ShowDatabaseRequest, ShowDatabaseResponse, SwitchoverRequest,
+    DismountDatabaseRequest, EpochInfo, MountDatabaseRequest, MoveRequest, OperationStarted,
+    RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
+    SetDatabaseRequest, SetDatabaseResponse, ShowDatabaseRequest, ShowDatabaseResponse,
+    SwitchoverRequest,
 };
 use keelson_wire::{Refusal, ids};
 use uuid::Uuid;
@@ -24,9 +25,6 @@ use crate::context::Context;
 
 /// How long a leaving copy may take to leave the commit rule.
 pub(super) const LEAVE_DEADLINE: Duration = Duration::from_secs(20);
-
-/// Longest comment of an operation; it is kept in the replicated state.
-const COMMENT_CHARS_MAX: usize = 512;
 
 /// The settings asked for, on top of `base`.
 fn settings(
@@ -239,10 +237,7 @@ impl Context {
         asked: &[u8],
         kind: OperationKind,
     ) -> Result<OperationStarted, Refusal> {
-        let id = match asked.is_empty() {
-            true => keelson_types::OperationId::new(Uuid::new_v4()),
-            false => ids::operation(asked)?,
-        };
+        let id = operation_id(asked)?;
         self.begin_operation(id, kind).await?;
         Ok(OperationStarted { operation: ids::bytes(id) })
     }
@@ -271,15 +266,14 @@ impl Context {
         self: &Arc<Self>,
         request: SwitchoverRequest,
     ) -> Result<OperationStarted, Refusal> {
-        self.require_leader()?;
-        let database = self.database_called(&request.database)?.id;
-        let to = self.member_called(&request.to)?.id;
-        let comment = request.comment;
-        if comment.chars().count() > COMMENT_CHARS_MAX {
-            let what = format!("a comment has at most {COMMENT_CHARS_MAX} characters");
-            return Err(refusal(RefusalReason::BadArgument, what));
+        let SwitchoverRequest { database, to, operation, comment } = request;
+        let request = MoveRequest { database, to, operation, comment, ..MoveRequest::default() };
+        let moved = self.admin_move_databases(request).await?.moves.into_iter().next();
+        let moved = moved.unwrap_or_default();
+        match RefusalReason::from_code(&moved.code) {
+            Some(reason) => Err(refusal(reason, moved.message)),
+            None => Ok(OperationStarted { operation: moved.operation }),
         }
-        self.begin(&request.operation, OperationKind::Switchover { database, to, comment }).await
     }
 
     /// The active drops the copy from its rule first (R1); then it goes.
@@ -348,6 +342,14 @@ impl Context {
             );
             refusal(RefusalReason::DeadlineExceeded, what)
         })
+    }
+}
+
+/// The id that the client chose, or a fresh one.
+pub(super) fn operation_id(asked: &[u8]) -> Result<keelson_types::OperationId, Refusal> {
+    match asked.is_empty() {
+        true => Ok(keelson_types::OperationId::new(Uuid::new_v4())),
+        false => Ok(ids::operation(asked)?),
     }
 }
 

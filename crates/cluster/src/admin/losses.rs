@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use keelson_cluster_core::{AcceptedLoss, Candidate, Database, LossReceipt, SealReply};
+use keelson_cluster_core::{AcceptedLoss, Candidate, CopyHealth, Database, LossReceipt, SealReply};
 use keelson_types::{DatabaseState, Epoch, MemberId, MountIntent, Position, RefusalReason};
 use keelson_wire::v1::{self, CopyFacts, MountDatabaseRequest, PreviewMountResponse};
 use keelson_wire::{Refusal, ids};
@@ -54,7 +54,8 @@ impl Context {
         let reports = reports(&database, &facts);
         let foretold = self.applied.read(|state| {
             let (members, reports) = (&state.members, reports.as_slice());
-            keelson_cluster_core::preview_mount(&database, members, reports, &alive, &accepted)
+            let there = (&alive, &state.active_counts());
+            keelson_cluster_core::preview_mount(&database, members, reports, there, &accepted)
         });
         let target = foretold.target.and_then(|copy| database.copies.get(&copy));
         let mounted =
@@ -105,14 +106,14 @@ impl Context {
 }
 
 /// Members that answer with a data process that holds a lease.
-fn alive(facts: &AllFacts) -> BTreeSet<MemberId> {
+pub(super) fn alive(facts: &AllFacts) -> BTreeSet<MemberId> {
     let told = facts.iter().filter_map(|(id, facts)| Some((*id, facts.as_ref().ok()?)));
     told.filter(|(_, facts)| facts.data_process_up && facts.lease_left_millis > 0)
         .map(|(id, _)| id)
         .collect()
 }
 
-fn facts_of<'a>(
+pub(super) fn facts_of<'a>(
     database: &Database,
     facts: &'a AllFacts,
     member: MemberId,
@@ -138,6 +139,7 @@ fn reports(database: &Database, facts: &AllFacts) -> Vec<SealReply> {
                 fault: serde_json::from_slice(&facts.fault_value).ok(),
                 may_have_lost: facts.may_have_lost,
                 ha: true,
+                health: CopyHealth::default(),
             })
         })
         .collect()

@@ -265,6 +265,7 @@ impl Context {
     ) -> Result<SetMemberResponse, Refusal> {
         self.require_leader()?;
         let config = self.member_called(&request.name)?;
+        let asked = request.clone();
         let site = request.site.map(SiteName::new).transpose();
         let site = site.map_err(|e| refusal(RefusalReason::BadName, format!("site: {e}")))?;
         let addresses = request.replication_addresses;
@@ -277,6 +278,7 @@ impl Context {
             voter: None,
         };
         self.propose_here(command).await?.answer()?;
+        let moves = self.set_activation(&config, &asked).await?;
         let moved = request.control_address.filter(|address| *address != config.control_address);
         if let Some(control_address) = moved {
             let node =
@@ -285,6 +287,6 @@ impl Context {
             self.change_consensus(ChangeMembers::SetNodes(nodes), true).await?;
             self.peers.forget(&config.control_address);
         }
-        Ok(SetMemberResponse {})
+        Ok(SetMemberResponse { moves })
     }
 }

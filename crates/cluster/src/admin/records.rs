@@ -11,8 +11,8 @@ use keelson_wire::v1::{
 use super::databases::label;
 use crate::context::Context;
 
-/// Most records of one answer; each decision has up to 4 KiB and an answer 4 MiB.
-const RECORDS_MAX: usize = 500;
+/// Most records of one answer; each decision has up to 8 KiB and an answer 4 MiB.
+const RECORDS_MAX: usize = 400;
 /// Records of an answer unless asked otherwise.
 const RECORDS_DEFAULT: usize = 100;
 

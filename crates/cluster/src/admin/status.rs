@@ -13,7 +13,7 @@ use keelson_wire::v1::{
     CopyStatusRow, MemberFactsResponse, MemberStatus, TopologyDatabase, TopologyMember,
     TopologyRequest, TopologyResponse,
 };
-use keelson_wire::{Refusal, ids};
+use keelson_wire::{Refusal, ids, v1};
 
 use crate::admin::copies::suspension;
 use crate::clock;
@@ -161,6 +161,14 @@ fn member_status(state: &ClusterState, member: &Member, facts: &AllFacts) -> Mem
         replication_addresses: member.config.replication_addresses.clone(),
         copies: u32::try_from(copies).unwrap_or(u32::MAX),
         actives: u32::try_from(actives).unwrap_or(u32::MAX),
+        activation_policy: member.activation.policy.to_string(),
+        max_active: member.activation.max_active,
+        max_active_preferred: member.activation.max_active_preferred,
+        move_away: member.activation.move_away,
+        maintenance: member.maintenance.as_ref().map(|maintenance| v1::Maintenance {
+            since_unix_millis: maintenance.since_unix_ms,
+            comment: maintenance.comment.clone(),
+        }),
         ..MemberStatus::default()
     };
     match facts.get(&id) {
@@ -213,6 +221,7 @@ fn row(
         suspension: suspension(&copy.suspension),
         replay_lag_seconds: copy.lag.replay_lag().as_secs(),
         truncation_lag_seconds: copy.lag.truncation_lag().as_secs(),
+        activation_policy: copy.policy.to_string(),
     }
 }
 

@@ -168,6 +168,10 @@ impl FakeData {
             database: known.database.clone(),
             copy: known.this_copy.clone(),
             status: "Healthy".into(),
+            content_index: Some(v1::ContentIndexFacts {
+                state: "Disabled".into(),
+                ..v1::ContentIndexFacts::default()
+            }),
             ..v1::CopyFacts::default()
         });
         v1::MemberFactsResponse { copies: copies.collect(), data_pid: 7, ..Default::default() }

@@ -28,7 +28,7 @@ impl Owner {
             Action::Commit(to) => self.commit(to),
             Action::SealReply { request, answer } => {
                 if let Some(reply) = self.seals.remove(&request) {
-                    drop(reply.send(answer));
+                    drop(reply.send(answer.map(|answer| self.sealed(answer))));
                 }
             }
             Action::MountReply { request, answer } => {

@@ -3,12 +3,13 @@
 
 use std::sync::atomic::Ordering;
 
+use keelson_copy_core::SealAnswer;
 use keelson_copy_core::copy_state::{Transition, copy_queue, replay_queue};
 use keelson_copy_core::expanded_truncation::CutCandidate;
-use keelson_types::{CopyFault, CopyRole, CopyStatus, News, Position, Setting, Watermarks};
+use keelson_types::{CopyFault, CopyRole, CopyStatus, News, Position, Queue, Setting, Watermarks};
 
 use crate::gate::boottime_now;
-use crate::message::OwnerView;
+use crate::message::{OwnerView, SealedCopy};
 use crate::owner::{Owner, unix_millis};
 
 /// Whether an operator cares for it: a copy failed, or is over it.
@@ -89,14 +90,7 @@ impl Owner {
             |store| store.size_bytes(),
         );
         let (core, marks) = (self.machine.view(), self.marks());
-        let role = match self.machine.own_epoch() {
-            Some(_) => CopyRole::Active,
-            None => CopyRole::Passive,
-        };
-        let (copy_queue, replay_queue) = {
-            let index = self.shared.index();
-            (copy_queue(role, &marks, &index.sizes), replay_queue(&marks, &index.sizes))
-        };
+        let (copy_queue, replay_queue) = self.queues(&marks);
         let since = self.status.last().map(|(_, since)| boottime_now().since(since));
         let since = since.map_or(0, |age| age.as_millis() as u64);
         let lag_status = self.lag_status();
@@ -129,6 +123,23 @@ impl Owner {
             blockers: self.blockers(),
             undoing: self.undoing(),
         }
+    }
+
+    /// What the copy has not inspected, and what it has not replayed.
+    fn queues(&self, marks: &Watermarks) -> (Queue, Queue) {
+        let role = match self.machine.own_epoch() {
+            Some(_) => CopyRole::Active,
+            None => CopyRole::Passive,
+        };
+        let index = self.shared.index();
+        (copy_queue(role, marks, &index.sizes), replay_queue(marks, &index.sizes))
+    }
+
+    /// The answer to a seal with the queues of the copy.
+    pub(super) fn sealed(&self, answer: SealAnswer) -> SealedCopy {
+        let (copy_queue, replay_queue) = self.queues(&self.marks());
+        let (copy_queue_bytes, replay_queue_bytes) = (copy_queue.bytes, replay_queue.bytes);
+        SealedCopy { answer, copy_queue_bytes, replay_queue_bytes }
     }
 }
 

@@ -52,6 +52,7 @@ impl CopyNode {
                 fault: answer.fault,
                 may_have_lost: answer.may_have_lost,
                 ha: true,
+                health: cluster::CopyHealth::default(),
             }),
             Err(SealRefusal::SealedHigher(epoch)) => {
                 moment.out.push(Out::Fired(Probe::SealedHigher));

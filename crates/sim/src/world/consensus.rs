@@ -164,6 +164,8 @@ impl World {
         self.consensus.log.push(entry);
         let verdict = self.bindings.check(&self.reference);
         self.check(verdict);
+        let verdict = self.explanations.check(&self.reference, weakness);
+        self.check(verdict);
     }
 
     /// A member applies what it did not know yet.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_cluster_core::{
-    AcceptedLoss, ActivateAt, Command, ManagerAction, ManagerEvent, OperationKind, Outcome,
-    RenewRequest,
+    AcceptedLoss, ActivateAt, Command, ManagerAction, ManagerEvent, MoveOptions, OperationKind,
+    Outcome, RenewRequest,
 };
 use keelson_types::{DatabaseId, Epoch, IncarnationId, MemberId, OperationId, Tick};
 
@@ -392,9 +392,10 @@ impl World {
     pub(crate) fn switch_over(&mut self, database: DatabaseId, to: MemberId) {
         let Some(leader) = self.ready_leader() else { return };
         let operation = OperationId::from_u128(0x7000 + u128::from(self.fresh()));
-        let kind = OperationKind::Switchover { database, to, comment: String::new() };
+        let options = MoveOptions::default();
+        let kind = OperationKind::Switchover { database, to, comment: String::new(), options };
         self.note(format_args!("an operator moves {database} to {to}"));
         self.propose(leader, Command::PutOperation { id: operation, kind }, Origin::None);
-        self.manage(leader, ManagerEvent::MoveRequested { operation, database, to });
+        self.manage(leader, ManagerEvent::MoveRequested { operation, database, to, options });
     }
 }

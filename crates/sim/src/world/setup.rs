@@ -68,6 +68,7 @@ impl World {
             acknowledged: Default::default(),
             given_up: Default::default(),
             bindings: Default::default(),
+            explanations: Default::default(),
             contents: Default::default(),
             serving: Default::default(),
             prefixes: Default::default(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use keelson_types::ActivationPolicy;
 use keelson_wire::v1::{ResumeCopyRequest, SetCopyRequest, SuspendCopyRequest, set_copy_request};
 use serde_json::json;
 
@@ -56,6 +57,9 @@ pub(crate) struct Set {
     /// Put a lag that was set aside in force again
     #[arg(long)]
     enable_lag: bool,
+    /// Which automatic activations it takes: unrestricted, intrasite_only or blocked
+    #[arg(long, value_name = "POLICY")]
+    activation_policy: Option<ActivationPolicy>,
     /// How long a play-down waits for a quiet disk at most; 0: not at all
     #[arg(long, value_name = "TIME", value_parser = seconds, allow_hyphen_values = true)]
     play_down_max_delay: Option<i64>,
@@ -109,6 +113,7 @@ impl Set {
             self.replay_lag.map(|lag| format!("replay lag {}", span(lag))),
             self.truncation_lag.map(|lag| format!("truncation lag {}", span(lag))),
             self.play_down_max_delay.map(|delay| format!("play-down delay {}", span(delay))),
+            self.activation_policy.map(|policy| format!("activation policy {policy}")),
             self.disable_lag.as_ref().map(|_| "the lag aside".to_owned()),
             self.enable_lag.then(|| "the lag in force".to_owned()),
         ];
@@ -124,6 +129,7 @@ impl Set {
             replay_lag_seconds: self.replay_lag,
             truncation_lag_seconds: self.truncation_lag,
             play_down_max_delay_seconds: self.play_down_max_delay,
+            activation_policy: self.activation_policy.map(|policy| policy.to_string()),
             lag_switch: match (self.disable_lag, self.enable_lag) {
                 (Some(why), _) => Some(set_copy_request::LagSwitch::DisableLag(why)),
                 (None, true) => Some(set_copy_request::LagSwitch::EnableLag(true)),

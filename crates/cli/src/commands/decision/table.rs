@@ -14,6 +14,7 @@ use crate::output::{Column, column, wide};
 use crate::text;
 
 pub(super) const COLUMNS: &[Column] = &[
+    column("id"),
     column("time"),
     column("database"),
     column("epoch"),
@@ -52,6 +53,7 @@ pub(super) fn row(names: &Names, entry: &Value) -> Vec<String> {
         copy => holder(copy),
     };
     vec![
+        entry["index"].to_string(),
         text::time(entry["unix_ms"].as_u64().unwrap_or(0)),
         names.name(&record["database"]),
         shown::<Epoch>(&record["epoch"]),
@@ -170,6 +172,7 @@ mod tests {
     fn a_failover_names_who_is_active_and_why_the_others_are_not() {
         let row = row(&names(), &entry(json!({})));
         let expected = [
+            "7",
             "1970-01-01T00:00:01Z",
             "DB1",
             "0.4",
@@ -189,7 +192,7 @@ mod tests {
     fn a_switchover_tells_its_comment() {
         let record = json!({ "reason": { "switchover": { "to": "id-m2" } }, "operation": "op" });
         let row = row(&names(), &entry(record));
-        assert_eq!((row[3].as_str(), &row[6][..10]), ("switchover to m2", "\"new disk\""));
+        assert_eq!((row[4].as_str(), &row[7][..10]), ("switchover to m2", "\"new disk\""));
     }
 
     #[test]
@@ -199,8 +202,8 @@ mod tests {
         });
         let record = json!({ "chosen": null, "verdict": { "possible_loss": loss } });
         let row = row(&names(), &entry(record));
-        assert_eq!((row[4].as_str(), row[5].as_str()), ("-", "closed"));
-        assert!(row[6].starts_with("not reached: m1, which may hold more of epoch 0.3"), "{row:?}");
+        assert_eq!((row[5].as_str(), row[6].as_str()), ("-", "closed"));
+        assert!(row[7].starts_with("not reached: m1, which may hold more of epoch 0.3"), "{row:?}");
     }
 
     #[test]

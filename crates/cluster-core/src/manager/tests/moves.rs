@@ -10,8 +10,12 @@ pub(super) fn mount_requested(accept_loss: Option<crate::AcceptedLoss>) -> Manag
     ManagerEvent::MountRequested { operation: OPERATION, database: DB, accept_loss }
 }
 
+fn move_with(n: u128, options: crate::MoveOptions) -> ManagerEvent {
+    ManagerEvent::MoveRequested { operation: OPERATION, database: DB, to: member(n), options }
+}
+
 fn move_to(n: u128) -> ManagerEvent {
-    ManagerEvent::MoveRequested { operation: OPERATION, database: DB, to: member(n) }
+    move_with(n, crate::MoveOptions::default())
 }
 
 pub(super) fn finished(actions: &[ManagerAction]) -> Vec<Result<(), RefusalReason>> {
@@ -126,6 +130,72 @@ fn a_switchover_is_checked_before_anything_changes() {
     check(&closed, 2, RefusalReason::Dismounted);
 }
 
+/// F31: the flag lets a target be tried that reported a fault; its seal decides.
+#[test]
+fn a_reported_fault_can_be_set_aside() {
+    let mut world = World::established();
+    let fault = ManagerEvent::CopyFaultChanged { copy: copy(2), fault: Some(CopyFault::DiskFull) };
+    world.step(fault);
+    let options = crate::MoveOptions { skip_health: true, ..Default::default() };
+    world.step(move_with(2, options));
+    let actions = world.run_seals(&[(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))], 2);
+    assert_eq!(bound(&actions).target, copy(2));
+}
+
+/// F22: the mount dial `best_effort` of a switchover, where the old active took what it had along;
+/// without it the database waits.
+#[test]
+fn a_dial_of_best_effort_opens_the_target_with_loss() {
+    let moved = |accept_loss| {
+        let mut world = World::established();
+        let options = crate::MoveOptions { accept_loss, ..Default::default() };
+        world.log.state.databases.get_mut(&DB).expect("exists").unestablished[0].rule =
+            rule(1, 1, CommitConstraint::None, &[1, 2, 3]);
+        world.step(move_with(3, options));
+        world.step(ManagerEvent::SealFailed { member: member(1) });
+        world.step(ManagerEvent::LeaseExpired { member: member(1) });
+        world.sealed(2, 2, end(1, 10));
+        world.sealed(3, 2, end(1, 10))
+    };
+    let actions = moved(true);
+    let item = bound(&actions);
+    assert_eq!((item.target, item.decision.loss.is_some()), (copy(3), true));
+    let closed = moved(false);
+    assert!(!proposals(&closed).iter().any(|c| matches!(c, Command::Activate(_))), "{closed:?}");
+}
+
+/// F27: the maximum of a member holds for moves that name it.
+#[test]
+fn a_move_beyond_the_maximum_is_refused() {
+    let mut world = World::established();
+    let activation = crate::MemberActivation { max_active: Some(0), ..Default::default() };
+    world.log.ok(&Command::SetActivation { member: member(2), activation });
+    assert_eq!(finished(&world.step(move_to(2))), [Err(RefusalReason::ActiveLimit)]);
+}
+
+/// F37: where a database was and is stands in its operation.
+#[test]
+fn the_result_of_a_move_is_kept() {
+    let mut world = World::established();
+    let kind = crate::OperationKind::Switchover {
+        database: DB,
+        to: member(2),
+        comment: String::new(),
+        options: crate::MoveOptions::default(),
+    };
+    world.log.ok(&Command::PutOperation { id: OPERATION, kind });
+    world.step(move_to(2));
+    world.run_seals(&[(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))], 2);
+    world.mounted(2);
+    let (state, message) = (crate::OperationState::Succeeded, String::new());
+    let ended = Command::UpdateOperation { id: OPERATION, state, progress_percent: 100, message };
+    world.log.ok(&ended);
+    let moved = world.log.state.operations[&OPERATION].moved.clone().expect("a move");
+    let end = moved.end.expect("ended");
+    assert_eq!((moved.start.active, end.active), (Some(member(1)), Some(member(2))));
+    assert_eq!((moved.start.mounted, end.mounted, moved.receipt), (true, true, None));
+}
+
 #[test]
 fn a_move_to_where_the_database_is_succeeds_at_once() {
     let mut world = World::established();
@@ -169,10 +239,14 @@ fn a_refused_wish_ends_its_operation() {
 #[test]
 fn a_new_leader_finishes_the_operations_of_its_predecessor() {
     let mut world = World::established();
-    let kind =
-        crate::OperationKind::Switchover { database: DB, to: member(2), comment: String::new() };
+    let kind = crate::OperationKind::Switchover {
+        database: DB,
+        to: member(2),
+        comment: String::new(),
+        options: crate::MoveOptions::default(),
+    };
     world.log.ok(&Command::PutOperation { id: OPERATION, kind });
-    world.step(ManagerEvent::MoveRequested { operation: OPERATION, database: DB, to: member(2) });
+    world.step(move_to(2));
     world.run_seals(&[(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))], 2);
     assert_eq!(finished(&world.lead(2)), []);
     world.all_alive();

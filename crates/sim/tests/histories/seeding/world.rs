@@ -119,6 +119,8 @@ fn order() -> SeedOrder {
         old_files: OldFiles::Keep,
         manual_resume: false,
         no_throttle: false,
+        network: None,
+        compression: None,
     }
 }
 
@@ -132,6 +134,7 @@ fn first_commands() -> Vec<Command> {
             site: site.clone(),
             control_address: format!("m{index}:1"),
             data_address: format!("m{index}:2"),
+            replication_addresses: Vec::new(),
             voter: true,
         },
     };

@@ -1,0 +1,459 @@
+//! Moving databases on purpose: one, all of a member, or home to the member that they prefer.
+//!
+//! Thin: collects what members say, has [`plan_move`] check it, and begins an operation for each
+//! database that passes. A check that may pass in a moment (an index that is being opened, a queue
+//! that runs dry) is looked at again for a while before it refuses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use keelson_cluster_core::{
+    ActivationReason, CheckVerdict, ClusterState, CopyHealth, CopyReport, Database, EventKind,
+    MoveInput, MoveOptions, MovePlan, OperationKind, Skip, plan_move,
+};
+use keelson_types::{
+    CopyId, CopyStatus, DatabaseId, MemberId, OperationId, RefusalReason,
+    SUSPEND_COMMENT_CHARS_MAX, Setting,
+};
+use keelson_wire::v1::{CopyFacts, MoveCheckRow, MoveRequest, MoveResponse, MoveRow};
+use keelson_wire::{Refusal, ids};
+
+use super::databases::operation_id;
+use super::losses::{alive, facts_of};
+use super::refusal;
+use crate::clock;
+use crate::context::Context;
+use crate::facts::AllFacts;
+use crate::orders::content_index;
+
+/// How long checks that fail may take to pass.
+const SETTLE: Duration = Duration::from_secs(3);
+/// Pause between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(150);
+/// Databases that one request moves; more are left to the next one.
+const MOVES_MAX: usize = 256;
+
+/// A request, read.
+pub(super) struct MoveOrder {
+    /// Each database, and where to if it was named.
+    databases: Vec<(DatabaseId, Option<MemberId>)>,
+    skip: BTreeSet<Skip>,
+    options: MoveOptions,
+    comment: String,
+    all_or_none: bool,
+    terminate_on_warning: bool,
+    what_if: bool,
+    /// Checks that fail are not looked at again.
+    at_once: bool,
+    operation: Option<OperationId>,
+}
+
+impl MoveOrder {
+    /// All databases of a member, wherever each goes best.
+    pub(super) fn away(context: &Context, member: MemberId, comment: &str) -> Self {
+        let databases = context.applied.read(|state| {
+            state.assignments(member).map(|assigned| (assigned.database, None)).collect()
+        });
+        Self::of(databases, comment)
+    }
+
+    /// These databases, checked, without loss.
+    pub(super) fn of(databases: Vec<(DatabaseId, Option<MemberId>)>, comment: &str) -> Self {
+        Self {
+            databases,
+            skip: BTreeSet::new(),
+            options: MoveOptions::default(),
+            comment: comment.to_owned(),
+            all_or_none: false,
+            terminate_on_warning: false,
+            what_if: false,
+            at_once: false,
+            operation: None,
+        }
+    }
+
+    pub(super) fn what_if(self, what_if: bool) -> Self {
+        Self { what_if, ..self }
+    }
+
+    /// Nothing that was set against a move is outweighed.
+    pub(super) fn careful(self) -> Self {
+        Self { terminate_on_warning: true, ..self }
+    }
+
+    pub(super) fn at_once(self) -> Self {
+        Self { at_once: true, ..self }
+    }
+
+    pub(super) fn all_or_none(self) -> Self {
+        Self { all_or_none: true, ..self }
+    }
+
+    pub(super) fn skipping(self, names: &[String]) -> Result<Self, Refusal> {
+        Ok(Self { skip: skips(names)?, ..self })
+    }
+}
+
+/// The checks of these names.
+fn skips(names: &[String]) -> Result<BTreeSet<Skip>, Refusal> {
+    let mut skip = BTreeSet::new();
+    for name in names {
+        let found = match name.as_str() {
+            "all" => {
+                skip.extend(Skip::ALL);
+                continue;
+            }
+            "health" => Skip::Health,
+            "lag" => Skip::Lag,
+            "client_experience" => Skip::ClientExperience,
+            "max_active" => Skip::MaxActive,
+            "active_copy" => Skip::ActiveCopy,
+            "move_suppression" => Skip::MoveSuppression,
+            _ => {
+                let what = format!("there are no checks called {name:?}");
+                return Err(refusal(RefusalReason::BadArgument, what));
+            }
+        };
+        skip.insert(found);
+    }
+    Ok(skip)
+}
+
+/// Whether the dial of a move accepts loss. How much may be missing is not known in logs, so an
+/// unknown loss counts as infinite: the dials between behave as `lossless` does.
+fn accepts_loss(dial: &str) -> Result<bool, Refusal> {
+    match dial {
+        "" | "none" | "lossless" | "good_availability" | "best_availability" => Ok(false),
+        "best_effort" => Ok(true),
+        _ => {
+            let what = format!(
+                "{dial:?} is no mount dial: lossless, good_availability, best_availability or \
+                 best_effort"
+            );
+            Err(refusal(RefusalReason::BadArgument, what))
+        }
+    }
+}
+
+impl Context {
+    pub(crate) async fn admin_move_databases(
+        self: &Arc<Self>,
+        request: MoveRequest,
+    ) -> Result<MoveResponse, Refusal> {
+        self.require_leader()?;
+        let order = self.read_move(request)?;
+        Ok(MoveResponse { moves: self.move_databases(order).await? })
+    }
+
+    fn read_move(&self, request: MoveRequest) -> Result<MoveOrder, Refusal> {
+        let member = |name: &str| match name {
+            "" => Ok(None),
+            name => self.member_called(name).map(|member| Some(member.id)),
+        };
+        let to = member(&request.to)?;
+        let (server, home) = (member(&request.server)?, member(&request.bring_home)?);
+        let named = [!request.database.is_empty(), server.is_some(), home.is_some()];
+        if named.iter().filter(|named| **named).count() != 1 {
+            let what = "name one of: a database, a server, a server to bring databases home to";
+            return Err(refusal(RefusalReason::BadArgument, what));
+        }
+        if request.comment.chars().count() > SUSPEND_COMMENT_CHARS_MAX {
+            let what = format!("a comment has at most {SUSPEND_COMMENT_CHARS_MAX} characters");
+            return Err(refusal(RefusalReason::BadArgument, what));
+        }
+        let databases = match (server, home) {
+            (Some(server), _) => self.applied.read(|state| {
+                state.assignments(server).map(|assigned| (assigned.database, to)).collect()
+            }),
+            (None, Some(home)) => self.applied.read(|state| at_home(state, home)),
+            (None, None) => vec![(self.database_called(&request.database)?.id, to)],
+        };
+        let (skip, options) = (skips(&request.skip)?, accepts_loss(&request.mount_dial)?);
+        let options =
+            MoveOptions { accept_loss: options, skip_health: skip.contains(&Skip::Health) };
+        Ok(MoveOrder {
+            databases,
+            skip,
+            options,
+            comment: request.comment,
+            all_or_none: request.all_or_none,
+            terminate_on_warning: request.terminate_on_warning,
+            what_if: request.what_if,
+            at_once: request.at_once,
+            operation: match request.operation.is_empty() {
+                true => None,
+                false => Some(operation_id(&request.operation)?),
+            },
+        })
+    }
+
+    /// Plans, and begins what passes unless it is only asked for.
+    pub(super) async fn move_databases(
+        self: &Arc<Self>,
+        mut order: MoveOrder,
+    ) -> Result<Vec<MoveRow>, Refusal> {
+        if let Some(begun) = self.begun_before(&order)? {
+            return Ok(vec![begun]);
+        }
+        let late = order.databases.split_off(order.databases.len().min(MOVES_MAX));
+        let mut plans = self.plan_moves(&order).await;
+        let settled = tokio::time::Instant::now() + SETTLE;
+        while !order.what_if
+            && !order.at_once
+            && plans.iter().any(|(_, plan)| may_settle(plan))
+            && tokio::time::Instant::now() < settled
+        {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            plans = self.plan_moves(&order).await;
+        }
+        let refused = plans.iter().any(|(_, plan)| plan.refusal.is_some());
+        let begin = !order.what_if && !(order.all_or_none && refused);
+        let mut rows = Vec::with_capacity(plans.len() + late.len());
+        for (database, plan) in plans {
+            let mut row = self.row(database, &plan);
+            if begin && plan.refusal.is_none() {
+                let begun = self.begin_move(&order, (database, &plan), &mut row).await;
+                match begun {
+                    Ok(()) => {}
+                    Err(refusal) if order.operation.is_some() => return Err(refusal),
+                    // The others are not held up by it.
+                    Err(refusal) => {
+                        row.result = "refused".into();
+                        row.code = refusal.reason.code().0.into();
+                        row.message = refusal.message;
+                    }
+                }
+            }
+            rows.push(row);
+        }
+        rows.extend(late.into_iter().map(|(database, _)| MoveRow {
+            database: self.name_of_database(database),
+            result: "deferred".into(),
+            ..MoveRow::default()
+        }));
+        Ok(rows)
+    }
+
+    /// The same request again: it was begun, and nothing is checked anew.
+    fn begun_before(&self, order: &MoveOrder) -> Result<Option<MoveRow>, Refusal> {
+        let Some(id) = order.operation else { return Ok(None) };
+        let known = self.applied.read(|state| state.operations.get(&id).cloned());
+        let Some(known) = known else { return Ok(None) };
+        let asked = order.databases.first().copied();
+        match (known.kind, asked) {
+            (OperationKind::Switchover { database, to, .. }, Some((wanted, at)))
+                if database == wanted && at.is_none_or(|at| at == to) =>
+            {
+                Ok(Some(MoveRow {
+                    database: self.name_of_database(database),
+                    to: self.name_of_member(to),
+                    result: "moving".into(),
+                    operation: ids::bytes(id),
+                    ..MoveRow::default()
+                }))
+            }
+            _ => {
+                let what = format!("operation {id} is another request");
+                Err(refusal(RefusalReason::AlreadyExists, what))
+            }
+        }
+    }
+
+    async fn begin_move(
+        self: &Arc<Self>,
+        order: &MoveOrder,
+        (database, plan): (DatabaseId, &MovePlan),
+        row: &mut MoveRow,
+    ) -> Result<(), Refusal> {
+        let Some(to) = plan.to else { return Ok(()) };
+        let stays = plan.from == Some(to);
+        if stays && order.operation.is_none() {
+            return Ok(());
+        }
+        let id = match order.operation {
+            Some(operation) => operation,
+            None => operation_id(&[])?,
+        };
+        let (options, comment) = (order.options, order.comment.clone());
+        let kind = OperationKind::Switchover { database, to, comment, options };
+        self.begin_operation(id, kind).await?;
+        row.operation = ids::bytes(id);
+        if !stays {
+            row.result = "moving".into();
+        }
+        Ok(())
+    }
+
+    /// The plan of each database, with what the ones before it take.
+    async fn plan_moves(self: &Arc<Self>, order: &MoveOrder) -> Vec<(DatabaseId, MovePlan)> {
+        let wanted: Vec<_> = order.databases.iter().map(|(id, _)| *id).collect();
+        let holders: BTreeSet<MemberId> = self.applied.read(|state| {
+            let databases = wanted.iter().filter_map(|id| state.databases.get(id));
+            databases.flat_map(|d| d.copies.values().map(|copy| copy.member)).collect()
+        });
+        let facts = self.facts_of(holders, &wanted).await;
+        let alive = alive(&facts);
+        self.applied.read(|state| {
+            let mut actives = state.active_counts();
+            let mut plans = Vec::with_capacity(order.databases.len());
+            for (id, to) in &order.databases {
+                let Some(database) = state.databases.get(id) else { continue };
+                let reports = reports(database, &facts);
+                let input = MoveInput {
+                    state,
+                    database,
+                    reports: &reports,
+                    alive: &alive,
+                    actives: &actives,
+                    skip: &order.skip,
+                    moves: moves(state, *id),
+                };
+                let plan = plan(&input, *to, order.terminate_on_warning);
+                if let (Some(from), Some(to)) = (plan.from, plan.to) {
+                    actives.entry(from).and_modify(|count| *count = count.saturating_sub(1));
+                    *actives.entry(to).or_default() += 1;
+                }
+                plans.push((*id, plan));
+            }
+            plans
+        })
+    }
+
+    fn name_of_database(&self, id: DatabaseId) -> String {
+        let name = self.applied.read(|state| state.databases.get(&id).map(|d| d.name.to_string()));
+        name.unwrap_or_else(|| id.to_string())
+    }
+
+    fn row(&self, database: DatabaseId, plan: &MovePlan) -> MoveRow {
+        let member = |id: Option<MemberId>| id.map(|id| self.name_of_member(id));
+        let checks = plan.checked.iter().flat_map(|(at, rows)| {
+            let name = self.name_of_member(*at);
+            rows.iter().map(move |row| MoveCheckRow {
+                member: name.clone(),
+                check: row.check.name().to_owned(),
+                measured: row.measured.clone(),
+                threshold: row.threshold.clone(),
+                verdict: row.verdict.name().to_owned(),
+                skip: row.skip.map(|skip| format!("--{}", skip.flag())).unwrap_or_default(),
+            })
+        });
+        let result = match (&plan.refusal, plan.to == plan.from) {
+            (Some(_), _) => "refused",
+            (None, true) => "stays",
+            (None, false) => "would_move",
+        };
+        let code = plan.refusal.as_ref().map(|refusal| refusal.reason.code().0.to_owned());
+        MoveRow {
+            database: self.name_of_database(database),
+            from: member(plan.from).unwrap_or_default(),
+            to: member(plan.to).unwrap_or_default(),
+            result: result.into(),
+            code: code.unwrap_or_default(),
+            message: plan.refusal.as_ref().map(|r| r.message.clone()).unwrap_or_default(),
+            operation: bytes::Bytes::new(),
+            warning: plan.has_warning(),
+            checks: checks.collect(),
+        }
+    }
+}
+
+/// A database that is where it is asked to be stays there, unchecked.
+fn plan(input: &MoveInput<'_>, to: Option<MemberId>, terminate_on_warning: bool) -> MovePlan {
+    let from = input.database.target_member();
+    let opened = input.database.intent == keelson_types::MountIntent::Mounted;
+    if to.is_some() && to == from && opened {
+        return MovePlan { from, to, checked: Vec::new(), refusal: None };
+    }
+    let mut plan = plan_move(input, to);
+    if terminate_on_warning && plan.refusal.is_none() && plan.has_warning() {
+        let rows = plan.checked.iter().flat_map(|(_, rows)| rows);
+        let warned: Vec<_> = rows
+            .filter(|row| row.verdict == CheckVerdict::Overridden)
+            .map(|row| format!("{} is {}", row.check.name(), row.measured))
+            .collect();
+        let what = format!("{}: {}", input.database.name, warned.join("; "));
+        plan.refusal = Some(keelson_cluster_core::Refusal::new(RefusalReason::Warning, what));
+        plan.to = None;
+    }
+    plan
+}
+
+/// Whether a refusal may be over in a moment.
+fn may_settle(plan: &MovePlan) -> bool {
+    plan.refusal.as_ref().is_some_and(|refusal| {
+        matches!(
+            refusal.reason,
+            RefusalReason::QueueTooLong
+                | RefusalReason::ContentIndexUnfit
+                | RefusalReason::Activating
+                | RefusalReason::TargetUnfit
+                | RefusalReason::NoCandidate
+        )
+    })
+}
+
+/// Databases whose copy on `home` is the first choice, and which are active elsewhere (F36).
+fn at_home(state: &ClusterState, home: MemberId) -> Vec<(DatabaseId, Option<MemberId>)> {
+    let prefers = |database: &&Database| {
+        let copy = database.copy_on(home).and_then(|copy| database.copies.get(&copy));
+        copy.is_some_and(|copy| copy.preference == 1) && database.target_member() != Some(home)
+    };
+    let databases = state.databases.values().filter(prefers);
+    let open = databases.filter(|d| d.intent == keelson_types::MountIntent::Mounted);
+    open.map(|database| (database.id, Some(home))).collect()
+}
+
+/// Failovers of a database within the window, and how many are too many (F35).
+fn moves(state: &ClusterState, database: DatabaseId) -> (usize, usize) {
+    let window = state.settings.number(Setting::MoveSuppressionWindow);
+    let since = clock::unix_millis().saturating_sub(window);
+    let by_itself = |reason: &ActivationReason| {
+        !matches!(
+            reason,
+            ActivationReason::NewDatabase
+                | ActivationReason::Mount
+                | ActivationReason::Switchover { .. }
+                | ActivationReason::PointInTime { .. }
+        )
+    };
+    let events = state.events.iter().rev().take_while(|event| event.unix_ms >= since);
+    let activated = events.filter(|event| event.database == Some(database));
+    let count = activated
+        .filter(
+            |event| matches!(&event.kind, EventKind::Activated { reason, .. } if by_itself(reason)),
+        )
+        .count();
+    let most = state.settings.number(Setting::MoveSuppressionMoves);
+    (count, if most == 0 { usize::MAX } else { usize::try_from(most).unwrap_or(usize::MAX) })
+}
+
+/// What members said of the copies of a database.
+fn reports(database: &Database, facts: &AllFacts) -> BTreeMap<CopyId, CopyReport> {
+    let copies = database.copies.iter();
+    copies
+        .filter_map(|(id, copy)| Some((*id, report(facts_of(database, facts, copy.member)?))))
+        .collect()
+}
+
+pub(super) fn report(facts: &CopyFacts) -> CopyReport {
+    let index = facts.content_index.as_ref().map(|index| content_index(&index.state));
+    CopyReport {
+        status: status_named(&facts.status),
+        fault: Some(facts.fault.clone()).filter(|fault| !fault.is_empty()),
+        end: facts.log_end.map(Into::into).unwrap_or(keelson_types::LogEnd::ZERO),
+        health: CopyHealth {
+            content_index: index.unwrap_or_default(),
+            copy_queue_bytes: facts.copy_queue_bytes,
+            replay_queue_bytes: facts.replay_queue_bytes,
+            short_of_space: !facts.shortage.is_empty(),
+            read_latency_micros: facts.read_latency_micros,
+        },
+    }
+}
+
+/// The status of a copy by its name.
+pub(super) fn status_named(name: &str) -> CopyStatus {
+    let mut states = CopyStatus::ALL.into_iter();
+    states.find(|status| status.to_string() == name).unwrap_or(CopyStatus::Unknown)
+}

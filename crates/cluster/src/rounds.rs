@@ -1,0 +1,59 @@
+//! What the leader looks at from time to time: whether databases have enough copies, and whether
+//! they are where they prefer to be.
+//!
+//! Both are settings of the cluster. Every member keeps the time, only the leader looks; a new
+//! leader begins a period of its own and goes on from the recorded events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keelson_cluster_core::Command;
+use keelson_cluster_core::redundancy::RedundancyWatch;
+use keelson_types::Setting;
+use tokio::time::Instant;
+
+use crate::clock;
+use crate::context::Context;
+
+/// How often the settings are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Runs until the control plane stops.
+pub(crate) async fn run(context: Arc<Context>) {
+    let mut watch = RedundancyWatch::default();
+    let (mut looked, mut moved) = (Instant::now(), Instant::now());
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if !context.is_leader() {
+            (watch, looked, moved) = (RedundancyWatch::default(), Instant::now(), Instant::now());
+            continue;
+        }
+        let span = |setting| context.applied.read(|state| state.settings.span(setting));
+        if looked.elapsed() >= span(Setting::RedundancyCheckPeriod) {
+            looked = Instant::now();
+            look_at_redundancy(&context, &mut watch).await;
+        }
+        let period = span(Setting::PreferenceMovePeriod);
+        if !period.is_zero() && moved.elapsed() >= period {
+            moved = Instant::now();
+            if let Err(refusal) = context.move_to_preferred().await {
+                tracing::info!(%refusal, "databases were not moved to where they prefer to be");
+            }
+        }
+    }
+}
+
+async fn look_at_redundancy(context: &Arc<Context>, watch: &mut RedundancyWatch) {
+    let now = clock::now().0 / 1_000_000;
+    let after = context.applied.read(|s| s.settings.number(Setting::RedundancyAlertAfter));
+    for verdict in context.redundancies(None).await {
+        let told = context.applied.read(|state| watch.look(state, &verdict, (now, after)));
+        let Some(kind) = told else { continue };
+        let (member, database) = (None, Some(verdict.database));
+        let command = Command::AppendEvent { member, database, kind };
+        // What is not recorded is told in the next round.
+        if let Err(refusal) = context.propose_here(command).await {
+            tracing::debug!(%refusal, "the redundancy of a database was not recorded");
+        }
+    }
+}
