@@ -292,6 +292,7 @@ mod tests {
             member: member(n),
             control_address: None,
             data_address: None,
+            replication_addresses: None,
             site: Some(site("there")),
             voter: None,
         };

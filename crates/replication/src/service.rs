@@ -502,7 +502,8 @@ fn read(
             FromSource::Matched { epoch: epoch(matched.epoch) },
         ),
         M::Frames(frames) => {
-            // What does not unpack is as good as lost: the source hears of no more, and offers anew.
+            // What does not unpack is as good as lost: the frames behind it do not follow, and
+            // the source offers anew.
             let body = unpack(frames.body, frames.packed_from, DATA_MESSAGE_BYTES_MAX);
             let chunk = Chunk::new(at(frames.position), body.ok()?);
             let (epoch, committed) = (epoch(frames.epoch), at(frames.committed));

@@ -507,7 +507,8 @@ async fn write_member(
     let text = format!(
         "name = \"{name}\"\nsite = \"test\"\ndata_dir = \"{data_dir}\"\nrun_dir = \".\"\n\
          control_address = \"{control}\"\ndata_address = \"{data}\"\n\
-         advertise_control = \"{reached_control}\"\nadvertise_data = \"{reached_data}\"\n{besides}{}\n\n\
+         advertise_control = \"{reached_control}\"\nadvertise_data = \"{reached_data}\"\n\
+         {besides}{}\n\n\
          [tls]\nca = \"../certs/ca.pem\"\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\n\n\
          [log]\nlevel = \"{}\"\nfile = \"keelson.log\"\n",
         options.settings, options.log_level

@@ -305,6 +305,7 @@ fn intrasite_copies_take_databases_of_their_site_only() {
         member: member(n),
         control_address: None,
         data_address: None,
+        replication_addresses: None,
         site: Some(crate::testing::site(name)),
         voter: None,
     };

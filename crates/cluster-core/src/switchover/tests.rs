@@ -77,6 +77,8 @@ fn seed(source: u128) -> SeedOrder {
         old_files: OldFiles::Keep,
         manual_resume: false,
         no_throttle: false,
+        network: None,
+        compression: None,
     }
 }
 
