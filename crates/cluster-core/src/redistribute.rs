@@ -297,8 +297,8 @@ mod tests {
             voter: None,
         };
         log.ok(&there(3));
-        // 0 to 6 are within the bounds of 100 %.
-        assert_eq!(moves(&log, Balance::BySite { deviation: 100 }), []);
+        // 0 to 6 are within the bounds of 200 %.
+        assert_eq!(moves(&log, Balance::BySite { deviation: 200 }), []);
         let even = moves(&log, Balance::BySite { deviation: 0 });
         assert_eq!(even, [(1, 3), (2, 3), (4, 3)], "3 and 3; database 4 has it as second choice");
     }
