@@ -140,7 +140,7 @@ async fn decisions_are_a_table_and_operations_keep_their_comment() -> Result<()>
     assert_eq!(refused.error_code(), Some("bad_argument"), "{refused:?}");
     let text = cli.succeed(["decision", "list", "DB1"]).await?;
     let header: Vec<_> = text.lines().take(1).flat_map(str::split_whitespace).collect();
-    assert_eq!(header, ["TIME", "DATABASE", "EPOCH", "REASON", "CHOSEN", "VERDICT", "WHY"]);
+    assert_eq!(header, ["ID", "TIME", "DATABASE", "EPOCH", "REASON", "CHOSEN", "VERDICT", "WHY"]);
     let last = text.lines().last().unwrap_or_default();
     for expected in ["DB1", &format!("switchover to {to}"), "lossless", "\"a new disk\""] {
         ensure!(last.contains(expected), "no {expected} in {last}");

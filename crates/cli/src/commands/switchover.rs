@@ -229,18 +229,19 @@ pub(crate) fn print_plan(global: &Global, moves: &[MoveRow]) -> Outcome {
             ]
         })
     });
-    output::print_list(global.output, CHECKS, checks.collect(), &data(moves));
     if !global.output.is_data() {
         for row in moves {
             let (database, from) = (&row.database, &row.from);
             output::emit(&match row.result.as_str() {
-                "refused" => format!("\n{database} would stay on {from}: {}\n", row.message),
-                "stays" => format!("\n{database} is active on {from} already\n"),
-                "deferred" => format!("\n{database} would be left to the next request\n"),
-                _ => format!("\nwould move {database} from {from} to {}\n", row.to),
+                "refused" => format!("would leave {database} on {from}: {}\n", row.message),
+                "stays" => format!("would leave {database} active on {from}, where it is\n"),
+                "deferred" => format!("would leave {database} to the next request\n"),
+                _ => format!("would move {database} from {from} to {}\n", row.to),
             });
         }
+        output::emit("\n");
     }
+    output::print_list(global.output, CHECKS, checks.collect(), &data(moves));
     Ok(())
 }
 
