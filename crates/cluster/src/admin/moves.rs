@@ -208,7 +208,7 @@ impl Context {
             plans = self.plan_moves(&order).await;
         }
         let refused = plans.iter().any(|(_, plan)| plan.refusal.is_some());
-        let begin = !order.what_if && !(order.all_or_none && refused);
+        let begin = !(order.what_if || order.all_or_none && refused);
         let mut rows = Vec::with_capacity(plans.len() + late.len());
         for (database, plan) in plans {
             let mut row = self.row(database, &plan);
