@@ -44,6 +44,8 @@ pub(crate) async fn answer(
         data_pid: std::process::id(),
         lease_left_millis: u64::try_from(lease_left.as_millis()).unwrap_or(u64::MAX),
         open_files: usage.open_files,
+        timings: context.meters.timings(),
+        log_written_bytes: context.meters.log_written_bytes(),
         ..v1::MemberFactsResponse::default()
     };
     context.report(request, v1::data_to_control::Message::Facts(response));

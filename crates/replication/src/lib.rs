@@ -21,6 +21,7 @@ mod log_lane;
 mod mark_file;
 mod mend;
 mod message;
+mod meters;
 mod note;
 mod open;
 mod orders;

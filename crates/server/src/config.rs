@@ -61,6 +61,8 @@ pub struct Config {
     data_address: String,
     advertise_control: String,
     advertise_data: String,
+    metrics_address: Option<String>,
+    metrics_are_local: bool,
     profile: Profile,
     tls: TlsFiles,
     log_level: String,
@@ -163,6 +165,18 @@ impl Config {
         &self.advertise_data
     }
 
+    /// Where metrics are served, if anywhere.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<&str> {
+        self.metrics_address.as_deref()
+    }
+
+    /// Metrics are served to this machine only, and need no protection.
+    #[must_use]
+    pub fn metrics_are_local(&self) -> bool {
+        self.metrics_are_local
+    }
+
     /// The times of consensus and leases.
     #[must_use]
     pub fn profile(&self) -> Profile {
@@ -239,6 +253,7 @@ struct Checks {
 
 impl Checks {
     fn all(mut self, path: &Path, raw: RawConfig, unknown: Vec<String>) -> Parsed {
+        let metrics_are_local = self.metrics(&raw);
         let name = raw.name.and_then(|name| self.name(&name, "name", MemberName::new));
         let site = self.name(&raw.site, "site", SiteName::new);
         let tls = self.tls(&raw.tls);
@@ -276,6 +291,8 @@ impl Checks {
                     data_address: raw.data_address,
                     advertise_control,
                     advertise_data,
+                    metrics_address: raw.metrics_address,
+                    metrics_are_local,
                     profile,
                     tls,
                     log_level: raw.log.level,
@@ -331,6 +348,21 @@ impl Checks {
         if address.to_socket_addrs().is_err() {
             self.problem(format!("{key} = {address:?} is no host:port of this machine"));
         }
+    }
+
+    /// Whether metrics are served on loopback only.
+    fn metrics(&mut self, raw: &RawConfig) -> bool {
+        let Some(address) = &raw.metrics_address else { return true };
+        self.listen("metrics_address", address);
+        for (key, other) in
+            [("control_address", &raw.control_address), ("data_address", &raw.data_address)]
+        {
+            if other == address {
+                self.problem(format!("metrics_address and {key} are both {address:?}"));
+            }
+        }
+        let mut resolved = address.to_socket_addrs().into_iter().flatten();
+        resolved.all(|address| address.ip().is_loopback())
     }
 
     /// Others must be able to dial it: not "every interface", not port 0.

@@ -26,6 +26,7 @@ pub(super) struct RawConfig {
     pub(super) data_address: String,
     pub(super) advertise_control: Option<String>,
     pub(super) advertise_data: Option<String>,
+    pub(super) metrics_address: Option<String>,
     pub(super) profile: String,
     pub(super) tls: RawTls,
     pub(super) log: RawLog,
@@ -60,6 +61,7 @@ impl RawConfig {
             data_address: keys.or("data_address", DEFAULT_DATA_ADDRESS),
             advertise_control: keys.optional("advertise_control"),
             advertise_data: keys.optional("advertise_data"),
+            metrics_address: keys.optional("metrics_address"),
             profile: keys.or("profile", DEFAULT_PROFILE),
             tls: RawTls {
                 ca: keys.needed("tls.ca").map(PathBuf::from),

@@ -236,7 +236,7 @@ impl World {
             Fault::TargetCrash => {
                 self.machine = SeedMachine::new(SeedConfig::default(), order(), copy(TARGET));
                 self.todo.clear();
-                let seeding = self.state.databases[&DB].copies.get(&copy(TARGET)).is_some();
+                let seeding = self.state.databases[&DB].copies.contains_key(&copy(TARGET));
                 if seeding {
                     self.tell(SeedEvent::Candidates(self.candidates()));
                 }
