@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the cluster's authority and one identity per member and for the administrator, unless they are
-# there. Each goes into a volume of its own; the authority's key stays in a volume that no member mounts.
+# Makes the cluster's authority and one identity per member, for the administrator and for Prometheus,
+# unless they are there. Each goes into a volume of its own; the authority's key stays in a volume that no member mounts.
 set -eu
 cd /identities
 
@@ -22,9 +22,13 @@ for member in $MEMBERS; do
   issue member "$member" --host "$member"
 done
 issue admin admin
+issue monitor metrics
 
-for name in $MEMBERS admin; do
+for name in $MEMBERS admin metrics; do
   cp authority/ca.pem "$name/ca.pem"
   chown -R keelson:keelson "$name"
   chmod 0750 "$name"
 done
+# Prometheus runs as a user of its own image, whatever its number.
+chmod 0755 metrics
+chmod 0644 metrics/metrics.key

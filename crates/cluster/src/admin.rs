@@ -4,6 +4,7 @@
 //! state decides. Changes are for the leader; a follower refuses them with the leader's address in
 //! the details. Reads are answered from the local applied state.
 
+mod audit;
 mod backups;
 mod checkup;
 mod copies;
@@ -27,7 +28,6 @@ mod status;
 
 use std::sync::Arc;
 
-use keelson_net::{Role, peer_of};
 use keelson_types::{DatabaseName, MemberName, RefusalReason};
 use keelson_wire::Refusal;
 use keelson_wire::v1::admin_server::Admin;
@@ -55,7 +55,10 @@ use keelson_wire::v1::{
 };
 use tonic::{Request, Response, Status};
 
+use crate::admin::audit::Asking;
 use crate::context::Context;
+
+pub(crate) use status::local_status;
 
 /// The service. Clones share the control plane.
 #[derive(Clone)]
@@ -75,19 +78,8 @@ fn database_name(text: &str) -> Result<DatabaseName, Refusal> {
         .map_err(|error| refusal(RefusalReason::BadName, format!("database {text:?}: {error}")))
 }
 
-/// Lets administrators and members in, and leaves a line for the audit of every change.
-fn admit<T>(request: &Request<T>, change: Option<&str>) -> Result<(), Refusal> {
-    let peer = peer_of(request)?;
-    if !matches!(peer.role, Role::Admin | Role::Member) {
-        return Err(refusal(RefusalReason::Forbidden, format!("{peer} is no administrator")));
-    }
-    if let Some(change) = change {
-        tracing::info!(%peer, change, "asked by an operator");
-    }
-    Ok(())
-}
-
-/// One arm of the dispatch table: admits the caller, then answers.
+/// One arm of the dispatch table: answers, and records changes for the audit. Which roles may ask
+/// for what is the table of `net`, enforced before a request comes here.
 macro_rules! arms {
     ($($method:ident($request:ty) -> $response:ty = $change:expr, $handler:ident;)*) => {
         #[tonic::async_trait]
@@ -96,8 +88,10 @@ macro_rules! arms {
                 &self,
                 request: Request<$request>,
             ) -> Result<Response<$response>, Status> {
-                admit(&request, $change)?;
-                Ok(Response::new(self.0.$handler(request.into_inner()).await?))
+                let asking = Asking::of(&request, $change)?;
+                let ended = self.0.$handler(request.into_inner()).await;
+                self.0.audit(asking, &ended);
+                Ok(Response::new(ended?))
             })*
         }
     };

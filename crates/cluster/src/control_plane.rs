@@ -32,6 +32,7 @@ use crate::manager_task::{INBOX, LeaderInput, LeaderTask};
 use crate::network::{ClusterCell, Network};
 use crate::operations::OperationsApi;
 use crate::peers::{Peers, call};
+use crate::picture::Pictures;
 use crate::quorum::QuorumClock;
 use crate::raft_types::{Raft, node_id};
 use crate::storage::{self, Opened, Storage, StorageFault};
@@ -163,6 +164,12 @@ impl ControlPlane {
     #[must_use]
     pub fn applied(&self) -> Applied {
         self.context.applied.clone()
+    }
+
+    /// What this member knows by itself, for metrics.
+    #[must_use]
+    pub fn pictures(&self) -> Pictures {
+        Pictures::of(self.context.clone())
     }
 
     /// Whether this member leads the cluster.

@@ -14,7 +14,7 @@
 //! process |
 //! | `member_orders`, `orders`, `propose`, `peers` | seals and mounts, proposals, calls to other
 //! members |
-//! | `cluster_service`, `admin`, `operations`, `facts` | what is served |
+//! | `cluster_service`, `admin`, `operations`, `facts`, `picture` | what is served |
 //! | `rounds` | what the leader looks at from time to time |
 //! | `giving_away` | what a member does with its databases before it stops |
 //! | `control_plane`, `context` | start, stop, shared handles |
@@ -36,6 +36,7 @@ mod network;
 mod operations;
 mod orders;
 mod peers;
+mod picture;
 mod propose;
 mod quorum;
 mod raft_types;
@@ -50,6 +51,7 @@ pub use clock::now as boottime_now;
 pub use context::Identity;
 pub use control_plane::{ControlPlane, ControlPlaneConfig, StartError};
 pub use data_link::{DataEvent, DataLink, LinkDown};
+pub use picture::{MemberPicture, Pictures};
 pub use raft_types::{ClusterNode, NodeId, node_id};
 pub use storage::StorageFault;
 pub use timings::Timings;

@@ -22,6 +22,7 @@ use keelson_wire::v1::{
 use keelson_wire::{Refusal, ids};
 use tonic::{Request, Response, Status};
 
+use crate::applied::Applied;
 use crate::context::Context;
 use crate::manager_task::LeaderInput;
 
@@ -85,6 +86,15 @@ fn seeded(state: &ClusterState, database: DatabaseId, copy: CopyId) -> String {
 
 fn member_name(state: &ClusterState, id: MemberId) -> String {
     state.members.get(&id).map_or_else(|| id.to_string(), |m| m.config.name.to_string())
+}
+
+/// All operations that are remembered, oldest first.
+pub(crate) fn all(applied: &Applied) -> Vec<Operation> {
+    applied.read(|state| {
+        let mut known: Vec<_> = state.operations.values().collect();
+        known.sort_by_key(|operation| operation.started_at_index);
+        known.into_iter().map(|operation| shown(state, operation)).collect()
+    })
 }
 
 /// An operation as clients see it.
@@ -225,12 +235,7 @@ impl Operations for OperationsApi {
     ) -> Result<Response<ListOperationsResponse>, Status> {
         peer_of(&request)?;
         self.0.cluster()?;
-        let operations = self.0.applied.read(|state| {
-            let mut known: Vec<_> = state.operations.values().collect();
-            known.sort_by_key(|operation| operation.started_at_index);
-            known.into_iter().map(|operation| shown(state, operation)).collect()
-        });
-        Ok(Response::new(ListOperationsResponse { operations }))
+        Ok(Response::new(ListOperationsResponse { operations: all(&self.0.applied) }))
     }
 
     type WatchOperationStream = Watched;

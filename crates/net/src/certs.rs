@@ -113,8 +113,10 @@ impl Validity {
 pub struct CertRequest {
     /// Common name: a member's name, or a user's.
     pub name: String,
-    /// Organisational unit. Only members get a certificate that servers can show.
+    /// First word of the organisational unit. Only members get a certificate that servers can show.
     pub role: Role,
+    /// Further words: the databases that it is limited to, if any.
+    pub databases: Vec<String>,
     /// Host names and IP addresses at which a member is reached.
     pub hosts: Vec<String>,
     /// When it is valid.
@@ -132,6 +134,7 @@ impl CertRequest {
         Self {
             name: name.into(),
             role: Role::Member,
+            databases: Vec::new(),
             hosts,
             validity: Validity::days(CERTIFICATE_DAYS),
         }
@@ -140,8 +143,14 @@ impl CertRequest {
     /// For a client with every right.
     #[must_use]
     pub fn admin(name: &str) -> Self {
+        Self::client(name, Role::Admin, Vec::new())
+    }
+
+    /// For a client of a role, limited to these databases if there are any.
+    #[must_use]
+    pub fn client(name: &str, role: Role, databases: Vec<String>) -> Self {
         let validity = Validity::days(CERTIFICATE_DAYS);
-        Self { name: name.into(), role: Role::Admin, hosts: Vec::new(), validity }
+        Self { name: name.into(), role, databases, hosts: Vec::new(), validity }
     }
 
     /// With another validity.
@@ -232,7 +241,12 @@ impl Authority {
         let name = &request.name;
         let refused = |error: rcgen::Error| refused(name, &error);
         let key = KeyPair::generate().map_err(refused)?;
-        let mut params = params(name, request.role.as_str(), &request.hosts, request.validity)?;
+        let mut unit = request.role.as_str().to_owned();
+        for database in &request.databases {
+            unit.push(' ');
+            unit.push_str(database);
+        }
+        let mut params = params(name, &unit, &request.hosts, request.validity)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         if request.role == Role::Member {
@@ -358,6 +372,18 @@ mod tests {
         let files =
             crate::TlsFiles { ca: path("ca.pem"), cert: path("m1.pem"), key: path("m1.key") };
         assert_eq!(files.load().unwrap().own().name, "m1");
+    }
+
+    #[test]
+    fn a_certificate_keeps_the_databases_it_is_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::create("test", Validity::days(1)).unwrap();
+        let databases = vec!["DB1".to_owned(), "DB2".to_owned()];
+        let request = CertRequest::client("shop", Role::Writer, databases.clone());
+        let path = dir.path().join("shop.pem");
+        authority.issue(&request).unwrap().write(&path, &dir.path().join("shop.key")).unwrap();
+        let found = inspect(&path).unwrap().identity;
+        assert_eq!((found.role, found.databases), (Role::Writer, databases));
     }
 
     #[test]

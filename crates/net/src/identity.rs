@@ -1,4 +1,5 @@
-//! Who a peer is: common name and organisational unit of its certificate.
+//! Who a peer is: common name and organisational unit of its certificate. The first word of the
+//! unit is the role; further words limit a reader or a writer to these databases.
 //!
 //! The identity of a request is put into its extensions by the server of this crate, after the
 //! certificate was verified against the cluster's authority. A request without one did not come
@@ -18,7 +19,13 @@ pub enum Role {
     Member,
     /// A person or program with every right that a client can have.
     Admin,
-    /// Any other unit, or none (empty). Services refuse what they do not know.
+    /// A person or program that keeps the cluster running and sees no data.
+    Operator,
+    /// A program that reads and writes data.
+    Writer,
+    /// A program that reads data.
+    Reader,
+    /// Any other unit, or none (empty). It may do nothing.
     Other(String),
 }
 
@@ -29,6 +36,9 @@ impl Role {
         match self {
             Self::Member => "member",
             Self::Admin => "admin",
+            Self::Operator => "operator",
+            Self::Writer => "writer",
+            Self::Reader => "reader",
             Self::Other(unit) => unit,
         }
     }
@@ -37,8 +47,17 @@ impl Role {
         match unit {
             "member" => Self::Member,
             "admin" => Self::Admin,
+            "operator" => Self::Operator,
+            "writer" => Self::Writer,
+            "reader" => Self::Reader,
             other => Self::Other(other.to_owned()),
         }
+    }
+}
+
+impl Default for Role {
+    fn default() -> Self {
+        Self::Other(String::new())
     }
 }
 
@@ -49,12 +68,14 @@ impl fmt::Display for Role {
 }
 
 /// The verified identity of the other side of a connection.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PeerIdentity {
     /// Common name: the name of a member or of a user.
     pub name: String,
-    /// Organisational unit.
+    /// First word of the organisational unit.
     pub role: Role,
+    /// Databases whose data it may use, if its certificate names any.
+    pub databases: Vec<String>,
     /// Where it connected from; `None` for an identity read from a file.
     pub address: Option<SocketAddr>,
 }
@@ -72,8 +93,33 @@ impl PeerIdentity {
         let name = name.filter(|name| !name.is_empty());
         let name = name.ok_or("the certificate has no common name")?.to_owned();
         let unit = subject.iter_organizational_unit().next().and_then(|unit| unit.as_str().ok());
-        Ok(Self { name, role: Role::from_unit(unit.unwrap_or_default()), address: None })
+        let mut words = unit.unwrap_or_default().split_whitespace();
+        let role = Role::from_unit(words.next().unwrap_or_default());
+        let databases = words.map(str::to_owned).collect();
+        Ok(Self { name, role, databases, address: None })
     }
+}
+
+impl PeerIdentity {
+    /// Whether it may use the data of `database`, which may be the address of a fork of it.
+    #[must_use]
+    pub fn may_use(&self, database: &str) -> bool {
+        let name = database.split_once(['@', '~']).map_or(database, |(name, _)| name);
+        self.databases.is_empty() || self.databases.iter().any(|known| known == name)
+    }
+}
+
+/// Whoever sent the request may use the data of `database`.
+///
+/// # Errors
+/// `forbidden` otherwise.
+pub fn require_database<T>(request: &tonic::Request<T>, database: &str) -> Result<(), Refusal> {
+    let peer = peer_of(request)?;
+    if peer.may_use(database) {
+        return Ok(());
+    }
+    let what = format!("the certificate of {peer} is not for {database}");
+    Err(Refusal::new(RefusalReason::Forbidden, what))
 }
 
 impl fmt::Display for PeerIdentity {
@@ -114,7 +160,7 @@ mod tests {
     fn request(role: Option<Role>) -> tonic::Request<()> {
         let mut request = tonic::Request::new(());
         if let Some(role) = role {
-            let identity = PeerIdentity { name: "m1".into(), role, address: None };
+            let identity = PeerIdentity { name: "m1".into(), role, ..PeerIdentity::default() };
             request.extensions_mut().insert(identity);
         }
         request
@@ -131,5 +177,13 @@ mod tests {
             assert_eq!(refusal.reason, RefusalReason::Forbidden);
         }
         assert!(peer_of(&request(Some(Role::Admin))).is_ok());
+    }
+
+    #[test]
+    fn a_certificate_may_be_for_some_databases_only() {
+        let all = PeerIdentity::default();
+        let some = PeerIdentity { databases: vec!["DB1".into()], ..PeerIdentity::default() };
+        assert!(all.may_use("DB1") && some.may_use("DB1") && some.may_use("DB1@m2~view"));
+        assert!(!some.may_use("DB2") && !some.may_use("DB10") && !some.may_use("DB2@DB1"));
     }
 }

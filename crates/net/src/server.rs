@@ -26,6 +26,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
+use crate::access::Admission;
 use crate::failure::tls_error;
 use crate::limits::{
     CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, DRAIN_TIMEOUT, FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT,
@@ -201,7 +202,8 @@ pub async fn serve(
     let (accepted, incoming) = mpsc::channel(HANDSHAKES_MAX);
     let (stop, stopped) = oneshot::channel::<()>();
     let accepting = tokio::spawn(accept_all(listener, server, accepted));
-    let serving = http2_server().add_routes(routes).serve_with_incoming_shutdown(
+    let admission = tower::layer::layer_fn(Admission::new);
+    let serving = http2_server().layer(admission).add_routes(routes).serve_with_incoming_shutdown(
         ReceiverStream::new(incoming),
         async {
             // An error is as good: the sender is dropped when this function ends.

@@ -23,6 +23,7 @@ use crate::forks::Forks;
 use crate::gate::LeaseClock;
 use crate::log_paths::LogPaths;
 use crate::message::SourceSender;
+use crate::meters::Meters;
 use crate::open::Places;
 use crate::pool::Pool;
 use crate::repair::donating::Donations;
@@ -102,6 +103,7 @@ pub(crate) struct PlaneContext {
     /// For both sides of seeds; two threads, so that reading or hashing goes beside writing.
     pub(crate) seed_pool: Pool,
     pub(crate) syncs: Arc<SyncTimes>,
+    pub(crate) meters: Arc<Meters>,
     /// Of this machine; tells whether ticks of an earlier life compare.
     pub(crate) boot: BootId,
 }
@@ -137,6 +139,7 @@ impl PlaneContext {
             seeds: Arc::new(seeds),
             seed_pool: Pool::start("seed", 2)?,
             syncs: Arc::default(),
+            meters: Arc::default(),
             member: parts.member,
             cluster: OnceLock::new(),
             incarnation: parts.incarnation,

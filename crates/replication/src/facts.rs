@@ -45,6 +45,8 @@ pub(crate) async fn answer(
         lease_left_millis: u64::try_from(lease_left.as_millis()).unwrap_or(u64::MAX),
         open_files: usage.open_files,
         log_paths: context.log_paths.facts(|member| context.name_of(member)),
+        timings: context.meters.timings(),
+        log_written_bytes: context.meters.log_written_bytes(),
         ..v1::MemberFactsResponse::default()
     };
     context.report(request, v1::data_to_control::Message::Facts(response));

@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
+use keelson_net::require_database;
 use keelson_types::{ForkAddress, LogEnd, RefusalReason, SessionId};
 use keelson_wire::{CommitToken, Refusal, ids, v1};
 use tokio::sync::oneshot;
@@ -81,6 +82,32 @@ impl KvService {
     }
 }
 
+/// A request that names the database whose data it is about.
+trait OfDatabase {
+    fn database(&self) -> &str;
+}
+
+macro_rules! of_database {
+    ($($request:ident)*) => {
+        $(impl OfDatabase for v1::$request {
+            fn database(&self) -> &str {
+                &self.database
+            }
+        })*
+    };
+}
+
+of_database! {
+    OpenSessionRequest GetRequest PutRequest DeleteRequest DeleteRangeRequest WriteRequest
+    ScanRequest WatchRequest ListSalvageRequest ReadSalvageRequest SearchRequest DurabilityRequest
+}
+
+/// The request of somebody whose certificate is for its database.
+fn admitted<T: OfDatabase>(request: Request<T>) -> Result<T, Refusal> {
+    require_database(&request, request.get_ref().database())?;
+    Ok(request.into_inner())
+}
+
 /// Refuses an answer that was read while the copy served another epoch, or none.
 pub(crate) fn refuse_unless_still_serving(copy: &CopyHandle, epoch: u64) -> Result<(), Refusal> {
     if copy.shared.gate.serving_epoch() == epoch {
@@ -115,7 +142,7 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::OpenSessionRequest>,
     ) -> Result<Response<v1::OpenSessionResponse>, Status> {
-        let request = request.into_inner();
+        let request = admitted(request)?;
         let session: SessionId = ids::session(&request.session)?;
         let body = WriteBody::OpenSession(session);
         let written = self.write(&request.database, body).await?;
@@ -127,14 +154,14 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetResponse>, Status> {
-        Ok(Response::new(self.read_key(request.into_inner()).await?))
+        Ok(Response::new(self.read_key(admitted(request)?).await?))
     }
 
     async fn put(
         &self,
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::WriteResponse>, Status> {
-        let request = request.into_inner();
+        let request = admitted(request)?;
         let body = convert::put(request.key, request.value, request.stamp.as_ref())?;
         self.respond(&request.database, body).await
     }
@@ -143,7 +170,7 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::WriteResponse>, Status> {
-        let request = request.into_inner();
+        let request = admitted(request)?;
         let body = convert::delete(request.key, request.stamp.as_ref())?;
         self.respond(&request.database, body).await
     }
@@ -152,7 +179,7 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::DeleteRangeRequest>,
     ) -> Result<Response<v1::WriteResponse>, Status> {
-        let request = request.into_inner();
+        let request = admitted(request)?;
         let body = convert::delete_range(request.from, request.to, request.stamp.as_ref())?;
         self.respond(&request.database, body).await
     }
@@ -161,7 +188,7 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::WriteRequest>,
     ) -> Result<Response<v1::WriteResponse>, Status> {
-        let request = request.into_inner();
+        let request = admitted(request)?;
         let database = request.database.clone();
         let body = convert::write(request)?;
         self.respond(&database, body).await
@@ -171,14 +198,14 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
-        Ok(Response::new(self.scan_keys(request.into_inner()).await?))
+        Ok(Response::new(self.scan_keys(admitted(request)?).await?))
     }
 
     async fn watch(
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let request = request.into_inner();
+        let request = admitted(request)?;
         let copy = self.copy(&request.database)?;
         Ok(Response::new(watch::start(self.context.clone(), copy, request).await?))
     }
@@ -187,7 +214,7 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::ListSalvageRequest>,
     ) -> Result<Response<v1::ListSalvageResponse>, Status> {
-        let salvages = self.salvages(&request.into_inner().database).await?;
+        let salvages = self.salvages(&admitted(request)?.database).await?;
         Ok(Response::new(v1::ListSalvageResponse { salvages }))
     }
 
@@ -195,21 +222,21 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::ReadSalvageRequest>,
     ) -> Result<Response<Self::ReadSalvageStream>, Status> {
-        Ok(Response::new(self.salvaged(request.into_inner()).await?))
+        Ok(Response::new(self.salvaged(admitted(request)?).await?))
     }
 
     async fn search(
         &self,
         request: Request<v1::SearchRequest>,
     ) -> Result<Response<v1::SearchResponse>, Status> {
-        Ok(Response::new(self.search_index(request.into_inner()).await?))
+        Ok(Response::new(self.search_index(admitted(request)?).await?))
     }
 
     async fn durability(
         &self,
         request: Request<v1::DurabilityRequest>,
     ) -> Result<Response<v1::DurabilityResponse>, Status> {
-        let request = request.into_inner();
+        let request = admitted(request)?;
         let bad = |_| Refusal::new(RefusalReason::BadArgument, "the token is not readable");
         let token = CommitToken::decode(&request.token).map_err(bad)?;
         let copy = self.copy(&request.database)?;

@@ -22,6 +22,7 @@ mod log_paths;
 mod mark_file;
 mod mend;
 mod message;
+mod meters;
 mod note;
 mod open;
 mod orders;

@@ -23,6 +23,7 @@ use crate::catalog;
 use crate::lag_file::{self, Kept};
 use crate::mark_file;
 use crate::message::{AfterCut, Completion};
+use crate::meters::Meters;
 use crate::note::NoteCode;
 use crate::open::Places;
 use crate::rebuild::{self, Condemned, Doubt};
@@ -86,6 +87,7 @@ pub(crate) struct LogWorker {
     pub(crate) generation_bytes: u64,
     pub(crate) places: Places,
     pub(crate) syncs: Arc<SyncTimes>,
+    pub(crate) meters: Arc<Meters>,
     pub(crate) opener: Arc<dyn StoreOpener>,
     pub(crate) disk: Arc<dyn Disk>,
     /// Of the control file.
@@ -103,6 +105,7 @@ impl LogWorker {
                 LogJob::Write { .. } if self.refusing => Ok(()),
                 LogJob::Write { chunks, end } => match self.log.write(&chunks) {
                     Ok(()) => {
+                        self.meters.wrote(chunks.iter().map(|chunk| chunk.bytes.len()).sum());
                         let frames = unsynced.map_or(0, |(_, frames)| frames) + 1;
                         unsynced = Some((end, frames));
                         Ok(())
@@ -234,7 +237,9 @@ impl LogWorker {
         let Some((end, frames)) = unsynced else { return Ok(()) };
         let begun = std::time::Instant::now();
         self.log.sync().map_err(|error: LogError| log_fault(&error))?;
-        self.syncs.took(begun.elapsed());
+        let took = begun.elapsed();
+        self.syncs.took(took);
+        self.meters.synced(took);
         self.note_files();
         self.report(Completion::Logged { end, frames });
         // Recovery trusts what lies before the floor and reads the rest.
@@ -469,6 +474,7 @@ mod tests {
             refusing,
             generation_bytes: 1024 * 1024,
             syncs: Arc::default(),
+            meters: Arc::default(),
             places: Places {
                 disk: disk.clone(),
                 data: directory.clone(),

@@ -161,6 +161,7 @@ impl Supervised {
             generation_bytes: self.identity.generation_bytes,
             places: self.context.places.clone(),
             syncs: self.context.syncs.clone(),
+            meters: self.context.meters.clone(),
             opener: self.context.opener.0.clone(),
             disk: self.context.places.disk.clone(),
             directory: self.context.places.database(self.shared.database),

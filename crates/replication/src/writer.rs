@@ -10,6 +10,7 @@
 mod request;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 use bytes::Bytes;
 use keelson_env::SessionState;
@@ -50,6 +51,8 @@ struct Flying {
     number: u64,
     end: LogEnd,
     time: HybridTime,
+    /// When it became one.
+    framed: Instant,
     bytes: usize,
     waiters: Vec<Waiter>,
 }
@@ -72,9 +75,22 @@ struct Session {
 pub(crate) struct Answer {
     reply: Reply,
     answer: WriteAnswer,
+    /// When what it answers became a frame of this writer.
+    framed: Option<Instant>,
 }
 
 impl Answer {
+    /// When the write came and when it became a frame, if this tells that it is committed.
+    pub(crate) fn times(&self) -> Option<(Instant, Instant)> {
+        let framed = self.framed.filter(|_| self.answer.is_ok())?;
+        Some((self.reply.arrived(), framed))
+    }
+
+    /// An answer that waited for no frame.
+    fn beside(reply: Reply, answer: WriteAnswer) -> Self {
+        Self { reply, answer, framed: None }
+    }
+
     pub(crate) fn send(self) {
         self.reply.send(self.answer);
     }
@@ -178,7 +194,7 @@ impl Writer {
                 self.end_read(ticket);
             }
             let refusal = Refusal::new(RefusalReason::Overloaded, "not queued");
-            answers.push(Answer { reply: prepared.request.reply, answer: Err(refusal) });
+            answers.push(Answer::beside(prepared.request.reply, Err(refusal)));
         }
         answers
     }
@@ -211,7 +227,8 @@ impl Writer {
     pub(crate) fn framed(&mut self, end: LogEnd, time: HybridTime) {
         let waiters = std::mem::take(&mut self.waiters);
         let bytes = std::mem::take(&mut self.taken_bytes);
-        self.flying.push_back(Flying { number: self.open, end, time, bytes, waiters });
+        let framed = Instant::now();
+        self.flying.push_back(Flying { number: self.open, end, time, framed, bytes, waiters });
         self.open += 1;
     }
 
@@ -223,7 +240,8 @@ impl Writer {
             self.unreplayed_bytes += flying.bytes;
             for waiter in flying.waiters {
                 let written = |repeated| Written { end: flying.end, time: flying.time, repeated };
-                answers.push(Answer { reply: waiter.reply, answer: waiter.outcome.map(written) });
+                let (reply, answer) = (waiter.reply, waiter.outcome.map(written));
+                answers.push(Answer { reply, answer, framed: Some(flying.framed) });
             }
             self.settle_sessions(flying.number, flying.end);
         }
@@ -254,7 +272,7 @@ impl Writer {
         let not_written = || Refusal::new(RefusalReason::NotActive, "the database is moving");
         let queued = self.queue.into_iter().map(|prepared| (prepared.request.reply, not_written()));
         let all = unknown.chain(queued);
-        all.map(|(reply, refusal)| Answer { reply, answer: Err(refusal) }).collect()
+        all.map(|(reply, refusal)| Answer::beside(reply, Err(refusal))).collect()
     }
 
     /// The last batch whose effects every read that is under way, or waits in the queue, has seen.
@@ -299,11 +317,11 @@ impl Writer {
                     None => {
                         // Committed already; only refusals are attached to such batches.
                         let refusal = outcome.err()?;
-                        return Some(Answer { reply, answer: Err(refusal) });
+                        return Some(Answer::beside(reply, Err(refusal)));
                     }
                 }
             }
-            Verdict::Now(answer) => return Some(Answer { reply, answer }),
+            Verdict::Now(answer) => return Some(Answer::beside(reply, answer)),
         }
         None
     }

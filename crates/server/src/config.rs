@@ -63,6 +63,8 @@ pub struct Config {
     advertise_control: String,
     advertise_data: String,
     advertise_replication: Vec<String>,
+    metrics_address: Option<String>,
+    metrics_are_local: bool,
     profile: Profile,
     tls: TlsFiles,
     log_level: String,
@@ -177,6 +179,18 @@ impl Config {
         &self.advertise_replication
     }
 
+    /// Where metrics are served, if anywhere.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<&str> {
+        self.metrics_address.as_deref()
+    }
+
+    /// Metrics are served to this machine only, and need no protection.
+    #[must_use]
+    pub fn metrics_are_local(&self) -> bool {
+        self.metrics_are_local
+    }
+
     /// The times of consensus and leases.
     #[must_use]
     pub fn profile(&self) -> Profile {
@@ -259,6 +273,7 @@ struct Checks {
 
 impl Checks {
     fn all(mut self, path: &Path, raw: RawConfig, unknown: Vec<String>) -> Parsed {
+        let metrics_are_local = self.metrics(&raw);
         let name = raw.name.and_then(|name| self.name(&name, "name", MemberName::new));
         let site = self.name(&raw.site, "site", SiteName::new);
         let tls = self.tls(&raw.tls);
@@ -301,6 +316,8 @@ impl Checks {
                     advertise_control,
                     advertise_data,
                     advertise_replication,
+                    metrics_address: raw.metrics_address,
+                    metrics_are_local,
                     profile,
                     tls,
                     log_level: raw.log.level,
@@ -373,6 +390,21 @@ impl Checks {
         if address.to_socket_addrs().is_err() {
             self.problem(format!("{key} = {address:?} is no host:port of this machine"));
         }
+    }
+
+    /// Whether metrics are served on loopback only.
+    fn metrics(&mut self, raw: &RawConfig) -> bool {
+        let Some(address) = &raw.metrics_address else { return true };
+        self.listen("metrics_address", address);
+        for (key, other) in
+            [("control_address", &raw.control_address), ("data_address", &raw.data_address)]
+        {
+            if other == address {
+                self.problem(format!("metrics_address and {key} are both {address:?}"));
+            }
+        }
+        let mut resolved = address.to_socket_addrs().into_iter().flatten();
+        resolved.all(|address| address.ip().is_loopback())
     }
 
     /// Others must be able to dial it: not "every interface", not port 0.

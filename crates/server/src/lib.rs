@@ -18,6 +18,7 @@ pub mod dev;
 mod files;
 mod identity;
 mod logging;
+mod metrics;
 mod nice;
 mod problem;
 mod services;

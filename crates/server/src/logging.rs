@@ -39,7 +39,8 @@ pub(crate) fn start(level: &str, file: Option<&Path>) -> anyhow::Result<()> {
             lines.with_ansi(false).with_writer(Mutex::new(file)).try_init()
         }
         None => {
-            let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            let ansi = wanted && std::io::IsTerminal::is_terminal(&std::io::stderr());
             lines.with_ansi(ansi).with_writer(std::io::stderr).try_init()
         }
     };

@@ -18,6 +18,7 @@ mod records;
 mod wait;
 mod writer;
 
+pub mod chaos;
 pub mod demo;
 
 pub use binary::keelson_binary;

@@ -71,4 +71,15 @@ pub enum News {
         /// Free space that is kept for recovery.
         reserve_bytes: u64,
     },
+    /// Somebody asked for a change (the audit).
+    Asked {
+        /// Name and role in the caller's certificate.
+        by: String,
+        /// The call.
+        call: String,
+        /// Its beginning, as text.
+        request: String,
+        /// `done`, or the code of the refusal.
+        outcome: String,
+    },
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::workspace::{Workspace, run as run_command, timed};
+use crate::workspace::{Workspace, find_program, run as run_command, timed};
 use crate::{dag, no_arguments, readme, tidy};
 
 /// Seeds the simulator runs in the gate; campaigns with more are run apart.
@@ -31,6 +31,7 @@ const STEPS: &[Step] = &[
     Step { name: "docs", run: docs },
     Step { name: "simulation", run: simulation },
     Step { name: "readme", run: readme::run },
+    Step { name: "deploy", run: deploy },
 ];
 
 /// Runs the gate and prints each step, its time, and a closing line.
@@ -82,6 +83,19 @@ fn clippy(workspace: &Workspace) -> Result<()> {
 fn docs(workspace: &Workspace) -> Result<()> {
     let args = ["doc", "--workspace", "--no-deps", "--document-private-items"];
     run_command(workspace.cargo(&args).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// The grammar and the tests of the alert rules; that their metrics exist is a test of `status`.
+fn deploy(workspace: &Workspace) -> Result<()> {
+    if find_program("promtool").is_none() {
+        println!("unchecked: the alert rules, as promtool (Debian: prometheus) is not installed");
+        return Ok(());
+    }
+    let folder = workspace.root.join("deploy/monitoring");
+    for args in [["check", "rules", "alerts.yml"], ["test", "rules", "alerts.test.yml"]] {
+        run_command(Command::new("promtool").args(args).current_dir(&folder))?;
+    }
+    Ok(())
 }
 
 /// Skipped, with a word, only while the simulator has no program.

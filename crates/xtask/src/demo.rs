@@ -1,7 +1,9 @@
-//! `cargo xtask demo`: set up, build `keelson`, and run the demonstration of the test kit with it.
+//! `cargo xtask demo` and `cargo xtask chaos`: set up, build `keelson`, and run a program of the
+//! test kit with it.
 //!
-//! The scenario itself is the program `keelson-demo` of the crate `keelson-testkit`; here are only
-//! the build profile and the hand-over. Every argument but `--profile` goes to that program.
+//! The scenarios themselves are the programs `keelson-demo` and `keelson-chaos` of the crate
+//! `keelson-testkit`; here are only the build profile and the hand-over. Every argument but
+//! `--profile` goes to that program.
 
 use anyhow::{Context, Result, bail};
 
@@ -34,13 +36,22 @@ impl Profile {
 
 /// Runs the demonstration.
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
+    run_program(workspace, "keelson-demo", args)
+}
+
+/// Runs faults.
+pub(crate) fn chaos(workspace: &Workspace, args: &[String]) -> Result<()> {
+    run_program(workspace, "keelson-chaos", args)
+}
+
+fn run_program(workspace: &Workspace, program: &str, args: &[String]) -> Result<()> {
     let (profile, rest) = parse(args)?;
     setup::run(workspace, Trigger::OnTheWay)?;
     run_command(&mut workspace.cargo(&["build", "--profile", profile.name(), "-p", "keelson-cli"]))
         .context("build the binary keelson")?;
     let binary = workspace.keelson_binary(profile.folder())?;
     let mut command = workspace.cargo(&["run", "--quiet", "--profile", profile.name()]);
-    command.args(["-p", "keelson-testkit", "--bin", "keelson-demo", "--"]).args(&rest);
+    command.args(["-p", "keelson-testkit", "--bin", program, "--"]).args(&rest);
     run_command(command.env("KEELSON_BIN", &binary))
 }
 

@@ -47,6 +47,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
         run: demo::run,
     },
     Subcommand {
+        name: "chaos",
+        help: "set up, build, and hit a cluster with random faults; --seed, --faults, --only",
+        run: demo::chaos,
+    },
+    Subcommand {
         name: "compose",
         help: "a cluster in containers: up, down, test, or arguments for Compose itself",
         run: compose::run,

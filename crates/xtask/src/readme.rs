@@ -15,7 +15,8 @@ use crate::subcommand_names;
 use crate::workspace::Workspace;
 
 /// The pages whose commands are checked.
-const PAGES: &[&str] = &["README.md", "deploy/README.md"];
+const PAGES: &[&str] =
+    &["README.md", "deploy/README.md", "deploy/OPERATIONS.md", "deploy/COMMANDS.md"];
 
 /// Reads the pages and fails with one line per command that does not exist.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
+use keelson_net::Role;
 use keelson_net::certs::{
     AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, CertRequest, CertsError, Validity,
 };
@@ -47,6 +48,14 @@ enum For {
     Member,
     /// A client with every right; the name is the user's
     Admin,
+    /// Keeps the cluster running and sees no data
+    Operator,
+    /// Reads and writes data
+    Writer,
+    /// Reads data
+    Reader,
+    /// Reads metrics, nothing else
+    Monitor,
 }
 
 #[derive(Args, Debug)]
@@ -65,6 +74,9 @@ pub(crate) struct Issue {
     /// Host name or IP address at which a member is reached; may be repeated
     #[arg(long = "host")]
     hosts: Vec<String>,
+    /// Database that a reader or writer may use; may be repeated; all if there is none
+    #[arg(long = "database")]
+    databases: Vec<String>,
     /// Days that it is valid
     #[arg(long, default_value_t = CERTIFICATE_DAYS)]
     days: u32,
@@ -103,7 +115,12 @@ impl Init {
 
 impl Issue {
     fn run(self, global: &Global) -> Outcome {
-        if self.purpose == For::Admin && !self.hosts.is_empty() {
+        let uses_data = matches!(self.purpose, For::Writer | For::Reader);
+        if !uses_data && !self.databases.is_empty() {
+            let hint = "leave it out; administrators and operators are for the whole cluster";
+            return Err(Failure::usage("--database is for readers and writers", hint));
+        }
+        if self.purpose != For::Member && !self.hosts.is_empty() {
             return Err(Failure::usage("--host is for members", "leave it out for a client"));
         }
         let cert = self.dir.join(format!("{}.pem", self.name));
@@ -114,6 +131,12 @@ impl Issue {
         let request = match self.purpose {
             For::Member => CertRequest::member(&self.name, &self.hosts),
             For::Admin => CertRequest::admin(&self.name),
+            For::Operator => CertRequest::client(&self.name, Role::Operator, Vec::new()),
+            For::Writer => CertRequest::client(&self.name, Role::Writer, self.databases),
+            For::Monitor => {
+                CertRequest::client(&self.name, Role::Other("monitor".into()), Vec::new())
+            }
+            For::Reader => CertRequest::client(&self.name, Role::Reader, self.databases),
         };
         make_directory(&self.dir)?;
         Authority::load(&self.ca_dir.join("ca.pem"), &self.ca_dir.join("ca.key"))
@@ -128,9 +151,14 @@ impl Issue {
 
 fn show(global: &Global, file: &Path) -> Outcome {
     let info = keelson_net::certs::inspect(file).map_err(|error| failed(&error))?;
+    let databases = match info.identity.databases.as_slice() {
+        [] => "all".to_owned(),
+        some => some.join(", "),
+    };
     let rows = [
         ("name", info.identity.name.clone()),
         ("role", info.identity.role.to_string()),
+        ("databases", databases),
         ("issuer", info.issuer.clone()),
         ("not before", info.not_before.clone()),
         ("not after", info.not_after.clone()),
@@ -139,6 +167,7 @@ fn show(global: &Global, file: &Path) -> Outcome {
     let data = json!({
         "name": info.identity.name,
         "role": info.identity.role.as_str(),
+        "databases": info.identity.databases,
         "issuer": info.issuer,
         "not_before": info.not_before,
         "not_after": info.not_after,

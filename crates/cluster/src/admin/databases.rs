@@ -153,7 +153,7 @@ impl Context {
         Ok(ShowDatabaseResponse { database: Some(self.describe(&database)) })
     }
 
-    fn describe(&self, database: &Database) -> DatabaseInfo {
+    pub(crate) fn describe(&self, database: &Database) -> DatabaseInfo {
         let rule = database.rule.as_ref();
         let mut copies: Vec<_> = database
             .copies

@@ -19,6 +19,7 @@ use crate::admin::copies::suspension;
 use crate::clock;
 use crate::context::Context;
 use crate::facts::{AllFacts, of_copy};
+use crate::raft_types::NodeId;
 
 impl Context {
     pub(super) async fn admin_topology(
@@ -110,6 +111,22 @@ impl Context {
         });
         Ok(CopyStatusResponse { rows })
     }
+}
+
+/// The copies of one member with what it said of them, all members, and all databases.
+pub(crate) fn local_status(
+    state: &ClusterState,
+    here: MemberId,
+    facts: &AllFacts,
+) -> (Vec<CopyStatusRow>, Vec<(NodeId, MemberStatus)>, Vec<Database>) {
+    let of_database = |database: &Database| {
+        let copies = database.copies.iter().find(|(_, copy)| copy.member == here);
+        copies.map(|(id, copy)| row(state, database, (*id, copy), facts))
+    };
+    let rows = state.databases.values().filter_map(of_database);
+    let member = |member: &Member| (member.config.node, member_status(state, member, facts));
+    let members = by_name(state).into_iter().map(member);
+    (rows.collect(), members.collect(), state.databases.values().cloned().collect())
 }
 
 /// In the order in which people look for them.

@@ -130,7 +130,12 @@ impl Owner {
     /// Sends answers if the gate allows it, else keeps them until the lease is back.
     pub(super) fn answer(&mut self, answers: Vec<Answer>) {
         if self.shared.gate.is_open() {
-            answers.into_iter().for_each(Answer::send);
+            for answer in answers {
+                if let Some((arrived, framed)) = answer.times() {
+                    self.context.meters.answered(arrived, framed);
+                }
+                answer.send();
+            }
         } else {
             self.parked.extend(answers);
         }

@@ -1,6 +1,7 @@
 //! What a write is while it waits: its body, what must be read for it, and where it is answered.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use bytes::Bytes;
 use keelson_env::SessionState;
@@ -88,12 +89,18 @@ pub(crate) type WriteAnswer = Result<Written, Refusal>;
 #[derive(Debug)]
 pub(crate) struct Reply {
     sender: oneshot::Sender<WriteAnswer>,
+    arrived: Instant,
     _held: Option<Held>,
 }
 
 impl Reply {
     pub(crate) fn new(sender: oneshot::Sender<WriteAnswer>, held: Option<Held>) -> Self {
-        Self { sender, _held: held }
+        Self { sender, arrived: Instant::now(), _held: held }
+    }
+
+    /// When the request came.
+    pub(crate) fn arrived(&self) -> Instant {
+        self.arrived
     }
 
     /// Answers; the client may have gone, what was decided stands all the same.

@@ -149,6 +149,16 @@ pub const FIELDS: &[Field] = &[
         sample: "10.1.0.1:7402",
     },
     Field {
+        key: "metrics_address",
+        meaning: "Where the control process serves metrics for Prometheus at /metrics. On loopback \
+            over plain HTTP; at any other address over TLS, to readers with a certificate of the \
+            cluster's authority.",
+        default: Some("no metrics are served"),
+        bound: ADDRESS,
+        takes_effect: AT_START,
+        sample: "127.0.0.1:7403",
+    },
+    Field {
         key: "profile",
         meaning: "Times of consensus and leases: lan for one site (lease 1 s), wan for round \
             trips up to 150 ms (lease 4 s). Equal on all members.",

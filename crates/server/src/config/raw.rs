@@ -28,6 +28,7 @@ pub(super) struct RawConfig {
     pub(super) advertise_replication: Option<String>,
     pub(super) advertise_control: Option<String>,
     pub(super) advertise_data: Option<String>,
+    pub(super) metrics_address: Option<String>,
     pub(super) profile: String,
     pub(super) tls: RawTls,
     pub(super) log: RawLog,
@@ -64,6 +65,7 @@ impl RawConfig {
             advertise_replication: keys.optional("advertise_replication"),
             advertise_control: keys.optional("advertise_control"),
             advertise_data: keys.optional("advertise_data"),
+            metrics_address: keys.optional("metrics_address"),
             profile: keys.or("profile", DEFAULT_PROFILE),
             tls: RawTls {
                 ca: keys.needed("tls.ca").map(PathBuf::from),

@@ -46,6 +46,20 @@ fn what_is_wrong_is_named_with_its_value() {
 }
 
 #[test]
+fn metrics_are_off_or_local_or_protected() {
+    assert_eq!(parse("").unwrap().metrics_address(), None);
+    let at = |address: &str| parse(&format!("metrics_address = '{address}'\n")).unwrap();
+    let local = at("127.0.0.1:7402");
+    assert_eq!(
+        (local.metrics_address(), local.metrics_are_local()),
+        (Some("127.0.0.1:7402"), true)
+    );
+    assert!(at("[::1]:7402").metrics_are_local() && !at("0.0.0.0:7402").metrics_are_local());
+    refused("metrics_address = '127.0.0.1:7401'\n", "metrics_address and data_address are both");
+    refused("metrics_address = 'nonsense'\n", "metrics_address = \"nonsense\"");
+}
+
+#[test]
 fn all_problems_are_shown_at_once() {
     let problems = parse("site = '-'\nprofile = 'x'\n").unwrap_err();
     assert_eq!(problems.len(), 2, "{problems:?}");
@@ -163,8 +177,11 @@ fn quotas_are_sizes_and_there_are_none_by_default() {
 
 #[test]
 fn a_certificate_of_another_member_is_refused() {
-    let own =
-        |role, name: &str| keelson_net::PeerIdentity { name: name.into(), role, address: None };
+    let own = |role, name: &str| keelson_net::PeerIdentity {
+        name: name.into(),
+        role,
+        ..Default::default()
+    };
     let config = parse("").unwrap();
     let check =
         |own: &keelson_net::PeerIdentity| check_certificate(config.tls(), config.name(), own);

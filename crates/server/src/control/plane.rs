@@ -15,13 +15,14 @@ use keelson_types::RefusalReason;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::bind_patiently;
 use super::child_link::ChildLink;
 use super::supervisor::{LifeEvent, Steering};
 use crate::config::Profile;
 use crate::services::with_common_services;
-use crate::{Config, MemberIdentity, Problem};
+use crate::{Config, MemberIdentity, Problem, metrics};
 
 /// Events that wait for the control plane.
 const EVENTS: usize = 1024;
@@ -61,6 +62,7 @@ impl ControlMain {
         let plane = plane.map_err(start_problem)?;
         // Only now: the control plane asks first whether somebody else answers at this address.
         let listener = bind_patiently(self.config.control_address()).await?;
+        let _metrics = self.serve_metrics(&plane).await?;
         let stop = CancellationToken::new();
         let routes = with_common_services(plane.routes()).await?;
         let shutdown = stop.clone().cancelled_owned();
@@ -84,6 +86,18 @@ impl ControlMain {
         }
         stop.cancel();
         serving.await.context("the server panicked")?.context("the server failed")
+    }
+
+    /// Served until the handle is dropped; `None` if they are not wanted.
+    async fn serve_metrics(
+        &self,
+        plane: &ControlPlane,
+    ) -> Result<Option<AbortOnDropHandle<()>>, Problem> {
+        let Some(address) = self.config.metrics_address() else { return Ok(None) };
+        let listener = bind_patiently(address).await?;
+        let (config, tls, pictures) = (self.config.clone(), self.tls.clone(), plane.pictures());
+        let serving = async move { metrics::serve(listener, &config, tls, pictures).await };
+        Ok(Some(AbortOnDropHandle::new(tokio::spawn(serving))))
     }
 
     fn plane_config(&self) -> ControlPlaneConfig {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{Stack, engine, image, output};
-use crate::workspace::{Workspace, timed};
+use crate::workspace::{Workspace, find_program, timed};
 
 const MEMBERS: [&str; 4] = ["m1", "m2", "m3", "m4"];
 
@@ -59,6 +59,14 @@ pub(super) fn run(workspace: &Workspace, keep: bool) -> Result<()> {
     Ok(())
 }
 
+/// A new folder of this process.
+fn tempfile() -> Result<std::path::PathBuf> {
+    let name = format!("keelson-compose-{}", std::process::id());
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -71,10 +79,11 @@ type Step<'a> = (&'static str, fn(&Proof<'a>) -> Result<()>);
 
 impl Proof<'_> {
     fn all(&self) -> Result<()> {
-        let steps: [Step<'_>; 7] = [
+        let steps: [Step<'_>; 8] = [
             ("one command makes a cluster", Self::formed),
             ("members run without rights and see no key but their own", Self::confined),
             ("networks are apart", Self::networks),
+            ("metrics are told to holders of a certificate", Self::metrics),
             ("writes span the sites", Self::writes),
             ("a member that dies is replaced and comes back", Self::failover),
             ("a member stops cleanly", Self::clean_stop),
@@ -126,6 +135,31 @@ impl Proof<'_> {
         let to = |net: &str| table.lines().filter(|line| line.contains(net)).count();
         let (replication, client) = (to(" 0C521DAC:1CE"), to(" 0C511DAC:1CE"));
         ensure!(replication > 0 && client == 0, "m1 to m2: {replication} and {client} by client");
+        Ok(())
+    }
+
+    fn metrics(&self) -> Result<()> {
+        if find_program("curl").is_none() {
+            println!("compose test: curl is missing, so nobody asked for metrics");
+            return Ok(());
+        }
+        let folder = tempfile()?;
+        let from = format!("{}:/identities/metrics/.", self.stack.container("identities")?);
+        let to = folder.display().to_string();
+        docker(&["cp", &from, &to])?;
+        let file = |name: &str| folder.join(name).display().to_string();
+        let (ca, cert, key) = (file("ca.pem"), file("metrics.pem"), file("metrics.key"));
+        let ask = |more: &[&str]| {
+            let to = ["--connect-to", "m2:7402:172.29.81.12:7402", "https://m2:7402/metrics"];
+            let quiet = ["--silent", "--show-error", "--fail", "--cacert", &ca];
+            output(Command::new("curl").args(quiet).args(more).args(to))
+        };
+        let text = ask(&["--cert", &cert, "--key", &key]);
+        let refused = ask(&[]);
+        std::fs::remove_dir_all(&folder)?;
+        let told = text?;
+        ensure!(told.contains("keelson_member_info{member=\"m2\",site=\"north\""), "{told}");
+        ensure!(refused.is_err(), "metrics are told to anybody");
         Ok(())
     }
 

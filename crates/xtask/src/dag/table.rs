@@ -62,6 +62,8 @@ pub(super) const CRATES: &[CrateRow] = &[
         &["keelson-types", "keelson-wire", "keelson-cluster-core", "keelson-net"],
     ),
     row("keelson-client", 5, DRIVER, &["keelson-types", "keelson-wire", "keelson-net"]),
+    // Its snapshot is made of the messages that the services of a member answer with.
+    row("keelson-status", 5, PURE, &["keelson-types", "keelson-wire"]),
     row(
         "keelson-server",
         6,
@@ -70,6 +72,7 @@ pub(super) const CRATES: &[CrateRow] = &[
             "keelson-types",
             "keelson-wire",
             "keelson-net",
+            "keelson-status",
             "keelson-log",
             "keelson-store",
             "keelson-replication",

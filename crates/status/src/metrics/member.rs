@@ -1,0 +1,67 @@
+//! The member itself: version, processes, lease, certificate, volumes.
+
+use super::{flag, seconds};
+use crate::Snapshot;
+use crate::exposition::{Exposition, Kind, count_of};
+
+pub(super) fn write(snapshot: &Snapshot, out: &mut Exposition) {
+    let facts = &snapshot.facts;
+    let labels = [
+        ("member", snapshot.member.as_str()),
+        ("site", snapshot.site.as_str()),
+        ("version", snapshot.version.as_str()),
+    ];
+    out.family("keelson_member_info", Kind::Gauge, "Always 1; who answers.").sample(&labels, 1.0);
+    let up = flag(facts.data_process_up);
+    out.gauge("keelson_member_data_process_up", "Whether the data process answers.", up);
+    let lease = seconds(facts.lease_left_millis);
+    out.gauge("keelson_member_lease_left_seconds", "Time until its lease ends.", lease);
+    let expires = count_of(snapshot.certificate_expires_unix_seconds);
+    let help = "Unix time at which the certificate of the member ends.";
+    out.gauge("keelson_tls_certificate_expires_timestamp_seconds", help, expires);
+    processes(snapshot, out);
+    volumes(snapshot, out);
+}
+
+fn processes(snapshot: &Snapshot, out: &mut Exposition) {
+    let facts = &snapshot.facts;
+    let mut both = |name, kind, help, control: f64, data: f64| {
+        let mut family = out.family(name, kind, help);
+        family.sample(&[("process", "control")], control);
+        family.sample(&[("process", "data")], data);
+    };
+    let (control, data) = (facts.control_resident_bytes, facts.resident_bytes);
+    let name = "keelson_process_resident_bytes";
+    both(name, Kind::Gauge, "Resident memory.", count_of(control), count_of(data));
+    let (control, data) = (seconds(facts.control_cpu_millis), seconds(facts.cpu_millis));
+    let name = "keelson_process_cpu_seconds_total";
+    both(name, Kind::Counter, "Processor time since the process began.", control, data);
+    let (control, data) = (facts.control_open_files, facts.open_files);
+    let name = "keelson_process_open_files";
+    both(name, Kind::Gauge, "Open files and connections.", control.into(), data.into());
+}
+
+/// All copies of a member lie on its two volumes and say the same of them, each as of its own last
+/// look; the newest is not known, so the least room counts.
+fn volumes(snapshot: &Snapshot, out: &mut Exposition) {
+    let copies = &snapshot.facts.copies;
+    let least = |of: fn(&keelson_wire::v1::CopyFacts) -> Option<u64>| {
+        copies.iter().filter_map(of).min().map(count_of)
+    };
+    let log = least(|copy| Some(copy.log_free_bytes));
+    let data = least(|copy| Some(copy.data_free_bytes));
+    if let (Some(log), Some(data)) = (log, data) {
+        let mut family = out.family("keelson_volume_free_bytes", Kind::Gauge, "Room that is left.");
+        family.sample(&[("volume", "log")], log);
+        family.sample(&[("volume", "data")], data);
+    }
+    if let Some(left) = least(|copy| copy.log_seconds_to_full) {
+        let help = "Forecast: when the volume of the logs is full; absent if it does not fill.";
+        out.gauge("keelson_volume_log_full_in_seconds", help, left);
+    }
+    let latency = copies.iter().filter_map(|copy| copy.read_latency_micros).max();
+    if let Some(latency) = latency {
+        let help = "How long a read of the volume of the stores takes, as last measured.";
+        out.gauge("keelson_volume_read_latency_seconds", help, count_of(latency) / 1e6);
+    }
+}

@@ -1,0 +1,61 @@
+//! `keelson-chaos`: random faults on a cluster of real processes, from a seed.
+
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+use keelson_testkit::chaos::{self, ChaosOptions, Kind};
+
+const USAGE: &str = "usage: keelson-chaos [--seed NUMBER] [--faults NUMBER] [--only KIND,...]\n\
+    default: a seed of its own, 50 faults, every kind";
+
+fn options() -> Result<ChaosOptions> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut options =
+        ChaosOptions { seed: since.subsec_nanos().into(), faults: 50, kinds: Kind::ALL.to_vec() };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(name) = arguments.next() {
+        let value = arguments.next().with_context(|| format!("{name} needs a value"))?;
+        match name.as_str() {
+            "--seed" => options.seed = value.parse().context("--seed is a number")?,
+            "--faults" => options.faults = value.parse().context("--faults is a number")?,
+            "--only" => {
+                options.kinds = value.split(',').map(str::parse).collect::<Result<_>>()?;
+            }
+            _ => bail!("{name} is not understood"),
+        }
+    }
+    Ok(options)
+}
+
+fn main() -> ExitCode {
+    let options = match options() {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("{error:#}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(chaos::run(&options)) {
+        Ok(outcome) => {
+            println!("\n{}", outcome.table);
+            println!("chaos: {:?}", outcome.verified);
+            println!(
+                "chaos: {} operations in {} histories, all linearizable; {:.0?} in all",
+                outcome.operations, outcome.histories, outcome.took
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("\nchaos FAILED (seed {}): {error:#}", options.seed);
+            ExitCode::FAILURE
+        }
+    }
+}

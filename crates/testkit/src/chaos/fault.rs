@@ -1,0 +1,195 @@
+//! What can happen to a cluster, and how it is undone.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::posix_fallocate;
+use rand::Rng;
+use rand::rngs::StdRng;
+use tokio::time::sleep;
+
+use crate::{Cluster, Writer};
+
+/// Members have so much room for log, of which 64 MiB are the reserve.
+pub(super) const SETTINGS: &str = "log_dir = \"logs\"\nlog_quota = \"512 MiB\"";
+
+/// Leaves less than the reserve, without taking that much of the disk of this machine for long.
+const BALLAST_BYTES: i64 = 480 * 1024 * 1024;
+
+/// What members log because of what is done to them.
+pub(super) const EXPECTED_ERRORS: &[&str] = &["data process died status=signal: 9"];
+
+/// How long a fault is held.
+const HOLD_MILLIS: std::ops::Range<u64> = 300..3_000;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal;)*) => {
+        /// A kind of fault.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl Kind {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$kind,)*];
+
+            fn name(self) -> &'static str {
+                match self { $(Self::$kind => $name,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// kill -9 of the data process alone.
+    KillData = "kill-data";
+    /// kill -9 of both processes of a member, and a start after a while.
+    KillMember = "kill-member";
+    /// A hung machine: both processes stopped, then continued.
+    Pause = "pause";
+    /// Nothing gets from one member to another.
+    CutOneWay = "cut-one-way";
+    /// A member neither hears nor is heard by the others.
+    Isolate = "isolate";
+    /// The volume of the logs fills up, and is emptied.
+    FullLog = "full-log";
+    /// Every member is stopped and started, one after the other.
+    RollingRestart = "rolling-restart";
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.iter().copied().find(|kind| kind.name() == text);
+        let names: Vec<_> = Self::ALL.iter().map(|kind| kind.name()).collect();
+        found.with_context(|| format!("no fault {text:?}: {}", names.join(", ")))
+    }
+}
+
+/// One fault, drawn as a whole.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    kind: Kind,
+    victim: String,
+    /// The other end of what is cut.
+    other: String,
+    /// The victim was active.
+    active: bool,
+    hold: Duration,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, victim, other, active, hold } = self;
+        let role = if *active { "active" } else { "passive" };
+        match kind {
+            Kind::RollingRestart => write!(f, "{kind}"),
+            Kind::CutOneWay => write!(f, "{kind} {victim} ({role}) to {other} for {hold:?}"),
+            _ => write!(f, "{kind} {victim} ({role}) for {hold:?}"),
+        }
+    }
+}
+
+impl Fault {
+    /// Every second one hits the active.
+    pub(super) fn draw(kind: Kind, names: &[String], active: &str, random: &mut StdRng) -> Self {
+        let passives: Vec<_> = names.iter().filter(|name| *name != active).collect();
+        let hits_active = random.random_bool(0.5);
+        let passive = passives[random.random_range(0..passives.len())].clone();
+        let victim = if hits_active { active.to_owned() } else { passive };
+        let others: Vec<_> = names.iter().filter(|name| **name != victim).collect();
+        let other = others[random.random_range(0..others.len())].clone();
+        let hold = Duration::from_millis(random.random_range(HOLD_MILLIS));
+        Self { kind, victim, other, active: hits_active, hold }
+    }
+
+    /// Does it, holds it, and undoes it.
+    pub(super) async fn hold(&self, cluster: &mut Cluster, writer: &Writer) -> Result<()> {
+        let victim = self.victim.as_str();
+        match self.kind {
+            Kind::KillData => cluster.member(victim).kill_data_process(),
+            Kind::KillMember => {
+                cluster.member(victim).kill()?;
+                sleep(self.hold).await;
+                cluster.member(victim).start()
+            }
+            Kind::Pause => {
+                cluster.member(victim).pause()?;
+                sleep(self.hold).await;
+                cluster.member(victim).resume()
+            }
+            Kind::CutOneWay => {
+                cluster.network().cut_one_way(victim, &self.other);
+                sleep(self.hold).await;
+                cluster.network().heal_all();
+                Ok(())
+            }
+            Kind::Isolate => {
+                let others = cluster.names().into_iter().filter(|name| name != victim);
+                others.for_each(|other| cluster.network().cut(victim, &other));
+                sleep(self.hold).await;
+                cluster.network().heal_all();
+                Ok(())
+            }
+            Kind::FullLog => self.fill(cluster).await,
+            Kind::RollingRestart => rolling_restart(cluster, writer).await,
+        }
+    }
+
+    async fn fill(&self, cluster: &Cluster) -> Result<()> {
+        let directory = cluster.path().join(&self.victim).join("logs");
+        let ballast = directory.join("ballast");
+        let file = std::fs::File::create(&ballast)?;
+        // Reserved and not written: a quota counts blocks.
+        posix_fallocate(&file, 0, BALLAST_BYTES)?;
+        sleep(self.hold).await;
+        std::fs::remove_file(&ballast).context("cannot remove the ballast")
+    }
+}
+
+/// One member at a time, each whole before the next goes.
+async fn rolling_restart(cluster: &mut Cluster, writer: &Writer) -> Result<()> {
+    for name in cluster.names() {
+        cluster.member(&name).stop().with_context(|| format!("stop {name}"))?;
+        if cluster.member(&name).is_running() {
+            bail!("{name} runs after it was stopped");
+        }
+        cluster.member(&name).start()?;
+        writer.progress(20).await?;
+        cluster.wait_until_whole().await?;
+        cluster.wait_until_counting("DB1").await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    #[test]
+    fn a_seed_gives_the_same_faults_and_names_are_read_back() {
+        let names = ["m1", "m2", "m3"].map(str::to_owned);
+        let drawn = |seed| {
+            let mut random = StdRng::seed_from_u64(seed);
+            let draw = |kind: &Kind| Fault::draw(*kind, &names, "m2", &mut random).to_string();
+            Kind::ALL.iter().map(draw).collect::<Vec<_>>()
+        };
+        assert_eq!(drawn(7), drawn(7));
+        assert_ne!(drawn(7), drawn(8));
+        for kind in Kind::ALL {
+            assert_eq!(kind.to_string().parse::<Kind>().unwrap(), *kind);
+        }
+        assert!("earthquake".parse::<Kind>().is_err());
+    }
+}
