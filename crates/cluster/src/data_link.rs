@@ -58,5 +58,5 @@ pub enum DataEvent {
         certified: bool,
     },
     /// A report: anything that is not the answer to a [`DataLink::request`].
-    Message(DataToControl),
+    Message(Box<DataToControl>),
 }

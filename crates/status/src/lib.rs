@@ -4,7 +4,7 @@
 //! | need | use |
 //! | --- | --- |
 //! | everything that a member knows at one moment | [`Snapshot`] |
-//! | the text that Prometheus collects | [`metrics`] |
+//! | the text that Prometheus collects | [`metrics()`] |
 
 mod exposition;
 mod metrics;

@@ -78,7 +78,7 @@ impl FakeData {
     /// Reports something, as the data process does.
     pub(crate) async fn report(&self, message: data_to_control::Message) {
         let message = DataToControl { reply_to: 0, message: Some(message) };
-        self.events.send(DataEvent::Message(message)).await.expect("the plane runs");
+        self.events.send(DataEvent::Message(Box::new(message))).await.expect("the plane runs");
     }
 
     pub(crate) fn told(&self) -> Told {

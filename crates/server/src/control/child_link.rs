@@ -139,7 +139,7 @@ impl ChildLink {
                 continue;
             }
             if message.reply_to == 0 {
-                if events.send(DataEvent::Message(message)).await.is_err() {
+                if events.send(DataEvent::Message(Box::new(message))).await.is_err() {
                     return;
                 }
                 continue;
