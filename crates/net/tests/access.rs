@@ -11,7 +11,7 @@ fn roles() -> [Role; 6] {
 
 /// All calls as the compiled descriptors have them.
 fn calls() -> Vec<(String, String)> {
-    let set = FileDescriptorSet::decode(keelson_wire::DESCRIPTORS).expect("the descriptors are whole");
+    let set = FileDescriptorSet::decode(keelson_wire::DESCRIPTORS).expect("they decode");
     let services = set.file.into_iter().flat_map(|file| file.service);
     let calls = services.flat_map(|service| {
         let name = service.name().to_owned();
