@@ -146,7 +146,8 @@ impl Context {
     /// # Errors
     /// `no_leader`, or the address of another leader.
     pub(crate) async fn confirm_leader(&self) -> Result<(), Refusal> {
-        let confirmed = tokio::time::timeout(CONFIRM_DEADLINE, self.raft.ensure_linearizable()).await;
+        let confirmed =
+            tokio::time::timeout(CONFIRM_DEADLINE, self.raft.ensure_linearizable()).await;
         match confirmed {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(self.not_leader()),
