@@ -14,7 +14,7 @@ use keelson_copy_core::Recovered;
 use keelson_copy_core::range_fetch::Mark;
 use keelson_env::{Disk, DiskError, StoreOpener};
 use keelson_format::{ControlRecord, CursorState};
-use keelson_log::{ControlFile, ControlFileError, Damage, Log, LogConfig, LogReader};
+use keelson_log::{ControlFile, ControlFileError, Damage, Log, LogConfig, LogReader, Recovery};
 use keelson_types::{
     CopyFault, CopyId, DatabaseId, EpochTable, LogId, Position, StoreId, StreamId,
 };
@@ -173,13 +173,7 @@ fn open_files(opening: &mut StoreOpening<'_>, identity: &Identity) -> Result<Ope
     shared.log_from.store(first.map_or(Position::ZERO, |header| header.previous_end));
     shared.marked.store(mark.is_some(), Ordering::SeqCst);
     let state = recovery.state;
-    let mut table = record.epoch_table.clone();
-    let known = table.last_epoch();
-    table.cut(state.position);
-    for row in recovery.epochs.iter().filter(|row| row.epoch > known) {
-        // Rows of generations whose control record was not written yet.
-        let _ = table.push(*row);
-    }
+    let table = epochs_of(&record.epoch_table, &recovery);
     let missing = replayed > state.end.position || state.end.position < record.durable_floor;
     let damaged = recovery.damage.as_ref().map(|d| CopyFault::LogDamaged(format!("{d:?}")));
     let lost = missing.then(|| {
@@ -200,6 +194,20 @@ fn open_files(opening: &mut StoreOpening<'_>, identity: &Identity) -> Result<Ope
         rebuilding: Some(Condemned::read(record).until.min(state.end.position)),
     };
     Ok((log, state, store_directory, recovered))
+}
+
+/// The epochs of the log: what was saved of them, as far as the log still holds it, and those of
+/// generations whose control record was not written yet.
+pub(crate) fn epochs_of(saved: &EpochTable, recovery: &Recovery) -> EpochTable {
+    let mut table = saved.clone();
+    table.cut(recovery.state.position);
+    // Only now: a row that was cut says nothing of which ones of the log are known.
+    let known = table.last_epoch();
+    for row in recovery.epochs.iter().filter(|row| row.epoch > known) {
+        // They rise, so none is refused.
+        let _ = table.push(*row);
+    }
+    table
 }
 
 fn count_start(
