@@ -122,12 +122,32 @@ pub(crate) enum FromTarget {
 /// What an active sends to this passive.
 #[derive(Debug)]
 pub(crate) enum FromSource {
-    Open { offer: OpenOffer, copy: CopyId, reply: TargetSender },
-    Matched { epoch: Epoch },
-    Frames { epoch: Epoch, chunk: Chunk, committed: Position },
-    Committed { epoch: Epoch, committed: Position },
+    Open {
+        offer: OpenOffer,
+        copy: CopyId,
+        reply: TargetSender,
+    },
+    Matched {
+        epoch: Epoch,
+    },
+    Frames {
+        epoch: Epoch,
+        chunk: Chunk,
+        committed: Position,
+    },
+    Committed {
+        epoch: Epoch,
+        committed: Position,
+    },
     Truncate(TruncationOrder),
-    LogGone { epoch: Epoch, begins: Position },
+    LogGone {
+        epoch: Epoch,
+        begins: Position,
+    },
+    /// Frames came that do not unpack.
+    Garbled {
+        epoch: Epoch,
+    },
 }
 
 /// A snapshot for status pages.

@@ -502,13 +502,18 @@ fn read(
             FromSource::Matched { epoch: epoch(matched.epoch) },
         ),
         M::Frames(frames) => {
-            // What does not unpack is as good as lost: the frames behind it do not follow, and
-            // the source offers anew.
-            let body = unpack(frames.body, frames.packed_from, DATA_MESSAGE_BYTES_MAX);
-            let chunk = Chunk::new(at(frames.position), body.ok()?);
-            let (epoch, committed) = (epoch(frames.epoch), at(frames.committed));
             let frames_of = ids::database(&frames.database).ok()?;
-            (frames_of, FromSource::Frames { epoch, chunk, committed })
+            let (epoch, committed) = (epoch(frames.epoch), at(frames.committed));
+            // What does not unpack is as good as lost: the source must offer anew.
+            let body = unpack(frames.body, frames.packed_from, DATA_MESSAGE_BYTES_MAX);
+            let taken = match body {
+                Ok(body) => {
+                    let chunk = Chunk::new(at(frames.position), body);
+                    FromSource::Frames { epoch, chunk, committed }
+                }
+                Err(_) => FromSource::Garbled { epoch },
+            };
+            (frames_of, taken)
         }
         M::Truncate(order) => (
             ids::database(&order.database).ok()?,
@@ -597,3 +602,6 @@ async fn send_log(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,14 @@ impl Owner {
             FromSource::LogGone { epoch, begins } => {
                 self.event(Event::LogGone { epoch, begins });
             }
+            FromSource::Garbled { epoch } => {
+                // Perhaps nothing follows that would show the gap, so the source is told.
+                if self.machine.expects(epoch).is_some() {
+                    tracing::error!(database = %self.shared.name, "received log does not unpack");
+                    self.waiting.forget_frames();
+                    self.drop_source(epoch);
+                }
+            }
             FromSource::Truncate(order) => self.truncation_ordered(order),
             FromSource::Committed { epoch, committed } => {
                 self.event(Event::CommittedUpTo { epoch, committed });
