@@ -15,7 +15,7 @@ use keelson_format::{Chunk, CursorState};
 use keelson_log::{LogError, LogReader};
 use keelson_types::{
     ContentIndexSettings, CopyFault, CopyId, Epoch, EpochTable, Generation, LagSettings, LagSwitch,
-    LogEnd, LogHold, LogId, MemberId, MountIntent, Position, Queue, Watermarks,
+    LogEnd, LogHold, LogId, MemberId, MountIntent, Position, Queue, StreamId, Watermarks,
 };
 use keelson_wire::{Refusal, v1};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -182,6 +182,7 @@ pub(crate) struct OwnerView {
 /// The log as its readers need it.
 #[derive(Debug)]
 pub(crate) struct LogView {
+    pub(crate) stream: StreamId,
     pub(crate) table: EpochTable,
     pub(crate) durable: LogEnd,
     pub(crate) log: LogId,

@@ -216,6 +216,7 @@ impl Owner {
         };
         let files = self.files.as_ref().ok_or_else(|| failed(self.fault()))?;
         Ok(LogView {
+            stream: self.shared.stream,
             table: self.machine.table().clone(),
             durable: self.machine.durable(),
             log: self.log_id(),
