@@ -135,6 +135,8 @@ pub(crate) struct Owner {
     sessions: BTreeMap<MemberId, SourceSender>,
     /// What the copies answered to the last offer that they refused; said once in the member's log.
     refusals: BTreeMap<CopyId, OpenRefusal>,
+    /// Where shipping could not read the own log last.
+    unreadable: Option<Position>,
     fetch_go: Option<oneshot::Sender<()>>,
     generated: Position,
     replay_sent: Position,
@@ -245,6 +247,7 @@ impl Owner {
             repairing,
             sessions: BTreeMap::new(),
             refusals: BTreeMap::new(),
+            unreadable: None,
             fetch_go: None,
             generated,
             replay_sent: replayed,
