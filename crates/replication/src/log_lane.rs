@@ -44,7 +44,11 @@ pub(crate) enum LogJob {
     Cut { to: Position, then: AfterCut },
     /// Whether the chain value at a position is the one that a passive has there.
     CompareChain { copy: CopyId, epoch: Epoch, matched: Position, chain: u32 },
-    /// The copy stands: its start counts as a success.
+    /// What follows may take the process along: a try stands in the control file before it begins.
+    CountTry,
+    /// It did not; tries of earlier lives stay.
+    EndTry,
+    /// Its start, or mount, counts as a success.
     Settled,
     /// Remove generations before this one.
     Truncate(Generation),
@@ -165,6 +169,15 @@ impl LogWorker {
                 let damage = own.is_err().then(|| self.damage_before(matched)).flatten();
                 let same = own.is_ok_and(|own| own == chain);
                 self.report(Completion::ChainRead { copy, epoch, matched, same, damage });
+            }
+            LogJob::CountTry => {
+                self.record.start_tries += 1;
+                self.write_control()?;
+                self.report(Completion::TryCounted);
+            }
+            LogJob::EndTry => {
+                self.record.start_tries = self.record.start_tries.saturating_sub(1);
+                return self.write_control();
             }
             LogJob::Settled if self.record.start_tries == 0 => {}
             LogJob::Settled => {

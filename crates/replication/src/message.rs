@@ -201,6 +201,8 @@ pub(crate) enum Completion {
         then: AfterCut,
     },
     ControlSaved(u64),
+    /// A try stands in the control file.
+    TryCounted,
     Replayed {
         to: Position,
         time_millis: u64,

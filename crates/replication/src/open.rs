@@ -99,7 +99,8 @@ pub(crate) fn open_copy(
 ) -> Result<OpenCopy, CopyFault> {
     let directory = places.database(identity.database);
     let (mut control, mut record) = open_control(places, identity, &directory)?;
-    count_start(&mut control, &mut record, identity.resumes)?;
+    let stands = shared.counted.load(Ordering::Relaxed);
+    count_start(&mut control, &mut record, identity.resumes, stands)?;
     let mut found = Vec::new();
     if control.had_bad_slot() {
         // The write above has mended it.
@@ -124,6 +125,7 @@ pub(crate) fn open_copy(
         record.start_tries = record.start_tries.saturating_sub(1);
         let _ = control.write(&record);
     }
+    shared.counted.store(opened.is_ok(), Ordering::Relaxed);
     let (log, state, store_directory, recovered) = opened?;
     let mark = mark?;
     let reader = log.reader();
@@ -210,18 +212,23 @@ pub(crate) fn epochs_of(saved: &EpochTable, recovery: &Recovery) -> EpochTable {
     table
 }
 
+/// Counts a try, unless the one of a former owner in this life of the process stands.
 fn count_start(
     control: &mut ControlFile,
     record: &mut ControlRecord,
     resumes: u64,
+    stands: bool,
 ) -> Result<(), CopyFault> {
-    if set_number(record, RESUMES_EXTENSION, resumes) {
+    let resumed = set_number(record, RESUMES_EXTENSION, resumes);
+    if resumed {
         record.start_tries = 0;
     }
-    if record.start_tries >= START_TRIES_MAX {
-        return Err(CopyFault::CrashLoop);
+    if resumed || !stands {
+        if record.start_tries >= START_TRIES_MAX {
+            return Err(CopyFault::CrashLoop);
+        }
+        record.start_tries += 1;
     }
-    record.start_tries += 1;
     let written = control.write(record);
     written.map_err(|error| CopyFault::LogIo(format!("control file: {error}")))
 }

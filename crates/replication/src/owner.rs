@@ -10,6 +10,7 @@
 mod actions;
 mod dispatch;
 mod expanding;
+mod guarding;
 mod idle;
 mod lagging;
 mod mending;
@@ -46,6 +47,7 @@ use crate::gate::boottime_now;
 use crate::lag_file::SavedLag;
 use crate::log_lane::LogJob;
 use crate::message::{Assigned, Completion, FromSource, Message, SealedCopy, SourceSender};
+use crate::owner::guarding::Guard;
 use crate::owner::idle::IdleClose;
 use crate::owner::lagging::Lag;
 pub(crate) use crate::owner::mending::MendResult;
@@ -153,7 +155,7 @@ pub(crate) struct Owner {
     /// How often the copy failed in a row, and when it is opened anew.
     failures: u32,
     reopen_at: Option<Instant>,
-    settled: bool,
+    guard: Guard,
     /// The last status that was told.
     status: StatusTracker,
     opened_unix_millis: u64,
@@ -261,7 +263,7 @@ impl Owner {
             assigned: None,
             failures: start.failures,
             reopen_at: None,
-            settled: false,
+            guard: Guard::new(generated, Instant::now()),
             status,
             opened_unix_millis: unix_millis(),
             stopped_told: None,
@@ -321,6 +323,7 @@ impl Owner {
             self.turn();
         }
         self.refuse_waiting(mailbox);
+        self.end_try();
         self.stopped().await;
         Exit::Stopped
     }
@@ -390,14 +393,6 @@ impl Owner {
         self.reopen_at = Some(Instant::now() + pause);
     }
 
-    /// Once the first replay is over, the start counts as a success.
-    fn settle(&mut self) {
-        if !self.settled && self.shared.replayed.load() >= self.replay_sent {
-            self.settled = true;
-            self.log_job(LogJob::Settled);
-        }
-    }
-
     fn wake_at(&self) -> Option<Instant> {
         let now = boottime_now();
         let machine = self.machine.next_wake().map(|tick| Instant::now() + tick.since(now));
@@ -413,6 +408,7 @@ impl Owner {
             .chain(self.idle.wake())
             .chain(self.waiting.wake())
             .chain(self.mending.wake())
+            .chain(self.guard_wake())
             .min()
     }
 

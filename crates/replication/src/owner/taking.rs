@@ -111,6 +111,7 @@ impl Owner {
         self.cursor = Cursor::new(state, *self.cursor.config());
         self.tail.clear();
         self.lag_cut(state.position);
+        self.guard.cut(state.position);
         match then {
             AfterCut::Machine => self.event(Event::LogCut { end: state.end }),
             AfterCut::Opened(member, epoch, matched) => self.say_opened(member, epoch, matched),
