@@ -90,7 +90,14 @@ impl CopyMachine {
     pub fn new(config: CopyConfig, found: Recovered) -> Self {
         let broken = matches!(
             found.fault,
-            Some(CopyFault::LogIo(_) | CopyFault::LogDamaged(_) | CopyFault::MissingLog(_))
+            Some(
+                CopyFault::LogIo(_)
+                    | CopyFault::LogDamaged(_)
+                    | CopyFault::MissingLog(_)
+                    // These have no log that was opened.
+                    | CopyFault::CrashLoop
+                    | CopyFault::Forgotten
+            )
         );
         Self {
             config,

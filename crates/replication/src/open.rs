@@ -1,9 +1,9 @@
 //! Opening a copy: directories, control file, log, store; creating it if consensus says that it
 //! exists and the disk does not know it yet.
 //!
-//! A copy that this member created before and whose directory is gone has *forgotten*: it is opened
-//! with the mark that it may have lost what it acknowledged, so that no lossless proof counts it
-//! (R4).
+//! A copy that this member created before, or that counts in the commit rule, and whose control
+//! file is gone has *forgotten* what it promised and acknowledged. It is not opened: its owner asks
+//! consensus for a new id, under which it is a new copy, empty and admitted like any other (R4).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -69,6 +69,8 @@ pub(crate) struct Identity {
     pub(crate) resumes: u64,
     /// Other copies of the database.
     pub(crate) others: usize,
+    /// It counts in the commit rule, so it was here.
+    pub(crate) admitted: bool,
 }
 
 /// A copy with its files.
@@ -191,7 +193,7 @@ fn open_files(opening: &mut StoreOpening<'_>, identity: &Identity) -> Result<Ope
             None => recovery.committed.max(record.committed.min(state.end.position)),
         },
         replayed,
-        may_have_lost: record.may_have_lost_from.is_some() || damaged.is_some() || missing,
+        may_have_lost: damaged.is_some() || missing,
         fault: damaged.or(lost),
         rebuilding: Some(Condemned::read(record).until.min(state.end.position)),
     };
@@ -268,9 +270,14 @@ fn open_control(
     let (mut control, found) = opened.map_err(|error| failed(&error))?;
     let created = Created::read(places).map_err(|error| failed(&error))?;
     let record = match found {
+        // Earlier versions opened such a copy, under the same id.
+        Some(record) if record.may_have_lost_from.is_some() => return Err(CopyFault::Forgotten),
         Some(record) => record,
+        None if created.knows(identity.copy) || identity.admitted => {
+            return Err(CopyFault::Forgotten);
+        }
         None => {
-            let record = new_record(identity, created.knows(identity.copy));
+            let record = new_record(identity);
             control.write(&record).map_err(|error| failed(&error))?;
             record
         }
@@ -279,8 +286,8 @@ fn open_control(
     Ok((control, record))
 }
 
-/// The record of a copy that this disk does not know (any more).
-fn new_record(identity: &Identity, forgotten: bool) -> ControlRecord {
+/// The record of a copy that was never here.
+fn new_record(identity: &Identity) -> ControlRecord {
     let mut record = ControlRecord::new(
         identity.copy,
         identity.database,
@@ -288,7 +295,6 @@ fn new_record(identity: &Identity, forgotten: bool) -> ControlRecord {
         LogId::from_bytes(identity.copy.into_bytes()),
         StoreId::from_bytes(identity.copy.into_bytes()),
     );
-    record.may_have_lost_from = forgotten.then_some(Position::ZERO);
     ScrubReport::put_new(&mut record, unix_millis());
     record
 }
@@ -435,6 +441,7 @@ mod tests {
             generation_bytes: 1024 * 1024,
             resumes: 0,
             others: 2,
+            admitted: false,
         }
     }
 
@@ -507,6 +514,34 @@ mod tests {
         drop(open(&places, &stores, 1).unwrap());
         let directory = places.database(identity(1).database);
         places.disk.remove(&directory.join("control")).unwrap();
-        assert!(open(&places, &stores, 1).unwrap().recovered.may_have_lost);
+        for _ in 0..2 * START_TRIES_MAX {
+            assert_eq!(open(&places, &stores, 1).err(), Some(CopyFault::Forgotten));
+        }
+        let another = open(&places, &stores, 2).unwrap();
+        assert!(!another.recovered.may_have_lost);
+        assert_eq!(another.recovered.fault, None);
+    }
+
+    #[test]
+    fn a_copy_of_the_commit_rule_that_nothing_is_known_of_has_forgotten() {
+        let (places, stores) = (places(), MemStoreOpener::new());
+        let shared = CopyShared::for_tests();
+        let admitted = Identity { admitted: true, ..identity(1) };
+        let opened = open_copy(&places, &stores, &admitted, &shared);
+        assert_eq!(opened.err(), Some(CopyFault::Forgotten));
+        drop(open(&places, &stores, 1).unwrap());
+        assert!(open_copy(&places, &stores, &admitted, &shared).is_ok(), "it is here");
+    }
+
+    /// An earlier version opened a copy that had forgotten, and left it out of every proof.
+    #[test]
+    fn a_copy_that_was_opened_though_it_had_forgotten_becomes_another_one() {
+        let (places, stores) = (places(), MemStoreOpener::new());
+        let mut first = open(&places, &stores, 1).unwrap();
+        first.record.may_have_lost_from = Some(Position::ZERO);
+        first.control.write(&first.record).unwrap();
+        drop(first);
+        assert_eq!(open(&places, &stores, 1).err(), Some(CopyFault::Forgotten));
+        assert!(!open(&places, &stores, 2).unwrap().recovered.may_have_lost);
     }
 }

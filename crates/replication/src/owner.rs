@@ -161,6 +161,8 @@ pub(crate) struct Owner {
     opened_unix_millis: u64,
     /// Resumes at which a fault that does not heal was reported.
     stopped_told: Option<u64>,
+    /// The new id was asked for.
+    forgotten_told: bool,
 }
 
 /// Why an owner ended.
@@ -267,6 +269,7 @@ impl Owner {
             status,
             opened_unix_millis: unix_millis(),
             stopped_told: None,
+            forgotten_told: false,
         }
     }
 
@@ -526,7 +529,8 @@ impl Owner {
 
 /// Whether opening the copy anew may help.
 fn heals(fault: &CopyFault) -> bool {
-    matches!(fault, CopyFault::LogIo(_) | CopyFault::Store(_) | CopyFault::DiskFull)
+    use CopyFault as F;
+    matches!(fault, F::LogIo(_) | F::Store(_) | F::DiskFull | F::Forgotten)
 }
 
 async fn sleep_until(at: Option<Instant>) {
