@@ -419,7 +419,7 @@ impl Owner {
         self.events.push_back(Event::Wake);
         self.lag_woken();
         self.fetch_event(FetchEvent::Wake);
-        self.close_idle_generation();
+        self.close_idle_generation(Instant::now());
         self.look_for_room();
         if self.store_used.is_some_and(|used| used.elapsed() >= STORE_IDLE) {
             self.close_idle_store();
@@ -545,3 +545,6 @@ pub(crate) fn unix_millis() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

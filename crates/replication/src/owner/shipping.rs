@@ -25,7 +25,7 @@ const MESSAGE_BYTES: usize = 1024 * 1024;
 pub(super) struct PeerShip {
     pub(super) member: MemberId,
     pub(super) epoch: Epoch,
-    next: Position,
+    pub(super) next: Position,
     unacked: VecDeque<(Position, usize)>,
     unacked_bytes: usize,
     reading: bool,
