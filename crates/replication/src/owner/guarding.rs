@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use crate::log_lane::LogJob;
 use crate::owner::Owner;
 
-/// How long a try stands without anything to replay.
-const STOOD: Duration = Duration::from_secs(10);
+/// How long a try stands without anything to replay: mostly the lease comes earlier, and saves a
+/// write of the control file.
+const STOOD: Duration = Duration::from_secs(2);
 
 /// See the module page.
 #[derive(Debug)]
