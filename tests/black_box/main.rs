@@ -13,6 +13,7 @@ mod data;
 mod dev;
 mod diverge;
 mod edges;
+mod forgotten;
 mod forks;
 mod forming;
 mod full_volumes;

@@ -13,11 +13,12 @@ use keelson_cluster_core::{
 };
 use keelson_net::Lane;
 use keelson_types::{
-    CommitRule, DatabaseId, Epoch, IncarnationId, News, OperationId, RefusalReason,
+    CommitRule, CopyId, DatabaseId, Epoch, IncarnationId, News, OperationId, RefusalReason,
 };
 use keelson_wire::v1::{
-    CertifyDeathRequest, CopyNote, CopyStopped, DivergenceReport, EpochGivenUp, EstablishedReport,
-    MarkCutOff, NewsReport, ProposeRule, RuleOutcome, SeedReport, control_to_data, data_to_control,
+    CertifyDeathRequest, CopyForgot, CopyNote, CopyStopped, DivergenceReport, EpochGivenUp,
+    EstablishedReport, MarkCutOff, NewsReport, ProposeRule, RuleOutcome, SeedReport,
+    control_to_data, data_to_control,
 };
 use keelson_wire::{Invalid, Refusal, ids, v1};
 use tokio::sync::Semaphore;
@@ -94,6 +95,7 @@ impl Reports {
             M::GivenUp(report) => self.given_up(&report),
             M::News(report) => self.news(&report),
             M::CopyStopped(report) => self.copy_stopped(report),
+            M::CopyForgot(report) => self.copy_forgot(&report),
             M::MarkCutOff(report) => self.mark_cut_off(&report),
             M::Note(note) => self.noted(note),
             M::Divergence(report) => self.divergence(report),
@@ -255,6 +257,24 @@ impl Reports {
             config.is_some_and(|config| config.resumes == resumes)
         };
         self.propose(command, wanted, |_, _, _| async {});
+        Ok(())
+    }
+
+    /// A copy that lost its files becomes another one (R4): never its own witness again.
+    fn copy_forgot(&self, report: &CopyForgot) -> Result<(), Invalid> {
+        let (database, old) = (ids::database(&report.database)?, ids::copy(&report.copy)?);
+        let new = CopyId::from_bytes(rand::random());
+        tracing::warn!(%database, %old, %new, "a copy has lost its files and gets a new id");
+        let command = Command::ReplaceCopy { database, old, new };
+        let wanted = move |state: &ClusterState| {
+            let database = state.databases.get(&database);
+            database.is_some_and(|d| d.copies.contains_key(&old) && d.target != Some(old))
+        };
+        self.propose(command, wanted, |_, _, outcome| async {
+            if let Outcome::Refused(refusal) = outcome {
+                tracing::info!(%refusal, "a copy without files has no new id yet");
+            }
+        });
         Ok(())
     }
 

@@ -37,7 +37,8 @@ pub(crate) struct Peer {
     /// It wants no log now.
     pub(crate) suspended: bool,
     pub(crate) link: PeerLink,
-    /// Offers refused one after the other, and not because it was busy at the moment.
+    /// Offers refused, or taken in vain, one after the other, and not because it was busy at the
+    /// moment.
     pub(crate) refusals: u32,
     /// Durable there in this epoch; stays true when the session breaks.
     pub(crate) durable: Position,
@@ -212,7 +213,8 @@ impl CopyMachine {
             peer.refused(now, false);
             return;
         }
-        (peer.link, peer.refusals) = (PeerLink::Matched, 0);
+        // Whether it goes on this time is seen when it acknowledges more than before.
+        peer.link = PeerLink::Matched;
         let member = peer.member;
         out.push(Action::ShipFrom { copy, member, epoch, from: matched });
     }
@@ -221,7 +223,7 @@ impl CopyMachine {
         if let Some(peer) = self.peer(copy, epoch)
             && durable > peer.durable
         {
-            peer.durable = durable;
+            (peer.durable, peer.refusals) = (durable, 0);
             peer.silent_since = peer.silent_since.map(|_| now);
         }
     }

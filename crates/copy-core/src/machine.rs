@@ -90,7 +90,14 @@ impl CopyMachine {
     pub fn new(config: CopyConfig, found: Recovered) -> Self {
         let broken = matches!(
             found.fault,
-            Some(CopyFault::LogIo(_) | CopyFault::LogDamaged(_) | CopyFault::MissingLog(_))
+            Some(
+                CopyFault::LogIo(_)
+                    | CopyFault::LogDamaged(_)
+                    | CopyFault::MissingLog(_)
+                    // These have no log that was opened.
+                    | CopyFault::CrashLoop
+                    | CopyFault::Forgotten
+            )
         );
         Self {
             config,
@@ -382,7 +389,8 @@ impl CopyMachine {
     }
 
     /// Bytes behind the durable end were refused for want of space. The log is not broken (G7):
-    /// they are cut off, seals go on, and an active's next offer begins there again.
+    /// they are cut off, seals go on, and an active's next offer begins there again. Cut also if
+    /// nothing of them is known here (a header, an opening frame): the log takes nothing before.
     fn disk_full(&mut self, out: &mut Vec<Action>) {
         if let Some(epoch) = self.own_epoch() {
             let reason = StopReason::Failed(CopyFault::DiskFull);
@@ -390,7 +398,7 @@ impl CopyMachine {
             self.give_up(epoch, reason, out);
         }
         self.leave_source(OpenRefusal::Busy, out);
-        if self.end > self.durable && !self.cutting {
+        if !self.cutting {
             self.cut(self.durable.position, out);
         }
     }

@@ -85,9 +85,10 @@ impl CopyMachine {
     /// Saves the promise of the offer's epoch, or the table after a cut, if either is new; then
     /// accepts.
     pub(crate) fn accept_offer(&mut self, news: bool, out: &mut Vec<Action>) {
+        // Beyond the own log it was another epoch's word, also if a seal promised this one before;
+        // whose log this is says again what holds.
+        self.committed = self.committed.min(self.end.position);
         let step = if news {
-            // Beyond the own log it was another epoch's word; the new one says again what holds.
-            self.committed = self.committed.min(self.end.position);
             PassiveStep::Saving(self.save(out))
         } else {
             self.send_opened(out);

@@ -28,6 +28,11 @@ pub(crate) struct Assignment {
 }
 
 impl Assignment {
+    /// Whether the copy here counts in the commit rule that consensus holds.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.assigned.assignment.rule.as_ref().is_some_and(|rule| rule.has(self.copy))
+    }
+
     /// Checks and converts a message; sites of members come from the member list.
     pub(crate) fn read(
         message: v1::DatabaseAssignment,

@@ -321,6 +321,13 @@ impl PlaneContext {
         self.report(0, v1::data_to_control::Message::CopyStopped(report));
     }
 
+    /// The copy lost its files, and asks for the id under which it is another copy.
+    pub(crate) fn report_forgotten(&self, shared: &CopyShared) {
+        let report =
+            v1::CopyForgot { database: ids::bytes(shared.database), copy: ids::bytes(shared.copy) };
+        self.report(0, v1::data_to_control::Message::CopyForgot(report));
+    }
+
     /// Log that these copies and operations need is about to go.
     pub(crate) fn report_cut_off(
         &self,

@@ -4,6 +4,8 @@
 //! then with the bytes from there to what was wanted. One deadline covers the whole fetch; a break
 //! is reported and the machine asks the next holder.
 
+mod holder;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::Streaming;
 
 use crate::context::PlaneContext;
+pub(crate) use crate::fetch::holder::{FetchPlan, send_log};
 use crate::message::Completion;
 use crate::shared::CopyShared;
 

@@ -44,7 +44,11 @@ pub(crate) enum LogJob {
     Cut { to: Position, then: AfterCut },
     /// Whether the chain value at a position is the one that a passive has there.
     CompareChain { copy: CopyId, epoch: Epoch, matched: Position, chain: u32 },
-    /// The copy stands: its start counts as a success.
+    /// What follows may take the process along: a try stands in the control file before it begins.
+    CountTry,
+    /// It did not; tries of earlier lives stay.
+    EndTry,
+    /// Its start, or mount, counts as a success.
     Settled,
     /// Remove generations before this one.
     Truncate(Generation),
@@ -166,6 +170,15 @@ impl LogWorker {
                 let same = own.is_ok_and(|own| own == chain);
                 self.report(Completion::ChainRead { copy, epoch, matched, same, damage });
             }
+            LogJob::CountTry => {
+                self.record.start_tries += 1;
+                self.write_control()?;
+                self.report(Completion::TryCounted);
+            }
+            LogJob::EndTry => {
+                self.record.start_tries = self.record.start_tries.saturating_sub(1);
+                return self.write_control();
+            }
             LogJob::Settled if self.record.start_tries == 0 => {}
             LogJob::Settled => {
                 self.record.start_tries = 0;
@@ -251,11 +264,15 @@ impl LogWorker {
     }
 
     fn cut(&mut self, to: Position, then: AfterCut) -> Result<(), CopyFault> {
-        if to < self.record.durable_floor || to < self.record.committed {
+        let mut table = self.record.epoch_table.clone();
+        table.cut(to);
+        let forked = table != self.record.epoch_table;
+        if to < self.record.durable_floor || to < self.record.committed || forked {
             // Before the cut: a crash in between must not look like lost log, and nothing of the
-            // fork may count as committed on the log that follows.
+            // fork may count as committed, or as an epoch, on the log that follows.
             self.record.durable_floor = self.record.durable_floor.min(to);
             self.record.committed = self.record.committed.min(to);
+            self.record.epoch_table = table;
             self.write_control()?;
         }
         let report = self.log.cut(to).map_err(|error| log_fault(&error))?;
@@ -426,113 +443,4 @@ impl LogWorker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use keelson_env::SimDisk;
-    use keelson_format::{Cursor, CursorState, FramingConfig};
-    use keelson_log::LogConfig;
-    use keelson_types::{DatabaseId, LogId, Record, StoreId};
-    use std::path::Path;
-    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-
-    const FRAMING: FramingConfig = FramingConfig { generation_bytes: 1024 * 1024, compress: false };
-
-    struct Bench {
-        disk: Arc<SimDisk>,
-        worker: LogWorker,
-        told: UnboundedReceiver<Completion>,
-        cursor: Cursor,
-    }
-
-    fn bench() -> Bench {
-        let disk = Arc::new(SimDisk::new());
-        let (shared, directory) = (Arc::new(CopyShared::for_tests()), PathBuf::from("/data"));
-        disk.create_dir_all(Path::new("/data/log")).expect("made");
-        let config = LogConfig { generation_bytes: 1024 * 1024, ..LogConfig::default() };
-        let log = Path::new("/data/log");
-        let (log, recovery) =
-            Log::open(disk.clone(), log, config, shared.stream, Position::ZERO).expect("opened");
-        let (control, _) = ControlFile::open(&*disk, &directory.join("control")).expect("opened");
-        let record = ControlRecord::new(
-            shared.copy,
-            DatabaseId::from_bytes([7; 16]),
-            shared.stream,
-            LogId::from_bytes([1; 16]),
-            StoreId::from_bytes([1; 16]),
-        );
-        let state: CursorState = recovery.state;
-        let mut cursor = Cursor::new(state, FRAMING);
-        let (done, told) = unbounded_channel();
-        let (broken, refusing) = (false, false);
-        let mut worker = LogWorker {
-            shared,
-            log,
-            control,
-            record,
-            done,
-            broken,
-            refusing,
-            generation_bytes: 1024 * 1024,
-            syncs: Arc::default(),
-            meters: Arc::default(),
-            places: Places {
-                disk: disk.clone(),
-                data: directory.clone(),
-                logs: directory.clone(),
-                noting: Arc::default(),
-            },
-            opener: Arc::new(keelson_env::MemStoreOpener::new()),
-            disk: disk.clone(),
-            directory,
-        };
-        let (header, _) = cursor.begin_epoch(Epoch::new(0, 1), 1).expect("begun");
-        worker.work(vec![LogJob::Write { chunks: vec![header], end: cursor.end() }]);
-        Bench { disk, worker, told, cursor }
-    }
-
-    impl Bench {
-        fn frame(&mut self, bytes: usize) -> LogJob {
-            let record = Record::Put { key: "k".into(), value: vec![7; bytes].into() };
-            let encoded = self.cursor.encode(&[record], 1, Position::ZERO, Position::ZERO);
-            let encoded = encoded.expect("small");
-            LogJob::Write { chunks: encoded.chunks, end: encoded.frame.end() }
-        }
-
-        fn told(&mut self) -> Vec<&'static str> {
-            let told = std::iter::from_fn(|| self.told.try_recv().ok());
-            told.map(|completion| match completion {
-                Completion::Logged { .. } => "logged",
-                Completion::LogFailed(CopyFault::DiskFull) => "full",
-                Completion::LogCut { .. } => "cut",
-                Completion::ControlSaved(_) => "saved",
-                _ => "other",
-            })
-            .collect()
-        }
-    }
-
-    /// A passive on a full volume came back only by a restart: its lane had dropped the cut.
-    #[test]
-    fn a_write_without_space_leaves_the_log_open_for_seals_and_a_cut() {
-        let mut bench = bench();
-        let first = bench.frame(100);
-        bench.worker.work(vec![first]);
-        assert_eq!(bench.told(), ["logged", "logged"]);
-        let good = bench.worker.log.durable_end();
-        bench.disk.set_quota(Some(0));
-        let frames = vec![bench.frame(300_000), bench.frame(10)];
-        bench.worker.work(frames);
-        let table = EpochTable::new();
-        bench.worker.work(vec![LogJob::Control { save: 1, sealed: Epoch::new(0, 2), table }]);
-        let to = good.position;
-        bench.worker.work(vec![LogJob::Cut { to, then: AfterCut::Machine }]);
-        assert_eq!(bench.told(), ["full", "saved", "cut"]);
-        bench.disk.set_quota(None);
-        let state = bench.worker.log.state_at(to).expect("a border");
-        bench.cursor = Cursor::new(state, FRAMING);
-        let again = bench.frame(100);
-        bench.worker.work(vec![again]);
-        assert_eq!(bench.told(), ["logged"]);
-        assert!(bench.worker.log.durable_end() > good);
-    }
-}
+mod tests;

@@ -15,7 +15,7 @@ use keelson_format::{Chunk, CursorState};
 use keelson_log::{LogError, LogReader};
 use keelson_types::{
     ContentIndexSettings, CopyFault, CopyId, Epoch, EpochTable, Generation, LagSettings, LagSwitch,
-    LogEnd, LogHold, LogId, MemberId, MountIntent, Position, Queue, Watermarks,
+    LogEnd, LogHold, LogId, MemberId, MountIntent, Position, Queue, StreamId, Watermarks,
 };
 use keelson_wire::{Refusal, v1};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -122,12 +122,32 @@ pub(crate) enum FromTarget {
 /// What an active sends to this passive.
 #[derive(Debug)]
 pub(crate) enum FromSource {
-    Open { offer: OpenOffer, copy: CopyId, reply: TargetSender },
-    Matched { epoch: Epoch },
-    Frames { epoch: Epoch, chunk: Chunk, committed: Position },
-    Committed { epoch: Epoch, committed: Position },
+    Open {
+        offer: OpenOffer,
+        copy: CopyId,
+        reply: TargetSender,
+    },
+    Matched {
+        epoch: Epoch,
+    },
+    Frames {
+        epoch: Epoch,
+        chunk: Chunk,
+        committed: Position,
+    },
+    Committed {
+        epoch: Epoch,
+        committed: Position,
+    },
     Truncate(TruncationOrder),
-    LogGone { epoch: Epoch, begins: Position },
+    LogGone {
+        epoch: Epoch,
+        begins: Position,
+    },
+    /// Frames came that do not unpack.
+    Garbled {
+        epoch: Epoch,
+    },
 }
 
 /// A snapshot for status pages.
@@ -162,6 +182,7 @@ pub(crate) struct OwnerView {
 /// The log as its readers need it.
 #[derive(Debug)]
 pub(crate) struct LogView {
+    pub(crate) stream: StreamId,
     pub(crate) table: EpochTable,
     pub(crate) durable: LogEnd,
     pub(crate) log: LogId,
@@ -180,6 +201,8 @@ pub(crate) enum Completion {
         then: AfterCut,
     },
     ControlSaved(u64),
+    /// A try stands in the control file.
+    TryCounted,
     Replayed {
         to: Position,
         time_millis: u64,

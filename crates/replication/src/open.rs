@@ -1,9 +1,9 @@
 //! Opening a copy: directories, control file, log, store; creating it if consensus says that it
 //! exists and the disk does not know it yet.
 //!
-//! A copy that this member created before and whose directory is gone has *forgotten*: it is opened
-//! with the mark that it may have lost what it acknowledged, so that no lossless proof counts it
-//! (R4).
+//! A copy that this member created before, or that counts in the commit rule, and whose control
+//! file is gone has *forgotten* what it promised and acknowledged. It is not opened: its owner asks
+//! consensus for a new id, under which it is a new copy, empty and admitted like any other (R4).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use keelson_copy_core::Recovered;
 use keelson_copy_core::range_fetch::Mark;
 use keelson_env::{Disk, DiskError, StoreOpener};
 use keelson_format::{ControlRecord, CursorState};
-use keelson_log::{ControlFile, ControlFileError, Damage, Log, LogConfig, LogReader};
+use keelson_log::{ControlFile, ControlFileError, Damage, Log, LogConfig, LogReader, Recovery};
 use keelson_types::{
     CopyFault, CopyId, DatabaseId, EpochTable, LogId, Position, StoreId, StreamId,
 };
@@ -69,6 +69,8 @@ pub(crate) struct Identity {
     pub(crate) resumes: u64,
     /// Other copies of the database.
     pub(crate) others: usize,
+    /// It counts in the commit rule, so it was here.
+    pub(crate) admitted: bool,
 }
 
 /// A copy with its files.
@@ -99,7 +101,8 @@ pub(crate) fn open_copy(
 ) -> Result<OpenCopy, CopyFault> {
     let directory = places.database(identity.database);
     let (mut control, mut record) = open_control(places, identity, &directory)?;
-    count_start(&mut control, &mut record, identity.resumes)?;
+    let stands = shared.counted.load(Ordering::Relaxed);
+    count_start(&mut control, &mut record, identity.resumes, stands)?;
     let mut found = Vec::new();
     if control.had_bad_slot() {
         // The write above has mended it.
@@ -124,6 +127,7 @@ pub(crate) fn open_copy(
         record.start_tries = record.start_tries.saturating_sub(1);
         let _ = control.write(&record);
     }
+    shared.counted.store(opened.is_ok(), Ordering::Relaxed);
     let (log, state, store_directory, recovered) = opened?;
     let mark = mark?;
     let reader = log.reader();
@@ -173,13 +177,7 @@ fn open_files(opening: &mut StoreOpening<'_>, identity: &Identity) -> Result<Ope
     shared.log_from.store(first.map_or(Position::ZERO, |header| header.previous_end));
     shared.marked.store(mark.is_some(), Ordering::SeqCst);
     let state = recovery.state;
-    let mut table = record.epoch_table.clone();
-    let known = table.last_epoch();
-    table.cut(state.position);
-    for row in recovery.epochs.iter().filter(|row| row.epoch > known) {
-        // Rows of generations whose control record was not written yet.
-        let _ = table.push(*row);
-    }
+    let table = epochs_of(&record.epoch_table, &recovery);
     let missing = replayed > state.end.position || state.end.position < record.durable_floor;
     let damaged = recovery.damage.as_ref().map(|d| CopyFault::LogDamaged(format!("{d:?}")));
     let lost = missing.then(|| {
@@ -195,25 +193,44 @@ fn open_files(opening: &mut StoreOpening<'_>, identity: &Identity) -> Result<Ope
             None => recovery.committed.max(record.committed.min(state.end.position)),
         },
         replayed,
-        may_have_lost: record.may_have_lost_from.is_some() || damaged.is_some() || missing,
+        may_have_lost: damaged.is_some() || missing,
         fault: damaged.or(lost),
         rebuilding: Some(Condemned::read(record).until.min(state.end.position)),
     };
     Ok((log, state, store_directory, recovered))
 }
 
+/// The epochs of the log: what was saved of them, as far as the log still holds it, and those of
+/// generations whose control record was not written yet.
+pub(crate) fn epochs_of(saved: &EpochTable, recovery: &Recovery) -> EpochTable {
+    let mut table = saved.clone();
+    table.cut(recovery.state.position);
+    // Only now: a row that was cut says nothing of which ones of the log are known.
+    let known = table.last_epoch();
+    for row in recovery.epochs.iter().filter(|row| row.epoch > known) {
+        // They rise, so none is refused.
+        let _ = table.push(*row);
+    }
+    table
+}
+
+/// Counts a try, unless the one of a former owner in this life of the process stands.
 fn count_start(
     control: &mut ControlFile,
     record: &mut ControlRecord,
     resumes: u64,
+    stands: bool,
 ) -> Result<(), CopyFault> {
-    if set_number(record, RESUMES_EXTENSION, resumes) {
+    let resumed = set_number(record, RESUMES_EXTENSION, resumes);
+    if resumed {
         record.start_tries = 0;
     }
-    if record.start_tries >= START_TRIES_MAX {
-        return Err(CopyFault::CrashLoop);
+    if resumed || !stands {
+        if record.start_tries >= START_TRIES_MAX {
+            return Err(CopyFault::CrashLoop);
+        }
+        record.start_tries += 1;
     }
-    record.start_tries += 1;
     let written = control.write(record);
     written.map_err(|error| CopyFault::LogIo(format!("control file: {error}")))
 }
@@ -253,9 +270,14 @@ fn open_control(
     let (mut control, found) = opened.map_err(|error| failed(&error))?;
     let created = Created::read(places).map_err(|error| failed(&error))?;
     let record = match found {
+        // Earlier versions opened such a copy, under the same id.
+        Some(record) if record.may_have_lost_from.is_some() => return Err(CopyFault::Forgotten),
         Some(record) => record,
+        None if created.knows(identity.copy) || identity.admitted => {
+            return Err(CopyFault::Forgotten);
+        }
         None => {
-            let record = new_record(identity, created.knows(identity.copy));
+            let record = new_record(identity);
             control.write(&record).map_err(|error| failed(&error))?;
             record
         }
@@ -264,8 +286,8 @@ fn open_control(
     Ok((control, record))
 }
 
-/// The record of a copy that this disk does not know (any more).
-fn new_record(identity: &Identity, forgotten: bool) -> ControlRecord {
+/// The record of a copy that was never here.
+fn new_record(identity: &Identity) -> ControlRecord {
     let mut record = ControlRecord::new(
         identity.copy,
         identity.database,
@@ -273,7 +295,6 @@ fn new_record(identity: &Identity, forgotten: bool) -> ControlRecord {
         LogId::from_bytes(identity.copy.into_bytes()),
         StoreId::from_bytes(identity.copy.into_bytes()),
     );
-    record.may_have_lost_from = forgotten.then_some(Position::ZERO);
     ScrubReport::put_new(&mut record, unix_millis());
     record
 }
@@ -420,6 +441,7 @@ mod tests {
             generation_bytes: 1024 * 1024,
             resumes: 0,
             others: 2,
+            admitted: false,
         }
     }
 
@@ -492,6 +514,34 @@ mod tests {
         drop(open(&places, &stores, 1).unwrap());
         let directory = places.database(identity(1).database);
         places.disk.remove(&directory.join("control")).unwrap();
-        assert!(open(&places, &stores, 1).unwrap().recovered.may_have_lost);
+        for _ in 0..2 * START_TRIES_MAX {
+            assert_eq!(open(&places, &stores, 1).err(), Some(CopyFault::Forgotten));
+        }
+        let another = open(&places, &stores, 2).unwrap();
+        assert!(!another.recovered.may_have_lost);
+        assert_eq!(another.recovered.fault, None);
+    }
+
+    #[test]
+    fn a_copy_of_the_commit_rule_that_nothing_is_known_of_has_forgotten() {
+        let (places, stores) = (places(), MemStoreOpener::new());
+        let shared = CopyShared::for_tests();
+        let admitted = Identity { admitted: true, ..identity(1) };
+        let opened = open_copy(&places, &stores, &admitted, &shared);
+        assert_eq!(opened.err(), Some(CopyFault::Forgotten));
+        drop(open(&places, &stores, 1).unwrap());
+        assert!(open_copy(&places, &stores, &admitted, &shared).is_ok(), "it is here");
+    }
+
+    /// An earlier version opened a copy that had forgotten, and left it out of every proof.
+    #[test]
+    fn a_copy_that_was_opened_though_it_had_forgotten_becomes_another_one() {
+        let (places, stores) = (places(), MemStoreOpener::new());
+        let mut first = open(&places, &stores, 1).unwrap();
+        first.record.may_have_lost_from = Some(Position::ZERO);
+        first.control.write(&first.record).unwrap();
+        drop(first);
+        assert_eq!(open(&places, &stores, 1).err(), Some(CopyFault::Forgotten));
+        assert!(!open(&places, &stores, 2).unwrap().recovered.may_have_lost);
     }
 }

@@ -10,6 +10,7 @@
 mod actions;
 mod dispatch;
 mod expanding;
+mod guarding;
 mod idle;
 mod lagging;
 mod mending;
@@ -46,6 +47,7 @@ use crate::gate::boottime_now;
 use crate::lag_file::SavedLag;
 use crate::log_lane::LogJob;
 use crate::message::{Assigned, Completion, FromSource, Message, SealedCopy, SourceSender};
+use crate::owner::guarding::Guard;
 use crate::owner::idle::IdleClose;
 use crate::owner::lagging::Lag;
 pub(crate) use crate::owner::mending::MendResult;
@@ -135,6 +137,8 @@ pub(crate) struct Owner {
     sessions: BTreeMap<MemberId, SourceSender>,
     /// What the copies answered to the last offer that they refused; said once in the member's log.
     refusals: BTreeMap<CopyId, OpenRefusal>,
+    /// Where shipping could not read the own log last.
+    unreadable: Option<Position>,
     fetch_go: Option<oneshot::Sender<()>>,
     generated: Position,
     replay_sent: Position,
@@ -151,12 +155,14 @@ pub(crate) struct Owner {
     /// How often the copy failed in a row, and when it is opened anew.
     failures: u32,
     reopen_at: Option<Instant>,
-    settled: bool,
+    guard: Guard,
     /// The last status that was told.
     status: StatusTracker,
     opened_unix_millis: u64,
     /// Resumes at which a fault that does not heal was reported.
     stopped_told: Option<u64>,
+    /// The new id was asked for.
+    forgotten_told: bool,
 }
 
 /// Why an owner ended.
@@ -245,6 +251,7 @@ impl Owner {
             repairing,
             sessions: BTreeMap::new(),
             refusals: BTreeMap::new(),
+            unreadable: None,
             fetch_go: None,
             generated,
             replay_sent: replayed,
@@ -258,10 +265,11 @@ impl Owner {
             assigned: None,
             failures: start.failures,
             reopen_at: None,
-            settled: false,
+            guard: Guard::new(generated, Instant::now()),
             status,
             opened_unix_millis: unix_millis(),
             stopped_told: None,
+            forgotten_told: false,
         }
     }
 
@@ -318,6 +326,7 @@ impl Owner {
             self.turn();
         }
         self.refuse_waiting(mailbox);
+        self.end_try();
         self.stopped().await;
         Exit::Stopped
     }
@@ -387,14 +396,6 @@ impl Owner {
         self.reopen_at = Some(Instant::now() + pause);
     }
 
-    /// Once the first replay is over, the start counts as a success.
-    fn settle(&mut self) {
-        if !self.settled && self.shared.replayed.load() >= self.replay_sent {
-            self.settled = true;
-            self.log_job(LogJob::Settled);
-        }
-    }
-
     fn wake_at(&self) -> Option<Instant> {
         let now = boottime_now();
         let machine = self.machine.next_wake().map(|tick| Instant::now() + tick.since(now));
@@ -410,6 +411,7 @@ impl Owner {
             .chain(self.idle.wake())
             .chain(self.waiting.wake())
             .chain(self.mending.wake())
+            .chain(self.guard_wake())
             .min()
     }
 
@@ -417,7 +419,7 @@ impl Owner {
         self.events.push_back(Event::Wake);
         self.lag_woken();
         self.fetch_event(FetchEvent::Wake);
-        self.close_idle_generation();
+        self.close_idle_generation(Instant::now());
         self.look_for_room();
         if self.store_used.is_some_and(|used| used.elapsed() >= STORE_IDLE) {
             self.close_idle_store();
@@ -527,7 +529,8 @@ impl Owner {
 
 /// Whether opening the copy anew may help.
 fn heals(fault: &CopyFault) -> bool {
-    matches!(fault, CopyFault::LogIo(_) | CopyFault::Store(_) | CopyFault::DiskFull)
+    use CopyFault as F;
+    matches!(fault, F::LogIo(_) | F::Store(_) | F::DiskFull | F::Forgotten)
 }
 
 async fn sleep_until(at: Option<Instant>) {
@@ -542,3 +545,6 @@ pub(crate) fn unix_millis() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

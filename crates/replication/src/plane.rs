@@ -361,6 +361,7 @@ impl Follower {
                 generation_bytes: assignment.assigned.generation_bytes,
                 resumes: assignment.assigned.resumes,
                 others: assignment.assigned.others.len(),
+                admitted: assignment.is_admitted(),
             },
             digests,
             directions,

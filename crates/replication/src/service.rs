@@ -10,17 +10,17 @@ use keelson_copy_core::range_fetch::{FetchFailure, Spans};
 use keelson_copy_core::truncate::TruncationOrder;
 use keelson_env::StoreItem;
 use keelson_format::{Chunk, unpack};
-use keelson_log::LogError;
 use keelson_net::{DATA_MESSAGE_BYTES_MAX, require_member};
 use keelson_types::{
-    DatabaseId, Epoch, ForkName, Instant, LogEnd, MemberId, Position, RefusalReason, Span,
+    DatabaseId, Epoch, ForkName, Instant, MemberId, Position, RefusalReason, Span,
 };
-use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, Refusal, epoch_rows, epoch_table, ids, v1};
+use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, Refusal, epoch_table, ids, v1};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::context::{PlaneContext, Registry};
+use crate::fetch::{FetchPlan, send_log};
 use crate::forks::{Fork, ForkOrder, ForkState};
 use crate::kv::refuse_unless_serving;
 use crate::message::{FromSource, LogView, Message, TargetSender};
@@ -30,8 +30,6 @@ use crate::scrub;
 use crate::scrub::compare::wrong_at;
 use crate::writer::{Reply, WriteBody, WriteRequest};
 
-/// Log sent in one message of a fetch.
-const FETCH_BYTES: usize = 1024 * 1024;
 /// Messages read ahead of the asker.
 const FETCH_AHEAD: usize = 4;
 /// Keys, and bytes of them, in one answer to a range fetch.
@@ -502,13 +500,18 @@ fn read(
             FromSource::Matched { epoch: epoch(matched.epoch) },
         ),
         M::Frames(frames) => {
-            // What does not unpack is as good as lost: the frames behind it do not follow, and
-            // the source offers anew.
-            let body = unpack(frames.body, frames.packed_from, DATA_MESSAGE_BYTES_MAX);
-            let chunk = Chunk::new(at(frames.position), body.ok()?);
-            let (epoch, committed) = (epoch(frames.epoch), at(frames.committed));
             let frames_of = ids::database(&frames.database).ok()?;
-            (frames_of, FromSource::Frames { epoch, chunk, committed })
+            let (epoch, committed) = (epoch(frames.epoch), at(frames.committed));
+            // What does not unpack is as good as lost: the source must offer anew.
+            let body = unpack(frames.body, frames.packed_from, DATA_MESSAGE_BYTES_MAX);
+            let taken = match body {
+                Ok(body) => {
+                    let chunk = Chunk::new(at(frames.position), body);
+                    FromSource::Frames { epoch, chunk, committed }
+                }
+                Err(_) => FromSource::Garbled { epoch },
+            };
+            (frames_of, taken)
         }
         M::Truncate(order) => (
             ids::database(&order.database).ok()?,
@@ -528,72 +531,5 @@ fn read(
     })
 }
 
-/// Where a fetch starts and ends.
-struct FetchPlan {
-    matched: LogEnd,
-    until: Position,
-}
-
-impl FetchPlan {
-    fn new(request: v1::FetchLogRequest, view: &LogView) -> Result<Self, Refusal> {
-        let wanted = LogEnd::from(request.wanted.unwrap_or_default());
-        let table = epoch_table(request.epochs)?;
-        let end = request.end.map(Position::from).unwrap_or_default();
-        let holds = view.durable >= wanted
-            && view.table.end_of(wanted.epoch, view.durable.position) >= wanted.position;
-        if !holds {
-            let message = format!("this log ends at {}, wanted is {wanted}", view.durable);
-            return Err(Refusal::new(RefusalReason::Truncated, message));
-        }
-        let matched = view.table.common(view.durable.position, &table, end);
-        Ok(Self { matched, until: wanted.position })
-    }
-}
-
-async fn send_log(
-    context: Arc<PlaneContext>,
-    view: LogView,
-    plan: FetchPlan,
-    sender: mpsc::Sender<Result<v1::FetchLogResponse, Status>>,
-    owner: mpsc::Sender<Message>,
-) {
-    let first = v1::FetchLogResponse {
-        matched: Some(plan.matched.into()),
-        epochs: epoch_rows(&view.table),
-        ..Default::default()
-    };
-    if sender.send(Ok(first)).await.is_err() {
-        return;
-    }
-    let mut at = plan.matched.position;
-    while at < plan.until {
-        let (mut reader, from, until) = (view.reader.clone(), at, plan.until);
-        let (reply, read) = oneshot::channel();
-        context.readers.run(move || drop(reply.send(reader.read(from, until, FETCH_BYTES))));
-        let chunks = match read.await {
-            Ok(Ok(chunks)) if !chunks.is_empty() => chunks,
-            Ok(Ok(_)) | Err(_) => return,
-            Ok(Err(error)) => {
-                if let LogError::Damaged(damage) = &error {
-                    // An owner that ended finds it when it opens the log, or the next scrub does.
-                    let _ = owner.send(Message::LogDamaged(damage.position, None)).await;
-                }
-                let refusal = Refusal::new(RefusalReason::Truncated, error.to_string());
-                let _ = sender.send(Err(refusal.into())).await;
-                return;
-            }
-        };
-        for chunk in chunks {
-            at = chunk.end;
-            let response = v1::FetchLogResponse {
-                position: Some(chunk.position.into()),
-                end: Some(chunk.end.into()),
-                body: chunk.bytes,
-                ..Default::default()
-            };
-            if sender.send(Ok(response)).await.is_err() {
-                return;
-            }
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

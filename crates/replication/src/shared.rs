@@ -140,6 +140,8 @@ pub(crate) struct CopyShared {
     pub(crate) seeded: AtomicBool,
     /// Targets of seeds that read it now.
     pub(crate) feeding: AtomicUsize,
+    /// A try of this life stands in its control file.
+    pub(crate) counted: AtomicBool,
     /// It has a replay lag, which the watch over the volumes looks after.
     pub(crate) lagged: AtomicBool,
 }
@@ -195,6 +197,7 @@ impl CopyShared {
             catalog: CatalogSlot::default(),
             seeded: AtomicBool::new(false),
             feeding: AtomicUsize::new(0),
+            counted: AtomicBool::new(false),
             lagged: AtomicBool::new(false),
         }
     }

@@ -74,7 +74,11 @@ impl Supervised {
         }
     }
 
-    async fn open(&self, done: mpsc::UnboundedSender<Completion>, failures: u32) -> Owner {
+    pub(crate) async fn open(
+        &self,
+        done: mpsc::UnboundedSender<Completion>,
+        failures: u32,
+    ) -> Owner {
         let opened = self.open_files().await;
         let framing = FramingConfig {
             generation_bytes: self.identity.generation_bytes,

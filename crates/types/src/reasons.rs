@@ -32,6 +32,9 @@ pub enum CopyFault {
     Untrusted(String),
     /// The process died several times while this copy started (review S9.6).
     CrashLoop,
+    /// The copy's files are gone, and with them what it promised and acknowledged: it is no copy any
+    /// more, and waits for the id under which it becomes another one (R4).
+    Forgotten,
 }
 
 impl fmt::Display for CopyFault {
@@ -47,6 +50,9 @@ impl fmt::Display for CopyFault {
             Self::NeedsVersion(version) => write!(f, "needs version {version}"),
             Self::Untrusted(what) => write!(f, "its store is not whole: {what}"),
             Self::CrashLoop => write!(f, "the data process died repeatedly while starting it"),
+            Self::Forgotten => {
+                write!(f, "its files are gone; it waits until the cluster takes it for a new copy")
+            }
         }
     }
 }

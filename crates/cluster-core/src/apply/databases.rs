@@ -40,6 +40,7 @@ impl ClusterState {
             }
             Command::EndSuspensions => Ok(self.end_suspensions(index)),
             Command::ReplaceCopy { database, old, new } => {
+                self.check_not_seeded(*database, *old)?;
                 self.replace_copy(index, *database, *old, *new)
             }
             Command::RemoveCopy { database, copy } => self.remove_copy(index, *database, *copy),
@@ -250,6 +251,16 @@ impl ClusterState {
             self.event(index, Some(member), Some(id), EventKind::CopyResumed(copy));
         }
         Answer::Done
+    }
+
+    /// A seed that runs gives the copy a new id itself.
+    fn check_not_seeded(&self, id: DatabaseId, copy: CopyId) -> Result<(), Refusal> {
+        let config = self.database(id)?.copies.get(&copy);
+        if config.is_some_and(|config| config.seeding.is_some()) {
+            let message = "the copy is being seeded, which gives it a new id";
+            return refuse(RefusalReason::SeedInProgress, message);
+        }
+        Ok(())
     }
 
     pub(super) fn replace_copy(

@@ -30,6 +30,8 @@ pub const fn healing(fault: &CopyFault) -> Healing {
         | CopyFault::StoreDamaged(_)
         | CopyFault::DiskFull
         | CopyFault::NeedsVersion(_)
+        // Asks the cluster again for its new id.
+        | CopyFault::Forgotten
         | CopyFault::Untrusted(_) => Healing::Recheck,
         CopyFault::LogDamaged(_) => Healing::Fetch { attempts_max: RECOPY_ATTEMPTS_MAX },
         // Retrying cannot bring back log that is gone (F107), undo a fork (F82), or make a start

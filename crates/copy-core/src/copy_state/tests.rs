@@ -93,6 +93,7 @@ fn faults_heal_by_themselves_or_wait_for_an_operator() {
         (CopyFault::LogIo(text()), 1_000, S::Failed),
         (CopyFault::Store(text()), 1_000, S::Failed),
         (CopyFault::NeedsVersion(9), 1_000, S::Failed),
+        (CopyFault::Forgotten, 1_000, S::Failed),
         (CopyFault::LogDamaged(text()), 2, S::Failed),
         (CopyFault::LogDamaged(text()), 3, S::FailedAndSuspended),
         (CopyFault::MissingLog(text()), 0, S::FailedAndSuspended),

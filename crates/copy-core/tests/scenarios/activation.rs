@@ -302,3 +302,19 @@ fn a_passive_forgets_what_another_epoch_called_committed_beyond_its_log() {
     bench.step(Event::Open(offer(5, &rows, at(3, 0))));
     assert_eq!(bench.machine.committed(), kept);
 }
+
+/// The active manager seals every copy before anybody offers: the promise is not new any more.
+#[test]
+fn a_sealed_passive_forgets_what_another_epoch_called_committed_beyond_its_log() {
+    let mut bench = behind_what_is_committed();
+    let kept = bench.machine.end().position;
+    let rows = [start(1, Position::ZERO), start(5, kept)];
+    bench.seal(5);
+    bench.step(Event::Open(offer(5, &rows, at(3, 0))));
+    assert_eq!(bench.machine.committed(), kept);
+    // What follows is replayed once its epoch is committed, not before.
+    bench.step(Event::Matched { epoch: epoch(5) });
+    bench.received(5, at(3, 0));
+    let actions = bench.step(Event::Logged { end: end(5, at(3, 0)) });
+    assert!(!actions.contains(&Action::ReplayTo(at(3, 0))), "{actions:?}");
+}

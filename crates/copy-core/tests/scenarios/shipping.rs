@@ -129,6 +129,30 @@ fn a_copy_that_refuses_again_and_again_is_asked_less_often() {
     assert_eq!(pause(&mut bench, OpenRefusal::Failed), 200);
 }
 
+/// A copy to which the log cannot be read takes every offer, in vain: the pause grows, too, until it
+/// acknowledges more than before.
+#[test]
+fn a_copy_that_takes_offers_in_vain_is_asked_less_often() {
+    let mut bench = Bench::active(3, &[1]);
+    bench.step(Event::PeerUp { member: member(2) });
+    bench.opened(2, 3, at(1, 40));
+    bench.acked(2, 3, at(1, 40));
+    let pause = |bench: &mut Bench| {
+        let before = bench.now;
+        let refusal = OpenRefusal::Failed;
+        bench.step(Event::Refused { copy: copy(2), epoch: epoch(3), refusal });
+        bench.now = bench.machine.next_wake().expect("the offer is made again");
+        bench.step(Event::Wake);
+        bench.opened(2, 3, at(1, 40));
+        bench.acked(2, 3, at(1, 40));
+        bench.now.since(before).as_millis()
+    };
+    let growing = [200, 400, 800, 1_600, 3_200, 3_200];
+    assert_eq!(growing.map(|_| pause(&mut bench)), growing);
+    bench.acked(2, 3, at(1, 60));
+    assert_eq!(pause(&mut bench), 200);
+}
+
 #[test]
 fn a_refusal_in_the_middle_stops_the_stream() {
     let mut bench = Bench::active(3, &[1]);

@@ -107,6 +107,9 @@ impl Owner {
         if !self.context.room.look().replays(self.machine.own_epoch().is_some()) {
             return self.replay_later(to);
         }
+        if !self.may_replay(to) {
+            return;
+        }
         let chunks = self.tail.read(self.replay_sent, usize::MAX);
         let usable = chunks.last().is_some_and(|last| last.end >= to);
         let chunks = if usable { chunks } else { Vec::new() };

@@ -18,6 +18,7 @@ impl Owner {
             Message::Mount(order, reply) => {
                 self.requests += 1;
                 self.mounts.insert(self.requests, reply);
+                self.guard.mounting(order.required_end.position);
                 self.event(Event::Mount { request: self.requests, order });
             }
             Message::Dismount(epoch) => self.event(Event::Dismount { epoch }),
@@ -50,6 +51,7 @@ impl Owner {
             Completion::LogFailed(fault) => self.event(Event::LogFailed { fault }),
             Completion::LogCut { state, then } => self.log_cut(state, then),
             Completion::ControlSaved(save) => self.event(Event::ControlSaved { save }),
+            Completion::TryCounted => self.try_counted(),
             Completion::Replayed { to, time_millis } => self.replayed(to, time_millis),
             Completion::StoreOpened(result) => self.store_opened(&result),
             Completion::StoreFull { to } => self.store_full(to),

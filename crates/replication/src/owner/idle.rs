@@ -11,7 +11,7 @@ use crate::log_lane::LogJob;
 use crate::owner::{Owner, unix_millis};
 
 /// How long nobody has written when the generation is closed.
-const CLOSE_AFTER: Duration = Duration::from_secs(15 * 60);
+pub(super) const CLOSE_AFTER: Duration = Duration::from_secs(15 * 60);
 
 /// When somebody wrote last, until the generation was closed for it.
 #[derive(Debug, Default)]
@@ -42,12 +42,12 @@ impl IdleClose {
 impl Owner {
     /// Opens the next generation, which stays without a frame until somebody writes. Passives get
     /// its header with that frame.
-    pub(super) fn close_idle_generation(&mut self) {
-        if !self.idle.take_due(Instant::now()) || self.writer.is_none() {
+    pub(super) fn close_idle_generation(&mut self, now: Instant) {
+        if !self.idle.take_due(now) || self.writer.is_none() {
             return;
         }
         if !self.context.room.look().takes_log() {
-            return self.idle.wrote(Instant::now());
+            return self.idle.wrote(now);
         }
         let before = self.cursor.position();
         let Some(header) = self.cursor.close_generation(unix_millis()) else { return };

@@ -173,6 +173,7 @@ impl Owner {
     /// before the lag was set, and what is replayed too early is lost to the lag for ever.
     pub(super) fn release_replay(&mut self, up_to: Option<Position>) {
         if self.context.lease.was_granted() {
+            self.guard.released();
             self.event(Event::ReplayLimit(up_to));
         }
     }
@@ -217,6 +218,11 @@ impl Owner {
         lag.saved = Instant::now();
         let bytes = lag.clock.encode(&moment);
         self.log_job(LogJob::SaveLag(Kept::Clock, bytes));
+    }
+
+    /// Whether replay waits for its time.
+    pub(super) fn replays_late(&self) -> bool {
+        self.lag.as_ref().is_some_and(Lag::in_force)
     }
 
     pub(super) fn lag_wake(&self) -> Option<Tick> {

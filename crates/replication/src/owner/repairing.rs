@@ -170,6 +170,7 @@ impl Owner {
             FetchEvent::Rewound { .. } => {
                 let to = self.shared.replayed.load();
                 self.replay_sent = to;
+                self.guard.forget();
                 self.event(Event::StoreRewound { to });
             }
             _ => {}
@@ -241,6 +242,7 @@ impl Owner {
             Some(Beginner::Resync(fork)) => {
                 self.shared.replayed.store(fork);
                 self.replay_sent = fork;
+                self.guard.forget();
                 self.event(Event::ResyncBegun { fork });
             }
             Some(Beginner::Repair(reply)) => drop(reply.send(Ok(()))),
@@ -333,6 +335,7 @@ impl Owner {
 
     pub(super) fn reopen_store(&mut self) {
         self.context.donations.forget(self.shared.database);
+        self.guard.forget();
         if let Some(files) = &self.files {
             files.store.push(StoreJob::Reopen);
         }

@@ -25,7 +25,7 @@ const MESSAGE_BYTES: usize = 1024 * 1024;
 pub(super) struct PeerShip {
     pub(super) member: MemberId,
     pub(super) epoch: Epoch,
-    next: Position,
+    pub(super) next: Position,
     unacked: VecDeque<(Position, usize)>,
     unacked_bytes: usize,
     reading: bool,
@@ -265,13 +265,17 @@ impl Owner {
                 self.pump(copy);
             }
             Err(why) => {
-                tracing::error!(database = %self.shared.name, %from, %why, "shipping cannot read");
+                // It is tried for as long as it lasts, and said once.
+                if self.unreadable.replace(from) != Some(from) {
+                    let database = &self.shared.name;
+                    tracing::error!(%database, %from, %why, "shipping cannot read");
+                }
                 if let LogError::Damaged(damage) = why {
                     self.log_damaged(damage.position, None);
                 }
                 self.peers.remove(&copy);
-                // The copy leaves the rule, and is offered the log again after a pause.
-                self.event(Event::Refused { copy, epoch, refusal: OpenRefusal::Busy });
+                // The copy leaves the rule, and is offered the log again after a pause that grows.
+                self.event(Event::Refused { copy, epoch, refusal: OpenRefusal::Failed });
             }
         }
     }

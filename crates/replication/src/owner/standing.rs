@@ -43,6 +43,18 @@ impl Owner {
         if self.status.last().is_some_and(|(s, _)| s == CopyStatus::FailedAndSuspended) {
             self.tell_stopped();
         }
+        self.tell_forgotten();
+    }
+
+    /// R4: asks consensus for an id under which this copy is another one. Once for each owner: what
+    /// is refused, since the copy is still the one to be mounted, is asked for again by the next.
+    fn tell_forgotten(&mut self) {
+        let forgot = !self.forgotten_told && self.fault() == Some(CopyFault::Forgotten);
+        let Some(assigned) = self.assigned.as_ref().filter(|_| forgot) else { return };
+        if assigned.assignment.active != Some(self.shared.copy) {
+            self.forgotten_told = true;
+            self.context.report_forgotten(&self.shared);
+        }
     }
 
     /// F47: asks consensus to keep a passive copy suspended whose fault does not heal, once for

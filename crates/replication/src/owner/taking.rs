@@ -36,6 +36,14 @@ impl Owner {
             FromSource::LogGone { epoch, begins } => {
                 self.event(Event::LogGone { epoch, begins });
             }
+            FromSource::Garbled { epoch } => {
+                // Perhaps nothing follows that would show the gap, so the source is told.
+                if self.machine.expects(epoch).is_some() {
+                    tracing::error!(database = %self.shared.name, "received log does not unpack");
+                    self.waiting.forget_frames();
+                    self.drop_source(epoch);
+                }
+            }
             FromSource::Truncate(order) => self.truncation_ordered(order),
             FromSource::Committed { epoch, committed } => {
                 self.event(Event::CommittedUpTo { epoch, committed });
@@ -103,6 +111,7 @@ impl Owner {
         self.cursor = Cursor::new(state, *self.cursor.config());
         self.tail.clear();
         self.lag_cut(state.position);
+        self.guard.cut(state.position);
         match then {
             AfterCut::Machine => self.event(Event::LogCut { end: state.end }),
             AfterCut::Opened(member, epoch, matched) => self.say_opened(member, epoch, matched),
@@ -208,6 +217,7 @@ impl Owner {
         };
         let files = self.files.as_ref().ok_or_else(|| failed(self.fault()))?;
         Ok(LogView {
+            stream: self.shared.stream,
             table: self.machine.table().clone(),
             durable: self.machine.durable(),
             log: self.log_id(),

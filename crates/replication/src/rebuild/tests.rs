@@ -27,6 +27,7 @@ fn identity() -> Identity {
         generation_bytes: 1024 * 1024,
         resumes: 0,
         others: 2,
+        admitted: false,
     }
 }
 

@@ -47,8 +47,8 @@ impl World {
             self.mend();
         }
         for member in 0..self.params.members {
+            self.rename_lost_copies(member);
             if !self.machines[member].lost_copies.is_empty() {
-                self.rename_lost_copies(member);
                 self.start_data(member);
             }
         }

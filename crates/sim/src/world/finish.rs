@@ -85,7 +85,7 @@ impl World {
         }
     }
 
-    /// What an operator does: a copy that cannot go on, or is out of every proof, is seeded anew.
+    /// What an operator does: a copy that cannot go on is seeded anew.
     pub(crate) fn mend(&mut self) {
         self.scrub_rotten();
         let Some(leader) = (0..self.params.members)
@@ -246,11 +246,10 @@ impl World {
 fn is_lost(copy: &CopyNode) -> bool {
     let view = copy.machine.view();
     let fault = view.fault;
-    copy.may_have_lost()
-        || matches!(
-            fault,
-            Some(CopyFault::Diverged(_) | CopyFault::MissingLog(_) | CopyFault::LogDamaged(_))
-        )
+    matches!(
+        fault,
+        Some(CopyFault::Diverged(_) | CopyFault::MissingLog(_) | CopyFault::LogDamaged(_))
+    )
 }
 
 /// Every write in a log.

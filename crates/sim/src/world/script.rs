@@ -7,6 +7,7 @@ use keelson_types::{CopyId, Epoch};
 use super::consensus::Origin;
 use super::{Happening, Pair, World, database_id, member_id};
 use crate::checkers::Violation;
+use crate::copy_node::CopyNode;
 use crate::messages::Operation;
 use crate::params::{MS, Params, SEC};
 use crate::probes::Probe;
@@ -264,22 +265,31 @@ impl World {
         self.after(50 * MS, Happening::StartData { member });
     }
 
-    /// An operator gives new ids to what was lost; repeated until consensus takes it, for it does
-    /// not while such a copy is bound as the active.
+    /// A member asks for new ids of copies whose files are gone, or that lost log which they may have
+    /// acknowledged (R4); again until consensus takes it, for it does not while such a copy is bound
+    /// as the active.
     pub(crate) fn rename_lost_copies(&mut self, member: usize) {
-        let machine = &self.machines[member];
-        let Some(leader) = self.ready_leader().filter(|_| !machine.lost_copies.is_empty()) else {
-            return;
-        };
-        let id = member_id(member);
-        let recorded = self.reference.databases.values();
-        let copies = recorded.filter_map(|d| Some((d.id, d.copy_on(id)?)));
-        let lost: Vec<_> = copies.filter(|(_, old)| machine.lost_copies.contains(old)).collect();
+        let lost: Vec<_> = (0..self.params.databases)
+            .filter_map(|database| Some((database_id(database), self.lost_copy(member, database)?)))
+            .collect();
+        let Some(leader) = self.ready_leader().filter(|_| !lost.is_empty()) else { return };
         for (database, old) in lost {
+            self.fire(Probe::Reseeded);
             let new = CopyId::from_u128(0x1000 + u128::from(self.fresh()));
             let command = Command::ReplaceCopy { database, old, new };
             self.propose(leader, command, Origin::None);
         }
+    }
+
+    /// The recorded copy of a database on this member, if it forgot.
+    fn lost_copy(&self, member: usize, database: usize) -> Option<CopyId> {
+        let recorded = &self.reference.databases[&database_id(database)];
+        let old =
+            recorded.copy_on(member_id(member)).filter(|old| recorded.target != Some(*old))?;
+        let opened = self.copy(member, database).filter(|copy| copy.copy == old);
+        let forgot = self.machines[member].lost_copies.contains(&old)
+            || opened.is_some_and(CopyNode::may_have_lost);
+        forgot.then_some(old)
     }
 
     /// A member's volume takes nothing new.

@@ -67,6 +67,18 @@ fn config(log: &Log, copy: CopyId) -> Option<&CopyConfig> {
     log.state.databases[&DB].copies.get(&copy)
 }
 
+/// The seed of a copy gives it a new id itself, so nothing else does meanwhile.
+#[test]
+fn a_copy_that_is_seeded_gets_no_other_new_id() {
+    let mut log = suspended();
+    let replace = |n| Command::ReplaceCopy { database: DB, old: copy(n), new: copy(n + 30) };
+    log.ok(&begin(3, order(None)));
+    log.refused(RefusalReason::SeedInProgress, &replace(3));
+    log.ok(&replace(2));
+    log.ok(&end(Ok(())));
+    assert!(config(&log, NEW).is_some());
+}
+
 /// F46: each refusal has its own code, and changes nothing.
 #[test]
 fn what_cannot_be_seeded_is_refused() {

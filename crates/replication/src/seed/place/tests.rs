@@ -42,6 +42,7 @@ impl Place {
             generation_bytes: 1024 * 1024,
             resumes: 0,
             others: 2,
+            admitted: false,
         };
         let shared = CopyShared::for_tests();
         open_copy(&self.files.places, &self.stores, &identity, &shared).unwrap();
