@@ -214,7 +214,7 @@ async fn an_operator_plays_a_lag_down() -> Result<()> {
 }
 
 /// A cluster with small generations whose member m3 is dead while the others take 12 MiB.
-async fn cluster_without_m3(expanded: &str) -> Result<Cluster> {
+pub(crate) async fn cluster_without_m3(expanded: &str) -> Result<Cluster> {
     let mut cluster = Cluster::start(3).await?;
     let args = ["database", "create", "DB1", "--on", "m1,m2,m3", "--generation-size", "1MiB"];
     cluster.cli().succeed(args).await?;

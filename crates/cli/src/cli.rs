@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::block_on;
 use crate::commands::{
     bench, certs, cluster, completions, config, copy, database, decision, event, guarantee, health,
-    kv, log, member, network, operation, redistribute, search, server, switchover,
+    kv, log, member, network, operation, redistribute, search, server, site, switchover,
 };
 use crate::context::Global;
 use crate::failure::Outcome;
@@ -29,6 +29,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Run a member of a cluster
     Server(server::Server),
+    /// Run a witness: a vote in a cluster, without data
+    Witness(server::Witness),
     /// The data process of a member; started by its control process
     #[command(hide = true)]
     DataProcess(server::DataProcess),
@@ -40,6 +42,9 @@ enum Command {
     /// Members (servers)
     #[command(subcommand)]
     Member(member::Command),
+    /// Sites (datacenters)
+    #[command(subcommand)]
+    Site(site::Command),
     /// Networks between members
     #[command(subcommand)]
     Network(network::Command),
@@ -98,10 +103,12 @@ impl Cli {
         let global = &self.global;
         match self.command {
             Command::Server(command) => command.run(global),
+            Command::Witness(command) => command.run(global),
             Command::DataProcess(command) => command.run(),
             Command::Dev(command) => command.run(global),
             Command::Cluster(command) => block_on(command.run(global)),
             Command::Member(command) => block_on(command.run(global)),
+            Command::Site(command) => block_on(command.run(global)),
             Command::Network(command) => block_on(command.run(global)),
             Command::Database(command) => block_on(command.run(global)),
             Command::Copy(command) => block_on(command.run(global)),

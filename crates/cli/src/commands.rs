@@ -20,4 +20,5 @@ pub(crate) mod redistribute;
 pub(crate) mod scrub;
 pub(crate) mod search;
 pub(crate) mod server;
+pub(crate) mod site;
 pub(crate) mod switchover;

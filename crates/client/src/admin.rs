@@ -92,9 +92,33 @@ impl Admin {
         control_address: &str,
         name: &str,
     ) -> Result<v1::AddMemberResponse, ClientError> {
-        let message =
-            v1::AddMemberRequest { control_address: control_address.into(), name: name.into() };
+        let (control_address, name) = (control_address.into(), name.into());
+        let message = v1::AddMemberRequest { control_address, name, witness: false };
         ask!(self, Kind::Change, add_member, message)
+    }
+
+    /// Adds the running witness `name` at `control_address`.
+    ///
+    /// # Errors
+    /// As for [`Self::add_member`]; `precondition` if it is no witness, or would have no vote.
+    pub async fn add_witness(
+        &self,
+        control_address: &str,
+        name: &str,
+    ) -> Result<v1::AddMemberResponse, ClientError> {
+        let (control_address, name) = (control_address.into(), name.into());
+        let message = v1::AddMemberRequest { control_address, name, witness: true };
+        ask!(self, Kind::Change, add_member, message)
+    }
+
+    /// Removes a witness; with `what_if` only says whether that would be refused.
+    ///
+    /// # Errors
+    /// `unknown_member`; `precondition` for a member with data.
+    pub async fn remove_witness(&self, name: &str, what_if: bool) -> Result<(), ClientError> {
+        let message = v1::RemoveMemberRequest { name: name.into(), what_if, witness: true };
+        ask!(self, Kind::Change, remove_member, message)?;
+        Ok(())
     }
 
     /// Removes a member without copies; with `what_if` only says whether that would be refused.
@@ -102,7 +126,7 @@ impl Admin {
     /// # Errors
     /// `unknown_member`, or `in_use` while it holds copies.
     pub async fn remove_member(&self, name: &str, what_if: bool) -> Result<(), ClientError> {
-        let message = v1::RemoveMemberRequest { name: name.into(), what_if };
+        let message = v1::RemoveMemberRequest { name: name.into(), what_if, witness: false };
         ask!(self, Kind::Change, remove_member, message)?;
         Ok(())
     }

@@ -10,6 +10,7 @@ mod epochs;
 mod members;
 mod policies;
 mod records;
+mod reseeds;
 mod seeds;
 mod settings;
 mod turns;
@@ -78,8 +79,12 @@ impl ClusterState {
             Command::SwitchLag { database, copy, switch } => {
                 self.switch_lag(index, (*database, *copy), switch)
             }
-            Command::SuspendFailed { database, copy, resumes, comment, needs_seed } => {
-                self.suspend_failed(index, (*database, *copy), *resumes, comment, *needs_seed)
+            Command::SuspendFailed { database, copy, resumes, comment, needs_seed, tag } => {
+                let why = (comment.as_str(), *tag, *needs_seed);
+                self.suspend_failed(index, (*database, *copy), *resumes, why)
+            }
+            Command::ReseedStep { database, copy, steps, step } => {
+                self.reseed_step(index, (*database, *copy), *steps, step)
             }
             Command::MarkCutOff { database, epoch, copies, operations } => {
                 self.mark_cut_off(index, (*database, *epoch), copies, operations)
@@ -95,6 +100,7 @@ impl ClusterState {
             Command::SetActivation { .. }
             | Command::SetCopyPolicy { .. }
             | Command::BeginMaintenance { .. }
+            | Command::StopMembers { .. }
             | Command::EndMaintenance { .. } => self.apply_policy(index, command),
             Command::AppendEvent { .. }
             | Command::RecordDecision(_)

@@ -4,14 +4,17 @@
 //! client that does not know the outcome may send the same command again: commands with ids or
 //! expected values answer a repetition as they answered the first time.
 
+use std::collections::BTreeSet;
+
 use keelson_types::{
-    ActivationPolicy, ClusterId, CommitRule, CopyId, DatabaseId, DatabaseName, Epoch,
+    ActivationPolicy, ClusterId, CommitRule, CopyId, DatabaseId, DatabaseName, Epoch, FailureTag,
     IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold, MemberId, MountIntent, NetworkConfig,
     OperationId, Position, RefusalReason, Refused, ResumeRequest, SeedOrder, SeedProgress,
     SiteName, StreamId, SuspendRequest, TrafficPolicy,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::autoreseed::ReseedStep;
 use crate::decision::{ActivationReason, DecisionRecord};
 use crate::event::EventKind;
 use crate::operation::{Operation, OperationKind, OperationState};
@@ -107,6 +110,14 @@ pub enum Command {
         member: MemberId,
         /// Why.
         comment: String,
+    },
+    /// The site of these members is stopped, or started again (F126). Refused if nobody would be
+    /// left who holds data.
+    StopMembers {
+        /// The members; all of one site.
+        members: BTreeSet<MemberId>,
+        /// Why; nothing to start them again.
+        comment: Option<String>,
     },
     /// The member takes what its policy lets it take (F125).
     EndMaintenance {
@@ -238,6 +249,20 @@ pub enum Command {
         comment: String,
         /// No log helps it any more.
         needs_seed: bool,
+        /// The class of the fault, if the member says (F13).
+        #[serde(default)]
+        tag: Option<FailureTag>,
+    },
+    /// The next step of the automatic reseed of a copy (F129).
+    ReseedStep {
+        /// The database.
+        database: DatabaseId,
+        /// The copy.
+        copy: CopyId,
+        /// Refused unless so many steps were taken.
+        steps: u32,
+        /// The step.
+        step: ReseedStep,
     },
     /// The active is about to remove log that these need (F105). Refused for participants of the
     /// commit rule.

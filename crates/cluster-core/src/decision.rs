@@ -3,7 +3,9 @@
 //! A record is explained afterwards by deciding again on its inputs ([`crate::explain()`], G8).
 //! Records are bounded to about 8 KiB of JSON; what did not fit is counted in `omitted`.
 
-use keelson_types::{CopyFault, CopyId, DatabaseId, Epoch, LogEnd, MemberId, OperationId};
+use keelson_types::{
+    CopyFault, CopyId, DatabaseId, Epoch, FailureTag, LogEnd, MemberId, OperationId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::loss::LossReceipt;
@@ -36,6 +38,11 @@ pub enum ActivationReason {
     Restarted,
     /// The active makes no progress, or gave its epoch up, on a member that lives (S8, S10).
     Wedged,
+    /// The active gave its epoch up and said of what kind its failure is (F13).
+    Failed {
+        /// The class.
+        tag: FailureTag,
+    },
     /// An operator moves it.
     Switchover {
         /// Where to.

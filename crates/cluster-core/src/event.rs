@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use keelson_types::{
-    ActivationPolicy, CommitConstraint, CopyId, DatabaseId, Epoch, IncarnationId, LogEnd, MemberId,
-    MountIntent, News, OperationId, Position,
+    ActivationPolicy, CommitConstraint, CopyId, DatabaseId, Epoch, FailureTag, IncarnationId,
+    LogEnd, MemberId, MountIntent, News, OperationId, Position,
 };
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +85,9 @@ pub enum EventKind {
         needs_seed: bool,
         /// The fault.
         comment: String,
+        /// Its class, if the member says (F13).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tag: Option<FailureTag>,
     },
     /// Expanded truncation gives a copy up: it will need a seed.
     CopyCutOff(CopyId),
@@ -113,6 +116,15 @@ pub enum EventKind {
     },
     /// It ended.
     MaintenanceEnded,
+    /// An operator stopped the site of the member: it serves nothing and does not vote.
+    SiteStopped {
+        /// Why.
+        comment: String,
+    },
+    /// The site was started again.
+    SiteStarted,
+    /// The leader is under maintenance and lets another member lead.
+    LeaderStoodDown,
     /// An operator changed a setting of the cluster.
     SettingChanged {
         /// Its name.
@@ -238,6 +250,13 @@ pub enum EventKind {
         /// Why it failed; empty if it did not.
         failure: String,
     },
+    /// A step of the automatic reseed of a copy, or why the next one is not taken (F129).
+    AutoReseed {
+        /// The copy.
+        copy: CopyId,
+        /// The step.
+        step: ReseedEvent,
+    },
     /// A network, or what is compressed, was changed.
     NetworksChanged {
         /// Name of the network, or of the policy.
@@ -245,4 +264,33 @@ pub enum EventKind {
     },
     /// Free text.
     Note(String),
+}
+
+/// A step of an automatic reseed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReseedEvent {
+    /// The fault gets another try.
+    Resumed {
+        /// Which one, from 1.
+        attempt: u32,
+    },
+    /// The copy is made anew from another one.
+    Seeding {
+        /// Which attempt, from 1.
+        attempt: u32,
+        /// The operation that shows it.
+        operation: OperationId,
+    },
+    /// Everything was tried: it waits for a person.
+    Stopped,
+    /// It waited for days: everything is tried again.
+    Reset,
+    /// The copy is well again.
+    Done,
+    /// A step is due and not taken.
+    Blocked {
+        /// Why.
+        why: String,
+    },
 }

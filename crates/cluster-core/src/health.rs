@@ -1,10 +1,11 @@
-//! The eighteen named tests of a member's health (F133), in their form here.
+//! The eighteen named tests of a member's health (F133), in their form here, and one of its disks
+//! (F13).
 //!
 //! Decides from a picture that was collected when it was asked for. The names are the model's, in
 //! this house's spelling, so that whoever knows them finds them; what each means here stands beside
 //! it.
 
-use keelson_types::CopyStatus;
+use keelson_types::{CopyStatus, FailureTag};
 
 use crate::criteria::CopyHealth;
 
@@ -40,6 +41,8 @@ pub struct CopyPicture {
     pub lagged: bool,
     /// Its queues.
     pub health: CopyHealth,
+    /// The class of its failure, if it has one.
+    pub failure: Option<FailureTag>,
 }
 
 /// What is known of a database.
@@ -181,10 +184,18 @@ fn database_tests(picture: &HealthPicture, member: &MemberPicture) -> [TestResul
     ]
 }
 
-fn copy_tests(copies: &[&CopyPicture]) -> [TestResult; 6] {
+/// The copy, with the class of its failure.
+fn named(copy: &CopyPicture) -> String {
+    match copy.failure {
+        None => copy.name.clone(),
+        Some(tag) => format!("{} ({tag})", copy.name),
+    }
+}
+
+fn copy_tests(copies: &[&CopyPicture]) -> [TestResult; 7] {
     let failing = |fails: fn(&CopyPicture) -> bool| {
         let names: Vec<_> =
-            copies.iter().filter(|copy| fails(copy)).map(|copy| copy.name.as_str()).collect();
+            copies.iter().filter(|copy| fails(copy)).map(|copy| named(copy)).collect();
         (!names.is_empty()).then(|| names.join(", "))
     };
     [
@@ -228,6 +239,11 @@ fn copy_tests(copies: &[&CopyPicture]) -> [TestResult; 6] {
             "copies without a lag replay as fast as log arrives",
             failing(|copy| !copy.lagged && !copy.health.replay_queue_is_short()),
         ),
+        row(
+            "log_disk",
+            "log is written and synced in time",
+            failing(|copy| matches!(copy.failure, Some(FailureTag::SlowIo | FailureTag::HungIo))),
+        ),
     ]
 }
 
@@ -251,6 +267,7 @@ mod tests {
             status,
             lagged: false,
             health: CopyHealth::default(),
+            failure: None,
         };
         HealthPicture {
             leader: Some("m1".into()),
@@ -269,7 +286,7 @@ mod tests {
 
     fn failed(picture: &HealthPicture, member: usize) -> Vec<&'static str> {
         let results = health(picture, &picture.members[member]);
-        assert_eq!(results.len(), 18, "F133: eighteen tests");
+        assert_eq!(results.len(), 19, "F133: eighteen tests, and one of the disk");
         results.into_iter().filter(|one| one.error.is_some()).map(|one| one.test).collect()
     }
 
@@ -309,6 +326,11 @@ mod tests {
             arrange(&mut picture);
             assert_eq!(failed(&picture, member), expected, "row {number}");
         }
+        let mut hung = picture();
+        hung.copies[1].failure = Some(FailureTag::HungIo);
+        assert_eq!(failed(&hung, 1), ["log_disk"]);
+        let errors = health(&hung, &hung.members[1]);
+        assert_eq!(errors[18].error.as_deref(), Some("DB1@m2 (hung_io)"), "with its class");
         let mut behind = picture();
         behind.copies[1].health.copy_queue_bytes = long;
         behind.copies[1].health.replay_queue_bytes = long;

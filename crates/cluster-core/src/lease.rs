@@ -85,6 +85,9 @@ pub enum LeaseRefusal {
     /// The state records another incarnation, or none.
     #[error("another data process is recorded for this member")]
     NotRecorded,
+    /// An operator stopped the member's site (F126).
+    #[error("the member's site is stopped (keelson site start)")]
+    Stopped,
     /// The incarnation was certified dead or released.
     #[error("this data process was certified dead or has released its lease")]
     Ended,

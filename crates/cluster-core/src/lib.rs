@@ -10,6 +10,8 @@
 //! - [`guarantee`]: whether a bulk writer may go on.
 //! - [`plan_move`], [`redistribute`]: the checks of a switchover, and who should move.
 //! - [`health`], [`redundancy`]: the tests of a member, and whether databases have enough copies.
+//! - [`response()`]: what is done about each class of failure.
+//! - [`autoreseed`]: what is tried with a copy that stays failed.
 //! - [`explain()`]: a decision, decided again from its record.
 //!
 //! All of it is pure: time, ids and answers come in with the call, so that the simulator and a
@@ -17,11 +19,13 @@
 
 mod activation;
 mod apply;
+pub mod autoreseed;
 mod command;
 mod criteria;
 mod decision;
 mod event;
 mod explain;
+mod failure;
 pub mod guarantee;
 pub mod health;
 mod lease;
@@ -49,8 +53,9 @@ pub use decision::{
     ActivationReason, ActivationStep, AgedReply, DECISION_BYTES_MAX, DECISION_FORMAT,
     DecisionEntry, DecisionRecord, StepTiming,
 };
-pub use event::{Event, EventKind};
+pub use event::{Event, EventKind, ReseedEvent};
 pub use explain::{Criterion, Explained, Explanation, explain};
+pub use failure::{FailureAction, Response, response};
 pub use lease::{
     CoveredPair, Grant, LeaseConfig, LeaseHolder, LeaseRefusal, LeaseTable, RenewRequest, Standing,
 };

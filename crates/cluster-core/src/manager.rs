@@ -172,6 +172,8 @@ impl Manager {
                 Some(Contact::Over) => {
                     contacts.over.insert(*id);
                 }
+                // Its lease is not renewed any more, and no epoch is bound to it.
+                Some(Contact::Alive(_)) if member.stopped.is_some() => {}
                 Some(Contact::Alive(life)) if member.incarnation == Some(*life) => {
                     contacts.alive.insert(*id);
                 }

@@ -3,7 +3,7 @@
 //! Decides which databases to move, from the replicated state alone; each move is checked like any
 //! other switchover before it begins. Bounded: at most one move per database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_types::{ActivationPolicy, DatabaseId, DatabaseState, MemberId, MountIntent, SiteName};
 
@@ -101,6 +101,42 @@ pub fn redistribute(state: &ClusterState, balance: Balance) -> Vec<WantedMove> {
         places.by_site(deviation);
     }
     places.moves()
+}
+
+/// The moves by which the databases of these members leave them for others, and the databases that
+/// have no copy elsewhere that could take over (F126). Members that are gone are left by failovers,
+/// not by moves.
+#[must_use]
+pub fn leave(
+    state: &ClusterState,
+    members: &BTreeSet<MemberId>,
+) -> (Vec<WantedMove>, Vec<DatabaseId>) {
+    let mut places = Places::new(state);
+    let (mut moves, mut stuck) = (Vec::new(), Vec::new());
+    for database in open(state) {
+        let from = places.at.get(&database.id).copied();
+        let here = from.filter(|member| {
+            members.contains(member) && state.members.get(member).is_some_and(|m| !m.is_gone())
+        });
+        let Some(from) = here else { continue };
+        let elsewhere = database.copies.values().filter(|copy| {
+            let there = state.members.get(&copy.member).is_some_and(|member| !member.is_gone());
+            there && copy.may_count() && !members.contains(&copy.member)
+        });
+        // What an operator set against activations yields to the word of an operator.
+        let best = elsewhere.min_by_key(|copy| {
+            let unwanted = !may_host(state, copy) || !places.has_room(copy.member);
+            (unwanted, copy.preference, copy.member)
+        });
+        match best.map(|copy| copy.member) {
+            None => stuck.push(database.id),
+            Some(to) => {
+                places.put(database.id, to);
+                moves.push(WantedMove { database: database.id, from, to });
+            }
+        }
+    }
+    (moves, stuck)
 }
 
 /// The copies that may become active by themselves: the model's server policies and blocks hold.
@@ -281,6 +317,28 @@ mod tests {
         let blocked = MemberActivation { policy: ActivationPolicy::Blocked, ..Default::default() };
         set(&mut log, 2, blocked);
         assert_eq!(moves(&log, Balance::ByPreference), []);
+    }
+
+    /// F126: the databases of a site leave it, for the best copy elsewhere and not for each other.
+    #[test]
+    fn databases_leave_a_site_for_another_one() {
+        let databases: &[(&[u128], u128)] =
+            &[(&[1, 2, 3], 1), (&[1, 2], 2), (&[2, 4, 3], 2), (&[3, 1], 3)];
+        let mut log = log(4, databases);
+        let found = |log: &Log| {
+            let (moves, stuck) = leave(&log.state, &[member(1), member(2)].into());
+            let number = |bytes: [u8; 16]| u128::from_be_bytes(bytes);
+            let moves: Vec<_> = moves
+                .iter()
+                .map(|m| (number(m.database.into_bytes()), number(m.to.into_bytes())))
+                .collect();
+            let stuck: Vec<_> = stuck.iter().map(|id| number(id.into_bytes())).collect();
+            (moves, stuck)
+        };
+        assert_eq!(found(&log), (vec![(1, 3), (3, 4)], vec![2]));
+        let blocked = MemberActivation { policy: ActivationPolicy::Blocked, ..Default::default() };
+        log.ok(&Command::SetActivation { member: member(4), activation: blocked });
+        assert_eq!(found(&log).0, [(1, 3), (3, 3)], "who wants no more comes last");
     }
 
     /// F119: sites come within their bounds by the moves that lose least preference.

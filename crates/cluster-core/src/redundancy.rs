@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use keelson_types::{CopyStatus, DatabaseId, MemberId};
+use keelson_types::{CopyStatus, DatabaseId, FailureTag, MemberId};
 use serde::{Deserialize, Serialize};
 
 use crate::criteria::{COPY_QUEUE_LOGS, CopyHealth};
@@ -28,6 +28,8 @@ pub struct CopyFacts {
     pub lagged: bool,
     /// Something keeps it from being activated by itself.
     pub blocked: bool,
+    /// The class of its failure, if it has one (F13).
+    pub failure: Option<FailureTag>,
 }
 
 /// The verdicts on one copy; nothing is a pass.
@@ -212,8 +214,8 @@ mod tests {
 
     fn copy(n: u128, status: CopyStatus) -> CopyFacts {
         let (health, active) = (CopyHealth::default(), status == CopyStatus::Mounted);
-        let (lagged, blocked) = (false, false);
-        CopyFacts { member: member(n), status, health, active, lagged, blocked }
+        let (lagged, blocked, failure) = (false, false, None);
+        CopyFacts { member: member(n), status, health, active, lagged, blocked, failure }
     }
 
     /// F134: the two verdicts are apart.

@@ -17,12 +17,13 @@ use std::collections::BTreeMap;
 
 use keelson_types::{
     ActivationPolicy, ClusterId, ClusterSettings, CommitConstraint, CommitRule,
-    ContentIndexSettings, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch, IncarnationId,
-    LagSettings, LagSwitch, LogEnd, LogHold, MemberId, MemberName, MountIntent, Networks,
-    OperationId, Position, SeedOrder, SiteName, StreamId, Suspension,
+    ContentIndexSettings, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch, FailureTag,
+    IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold, MemberId, MemberName, MountIntent,
+    Networks, OperationId, Position, SeedOrder, SiteName, StreamId, Suspension,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::autoreseed::AutoReseed;
 use crate::decision::{ActivationReason, DecisionEntry};
 use crate::event::Event;
 use crate::guarantee::GuaranteeConstraint;
@@ -141,6 +142,10 @@ pub struct Member {
     /// operator set, which therefore survives it.
     #[serde(default)]
     pub maintenance: Option<Maintenance>,
+    /// An operator stopped its site: it gets no lease, its copies count nowhere, it does not vote,
+    /// until the site is started again (F126).
+    #[serde(default)]
+    pub stopped: Option<Maintenance>,
 }
 
 /// Which activations a member takes (F25-F28).
@@ -183,10 +188,12 @@ impl Member {
     }
 
     /// Whether there is no reason to wait for this member's copies: its life ended, or its lease
-    /// did.
+    /// did, or its site is stopped.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        self.holds_no_lease() || (self.silent.is_some() && self.silent == self.incarnation)
+        self.stopped.is_some()
+            || self.holds_no_lease()
+            || (self.silent.is_some() && self.silent == self.incarnation)
     }
 
     /// Whether the state itself proves that `incarnation` can hold no lease any more: it was
@@ -255,6 +262,12 @@ pub struct CopyConfig {
     /// Which automatic activations the copy takes; the stricter one of this and its member's holds.
     #[serde(default)]
     pub policy: ActivationPolicy,
+    /// The class of the failure for which the system suspended it, if its member said (F13).
+    #[serde(default)]
+    pub failure: Option<FailureTag>,
+    /// What was tried with it automatically since it failed (F129).
+    #[serde(default)]
+    pub autoreseed: Option<AutoReseed>,
 }
 
 impl CopyConfig {
@@ -306,6 +319,13 @@ pub struct DatabaseSettings {
     /// What of it can be searched.
     #[serde(default)]
     pub content_index: ContentIndexSettings,
+    /// Whether copies that stay failed are seeded by themselves, if the cluster allows it (F128).
+    #[serde(default = "on")]
+    pub autoreseed: bool,
+}
+
+const fn on() -> bool {
+    true
 }
 
 impl Default for DatabaseSettings {
@@ -319,6 +339,7 @@ impl Default for DatabaseSettings {
             circular_logging: true,
             guarantee: GuaranteeConstraint::None,
             content_index: ContentIndexSettings::default(),
+            autoreseed: true,
         }
     }
 }

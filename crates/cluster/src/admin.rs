@@ -21,9 +21,11 @@ mod moves;
 mod networks;
 mod records;
 mod redistribution;
+mod reseeds;
 mod scrubs;
 mod seeds;
 mod settings;
+mod sites;
 mod status;
 
 use std::sync::Arc;
@@ -33,25 +35,25 @@ use keelson_wire::Refusal;
 use keelson_wire::v1::admin_server::Admin;
 use keelson_wire::v1::{
     ActivateCopyRequest, AddCopyRequest, AddCopyResponse, AddMemberRequest, AddMemberResponse,
-    BeginMaintenanceRequest, ClusterStatusRequest, ClusterStatusResponse, CompareDigestsRequest,
-    CompareDigestsResponse, CopyStatusRequest, CopyStatusResponse, CreateDatabaseRequest,
-    CreateDatabaseResponse, CreateForkRequest, DismountDatabaseRequest, DropForkRequest,
-    DropForkResponse, EndMaintenanceRequest, ExplainDecisionRequest, ExplainDecisionResponse,
-    ForkInfo, GuaranteeRequest, GuaranteeResponse, HealthRequest, HealthResponse,
-    InitClusterRequest, InitClusterResponse, ListDecisionsRequest, ListDecisionsResponse,
-    ListEventsRequest, ListEventsResponse, ListForksRequest, ListForksResponse,
-    ListNetworksRequest, ListNetworksResponse, ListSettingsRequest, ListSettingsResponse,
-    MaintenanceResponse, MountDatabaseRequest, MoveRequest, MoveResponse, NoteBackupRequest,
-    NoteBackupResponse, OperationStarted, PreviewActivationResponse, PreviewMountResponse,
-    RedistributeRequest, RedistributeResponse, RedundancyRequest, RedundancyResponse,
-    RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse,
-    RemoveMemberRequest, RemoveMemberResponse, RepairCopyRequest, RepairCopyResponse,
-    ResumeCopyRequest, ResumeCopyResponse, ScrubCopiesRequest, ScrubCopiesResponse,
-    SeedCopyRequest, SeedCopyResponse, SetCopyRequest, SetCopyResponse, SetDatabaseRequest,
-    SetDatabaseResponse, SetMemberRequest, SetMemberResponse, SetNetworkRequest,
-    SetNetworkResponse, SetSettingRequest, SetSettingResponse, ShowDatabaseRequest,
-    ShowDatabaseResponse, SuspendCopyRequest, SuspendCopyResponse, SwitchoverRequest,
-    TopologyRequest, TopologyResponse,
+    BeginMaintenanceRequest, ChangeSiteRequest, ChangeSiteResponse, ClusterStatusRequest,
+    ClusterStatusResponse, CompareDigestsRequest, CompareDigestsResponse, CopyStatusRequest,
+    CopyStatusResponse, CreateDatabaseRequest, CreateDatabaseResponse, CreateForkRequest,
+    DismountDatabaseRequest, DropForkRequest, DropForkResponse, EndMaintenanceRequest,
+    ExplainDecisionRequest, ExplainDecisionResponse, ForkInfo, GuaranteeRequest, GuaranteeResponse,
+    HealthRequest, HealthResponse, InitClusterRequest, InitClusterResponse, ListDecisionsRequest,
+    ListDecisionsResponse, ListEventsRequest, ListEventsResponse, ListForksRequest,
+    ListForksResponse, ListNetworksRequest, ListNetworksResponse, ListSettingsRequest,
+    ListSettingsResponse, MaintenanceResponse, MountDatabaseRequest, MoveRequest, MoveResponse,
+    NoteBackupRequest, NoteBackupResponse, OperationStarted, PreviewActivationResponse,
+    PreviewMountResponse, RedistributeRequest, RedistributeResponse, RedundancyRequest,
+    RedundancyResponse, RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest,
+    RemoveDatabaseResponse, RemoveMemberRequest, RemoveMemberResponse, RepairCopyRequest,
+    RepairCopyResponse, ResumeCopyRequest, ResumeCopyResponse, ScrubCopiesRequest,
+    ScrubCopiesResponse, SeedCopyRequest, SeedCopyResponse, SetCopyRequest, SetCopyResponse,
+    SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest, SetMemberResponse,
+    SetNetworkRequest, SetNetworkResponse, SetSettingRequest, SetSettingResponse,
+    ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest, SuspendCopyResponse,
+    SwitchoverRequest, TopologyRequest, TopologyResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -138,6 +140,7 @@ arms! {
         Some("begin_maintenance"), admin_begin_maintenance;
     end_maintenance(EndMaintenanceRequest) -> MaintenanceResponse =
         Some("end_maintenance"), admin_end_maintenance;
+    change_site(ChangeSiteRequest) -> ChangeSiteResponse = Some("change_site"), admin_change_site;
     redistribute(RedistributeRequest) -> RedistributeResponse =
         Some("redistribute"), admin_redistribute;
     health(HealthRequest) -> HealthResponse = None, admin_health;

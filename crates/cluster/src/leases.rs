@@ -15,7 +15,9 @@ use std::time::Duration;
 use keelson_cluster_core::{Command, Grant};
 use keelson_net::Lane;
 use keelson_types::{IncarnationId, Tick};
-use keelson_wire::v1::{ProgressProbe, RenewLeaseRequest, RenewLeaseResponse, control_to_data};
+use keelson_wire::v1::{
+    ProgressProbe, RenewLeaseRequest, RenewLeaseResponse, control_to_data, data_to_control,
+};
 use keelson_wire::{Refusal, ids};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -37,18 +39,34 @@ pub(crate) struct Granted {
     pub(crate) grant: Grant,
 }
 
-/// When the data process last answered a probe: the send time of that probe.
+/// When the data process last answered a probe: the send time of that probe, and what it said.
 #[derive(Debug, Default)]
-pub(crate) struct Progress(Mutex<Option<(IncarnationId, Tick)>>);
+pub(crate) struct Progress(Mutex<Option<Answered>>);
+
+#[derive(Debug)]
+struct Answered {
+    incarnation: IncarnationId,
+    sent: Tick,
+    /// Databases whose log hangs on its disk (F13).
+    wedged: Vec<bytes::Bytes>,
+}
 
 impl Progress {
-    fn note(&self, incarnation: IncarnationId, sent: Tick) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((incarnation, sent));
+    fn note(&self, answered: Answered) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(answered);
     }
 
-    fn is_recent(&self, incarnation: IncarnationId, now: Tick, longest: Duration) -> bool {
-        let noted = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.is_some_and(|(life, sent)| life == incarnation && now.since(sent) <= longest)
+    /// What the life said of itself, if that is not too long ago.
+    fn recent(
+        &self,
+        incarnation: IncarnationId,
+        now: Tick,
+        longest: Duration,
+    ) -> Option<Vec<bytes::Bytes>> {
+        let noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent =
+            |said: &&Answered| said.incarnation == incarnation && now.since(said.sent) <= longest;
+        noted.as_ref().filter(recent).map(|said| said.wedged.clone())
     }
 }
 
@@ -65,7 +83,13 @@ pub(crate) async fn probe(context: Arc<Context>, progress: Arc<Progress>) {
         let sent = clock::now();
         let message = control_to_data::Message::Probe(ProgressProbe {});
         match context.link.request(message, context.timings.progress_max).await {
-            Ok(_) => progress.note(incarnation, sent),
+            Ok(answer) => {
+                let wedged = match answer {
+                    data_to_control::Message::Progress(report) => report.wedged,
+                    _ => Vec::new(),
+                };
+                progress.note(Answered { incarnation, sent, wedged });
+            }
             Err(error) => tracing::debug!(%error, "no sign of progress"),
         }
         // A new life is probed at once.
@@ -143,9 +167,9 @@ impl Renewer {
         };
         let now = clock::now();
         let longest = self.context.timings.progress_max;
-        if !self.progress.is_recent(incarnation, now, longest) {
+        let Some(wedged) = self.progress.recent(incarnation, now, longest) else {
             return self.hindered("the data process makes no progress");
-        }
+        };
         if !self.is_recorded(incarnation) {
             return self.start(incarnation);
         }
@@ -156,7 +180,7 @@ impl Renewer {
         let request = RenewLeaseRequest {
             member: ids::bytes(self.context.identity.member),
             incarnation: ids::bytes(incarnation),
-            wedged: Vec::new(),
+            wedged,
         };
         let (context, answers) = (self.context.clone(), self.answers.0.clone());
         self.context.spawn(async move {

@@ -16,6 +16,7 @@
 //! members |
 //! | `cluster_service`, `admin`, `operations`, `facts`, `picture` | what is served |
 //! | `rounds` | what the leader looks at from time to time |
+//! | `standing_down` | a leader under maintenance lets another one lead |
 //! | `giving_away` | what a member does with its databases before it stops |
 //! | `control_plane`, `context` | start, stop, shared handles |
 
@@ -42,6 +43,7 @@ mod quorum;
 mod raft_types;
 mod reports;
 mod rounds;
+mod standing_down;
 mod storage;
 mod suspensions;
 mod timings;

@@ -60,6 +60,7 @@ pub(crate) fn lease_refusal(refusal: &LeaseRefusal) -> Refusal {
         LeaseRefusal::SecondHolder => RefusalReason::SecondHolder,
         LeaseRefusal::NotRecorded
         | LeaseRefusal::Ended
+        | LeaseRefusal::Stopped
         | LeaseRefusal::WaitsForPredecessor { .. } => RefusalReason::Precondition,
     };
     Refusal::new(reason, refusal.to_string())

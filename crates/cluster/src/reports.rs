@@ -13,7 +13,7 @@ use keelson_cluster_core::{
 };
 use keelson_net::Lane;
 use keelson_types::{
-    CommitRule, CopyId, DatabaseId, Epoch, IncarnationId, News, OperationId, RefusalReason,
+    CommitRule, CopyId, DatabaseId, Epoch, FailureTag, IncarnationId, News, OperationId, RefusalReason,
 };
 use keelson_wire::v1::{
     CertifyDeathRequest, CopyForgot, CopyNote, CopyStopped, DivergenceReport, EpochGivenUp,
@@ -195,7 +195,8 @@ impl Reports {
         let database = ids::database(&report.database)?;
         let expected = epoch(report.epoch)?;
         tracing::warn!(%database, epoch = %expected, why = report.reason, "an epoch is given up");
-        let reason = ActivationReason::Wedged;
+        let tag = FailureTag::named(&report.tag);
+        let reason = tag.map_or(ActivationReason::Wedged, |tag| ActivationReason::Failed { tag });
         let command = Command::AllocateEpochs(vec![AllocateItem { database, expected, reason }]);
         let wanted = move |state: &ClusterState| is_epoch(state, database, expected);
         self.propose(command, wanted, |_, _, _| async {});
@@ -250,8 +251,9 @@ impl Reports {
 
     fn copy_stopped(&self, report: CopyStopped) -> Result<(), Invalid> {
         let (database, copy) = (ids::database(&report.database)?, ids::copy(&report.copy)?);
-        let CopyStopped { resumes, comment, needs_seed, .. } = report;
-        let command = Command::SuspendFailed { database, copy, resumes, comment, needs_seed };
+        let CopyStopped { resumes, comment, needs_seed, tag, .. } = report;
+        let tag = FailureTag::named(&tag);
+        let command = Command::SuspendFailed { database, copy, resumes, comment, needs_seed, tag };
         let wanted = move |state: &ClusterState| {
             let config = state.databases.get(&database).and_then(|d| d.copies.get(&copy));
             config.is_some_and(|config| config.resumes == resumes)

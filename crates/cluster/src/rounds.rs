@@ -1,13 +1,14 @@
-//! What the leader looks at from time to time: whether databases have enough copies, and whether
-//! they are where they prefer to be.
+//! What the leader looks at from time to time: whether databases have enough copies, whether they
+//! are where they prefer to be, and which copies stay failed.
 //!
-//! Both are settings of the cluster. Every member keeps the time, only the leader looks; a new
+//! All are settings of the cluster. Every member keeps the time, only the leader looks; a new
 //! leader begins a period of its own and goes on from the recorded events.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_cluster_core::Command;
+use keelson_cluster_core::autoreseed::ReseedWatch;
 use keelson_cluster_core::redundancy::RedundancyWatch;
 use keelson_types::Setting;
 use tokio::time::Instant;
@@ -20,18 +21,23 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs until the control plane stops.
 pub(crate) async fn run(context: Arc<Context>) {
-    let mut watch = RedundancyWatch::default();
-    let (mut looked, mut moved) = (Instant::now(), Instant::now());
+    let (mut watch, mut reseeds) = (RedundancyWatch::default(), ReseedWatch::default());
+    let (mut looked, mut moved, mut reseeded) = (Instant::now(), Instant::now(), Instant::now());
     loop {
         tokio::time::sleep(LOOK).await;
         if !context.is_leader() {
-            (watch, looked, moved) = (RedundancyWatch::default(), Instant::now(), Instant::now());
+            (watch, reseeds) = (RedundancyWatch::default(), ReseedWatch::default());
+            (looked, moved, reseeded) = (Instant::now(), Instant::now(), Instant::now());
             continue;
         }
         let span = |setting| context.applied.read(|state| state.settings.span(setting));
         if looked.elapsed() >= span(Setting::RedundancyCheckPeriod) {
             looked = Instant::now();
             look_at_redundancy(&context, &mut watch).await;
+        }
+        if reseeded.elapsed() >= span(Setting::AutoreseedCheckPeriod) {
+            reseeded = Instant::now();
+            context.look_for_reseeds(&mut reseeds).await;
         }
         let period = span(Setting::PreferenceMovePeriod);
         if !period.is_zero() && moved.elapsed() >= period {

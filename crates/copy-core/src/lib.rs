@@ -6,8 +6,8 @@
 //! for those completions.
 //!
 //! Beside the machine stand the decisions that need no history of events, as plain functions over
-//! values: [`copy_state`], [`divergence`], [`expanded_truncation`], [`lag`], [`scrub`],
-//! [`truncate`].
+//! values: [`copy_state`], [`divergence`], [`expanded_truncation`], [`io_watch`], [`lag`],
+//! [`scrub`], [`truncate`].
 
 mod activation;
 mod active;
@@ -17,6 +17,7 @@ pub mod copy_state;
 pub mod divergence;
 mod event;
 pub mod expanded_truncation;
+pub mod io_watch;
 pub mod lag;
 mod machine;
 mod passive;

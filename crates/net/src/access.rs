@@ -71,6 +71,7 @@ const CALLS: &[(&str, &[&str], u8)] = &[
             "Redistribute",
             "BeginMaintenance",
             "EndMaintenance",
+            "ChangeSite",
             "SuspendCopy",
             "ResumeCopy",
             "SeedCopy",

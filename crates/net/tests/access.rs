@@ -49,7 +49,7 @@ fn every_call_has_its_roles() {
             ("Admin", "RepairCopy" | "ScrubCopies") => "mao---",
             ("Admin", "ExplainDecision" | "Health" | "Redundancy") => "mao---",
             ("Admin", "MoveDatabases" | "Redistribute") => "mao---",
-            ("Admin", "BeginMaintenance" | "EndMaintenance") => "mao---",
+            ("Admin", "BeginMaintenance" | "EndMaintenance" | "ChangeSite") => "mao---",
             ("Admin", _) => changes,
             ("Operations", _) => "mao---",
             ("Cluster", "MemberFacts") => "mao---",

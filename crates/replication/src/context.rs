@@ -12,8 +12,8 @@ use keelson_copy_core::range_fetch::FetchCost;
 use keelson_env::StoreOpener;
 use keelson_net::{Connector, Expect, Lane as ChannelLane, PeerChannel};
 use keelson_types::{
-    ClusterId, ClusterSettings, CommitRule, CopyId, DatabaseId, Epoch, IncarnationId, MemberId,
-    MemberName, Networks, News, OperationId,
+    ClusterId, ClusterSettings, CommitRule, CopyFault, CopyId, DatabaseId, Epoch, IncarnationId,
+    MemberId, MemberName, Networks, News, OperationId,
 };
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, ids, v1};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -304,19 +304,14 @@ impl PlaneContext {
     }
 
     /// The copy failed for a reason that does not heal.
-    pub(crate) fn report_stopped(
-        &self,
-        shared: &CopyShared,
-        resumes: u64,
-        comment: &str,
-        needs_seed: bool,
-    ) {
+    pub(crate) fn report_stopped(&self, shared: &CopyShared, resumes: u64, fault: &CopyFault) {
         let report = v1::CopyStopped {
             database: ids::bytes(shared.database),
             copy: ids::bytes(shared.copy),
             resumes,
-            comment: comment.into(),
-            needs_seed,
+            comment: fault.to_string(),
+            needs_seed: matches!(fault, CopyFault::MissingLog(_)),
+            tag: fault.tag().to_string(),
         };
         self.report(0, v1::data_to_control::Message::CopyStopped(report));
     }
@@ -346,7 +341,12 @@ impl PlaneContext {
     }
 
     pub(crate) fn report_given_up(&self, shared: &CopyShared, epoch: Epoch, reason: &StopReason) {
+        let tag = match reason {
+            StopReason::Failed(fault) => fault.tag().to_string(),
+            _ => String::new(),
+        };
         let report = v1::EpochGivenUp {
+            tag,
             database: ids::bytes(shared.database),
             epoch: Some(epoch.into()),
             reason: format!("{reason:?}"),

@@ -131,6 +131,7 @@ fn facts(
         log_end: Some(core.end.into()),
         may_have_lost: core.may_have_lost,
         fault_value: orders::fault_json(core.fault.as_ref()),
+        stalled: copy.shared.stalled().map(|tag| tag.to_string()).unwrap_or_default(),
     }
 }
 

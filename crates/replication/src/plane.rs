@@ -19,7 +19,7 @@ use keelson_store::{StoreFactory, StoreLimits};
 use keelson_types::{
     ClusterId, ClusterSettings, DatabaseId, IncarnationId, MemberId, MemberName, Tick,
 };
-use keelson_wire::v1;
+use keelson_wire::{ids, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -29,6 +29,7 @@ use crate::context::{ContextParts, CopyHandle, Peer, PlaneContext, Registry};
 use crate::digest::Digests;
 use crate::directions::{Directions, LeaseNews};
 use crate::gate::{ServeGate, boottime_now};
+use crate::io_watch;
 use crate::open::{Identity, Places};
 use crate::orders;
 use crate::owner::MAILBOX;
@@ -113,6 +114,7 @@ impl DataPlane {
         })?);
         let registry = Arc::new(Registry::default());
         tokio::spawn(space::watch(context.clone(), registry.clone()));
+        tokio::spawn(io_watch::run(context.clone(), registry.clone()));
         let (down, link_down) = watch::channel(false);
         let (stop, stop_wanted) = watch::channel(false);
         tokio::spawn(send_reports(sender, outgoing));
@@ -238,8 +240,9 @@ impl Follower {
                 tokio::spawn(crate::facts::answer(context, registry, request, wanted));
             }
             Some(M::Probe(_)) => {
-                let progress = v1::data_to_control::Message::Progress(v1::ProgressProbe {});
-                context.report(request, progress);
+                let wedged = io_watch::hanging(&registry).into_iter().map(ids::bytes).collect();
+                let progress = v1::ProgressReport { wedged };
+                context.report(request, v1::data_to_control::Message::Progress(progress));
             }
             Some(M::Stop(_)) => drop(self.stop.send(true)),
             None => tracing::warn!("an order of a newer version was ignored"),

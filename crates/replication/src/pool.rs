@@ -13,12 +13,33 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use keelson_types::Tick;
+
+use crate::gate::boottime_now;
+
 /// After this, jobs that were handed back come again.
 const AGAIN_AFTER: Duration = Duration::from_millis(10);
+
+/// Since when a lane has had work without finishing a batch of it. Shared with whoever watches.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BusyClock(Arc<AtomicU64>);
+
+impl BusyClock {
+    /// Nothing while there is no work.
+    pub(crate) fn busy_since(&self) -> Option<Tick> {
+        Some(Tick(self.0.load(Ordering::Relaxed))).filter(|since| *since != Tick(0))
+    }
+
+    fn progress(&self, goes_on: bool) {
+        let since = if goes_on { boottime_now() } else { Tick(0) };
+        self.0.store(since.0, Ordering::Relaxed);
+    }
+}
 
 /// Something that has work when it is scheduled.
 trait Runnable: Send + Sync {
@@ -138,13 +159,37 @@ impl Pool {
         self.patient_lane(all, panicked)
     }
 
+    /// [`Self::lane`] with a clock that says since when it makes no progress.
+    pub(crate) fn watched_lane<J: Send + 'static>(
+        &self,
+        mut handler: impl FnMut(Vec<J>) + Send + 'static,
+        panicked: impl FnOnce() + Send + 'static,
+        clock: BusyClock,
+    ) -> Lane<J> {
+        let all = move |jobs| {
+            handler(jobs);
+            Vec::new()
+        };
+        self.new_lane(all, panicked, Some(clock))
+    }
+
     /// The same; what `handler` hands back, and all that is pushed meanwhile, comes again soon.
     pub fn patient_lane<J: Send + 'static>(
         &self,
         handler: impl FnMut(Vec<J>) -> Vec<J> + Send + 'static,
         panicked: impl FnOnce() + Send + 'static,
     ) -> Lane<J> {
+        self.new_lane(handler, panicked, None)
+    }
+
+    fn new_lane<J: Send + 'static>(
+        &self,
+        handler: impl FnMut(Vec<J>) -> Vec<J> + Send + 'static,
+        panicked: impl FnOnce() + Send + 'static,
+        clock: Option<BusyClock>,
+    ) -> Lane<J> {
         let inner = LaneInner {
+            clock,
             jobs: Mutex::new(LaneJobs { waiting: Vec::new(), scheduled: false, dead: false }),
             work: Mutex::new(Some(LaneWork {
                 handler: Box::new(handler),
@@ -184,6 +229,7 @@ struct LaneWork<J> {
 }
 
 struct LaneInner<J> {
+    clock: Option<BusyClock>,
     jobs: Mutex<LaneJobs<J>>,
     /// Gone once the handler panicked.
     work: Mutex<Option<LaneWork<J>>>,
@@ -219,6 +265,9 @@ impl<J: Send + 'static> Runnable for LaneInner<J> {
         let batch = std::mem::take(&mut lock(&self.jobs).waiting);
         let mut left = if batch.is_empty() { batch } else { self.handle(batch) };
         let mut jobs = lock(&self.jobs);
+        if let Some(clock) = &self.clock {
+            clock.progress(!left.is_empty() || !jobs.waiting.is_empty());
+        }
         if !left.is_empty() {
             left.append(&mut jobs.waiting);
             jobs.waiting = left;
@@ -261,6 +310,9 @@ impl<J: Send + 'static> Lane<J> {
         }
         jobs.waiting.push(job);
         if !std::mem::replace(&mut jobs.scheduled, true) {
+            if let Some(clock) = &self.inner.clock {
+                clock.progress(true);
+            }
             drop(jobs);
             self.pool.schedule(self.inner.clone());
         }
@@ -346,6 +398,32 @@ mod tests {
         assert_eq!(results.recv(), Ok(200), "the only thread waits for nobody");
         open.store(true, Ordering::SeqCst);
         assert_eq!(results.iter().take(2).collect::<Vec<_>>(), [0, 1]);
+    }
+
+    #[test]
+    fn a_clock_says_since_when_a_lane_makes_no_progress() {
+        let pool = Pool::start("test", 1).expect("threads");
+        let (go, gate) = mpsc::channel::<()>();
+        let (done, results) = mpsc::channel();
+        let clock = BusyClock::default();
+        let work = move |batch: Vec<u32>| {
+            gate.recv().expect("opened");
+            done.send(batch).expect("receiver lives");
+        };
+        let lane = pool.watched_lane(work, || {}, clock.clone());
+        assert_eq!(clock.busy_since(), None);
+        lane.push(0);
+        let first = clock.busy_since();
+        assert!(first.is_some_and(|since| since <= boottime_now()));
+        go.send(()).expect("handler waits");
+        assert_eq!(results.recv(), Ok(vec![0]));
+        lane.push(1);
+        let second = clock.busy_since();
+        assert!(second >= first, "{second:?} after {first:?}");
+        go.send(()).expect("handler waits");
+        assert_eq!(results.recv(), Ok(vec![1]));
+        drop((lane, pool));
+        assert_eq!(clock.busy_since(), None, "nothing is left to do");
     }
 
     #[test]

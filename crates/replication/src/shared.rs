@@ -4,13 +4,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keelson_copy_core::copy_state::StatusTracker;
-use keelson_types::{CopyId, DatabaseId, Generation, LogHold, Position, RefusalReason, StreamId};
+use keelson_types::{
+    CopyId, DatabaseId, FailureTag, Generation, LogHold, Position, RefusalReason, StreamId,
+};
 use keelson_wire::Refusal;
 use tokio::sync::watch;
 
 use crate::catalog::CatalogSlot;
 use crate::gate::ServeGate;
 use crate::log_index::LogIndex;
+use crate::pool::BusyClock;
 use crate::scrub::ScrubState;
 use crate::store_slot::StoreSlot;
 
@@ -144,6 +147,10 @@ pub(crate) struct CopyShared {
     pub(crate) counted: AtomicBool,
     /// It has a replay lag, which the watch over the volumes looks after.
     pub(crate) lagged: AtomicBool,
+    /// Since when its log makes no progress.
+    pub(crate) log_clock: BusyClock,
+    /// What the watch found of it: its class, and whether it hangs now.
+    stalled: Mutex<(Option<FailureTag>, bool)>,
 }
 
 impl CopyShared {
@@ -161,6 +168,19 @@ impl CopyShared {
 
     pub(crate) fn is_lagged(&self) -> bool {
         self.lagged.load(Ordering::Relaxed)
+    }
+
+    /// Whether its log is slow or hung on its disk.
+    pub(crate) fn stalled(&self) -> Option<FailureTag> {
+        self.stalled.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    pub(crate) fn hangs(&self) -> bool {
+        self.stalled.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    pub(crate) fn set_stalled(&self, class: Option<FailureTag>, hangs: bool) {
+        *self.stalled.lock().unwrap_or_else(PoisonError::into_inner) = (class, hangs);
     }
 
     /// Of a copy whose files were not opened yet.
@@ -199,6 +219,8 @@ impl CopyShared {
             feeding: AtomicUsize::new(0),
             counted: AtomicBool::new(false),
             lagged: AtomicBool::new(false),
+            log_clock: BusyClock::default(),
+            stalled: Mutex::default(),
         }
     }
 

@@ -195,7 +195,11 @@ impl Supervised {
             let _ = told_too.send(Completion::StoreFailed(fault));
         };
         Files {
-            log: self.context.logs.lane(move |jobs| log.work(jobs), log_panicked),
+            log: self.context.logs.watched_lane(
+                move |jobs| log.work(jobs),
+                log_panicked,
+                self.shared.log_clock.clone(),
+            ),
             store: self.context.stores.patient_lane(move |jobs| store.work(jobs), store_panicked),
             reader: open.reader,
             store_directory,

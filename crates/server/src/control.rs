@@ -4,6 +4,8 @@
 //! It ends with SIGTERM or SIGINT (cleanly: the data process stops serving and makes its stores
 //! durable, the lease is given back), or when consensus fails. However it ends, the data process
 //! ends with it.
+//!
+//! A witness is the same without a data process.
 
 mod child_link;
 mod plane;
@@ -18,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::files::{Lock, PidFile, make_directory};
+use crate::witness::{self, Kind};
 use crate::{Config, MemberIdentity, Problem, bounds, config, logging, nice};
 use plane::ControlMain;
 use supervisor::{ChildSpec, Steering, supervise};
@@ -41,21 +44,37 @@ const LIFE_EVENTS: usize = 64;
 /// A [`Problem`] if it cannot start: configuration, TLS files, data directory, addresses; or the
 /// reason why consensus failed.
 pub fn run_server(config_path: &Path) -> anyhow::Result<()> {
-    let config = Config::load(config_path)?;
-    logging::start(config.log_level(), config.log_file())?;
-    run(&config).inspect_err(|error| tracing::error!("{error:#}"))
+    start(config_path, Kind::Member)
 }
 
-fn run(config: &Config) -> anyhow::Result<()> {
+/// Runs a witness until SIGTERM or SIGINT: a vote in consensus, without a data process. Call it on
+/// the main thread, before any other thread exists.
+///
+/// # Errors
+/// As for [`run_server`].
+pub fn run_witness(config_path: &Path) -> anyhow::Result<()> {
+    start(config_path, Kind::Witness)
+}
+
+fn start(config_path: &Path, kind: Kind) -> anyhow::Result<()> {
+    let config = Config::load(config_path)?;
+    logging::start(config.log_level(), config.log_file())?;
+    run(&config, kind).inspect_err(|error| tracing::error!("{error:#}"))
+}
+
+fn run(config: &Config, kind: Kind) -> anyhow::Result<()> {
     for key in config.unknown_keys() {
         tracing::warn!(key, "this version does not know a key of the configuration");
     }
     bounds::raise_open_files();
-    for directory in [config.data_dir(), config.log_dir(), config.run_dir()] {
+    // A witness has no logs.
+    let log_dir = if kind == Kind::Member { config.log_dir() } else { config.data_dir() };
+    for directory in [config.data_dir(), log_dir, config.run_dir()] {
         make_directory(directory)?;
     }
     let _lock = Lock::take(&config.data_dir().join("control.lock"), HANDOVER)?;
-    let identity = MemberIdentity::open(config.data_dir(), config.log_dir(), config.name())?;
+    witness::claim(config.data_dir(), kind)?;
+    let identity = MemberIdentity::open(config.data_dir(), log_dir, config.name())?;
     let tls = TlsStore::open(config.tls().clone()).map_err(Problem::from)?;
     config::check_certificate(config.tls(), config.name(), tls.current().own())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -65,33 +84,41 @@ fn run(config: &Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    runtime.block_on(async {
-        // All addresses are bound later; trying first gives a clear error before anything runs.
-        drop(bind_patiently(config.data_address()).await?);
-        for address in config.replication_addresses() {
-            drop(bind_patiently(address).await?);
-        }
-        drop(bind_patiently(config.control_address()).await?);
-        Ok::<_, Problem>(())
-    })?;
+    runtime.block_on(try_addresses(config, kind))?;
     let _pid_file = PidFile::write(config.run_dir().join("control.pid"), std::process::id());
-    tracing::info!(member = %config.name(), id = %identity.member, site = %config.site(),
+    tracing::info!(member = %config.name(), id = %identity.member, site = %config.site(), ?kind,
         control = config.control_address(), data = config.data_address(), "member starts");
     let (lives, announced) = mpsc::channel(LIFE_EVENTS);
     let steering = Steering::default();
-    let main = ControlMain { config: config.clone(), identity, tls, steering: steering.clone() };
+    let main =
+        ControlMain { config: config.clone(), kind, identity, tls, steering: steering.clone() };
     let spec = child_spec(config)?;
     let handle = runtime.handle().clone();
     let running = std::thread::Builder::new()
         .name("keelson-control".into())
         .spawn(move || handle.block_on(main.run(announced)))
         .context("cannot start threads")?;
-    supervise(&spec, &steering, &lives);
+    match kind {
+        Kind::Member => supervise(&spec, &steering, &lives),
+        Kind::Witness => steering.wait_for_stop(),
+    }
     drop(lives);
     let outcome = running.join().map_err(|_| anyhow!("the control plane panicked"))?;
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome?;
     tracing::info!(member = %config.name(), "member stopped");
+    Ok(())
+}
+
+/// All addresses are bound later; trying first gives a clear error before anything runs.
+async fn try_addresses(config: &Config, kind: Kind) -> Result<(), Problem> {
+    if kind == Kind::Member {
+        drop(bind_patiently(config.data_address()).await?);
+        for address in config.replication_addresses() {
+            drop(bind_patiently(address).await?);
+        }
+    }
+    drop(bind_patiently(config.control_address()).await?);
     Ok(())
 }
 

@@ -22,10 +22,12 @@ mod metrics;
 mod nice;
 mod problem;
 mod services;
+mod witness;
 
 pub use config::Config;
-pub use control::run_server;
+pub use control::{run_server, run_witness};
 pub use data::{DataProcessArgs, run_data_process};
 pub use dev::{DevOptions, run_dev};
 pub use identity::MemberIdentity;
 pub use problem::Problem;
+pub use witness::is_witness;

@@ -15,6 +15,10 @@ use crate::{
 pub struct ClusterOptions {
     /// Members, named m1, m2, ...
     pub members: usize,
+    /// Sites of the members, in their order; those beyond stand in `test`.
+    pub sites: Vec<String>,
+    /// The last so many of them are witnesses.
+    pub witnesses: usize,
     /// Least level that members log.
     pub log_level: String,
     /// Data directory of a member (by number, from 1) elsewhere than in the cluster's own
@@ -26,6 +30,8 @@ pub struct ClusterOptions {
     pub network: bool,
     /// Members have addresses in 127.1.0.0/16 besides, which the test can cut alone.
     pub replication: bool,
+    /// Variables in the environment of every member.
+    pub environment: Vec<(String, String)>,
     /// Keep the directory for people to look at.
     pub keep: bool,
 }
@@ -35,11 +41,14 @@ impl Default for ClusterOptions {
         let keep = std::env::var_os("KEELSON_TEST_KEEP").is_some();
         Self {
             members: 3,
+            sites: Vec::new(),
+            witnesses: 0,
             log_level: "info".into(),
             data_dirs: Vec::new(),
             settings: String::new(),
             network: false,
             replication: false,
+            environment: Vec::new(),
             keep,
         }
     }
@@ -60,6 +69,8 @@ pub struct Cluster {
     path: PathBuf,
     client_toml: PathBuf,
     keep: bool,
+    /// The last so many members are witnesses.
+    witnesses: usize,
 }
 
 impl Cluster {
@@ -108,7 +119,10 @@ impl Cluster {
             let networks = (network.as_mut(), replication.as_mut());
             let written = write_member(&plain, &path, number, options, networks);
             endpoints.push(written.await?);
-            members.push(MemberProcess::new(&binary, &name, &path.join(&name)));
+            let process = MemberProcess::new(&binary, &name, &path.join(&name));
+            let process = process.with_environment(&options.environment);
+            let witness = number + options.witnesses > options.members;
+            members.push(if witness { process.as_witness() } else { process });
         }
         let client_toml = path.join("client.toml");
         write_client_toml(&client_toml, &endpoints)?;
@@ -125,6 +139,7 @@ impl Cluster {
             path,
             client_toml,
             keep: options.keep,
+            witnesses: options.witnesses,
         })
     }
 
@@ -151,7 +166,10 @@ impl Cluster {
                 if status.members.iter().any(|member| member.name == name) {
                     return Ok(());
                 }
-                admin.add_member(&address, &name).await?;
+                match number + self.witnesses > self.members.len() {
+                    true => admin.add_witness(&address, &name).await?,
+                    false => admin.add_member(&address, &name).await?,
+                };
                 Ok(())
             })
             .await?;
@@ -178,7 +196,8 @@ impl Cluster {
         let count = self.members.len();
         eventually("all members are up", || async {
             let status = self.client.admin().cluster_status().await?;
-            let up = status.members.iter().filter(|m| m.reachable && m.data_process_up).count();
+            let is_up = |m: &&v1::MemberStatus| m.reachable && (m.data_process_up || m.witness);
+            let up = status.members.iter().filter(is_up).count();
             ensure!(up == count, "{up} of {count} members are up");
             ensure!(!status.leader.is_empty(), "there is no leader");
             Ok(())
@@ -504,8 +523,9 @@ async fn write_member(
     }
     let elsewhere = options.data_dirs.iter().find(|(member, _)| *member == number);
     let data_dir = elsewhere.map_or_else(|| "data".into(), |(_, path)| path.display().to_string());
+    let site = options.sites.get(number - 1).map_or("test", String::as_str);
     let text = format!(
-        "name = \"{name}\"\nsite = \"test\"\ndata_dir = \"{data_dir}\"\nrun_dir = \".\"\n\
+        "name = \"{name}\"\nsite = \"{site}\"\ndata_dir = \"{data_dir}\"\nrun_dir = \".\"\n\
          control_address = \"{control}\"\ndata_address = \"{data}\"\n\
          advertise_control = \"{reached_control}\"\nadvertise_data = \"{reached_data}\"\n\
          {besides}{}\n\n\

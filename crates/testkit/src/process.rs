@@ -23,6 +23,9 @@ pub struct MemberProcess {
     binary: PathBuf,
     name: String,
     directory: PathBuf,
+    environment: Vec<(String, String)>,
+    /// `server` or `witness`.
+    kind: &'static str,
     child: Option<Child>,
 }
 
@@ -34,8 +37,24 @@ impl MemberProcess {
             binary: binary.to_owned(),
             name: name.to_owned(),
             directory: directory.to_owned(),
+            environment: Vec::new(),
+            kind: "server",
             child: None,
         }
+    }
+
+    /// The same as a witness, without a data process.
+    #[must_use]
+    pub const fn as_witness(mut self) -> Self {
+        self.kind = "witness";
+        self
+    }
+
+    /// The same with variables in its environment.
+    #[must_use]
+    pub fn with_environment(mut self, environment: &[(String, String)]) -> Self {
+        self.environment = environment.to_vec();
+        self
     }
 
     /// The member's name.
@@ -67,12 +86,13 @@ impl MemberProcess {
         let errors = OpenOptions::new().create(true).append(true).open(self.log())?;
         let mut command = Command::new(&self.binary);
         command
-            .args(["server", "--config"])
+            .args([self.kind, "--config"])
             .arg(self.directory.join("keelson.toml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(errors)
             .env("NO_COLOR", "1")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .process_group(0);
         self.child = Some(command.spawn().with_context(|| format!("cannot start {}", self.name))?);
         Ok(())

@@ -11,6 +11,7 @@ mod commit_rule;
 mod content_index;
 mod discard;
 mod epoch;
+mod failure;
 mod fork;
 mod ids;
 mod lag_settings;
@@ -40,6 +41,7 @@ pub use content_index::{
 };
 pub use discard::{Discard, all_given_up};
 pub use epoch::{Epoch, EpochStart, EpochTable, EpochTableError};
+pub use failure::FailureTag;
 pub use fork::{ForkAddress, Instant, NoForkAddress};
 pub use ids::{
     CheckpointId, ClusterId, CopyId, DatabaseId, DatabaseName, ForkName, IncarnationId, LogId,

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::CopyStatus;
+use crate::{CopyStatus, FailureTag};
 
 /// Something that an operator cares for. Format version 1: kinds and fields may be added, none
 /// change their meaning.
@@ -18,6 +18,18 @@ pub enum News {
         to: CopyStatus,
         /// Why.
         reason: String,
+        /// The class of its failure, if it failed (F13).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tag: Option<FailureTag>,
+    },
+    /// The log of a copy made no progress for long, or does again (F13).
+    DiskStalled {
+        /// `slow_io` or `hung_io`; what it was when it ends.
+        tag: FailureTag,
+        /// `began` or `ended`.
+        step: String,
+        /// For how long, as seen when it was told.
+        stalled_millis: u64,
     },
     /// The log of a lagged copy is played down, that waits for a quieter disk, or it ended (F92,
     /// F97), with what it was decided from.

@@ -148,6 +148,36 @@ settings! {
     /// How long a database may lack a copy before it is an event (F134).
     RedundancyAlertAfter = "redundancy_alert_after", Millis(0, DAY), Some(1_200 * SECOND),
         "how long a database may have one copy only before that is told as an event";
+    /// The log of a copy makes no progress for so long: told as slow (F13).
+    SlowIoAfter = "slow_io_after", Millis(100, HOUR), Some(5 * SECOND),
+        "a log write or sync that takes longer is told as slow_io";
+    /// The log of an active copy makes no progress for so long: the database is moved (F13).
+    HungIoAfter = "hung_io_after", Millis(0, DAY), Some(30 * SECOND),
+        "an active copy whose log write or sync takes longer is left for another one; 0: never";
+    /// Whether copies that stay failed are resumed and seeded by themselves (F128).
+    Autoreseed = "autoreseed", Switch(0, 1), Some(1),
+        "copies that stay failed are resumed, then seeded in place, by themselves";
+    /// How often the leader looks for them.
+    AutoreseedCheckPeriod = "autoreseed_check_period", Millis(SECOND, DAY), Some(60 * SECOND),
+        "how often the leader looks for copies that stay failed";
+    /// How long a copy is failed before it is suspended as one that does not heal (F129).
+    AutoreseedFailedAfter = "autoreseed_failed_after", Millis(0, 14 * DAY), Some(600 * SECOND),
+        "a copy that is failed for so long is suspended as one that does not heal";
+    /// How long it is suspended for that before anything is tried (F129).
+    AutoreseedAfter = "autoreseed_after", Millis(0, 14 * DAY), Some(900 * SECOND),
+        "a copy suspended for its failure for so long is resumed by itself";
+    /// Pause between two resumes (F129).
+    AutoreseedResumePause = "autoreseed_resume_pause", Millis(0, DAY), Some(300 * SECOND),
+        "pause between two automatic resumes of a failed copy, and before its first seed";
+    /// Pause between two seeds (F129).
+    AutoreseedSeedPause = "autoreseed_seed_pause", Millis(0, 14 * DAY), Some(HOUR),
+        "pause between two automatic seeds of a failed copy";
+    /// How long a copy with which everything was tried waits until it begins again (F129).
+    AutoreseedResetAfter = "autoreseed_reset_after", Millis(0, 14 * DAY), Some(3 * DAY),
+        "a failed copy with which everything was tried begins again after this time";
+    /// More failed copies on one member are a fault of the server (F130); 0 = no limit.
+    AutoreseedCopiesMax = "autoreseed_copies_max", Count(0, 100_000), Some(8),
+        "with more failed copies than this on a member none of them is seeded by itself; 0: no limit";
     /// Bytes that a source sends to one target in a second at most; 0 = as many as it can.
     SeedRateMax = "seed_rate_max", Bytes(0, PIB), Some(0),
         "bytes per second that one seed sends at most, throttled or not; 0: no bound";

@@ -2,6 +2,7 @@
 
 mod form;
 mod settings;
+mod witness;
 
 use clap::Subcommand;
 use keelson_wire::v1::ClusterStatusResponse;
@@ -23,6 +24,9 @@ pub(crate) enum Command {
     /// Switches and thresholds of the whole cluster
     #[command(subcommand)]
     Settings(settings::Command),
+    /// Votes without data: what makes a majority of two members
+    #[command(subcommand)]
+    Witness(witness::Command),
 }
 
 impl Command {
@@ -32,6 +36,7 @@ impl Command {
             Self::Form(form) => form.run(global).await,
             Self::Status => status(global).await,
             Self::Settings(command) => command.run(global).await,
+            Self::Witness(command) => command.run(global).await,
         }
     }
 }
@@ -88,17 +93,24 @@ pub(crate) const COLUMNS: &[output::Column] = &[
 /// Rows of a list of members.
 pub(crate) fn rows(status: &ClusterStatusResponse) -> Vec<Vec<String>> {
     let row = |member: &keelson_wire::v1::MemberStatus| {
-        let role = match (member.leader, member.voter) {
-            (true, _) => "leader",
-            (false, true) => "voter",
-            (false, false) => "learner",
+        let role = match (member.leader, member.witness, member.voter) {
+            (true, true, _) => "witness, leads",
+            (true, false, _) => "leader",
+            (false, true, _) => "witness",
+            (false, false, true) => "voter",
+            (false, false, false) => "learner",
+        };
+        let process = match (member.witness, member.data_process_up) {
+            (true, _) => "none",
+            (false, true) => "up",
+            (false, false) => "down",
         };
         vec![
             member.name.clone(),
             member.site.clone(),
             role.into(),
             yes(member.reachable),
-            if member.data_process_up { "up".into() } else { "down".into() },
+            process.into(),
             member.copies.to_string(),
             member.actives.to_string(),
             format!("{} ms", member.lease_left_millis),
@@ -147,6 +159,7 @@ pub(crate) fn members(status: &ClusterStatusResponse) -> Value {
             "data_address": member.data_address,
             "replication_addresses": member.replication_addresses,
             "voter": member.voter,
+            "witness": member.witness,
             "leader": member.leader,
             "reachable": member.reachable,
             "data_process_up": member.data_process_up,

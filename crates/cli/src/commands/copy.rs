@@ -254,6 +254,8 @@ const STATUS_COLUMNS: &[Column] = &[
     wide("suspended"),
     wide("reason"),
     wide("fault"),
+    wide("failure"),
+    wide("autoreseed"),
     wide("last scrub"),
 ];
 
@@ -301,6 +303,8 @@ fn status_row(row: &CopyStatusRow) -> Vec<String> {
         suspended_text(row),
         row.status_reason.clone(),
         if facts.fault.is_empty() { facts.shortage } else { facts.fault },
+        failure_text(row),
+        reseed_text(row),
         scrub_text(facts.scrub.as_ref()),
     ]
 }
@@ -314,6 +318,26 @@ fn suspended_text(row: &CopyStatusRow) -> String {
     let Some(suspension) = &row.suspension else { return String::new() };
     let what = if suspension.replication { "replication" } else { "activation" };
     format!("{what}: {}", suspension.comment)
+}
+
+/// The class of a failure and what is done about it.
+fn failure_text(row: &CopyStatusRow) -> String {
+    match row.failure_tag.as_str() {
+        "" => String::new(),
+        tag => format!("{tag}: {}", row.failure_action),
+    }
+}
+
+/// What was tried with a copy that stays failed, and what comes next.
+fn reseed_text(row: &CopyStatusRow) -> String {
+    let Some(info) = &row.autoreseed else { return String::new() };
+    let next = match (info.blocked.as_str(), info.next_unix_millis) {
+        ("", 0) => "next step due".to_owned(),
+        ("", at) => format!("next step {}", text::time(at)),
+        (why, _) => why.to_owned(),
+    };
+    let stopped = if info.stopped { ", everything was tried" } else { "" };
+    format!("{} resumes, {} seeds{stopped}: {next}", info.resumes, info.seeds)
 }
 
 fn scrub_text(facts: Option<&ScrubFacts>) -> String {

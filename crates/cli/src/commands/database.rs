@@ -118,6 +118,9 @@ pub(crate) struct Settings {
     /// Whether what is written can be searched (keelson search)
     #[arg(long, value_name = "BOOL")]
     content_index: Option<bool>,
+    /// Whether copies that stay failed are seeded by themselves; true for new databases
+    #[arg(long, value_name = "BOOL")]
+    autoreseed: Option<bool>,
     /// Index these fields of JSON values and mail only; "" for all
     #[arg(long, value_name = "FIELD", value_delimiter = ',')]
     content_index_fields: Option<Vec<String>>,
@@ -160,6 +163,7 @@ impl Settings {
             circular_logging: self.circular_logging,
             guarantee_constraint: self.guarantee_constraint.clone(),
             content_index: self.content_index,
+            autoreseed: self.autoreseed,
             content_index_fields: self.content_index_fields.clone().map(|mut names| {
                 names.retain(|name| !name.is_empty());
                 ContentIndexFields { names }
@@ -394,6 +398,7 @@ fn show(global: &Global, info: &DatabaseInfo, active: &CopyFacts) {
         ),
         ("guarantee constraint", info.guarantee_constraint.clone()),
         ("content index", content_index(info)),
+        ("autoreseed", info.autoreseed.to_string()),
         ("log on the active", text::size(active.log_bytes)),
         ("log held by", held.collect::<Vec<_>>().join("; ")),
         ("free for log", text::size(active.log_free_bytes)),
@@ -467,6 +472,7 @@ fn data(info: &DatabaseInfo, active: &CopyFacts) -> Value {
         "guarantee_constraint": info.guarantee_constraint,
         "content_index": info.content_index,
         "content_index_fields": info.content_index_fields,
+        "autoreseed": info.autoreseed,
         "log_bytes": active.log_bytes,
         "log_held_by": super::copy::held_by(active),
         "log_free_bytes": active.log_free_bytes,

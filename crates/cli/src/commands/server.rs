@@ -1,4 +1,4 @@
-//! `keelson server`, `keelson dev` and the hidden data process: the programs that run a cluster.
+//! `keelson server`, `keelson witness`, `keelson dev` and the hidden data process: the programs that run a cluster.
 //!
 //! They run on the main thread without a runtime of their own here: the control process reaps its
 //! child from the thread that started it.
@@ -15,6 +15,13 @@ use crate::failure::Outcome;
 #[derive(Args, Debug)]
 pub(crate) struct Server {
     /// Configuration of the member; keelson config explain shows every key
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Witness {
+    /// Configuration of the witness, in the form of a member's; addresses of data are not used
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 }
@@ -56,6 +63,17 @@ impl Server {
             return Ok(());
         }
         Ok(keelson_server::run_server(&self.config)?)
+    }
+}
+
+impl Witness {
+    pub(crate) fn run(self, global: &Global) -> Outcome {
+        if global.what_if {
+            let report = keelson_server::config::check(&self.config)?;
+            global.only_shows(&format!("run witness {}", report.config.name()));
+            return Ok(());
+        }
+        Ok(keelson_server::run_witness(&self.config)?)
     }
 }
 

@@ -77,6 +77,19 @@ impl Admin {
         ask!(self, Kind::Change, end_maintenance, message).map(drop)
     }
 
+    /// Stops a site, or starts it again; the answer names its members and the databases that are
+    /// moved away.
+    ///
+    /// # Errors
+    /// `bad_argument` for a site without members; `precondition` if the leader stands there, or too
+    /// little would be left.
+    pub async fn change_site(
+        &self,
+        message: v1::ChangeSiteRequest,
+    ) -> Result<v1::ChangeSiteResponse, ClientError> {
+        ask!(self, Kind::Change, change_site, message)
+    }
+
     /// Spreads active databases over members, or members and sites; the answer has the moves and
     /// the distribution before and after.
     ///

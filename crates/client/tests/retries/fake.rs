@@ -331,6 +331,7 @@ admin! {
     move_databases: MoveRequest => MoveResponse,
     explain_decision: ExplainDecisionRequest => ExplainDecisionResponse,
     begin_maintenance: BeginMaintenanceRequest => MaintenanceResponse,
+    change_site: ChangeSiteRequest => ChangeSiteResponse,
     end_maintenance: EndMaintenanceRequest => MaintenanceResponse,
     redistribute: RedistributeRequest => RedistributeResponse,
     health: HealthRequest => HealthResponse,

@@ -1,8 +1,8 @@
 //! Commands about the lag of copies, their failures, and the log that copies and operations need.
 
 use keelson_types::{
-    CopyId, DatabaseId, Epoch, LagSwitch, LogHold, MountIntent, OperationId, RefusalReason,
-    SuspendedBy,
+    CopyId, DatabaseId, Epoch, FailureTag, LagSwitch, LogHold, MountIntent, OperationId,
+    RefusalReason, SuspendedBy,
 };
 
 use super::{Applied, refuse};
@@ -44,8 +44,7 @@ impl ClusterState {
         index: u64,
         (id, copy): (DatabaseId, CopyId),
         resumes: u64,
-        comment: &str,
-        needs_seed: bool,
+        (comment, tag, needs_seed): (&str, Option<FailureTag>, bool),
     ) -> Applied {
         let now = self.clock_unix_ms;
         let database = self.database_mut(id)?;
@@ -57,12 +56,13 @@ impl ClusterState {
             return refuse(RefusalReason::Precondition, "the copy was resumed since");
         }
         config.cut_off |= needs_seed;
+        config.failure = tag.or(config.failure);
         if config.is_stopped() {
             return Ok(Answer::Done);
         }
         config.suspension = config.suspension.suspended_by_system(SuspendedBy::Fault, comment, now);
         let (member, comment) = (config.member, config.suspension.comment.clone());
-        let kind = EventKind::CopyFailed { copy, needs_seed, comment };
+        let kind = EventKind::CopyFailed { copy, needs_seed, comment, tag };
         self.event(index, Some(member), Some(id), kind);
         Ok(Answer::Done)
     }

@@ -229,6 +229,7 @@ impl ClusterState {
         config.suspension = config.suspension.resume(&request, &facts)?;
         config.resumes += 1;
         config.cut_off = false;
+        (config.failure, config.autoreseed) = (None, None);
         let member = config.member;
         self.event(index, Some(member), Some(id), EventKind::CopyResumed(copy));
         Ok(Answer::Done)
@@ -288,7 +289,13 @@ impl ClusterState {
                 SuspendedBy::Fault => Suspension::NONE,
                 _ => copy.suspension.clone(),
             };
-            let fresh = CopyConfig { added_at_index: index, cut_off: false, suspension, ..copy };
+            let fresh = CopyConfig {
+                added_at_index: index,
+                cut_off: false,
+                failure: None,
+                suspension,
+                ..copy
+            };
             database.copies.insert(new, fresh);
             self.event(index, Some(member), Some(id), EventKind::CopyRemoved(old));
             self.event(index, Some(member), Some(id), EventKind::CopyAdded(new));
@@ -365,6 +372,8 @@ fn new_copy(index: u64, copy: &NewCopy) -> CopyConfig {
         lag_switch: LagSwitch::default(),
         seeding: None,
         policy: ActivationPolicy::default(),
+        failure: None,
+        autoreseed: None,
     }
 }
 

@@ -105,6 +105,7 @@ impl ClusterState {
             assignment_revision: index,
             activation: MemberActivation::default(),
             maintenance: None,
+            stopped: None,
         };
         self.members.insert(config.id, member);
         self.event(index, Some(config.id), None, EventKind::MemberAdded);

@@ -1,5 +1,7 @@
 //! Commands about which activations members and copies take.
 
+use std::collections::BTreeSet;
+
 use keelson_types::{
     ActivationPolicy, CopyId, DatabaseId, MemberId, RefusalReason, SUSPEND_COMMENT_CHARS_MAX,
 };
@@ -7,7 +9,7 @@ use keelson_types::{
 use super::{Applied, refuse};
 use crate::command::{Answer, Command};
 use crate::event::EventKind;
-use crate::state::{ClusterState, Maintenance, MemberActivation};
+use crate::state::{ClusterState, Maintenance, Member, MemberActivation};
 
 impl ClusterState {
     pub(super) fn apply_policy(&mut self, index: u64, command: &Command) -> Applied {
@@ -22,8 +24,41 @@ impl ClusterState {
                 self.begin_maintenance(index, *member, comment)
             }
             Command::EndMaintenance { member } => self.end_maintenance(index, *member),
+            Command::StopMembers { members, comment } => {
+                self.stop_members(index, members, comment.as_deref())
+            }
             _ => refuse(RefusalReason::Internal, "not a command about policies"),
         }
+    }
+
+    /// F126: a stopped member gets no lease; whoever is active there is moved by that.
+    fn stop_members(
+        &mut self,
+        index: u64,
+        members: &BTreeSet<MemberId>,
+        comment: Option<&str>,
+    ) -> Applied {
+        let holds_data =
+            |member: &&Member| !member.config.data_address.is_empty() && member.stopped.is_none();
+        let mut left = self.members.values().filter(holds_data);
+        if comment.is_some() && left.all(|member| members.contains(&member.config.id)) {
+            return refuse(RefusalReason::Precondition, "no member that holds data would be left");
+        }
+        let since_unix_ms = self.clock_unix_ms;
+        for id in members {
+            let member = self.member_mut(*id)?;
+            if member.stopped.is_some() == comment.is_some() {
+                continue;
+            }
+            member.stopped =
+                comment.map(|comment| Maintenance { since_unix_ms, comment: comment.to_owned() });
+            let kind = match comment {
+                Some(comment) => EventKind::SiteStopped { comment: comment.to_owned() },
+                None => EventKind::SiteStarted,
+            };
+            self.event(index, Some(*id), None, kind);
+        }
+        Ok(Answer::Done)
     }
 
     /// F25-F28. A preferred maximum above the maximum could never be reached.
@@ -126,6 +161,26 @@ mod tests {
         log.ok(&Command::EndMaintenance { member: member(1) });
         let member = &log.state.members[&member(1)];
         assert_eq!((member.activation, &member.maintenance), (activation, &None));
+    }
+
+    /// F126: somebody must be left; a repetition is no event; what is stopped counts for nobody.
+    #[test]
+    fn a_site_is_stopped_and_started() {
+        let mut log = Log::with_members(3);
+        let stop = |members: &[u128], comment: Option<&str>| Command::StopMembers {
+            members: members.iter().map(|n| member(*n)).collect(),
+            comment: comment.map(str::to_owned),
+        };
+        log.refused(RefusalReason::Precondition, &stop(&[1, 2, 3], Some("flood")));
+        log.ok(&stop(&[1, 2], Some("flood")));
+        log.refused(RefusalReason::Precondition, &stop(&[3], Some("fire")));
+        assert!(log.state.members[&member(1)].is_gone());
+        let events = log.state.events.len();
+        log.ok(&stop(&[1, 2], Some("flood")));
+        assert_eq!(log.state.events.len(), events);
+        log.ok(&stop(&[1, 2], None));
+        assert!(!log.state.members[&member(1)].is_gone());
+        assert_eq!(log.state.events.len(), events + 2);
     }
 
     #[test]

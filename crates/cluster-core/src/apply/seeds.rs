@@ -38,7 +38,7 @@ impl ClusterState {
         }
     }
 
-    fn begin_seed(
+    pub(super) fn begin_seed(
         &mut self,
         index: u64,
         (id, copy): (DatabaseId, CopyId),

@@ -130,6 +130,9 @@ impl LeaseTable {
         member: &Member,
         incarnation: IncarnationId,
     ) -> Result<(), LeaseRefusal> {
+        if member.stopped.is_some() {
+            return Err(LeaseRefusal::Stopped);
+        }
         let ended = self.ended.get(&member.config.id) == Some(&incarnation);
         if ended || member.certified_dead.contains(&incarnation) {
             return Err(LeaseRefusal::Ended);

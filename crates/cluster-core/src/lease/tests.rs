@@ -60,6 +60,26 @@ fn a_deposed_leader_stops_renewing_s6() {
     assert_eq!(weak.renew(at(5_000), &late).map(|grant| grant.duration), Ok(LEASE));
 }
 
+/// F126: what was granted runs out; nothing is granted again until the site is started.
+#[test]
+fn a_stopped_member_gets_no_lease() {
+    let mut log = Log::with_members(2);
+    let mut table = leader(Weakness::None);
+    let stop = |comment: Option<&str>| {
+        let (members, comment) = ([member(1)].into(), comment.map(str::to_owned));
+        Command::StopMembers { members, comment }
+    };
+    let renew = |table: &mut LeaseTable, log: &Log, now| {
+        table.renew(at(now), &ask(&log.state.members[&member(1)], 1, Some(now))).map(|_| ())
+    };
+    assert_eq!(renew(&mut table, &log, 10), Ok(()));
+    log.ok(&stop(Some("flood")));
+    assert_eq!(renew(&mut table, &log, 20), Err(LeaseRefusal::Stopped));
+    assert!(table.expired(at(5_000), &log.state).contains(&member(1)));
+    log.ok(&stop(None));
+    assert_eq!(renew(&mut table, &log, 6_000), Ok(()));
+}
+
 #[test]
 fn nothing_is_granted_before_the_own_term_is_applied_r7() {
     let log = Log::with_members(1);

@@ -415,6 +415,10 @@ impl Manager {
         if database.intent == MountIntent::Dismounted {
             return;
         }
+        if !self.another_could_serve(state, database, target) {
+            // Who makes no progress still answers reads, and may go on.
+            return;
+        }
         let allocating = Phase::Allocating { expected: epoch };
         let fresh = Activation::new(now, ActivationReason::Wedged, allocating);
         let mut job = match self.jobs.remove(&id) {
@@ -430,6 +434,20 @@ impl Manager {
         job.avoid.insert(target);
         batch.allocate(database, ActivationReason::Wedged);
         self.jobs.insert(id, job);
+    }
+}
+
+impl Manager {
+    /// Whether a copy beside `target` is on a member with contact and nothing stops it.
+    fn another_could_serve(
+        &self,
+        state: &ClusterState,
+        database: &Database,
+        target: keelson_types::CopyId,
+    ) -> bool {
+        let alive = self.contacts(state).alive;
+        let mut others = database.copies.iter().filter(|(id, _)| **id != target);
+        others.any(|(_, copy)| copy.may_count() && alive.contains(&copy.member))
     }
 }
 

@@ -17,6 +17,7 @@ use keelson_wire::v1::{
 
 use super::losses::facts_of;
 use super::moves::report;
+use super::status::failure_of;
 use crate::context::Context;
 use crate::facts::AllFacts;
 
@@ -111,7 +112,8 @@ fn copies(state: &ClusterState, database: &Database, facts: &AllFacts) -> Vec<Co
     let copies = database.copies.iter();
     copies
         .map(|(id, copy)| {
-            let told = facts_of(database, facts, copy.member).map(report);
+            let said = facts_of(database, facts, copy.member);
+            let told = said.map(report);
             let member = state.members.get(&copy.member);
             let policy = member.map(|member| member.activation.policy).unwrap_or_default();
             let blocked = copy.policy.max(policy) == keelson_types::ActivationPolicy::Blocked;
@@ -121,6 +123,7 @@ fn copies(state: &ClusterState, database: &Database, facts: &AllFacts) -> Vec<Co
                 health: told.map(|told| told.health).unwrap_or_default(),
                 active: database.target == Some(*id),
                 lagged: copy.kind == CopyKind::Lagged,
+                failure: failure_of(copy, said),
                 blocked: blocked
                     || copy.suspension.activation.is_some()
                     || member.is_some_and(|member| member.maintenance.is_some()),
@@ -143,6 +146,7 @@ fn picture(state: &ClusterState, leader: Option<String>, facts: &AllFacts) -> He
         status: copy.status,
         lagged: copy.lagged,
         health: copy.health,
+        failure: copy.failure,
     };
     let databases = state.databases.values().map(|database| {
         let verdict = redundancy(database.id, &by_database[&database.id]);

@@ -59,6 +59,7 @@ fn settings(
             asked.content_index,
             asked.content_index_fields,
         )?,
+        autoreseed: asked.autoreseed.unwrap_or(base.autoreseed),
     })
 }
 
@@ -200,6 +201,7 @@ impl Context {
             guarantee_constraint: database.settings.guarantee.to_string(),
             content_index: database.settings.content_index.enabled,
             content_index_fields: database.settings.content_index.fields.clone(),
+            autoreseed: database.settings.autoreseed,
             losses: database.receipts.iter().map(|loss| self.receipt(database, loss)).collect(),
         }
     }

@@ -69,6 +69,12 @@ impl Context {
     /// Moves databases and waits until each is where it was to go.
     async fn leave(self: &Arc<Self>, order: MoveOrder) -> Result<Vec<MoveRow>, Refusal> {
         let moves = self.move_databases(order).await?;
+        self.moved(&moves).await?;
+        Ok(moves)
+    }
+
+    /// Waits until all these moves are done; fails with the first that was refused or failed.
+    pub(super) async fn moved(self: &Arc<Self>, moves: &[MoveRow]) -> Result<(), Refusal> {
         if let Some(refused) = moves.iter().find(|row| row.result == "refused") {
             let reason = RefusalReason::from_code(&refused.code).unwrap_or(RefusalReason::Internal);
             return Err(refusal(reason, refused.message.clone()));
@@ -76,8 +82,7 @@ impl Context {
         let begun = moves.iter().filter(|row| row.result == "moving");
         let begun =
             begun.map(|row| ids::operation(&row.operation)).collect::<Result<Vec<_>, _>>()?;
-        self.ended(&begun).await?;
-        Ok(moves)
+        self.ended(&begun).await
     }
 
     /// Waits for operations.

@@ -26,7 +26,7 @@ use crate::raft_types::{ClusterNode, NodeId, node_id};
 use crate::storage::Origin;
 
 /// Most voters of a cluster; more members learn.
-const VOTERS_MAX: usize = 7;
+pub(super) const VOTERS_MAX: usize = 7;
 /// Deadline of a question to a server that is to be added.
 const JOIN_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a new member may take to receive the log.
@@ -36,12 +36,36 @@ const FORM_DEADLINE: Duration = Duration::from_secs(10);
 
 type WriteError = RaftError<NodeId, ClientWriteError<NodeId, ClusterNode>>;
 
+/// A member and a witness are added by different words, so that neither is taken for the other; a
+/// witness without a vote would be of no use.
+fn check_kind(
+    request: &AddMemberRequest,
+    found: &IdentifyResponse,
+    voters: usize,
+) -> Result<(), Refusal> {
+    let name = &request.name;
+    let what = match (request.witness, found.data_address.is_empty()) {
+        (true, true) if voters >= VOTERS_MAX => {
+            format!("{VOTERS_MAX} members vote already: the witness {name} would have no vote")
+        }
+        (true, true) | (false, false) => return Ok(()),
+        (true, false) => format!("{name} is no witness; keelson member add"),
+        (false, true) => format!("{name} is a witness; keelson cluster witness add"),
+    };
+    Err(refusal(RefusalReason::Precondition, what))
+}
+
 impl Context {
     pub(super) async fn admin_init_cluster(
         self: &Arc<Self>,
         _: InitClusterRequest,
     ) -> Result<InitClusterResponse, Refusal> {
         let forming = self.forming.lock().await;
+        if self.identity.data_address.is_empty() {
+            let what =
+                format!("{} is a witness; found the cluster with a member", self.identity.name);
+            return Err(refusal(RefusalReason::Precondition, what));
+        }
         let formed =
             self.applied.read(|state| state.cluster.is_some() && !state.members.is_empty());
         let known = self.cluster.get().copied();
@@ -154,6 +178,7 @@ impl Context {
             let what = format!("another member has the name {name}");
             return Err(refusal(RefusalReason::SecondHolder, what));
         }
+        check_kind(request, found, voters)?;
         Ok(MemberConfig {
             id,
             node: node_id(id),
@@ -199,7 +224,7 @@ impl Context {
         Ok(AddMemberResponse { member: ids::bytes(config.id) })
     }
 
-    async fn change_consensus(
+    pub(super) async fn change_consensus(
         &self,
         change: ChangeMembers<NodeId, ClusterNode>,
         retain: bool,
@@ -220,6 +245,10 @@ impl Context {
     ) -> Result<RemoveMemberResponse, Refusal> {
         self.require_leader()?;
         let config = self.member_called(&request.name)?;
+        if request.witness && !config.data_address.is_empty() {
+            let what = format!("{} is no witness; keelson member remove", request.name);
+            return Err(refusal(RefusalReason::Precondition, what));
+        }
         self.check_removable(config.id, &request.name)?;
         if request.what_if {
             self.rehearse(Command::RemoveMember { member: config.id })?;

@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use keelson_cluster_core::{ClusterState, CopyConfig, Database, Member};
+use keelson_cluster_core::autoreseed::{ReseedVerdict, standing};
+use keelson_cluster_core::{ClusterState, CopyConfig, Database, Member, response};
 use keelson_types::{
-    CopyId, CopyStatus, DatabaseId, DatabaseState, MemberId, MountIntent, RefusalReason,
+    CopyFault, CopyId, CopyStatus, DatabaseId, DatabaseState, FailureTag, MemberId, MountIntent,
+    RefusalReason, SuspendedBy,
 };
 use keelson_wire::v1::{
-    ClusterStatusRequest, ClusterStatusResponse, CopyStatusRequest, CopyStatusResponse,
+    ClusterStatusRequest, ClusterStatusResponse, CopyFacts, CopyStatusRequest, CopyStatusResponse,
     CopyStatusRow, MemberFactsResponse, MemberStatus, TopologyDatabase, TopologyMember,
     TopologyRequest, TopologyResponse,
 };
@@ -182,6 +184,11 @@ fn member_status(state: &ClusterState, member: &Member, facts: &AllFacts) -> Mem
         max_active: member.activation.max_active,
         max_active_preferred: member.activation.max_active_preferred,
         move_away: member.activation.move_away,
+        witness: member.config.data_address.is_empty(),
+        stopped: member.stopped.as_ref().map(|stopped| v1::Maintenance {
+            since_unix_millis: stopped.since_unix_ms,
+            comment: stopped.comment.clone(),
+        }),
         maintenance: member.maintenance.as_ref().map(|maintenance| v1::Maintenance {
             since_unix_millis: maintenance.since_unix_ms,
             comment: maintenance.comment.clone(),
@@ -221,6 +228,12 @@ fn row(
         Some(facts) => (facts.status.clone(), facts.status_reason.clone()),
         None => (CopyStatus::ServiceDown.to_string(), unreachable(facts.get(&copy.member))),
     };
+    let failure = failure_of(copy, of_this);
+    let acts = failure.map(|tag| match database.target == Some(id) {
+        true => response(tag).active,
+        false if copy.suspension.by == SuspendedBy::Fault => response(tag).lasting,
+        false => response(tag).passive,
+    });
     CopyStatusRow {
         database: database.name.to_string(),
         member: member_name(state, copy.member),
@@ -239,7 +252,42 @@ fn row(
         replay_lag_seconds: copy.lag.replay_lag().as_secs(),
         truncation_lag_seconds: copy.lag.truncation_lag().as_secs(),
         activation_policy: copy.policy.to_string(),
+        failure_tag: failure.map(|tag| tag.to_string()).unwrap_or_default(),
+        failure_action: acts.map(|action| action.to_string()).unwrap_or_default(),
+        autoreseed: autoreseed(state, database, (id, copy)),
     }
+}
+
+/// How far the automatic reseed of a copy is, if there is one (F129).
+fn autoreseed(
+    state: &ClusterState,
+    database: &Database,
+    (id, copy): (CopyId, &CopyConfig),
+) -> Option<v1::AutoReseedInfo> {
+    let (next_unix_millis, blocked) = match standing(state, database, id, clock::unix_millis()) {
+        ReseedVerdict::Nothing if copy.autoreseed.is_none() => return None,
+        ReseedVerdict::Nothing | ReseedVerdict::Act(_) => (0, String::new()),
+        ReseedVerdict::Wait(until) => (until, String::new()),
+        ReseedVerdict::Blocked(why) => (0, why),
+    };
+    let progress = copy.autoreseed.unwrap_or_default();
+    Some(v1::AutoReseedInfo {
+        resumes: progress.resumes,
+        seeds: progress.seeds,
+        stopped: progress.stopped,
+        began_unix_millis: progress.began_unix_ms,
+        last_unix_millis: progress.last_unix_ms,
+        next_unix_millis,
+        blocked,
+    })
+}
+
+/// The class of a copy's failure (F13): what it says now, else for what it was suspended.
+pub(super) fn failure_of(copy: &CopyConfig, told: Option<&CopyFacts>) -> Option<FailureTag> {
+    let fault = told.and_then(|facts| serde_json::from_slice(&facts.fault_value).ok());
+    let fault = fault.map(|fault: CopyFault| fault.tag());
+    let stalled = told.and_then(|facts| FailureTag::named(&facts.stalled));
+    fault.or(copy.failure).or(stalled)
 }
 
 /// Why nothing is known of a copy.
@@ -283,6 +331,8 @@ fn problems(
                 Some(refusal) => format!("{name} is not reachable: {refusal}"),
                 None => format!("{name} is not reachable"),
             });
+        } else if member.stopped.is_some() {
+            problems.push(format!("{name} stands in a stopped site (keelson site start)"));
         } else if !member.data_process_up && !member.data_address.is_empty() {
             problems.push(format!("the data process of {name} does not answer"));
         } else if member.lease_left_millis == 0 && !member.data_address.is_empty() {
@@ -326,8 +376,14 @@ fn faults_of<'a>(
 ) -> impl Iterator<Item = String> + 'a {
     database.copies.values().filter_map(move |copy| {
         let answer = facts.get(&copy.member)?.as_ref().ok()?;
-        let fault = &of_copy(answer, database.id)?.fault;
+        let facts = of_copy(answer, database.id)?;
+        let tag = failure_of(copy, Some(facts))?;
         let member = member_name(state, copy.member);
-        (!fault.is_empty()).then(|| format!("{}@{member}: {fault}", database.name))
+        let fault = match facts.fault.as_str() {
+            "" if facts.stalled.is_empty() => return None,
+            "" => "its log makes no progress on its disk",
+            fault => fault,
+        };
+        Some(format!("{}@{member}: {fault} ({tag})", database.name))
     })
 }

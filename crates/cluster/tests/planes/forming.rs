@@ -72,7 +72,8 @@ async fn foreign_clusters_and_second_holders_of_a_name_are_refused() {
 async fn a_member_with_copies_stays_and_one_without_can_go() {
     let world = World::of_three().await;
     world.create("m1", "DB1", &["m1", "m2"]).await;
-    let remove = |name: &str| RemoveMemberRequest { name: name.into(), what_if: false };
+    let remove =
+        |name: &str| RemoveMemberRequest { name: name.into(), what_if: false, witness: false };
     let held = world.admin("m1").remove_member(remove("m2")).await.unwrap_err();
     assert_eq!(refusal_of(&held).reason, RefusalReason::InUse);
     world.admin("m1").remove_member(remove("m3")).await.expect("it holds nothing");

@@ -222,8 +222,11 @@ impl World {
 
     pub(crate) async fn add(&self, leader: &str, label: &str) -> Result<(), Refusal> {
         let member = self.member(label);
-        let request =
-            AddMemberRequest { control_address: member.address.clone(), name: member.name.clone() };
+        let request = AddMemberRequest {
+            control_address: member.address.clone(),
+            name: member.name.clone(),
+            witness: false,
+        };
         let added = self.admin(leader).add_member(request).await;
         added.map(|_| ()).map_err(|status| refusal_of(&status))
     }

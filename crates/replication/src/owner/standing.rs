@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use keelson_copy_core::SealAnswer;
-use keelson_copy_core::copy_state::{Transition, copy_queue, replay_queue};
+use keelson_copy_core::copy_state::{StatusReason, Transition, copy_queue, replay_queue};
 use keelson_copy_core::expanded_truncation::CutCandidate;
 use keelson_types::{CopyFault, CopyRole, CopyStatus, News, Position, Queue, Setting, Watermarks};
 
@@ -36,7 +36,11 @@ impl Owner {
                 (&self.shared.name, step.from, step.to, step.reason.to_string());
             tracing::info!(%database, ?from, %to, %reason, "copy status");
             if is_news(&step) {
-                let news = News::CopyStatusChanged { from, to, reason };
+                let tag = match &step.reason {
+                    StatusReason::Fault(fault) => Some(fault.tag()),
+                    _ => None,
+                };
+                let news = News::CopyStatusChanged { from, to, reason, tag };
                 self.context.tell(Some(self.shared.database), &news);
             }
         }
@@ -60,6 +64,10 @@ impl Owner {
     /// F47: asks consensus to keep a passive copy suspended whose fault does not heal, once for
     /// each try that an operator gave it.
     fn tell_stopped(&mut self) {
+        if self.reopen_at.is_some() {
+            // It was resumed: what the fault of the last try says does not count for the next one.
+            return;
+        }
         let Some(fault) = self.fault().filter(stays_stopped) else { return };
         let Some(assigned) = &self.assigned else { return };
         let active = assigned.assignment.active == Some(self.shared.copy);
@@ -67,9 +75,9 @@ impl Owner {
         if active || told || assigned.assignment.suspension.replication.is_some() {
             return;
         }
-        let (resumes, needs_seed) = (assigned.resumes, matches!(fault, CopyFault::MissingLog(_)));
+        let (resumes, fault) = (assigned.resumes, fault.clone());
         self.stopped_told = Some(resumes);
-        self.context.report_stopped(&self.shared, resumes, &fault.to_string(), needs_seed);
+        self.context.report_stopped(&self.shared, resumes, &fault);
     }
 
     /// Where the copy is with everything.
@@ -164,7 +172,6 @@ fn replay_behind_checkpoint(marks: &Watermarks, generation_bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keelson_copy_core::copy_state::StatusReason;
     use keelson_types::Tick;
 
     /// F47: an event for a failure and its end, not for what comes and goes with a connection.

@@ -22,6 +22,7 @@ use super::child_link::ChildLink;
 use super::supervisor::{LifeEvent, Steering};
 use crate::config::Profile;
 use crate::services::with_common_services;
+use crate::witness::Kind;
 use crate::{Config, MemberIdentity, Problem, metrics};
 
 /// Events that wait for the control plane.
@@ -33,6 +34,7 @@ const END_PATIENCE: Duration = Duration::from_secs(30);
 /// What the control plane is made of.
 pub(super) struct ControlMain {
     pub(super) config: Config,
+    pub(super) kind: Kind,
     pub(super) identity: MemberIdentity,
     pub(super) tls: Arc<TlsStore>,
     pub(super) steering: Steering,
@@ -102,14 +104,21 @@ impl ControlMain {
 
     fn plane_config(&self) -> ControlPlaneConfig {
         let config = &self.config;
+        // An empty address says that there is no data process.
+        let (data_address, replication_addresses) = match self.kind {
+            Kind::Member => {
+                (config.advertise_data().to_owned(), config.advertise_replication().to_vec())
+            }
+            Kind::Witness => (String::new(), Vec::new()),
+        };
         ControlPlaneConfig {
             identity: Identity {
                 member: self.identity.member,
                 name: config.name().clone(),
                 site: config.site().clone(),
                 control_address: config.advertise_control().to_owned(),
-                data_address: config.advertise_data().to_owned(),
-                replication_addresses: config.advertise_replication().to_vec(),
+                data_address,
+                replication_addresses,
             },
             directory: config.data_dir().join("cluster"),
             timings: match config.profile() {

@@ -101,6 +101,14 @@ impl Steering {
         !state.stopping
     }
 
+    /// Waits until supervision stops, for a control process without a child.
+    pub(super) fn wait_for_stop(&self) {
+        let mut state = self.lock();
+        while !state.stopping {
+            state = self.shared.1.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Pauses; false if supervision stops meanwhile.
     fn pause(&self, pause: Duration) -> bool {
         let deadline = Instant::now() + pause;

@@ -61,7 +61,7 @@ impl DevAdmin {
         let what = format!("adding {name}");
         let done = self.call(&what, async |mut admin| {
             let (control_address, name) = (control_address.to_owned(), name.to_owned());
-            let request = v1::AddMemberRequest { control_address, name };
+            let request = v1::AddMemberRequest { control_address, name, witness: false };
             admin.add_member(timed(request)).await.map(|_| ())
         });
         done.await

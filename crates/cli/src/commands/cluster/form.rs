@@ -196,7 +196,7 @@ fn standing(answer: Result<ClusterStatusResponse, ClientError>) -> Standing {
 }
 
 fn whole(status: ClusterStatusResponse) -> Outcome<ClusterStatusResponse> {
-    let down = status.members.iter().filter(|m| !m.reachable || !m.data_process_up);
+    let down = status.members.iter().filter(|m| !m.reachable || !(m.data_process_up || m.witness));
     let mut waits: Vec<_> = down.map(|member| format!("{} is not up", member.name)).collect();
     if status.leader.is_empty() {
         waits.push("there is no leader".into());

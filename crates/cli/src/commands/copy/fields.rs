@@ -1,6 +1,6 @@
 //! Every field of a copy's status, for programs (F49).
 
-use keelson_wire::v1::{CopyFacts, CopyStatusRow, DivergenceFacts, Watermarks};
+use keelson_wire::v1::{AutoReseedInfo, CopyFacts, CopyStatusRow, DivergenceFacts, Watermarks};
 use serde_json::{Map, Value, json};
 
 use crate::text;
@@ -49,6 +49,10 @@ fn standing(row: &CopyStatusRow, facts: &CopyFacts) -> Value {
         "degraded": facts.degraded,
         "commit_rule": facts.commit_rule,
         "fault": facts.fault,
+        "failure_tag": row.failure_tag,
+        "failure_action": row.failure_action,
+        "log_stalled": facts.stalled,
+        "autoreseed": row.autoreseed.as_ref().map(autoreseed),
         "shortage": facts.shortage,
         "log_free_bytes": facts.log_free_bytes,
         "data_free_bytes": facts.data_free_bytes,
@@ -57,6 +61,19 @@ fn standing(row: &CopyStatusRow, facts: &CopyFacts) -> Value {
         "store_bytes": facts.store_bytes,
         "divergence": facts.divergence.as_ref().map(divergence),
         "scrub": facts.scrub.as_ref().map(super::scrub::data_of),
+    })
+}
+
+/// What is tried with a copy that stays failed.
+fn autoreseed(info: &AutoReseedInfo) -> Value {
+    json!({
+        "resumes": info.resumes,
+        "seeds": info.seeds,
+        "stopped": info.stopped,
+        "began": text::time(info.began_unix_millis),
+        "last_step": text::time(info.last_unix_millis),
+        "next_step": text::time(info.next_unix_millis),
+        "blocked": info.blocked,
     })
 }
 

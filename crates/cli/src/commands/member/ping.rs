@@ -1,5 +1,5 @@
-//! `keelson member ping`: asks the two processes of this machine's member whether they serve, with
-//! the member's own certificate. For health checks of containers and service managers.
+//! `keelson member ping`: asks the two processes of this machine's member, or the one of a witness,
+//! whether they serve, with its own certificate. For health checks of containers and service managers.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -33,7 +33,10 @@ impl Ping {
     pub(super) async fn run(self, global: &Global) -> Outcome {
         let config = Config::load(&self.config)?;
         let tls = TlsStore::open(config.tls().clone()).map_err(Problem::from)?;
-        let processes = [("control", config.control_address()), ("data", config.data_address())];
+        let mut processes = vec![("control", config.control_address())];
+        if !keelson_server::is_witness(config.data_dir()) {
+            processes.push(("data", config.data_address()));
+        }
         let mut rows = Vec::new();
         let mut silent = Vec::new();
         for (process, address) in processes {

@@ -18,7 +18,8 @@ fn config(log: &Log, n: u128) -> &CopyConfig {
 
 fn failed(n: u128, resumes: u64, needs_seed: bool) -> Command {
     let comment = "log is missing".to_owned();
-    Command::SuspendFailed { database: DB, copy: copy(n), resumes, comment, needs_seed }
+    let tag = needs_seed.then_some(keelson_types::FailureTag::MissingLog);
+    Command::SuspendFailed { database: DB, copy: copy(n), resumes, comment, needs_seed, tag }
 }
 
 /// F47: FailedAndSuspended does not heal by itself, only a resume gives it another try. F107: no
@@ -32,12 +33,14 @@ fn a_failed_copy_stays_suspended_until_it_is_resumed() {
     let found = config(&log, 2);
     assert!(found.is_stopped() && found.cut_off && !found.may_count());
     assert_eq!(found.suspension.by, SuspendedBy::Fault);
+    assert_eq!(found.failure, Some(keelson_types::FailureTag::MissingLog));
     let events = log.state.events.len();
     log.ok(&failed(2, 0, true));
     assert_eq!(log.state.events.len(), events, "said twice, told once");
     let request = ResumeRequest::default();
     log.ok(&Command::ResumeCopy { database: DB, copy: copy(2), request });
     assert!(!config(&log, 2).is_stopped() && !config(&log, 2).cut_off);
+    assert_eq!(config(&log, 2).failure, None, "another try");
     log.refused(RefusalReason::Precondition, &failed(2, 0, true));
     log.ok(&failed(2, 1, false));
     assert!(!config(&log, 2).cut_off);

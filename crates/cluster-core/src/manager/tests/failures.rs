@@ -152,6 +152,37 @@ fn a_wedged_active_on_a_live_member_loses_its_epoch_s8() {
     assert_eq!(bound(&actions).target, copy(2), "the wedged copy comes last");
 }
 
+/// F13: an active that hangs is left only for a copy that could serve instead.
+#[test]
+fn a_wedged_active_is_not_left_where_no_other_copy_can_serve() {
+    let wedged = ManagerEvent::Wedged { database: DB, epoch: epoch(1) };
+    let mut world = World::established();
+    for n in [2, 3] {
+        world.step(ManagerEvent::DeathCertified { member: member(n), incarnation: life(n) });
+    }
+    assert_eq!(world.step(wedged.clone()), []);
+    assert_eq!(world.database().epoch, epoch(1));
+    restart(&mut world, 3, 13);
+    world.alive(3);
+    let actions = world.step(wedged);
+    assert_eq!(proposals(&actions), [allocate(1, ActivationReason::Wedged)]);
+}
+
+/// F126: a stopped member is no candidate, though it answers.
+#[test]
+fn nothing_is_activated_in_a_stopped_site() {
+    let mut world = World::established();
+    let (members, comment) = ([member(2)].into(), Some("flood".to_owned()));
+    world.log.ok(&Command::StopMembers { members, comment });
+    world.step(ManagerEvent::Applied);
+    let dead = ManagerEvent::DeathCertified { member: member(1), incarnation: life(1) };
+    world.step(dead);
+    // What it says of its log counts all the same.
+    world.sealed(2, 2, end(1, 5));
+    let actions = world.sealed(3, 2, end(1, 5));
+    assert_eq!(bound(&actions).target, copy(3), "2 is preferred, and stopped");
+}
+
 #[test]
 fn without_enough_seals_the_database_waits_and_says_why() {
     let mut world = World::established();

@@ -1,7 +1,7 @@
 //! The link with lives that begin and end: answers, reports, stops, deaths.
 
 use super::*;
-use keelson_wire::v1::{DataReady, ProgressProbe};
+use keelson_wire::v1::{DataReady, ProgressProbe, ProgressReport};
 use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -64,13 +64,13 @@ async fn answers_meet_their_requests_and_reports_become_events() {
         let first = orders.recv().await.unwrap();
         let ready = data_to_control::Message::Ready(DataReady { data_address: "h:1".into() });
         replies.send(DataToControl { reply_to: 0, message: Some(ready) }).await.unwrap();
-        let progress = data_to_control::Message::Progress(ProgressProbe {});
+        let progress = data_to_control::Message::Progress(ProgressReport::default());
         let reply = DataToControl { reply_to: first.request, message: Some(progress) };
         replies.send(reply).await.unwrap();
         assert_eq!(orders.recv().await.unwrap().request, 0, "an order asks for no answer");
     });
     let answer = world.link.request(probe(), SOON).await.unwrap();
-    assert_eq!(answer, data_to_control::Message::Progress(ProgressProbe {}));
+    assert_eq!(answer, data_to_control::Message::Progress(ProgressReport::default()));
     assert!(matches!(world.events.recv().await, Some(DataEvent::Message(_))));
     world.link.send(control_to_data::Message::Stop(StopOrder {})).await.unwrap();
     child.await.unwrap();
