@@ -16,7 +16,7 @@ use keelson_copy_core::truncate::{
 };
 use keelson_types::{
     CheckpointId, CopyId, DatabaseId, DatabaseName, Epoch, LagSettings, LogHold, MemberId,
-    MemberName, OldFiles, OperationId, Position, SeedOrder, SeedProgress, SiteName, StreamId,
+    MemberName, OldFiles, OperationId, Position, SeedOrder, SeedScope, SeedProgress, SiteName, StreamId,
     SuspendRequest, Tick,
 };
 
@@ -117,6 +117,7 @@ fn order() -> SeedOrder {
         copy: copy(9),
         source: None,
         old_files: OldFiles::Keep,
+        scope: SeedScope::Everything,
         manual_resume: false,
         no_throttle: false,
         network: None,
@@ -367,7 +368,8 @@ impl World {
             }
             SeedAction::Open(from, _, wanted) => self.open(from, wanted),
             SeedAction::Transfer(from, checkpoint) => self.transfer(from, checkpoint),
-            SeedAction::Install => {
+            SeedAction::Install(record) => {
+                self.staging.record = Some(record);
                 self.staging.installed = true;
                 self.tell(SeedEvent::Installed);
             }
@@ -436,7 +438,7 @@ impl World {
     /// Consensus takes the new copy in: its log is that of the checkpoint.
     fn finish(&mut self) {
         let Some(record) = self.staging.record else { panic!("nothing was recorded") };
-        let Staged::Checkpoint(_, _, checkpoint) = record.staged else {
+        let Some((_, _, checkpoint)) = record.staged.checkpoint() else {
             panic!("nothing is staged")
         };
         let Checkpoint { at, end, .. } = self.made[&checkpoint];
