@@ -22,7 +22,8 @@ const WORDS: u32 = 2_500;
 const CHUNK_BYTES: u64 = 1024 * 1024;
 
 fn document(number: u32) -> String {
-    let words = (0..WORDS).map(|word| format!("{:08x}", (number * WORDS + word).wrapping_mul(2_654_435_761)));
+    let words = (0..WORDS)
+        .map(|word| format!("{:08x}", (number * WORDS + word).wrapping_mul(2_654_435_761)));
     let body: Vec<_> = words.collect();
     json!({ "name": format!("doc{number}"), "body": body.join(" ") }).to_string()
 }
@@ -50,7 +51,8 @@ fn segments(cluster: &Cluster, member: &str) -> BTreeSet<String> {
     let below = |path: std::path::PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten();
     let databases = below(cluster.path().join(member).join("data/databases"));
     let entries = databases.flat_map(|database| below(database.path()));
-    let indexes = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("catalog-"));
+    let indexes =
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("catalog-"));
     let files = indexes.flat_map(|index| below(index.path()));
     let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
     let segments = names.filter(|name| !name.starts_with('.') && name != "meta.json");
@@ -82,7 +84,11 @@ async fn searches_are_equal(cluster: &Cluster) -> Result<()> {
         let copy = format!("DB1@{member}");
         let word = format!("{:08x}", 7_u32.wrapping_mul(2_654_435_761));
         let ranked = cluster.cli().json(["search", &copy, "name:doc7 OR late", "--limit", "50"]);
-        answers.push((ranked.await?, keys(cluster, &copy, "*").await?, keys(cluster, &copy, &word).await?));
+        answers.push((
+            ranked.await?,
+            keys(cluster, &copy, "*").await?,
+            keys(cluster, &copy, &word).await?,
+        ));
     }
     ensure!(answers[0].2 == ["doc/000"], "{:?}", answers[0].2);
     ensure!(answers.iter().all(|answer| *answer == answers[0]), "copies differ: {answers:?}");
@@ -103,7 +109,10 @@ async fn an_index_is_seeded_while_its_copy_goes_on() -> Result<()> {
     let source = segments(&cluster, "m2");
     ensure!(!source.is_empty() && !is_of(&cluster, &source), "each copy makes its own index");
     let shown = seed(&cluster, &["--catalog-only"]).await?;
-    assert_eq!((&shown["state"], &shown["seed"]["scope"]), (&"succeeded".into(), &"catalog".into()));
+    assert_eq!(
+        (&shown["state"], &shown["seed"]["scope"]),
+        (&"succeeded".into(), &"catalog".into())
+    );
     let (received, bytes) = (number(&shown, "bytes_received"), number(&shown, "bytes"));
     ensure!(received == bytes && bytes > CHUNK_BYTES, "{shown}");
     let store = before["store_bytes"].as_u64().unwrap_or(0);
@@ -128,24 +137,33 @@ async fn an_index_is_seeded_while_its_copy_goes_on() -> Result<()> {
 async fn a_seed_of_an_index_shows_itself_and_can_be_cancelled() -> Result<()> {
     let cluster = indexed().await?;
     let own = segments(&cluster, "m3");
-    let plan = cluster.cli().json(["copy", "seed", "DB1@m3", "--catalog-only", "--what-if"]).await?;
+    let plan =
+        cluster.cli().json(["copy", "seed", "DB1@m3", "--catalog-only", "--what-if"]).await?;
     let rows = plan.as_array().cloned().unwrap_or_default();
     ensure!(rows.iter().all(|row| row["passed"] == true), "{plan}");
     ensure!(rows.iter().any(|row| row["check"] == "content index"), "{plan}");
     rate(&cluster, "262144").await?;
-    let args = ["copy", "seed", "DB1@m3", "--catalog-only", "--source", "m2", "--background", "--yes"];
+    let args =
+        ["copy", "seed", "DB1@m3", "--catalog-only", "--source", "m2", "--background", "--yes"];
     let begun = cluster.cli().json(args).await?;
     let id = begun["operation"].as_str().unwrap_or_default().to_owned();
     until_phase(&cluster, &id, "transferring").await?;
     let row = until_index_is_seeded(&cluster).await?;
-    assert_eq!((&row["status"], &row["content_index_seeding_source"]), (&"Healthy".into(), &"m2".into()));
+    assert_eq!(
+        (&row["status"], &row["content_index_seeding_source"]),
+        (&"Healthy".into(), &"m2".into())
+    );
     let fed = until_status(&cluster, "m2", "SeedingSource").await?;
     assert_eq!(
         (&fed["seeding_source_for_catalog"], &fed["seeding_source_for_database"]),
         (&true.into(), &false.into()),
         "{fed}"
     );
-    check(&cluster.cli().run(["copy", "seed", "DB1@m3", "--catalog-only", "--yes"]).await?, 3, "seed_in_progress");
+    check(
+        &cluster.cli().run(["copy", "seed", "DB1@m3", "--catalog-only", "--yes"]).await?,
+        3,
+        "seed_in_progress",
+    );
     put_late(&cluster, "late/1").await?;
     cluster.wait_until_caught_up("DB1").await?;
     cluster.cli().succeed(["operation", "cancel", &id]).await?;
@@ -173,7 +191,8 @@ async fn a_seed_of_an_index_survives_kills_of_both_sides() -> Result<()> {
     let mut cluster = indexed().await?;
     rate(&cluster, "262144").await?;
     let source = segments(&cluster, "m2");
-    let args = ["copy", "seed", "DB1@m3", "--catalog-only", "--source", "m2", "--background", "--yes"];
+    let args =
+        ["copy", "seed", "DB1@m3", "--catalog-only", "--source", "m2", "--background", "--yes"];
     let begun = cluster.cli().json(args).await?;
     let id = begun["operation"].as_str().unwrap_or_default().to_owned();
     let home = cluster.path().join("m3/data/databases");
@@ -222,7 +241,10 @@ async fn a_seed_brings_what_it_was_asked_for() -> Result<()> {
         cluster.cli().succeed(suspend).await?;
         let source = segments(&cluster, "m2");
         let shown = seed(&cluster, &[more, &["--safe-delete-existing-files"]].concat()).await?;
-        assert_eq!((&shown["state"], &shown["seed"]["scope"]), (&"succeeded".into(), &scope.into()));
+        assert_eq!(
+            (&shown["state"], &shown["seed"]["scope"]),
+            (&"succeeded".into(), &scope.into())
+        );
         assert_eq!(shown["seed"]["bytes_received"], shown["seed"]["bytes"], "{shown}");
         sent.push(number(&shown, "bytes"));
         until_status(&cluster, "m3", "Healthy").await?;

@@ -9,8 +9,7 @@
 //! set), `KEELSON_SEED` the choices. The run that the issue asks for, and a replay of any run:
 //!
 //! ```text
-//! KEELSON_SEED_KILLS=20 [KEELSON_SEED=N] KEELSON_BIN=target/debug/keelson \
-//!     target/debug/deps/black_box-* --nocapture a_seed_survives_kills
+//! KEELSON_SEED_KILLS=20 [KEELSON_SEED=N] cargo xtask test -p keelson-tests seed_kills
 //! ```
 //!
 //! `N` is printed first, so that a failure shows it.

@@ -156,10 +156,9 @@ async fn what_cannot_be_seeded_is_refused_with_a_code() -> Result<()> {
         "{refused:?}"
     );
     cli.succeed(["copy", "suspend", "DB1@m3", "--comment", "new disk"]).await?;
-    for (more, code) in [
-        (&["--source", "m3"][..], "bad_argument"),
-        (&["--source", "m9"], "unknown_member"),
-    ] {
+    for (more, code) in
+        [(&["--source", "m3"][..], "bad_argument"), (&["--source", "m9"], "unknown_member")]
+    {
         check(&seed("DB1@m3", more).await?, 3, code);
     }
     check(&seed("DB1@m9", &[]).await?, 3, "unknown_member");

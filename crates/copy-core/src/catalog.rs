@@ -264,8 +264,7 @@ mod tests {
         assert_eq!(rests(|i| i.seeding = true), (State::Seeding, false));
         let both = |i: &mut CatalogInputs| (i.seeding, i.suspended) = (true, true);
         assert_eq!(rests(both), (State::Seeding, false), "its copy is made anew");
-        let found_nothing =
-            |i: &mut CatalogInputs| (i.seeding, i.found) = (true, Found::Nothing);
+        let found_nothing = |i: &mut CatalogInputs| (i.seeding, i.found) = (true, Found::Nothing);
         assert_eq!(rests(found_nothing), (State::Seeding, false), "no crawl meanwhile");
         assert_eq!(rests(|i| i.no_room = true), (State::Failed, false));
         let full = |i: &mut CatalogInputs| (i.no_room, i.replayed) = (true, at(500));

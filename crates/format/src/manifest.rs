@@ -82,7 +82,8 @@ impl SeedManifest {
     #[must_use]
     pub fn places(&self) -> Vec<SeedPlace> {
         let has = |place| self.files.iter().any(|file| file.place == place);
-        let copy = if has(SeedPlace::Store) { vec![SeedPlace::Store, SeedPlace::Log] } else { vec![] };
+        let copy =
+            if has(SeedPlace::Store) { vec![SeedPlace::Store, SeedPlace::Log] } else { vec![] };
         let index = has(SeedPlace::Catalog).then_some(SeedPlace::Catalog);
         copy.into_iter().chain(index).collect()
     }

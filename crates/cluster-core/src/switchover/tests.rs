@@ -1,7 +1,8 @@
 //! Tests of `switchover`.
 
 use keelson_types::{
-    CommitConstraint, ContentIndexState, OldFiles, OperationId, SeedOrder, SeedScope, SuspendRequest,
+    CommitConstraint, ContentIndexState, OldFiles, OperationId, SeedOrder, SeedScope,
+    SuspendRequest,
 };
 
 use super::*;

@@ -111,9 +111,7 @@ impl SeedFiles {
 
     fn staging(&self, place: SeedPlace) -> PathBuf {
         match place {
-            SeedPlace::Store | SeedPlace::Log => {
-                self.staging_root(place).join(subdirectory(place))
-            }
+            SeedPlace::Store | SeedPlace::Log => self.staging_root(place).join(subdirectory(place)),
             SeedPlace::Catalog => self.staging_root(place),
         }
     }

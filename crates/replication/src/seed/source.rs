@@ -34,6 +34,9 @@ use super::CHUNK_BYTES;
 use crate::shared::CopyShared;
 use crate::whole_file;
 
+#[cfg(test)]
+mod tests;
+
 /// A checkpoint that nobody reads stays so long: a target may be restarted, or repaired.
 const KEPT: Duration = Duration::from_secs(15 * 60);
 /// Checkpoints of a member at a time.
@@ -304,7 +307,12 @@ fn checkpoint_store(
     if index.is_some() && from.is_none() {
         Catalog::remove(&directory.join(subdirectory(SeedPlace::Catalog))).map_err(text)?;
     }
-    copy_log(disk, &mut material.reader, (from.unwrap_or(at.position.generation), at.position), &log)?;
+    copy_log(
+        disk,
+        &mut material.reader,
+        (from.unwrap_or(at.position.generation), at.position),
+        &log,
+    )?;
     Ok(at)
 }
 

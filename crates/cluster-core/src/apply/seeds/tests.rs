@@ -199,10 +199,10 @@ fn an_index_is_seeded_beside_a_copy_that_goes_on() {
     log.ok(&suspend(3));
     let request = ResumeRequest::default();
     log.ok(&Command::ResumeCopy { database: DB, copy: copy(3), request });
-    log.refused(RefusalReason::SeedInProgress, &begin(3, SeedOrder {
-        operation: OperationId::from_u128(8),
-        ..index_order()
-    }));
+    log.refused(
+        RefusalReason::SeedInProgress,
+        &begin(3, SeedOrder { operation: OperationId::from_u128(8), ..index_order() }),
+    );
     log.refused(
         RefusalReason::SeedInProgress,
         &Command::RemoveCopy { database: DB, copy: copy(3) },

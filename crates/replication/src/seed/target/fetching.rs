@@ -163,9 +163,8 @@ impl Target {
         for purpose in [Purpose::Seeding, Purpose::CatalogSeeding] {
             let index = purpose == Purpose::CatalogSeeding;
             let files = (0..).zip(manifest.files.iter().zip(&self.here));
-            let files = files.filter(|(_, (file, here))| {
-                !**here && (file.place == SeedPlace::Catalog) == index
-            });
+            let files = files
+                .filter(|(_, (file, here))| !**here && (file.place == SeedPlace::Catalog) == index);
             let files: Vec<u32> = files.map(|(number, _)| number).collect();
             if files.is_empty() {
                 continue;

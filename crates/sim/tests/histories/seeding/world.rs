@@ -16,8 +16,8 @@ use keelson_copy_core::truncate::{
 };
 use keelson_types::{
     CheckpointId, CopyId, DatabaseId, DatabaseName, Epoch, LagSettings, LogHold, MemberId,
-    MemberName, OldFiles, OperationId, Position, SeedOrder, SeedScope, SeedProgress, SiteName, StreamId,
-    SuspendRequest, Tick,
+    MemberName, OldFiles, OperationId, Position, SeedOrder, SeedProgress, SeedScope, SiteName,
+    StreamId, SuspendRequest, Tick,
 };
 
 /// Files of a checkpoint; one is sent a turn.
