@@ -8,7 +8,7 @@ use keelson_cluster_core::{
 };
 use keelson_copy_core::seed::{
     Offered, SeedAction, SeedConfig, SeedEvent, SeedMachine, SeedRecord, SourceCandidate,
-    SourceFailure, Staged, Standing,
+    SourceFailure, Standing,
 };
 use keelson_copy_core::truncate::{
     OtherCopy, OwnLog, Truncation, TruncationInputs, TruncationOrder, TruncationRole,
@@ -212,7 +212,7 @@ impl World {
         let others = (0..3).filter(|index| *index != TARGET);
         let known = others.filter_map(|index| {
             let copy = database.copy_on(member(index))?;
-            let standing = match unfit_source(&database.copies[&copy]) {
+            let standing = match unfit_source(&database.copies[&copy], SeedScope::Everything) {
                 Some(_) => Standing::Suspended,
                 None if self.is_away(index) => Standing::Away,
                 None => Standing::Fit,
