@@ -154,8 +154,7 @@ pub(crate) struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.of.ended(self.database);
-        self.of.look(self.database, Duration::ZERO);
+        self.of.ended(self.database, Some(Duration::ZERO));
     }
 }
 
@@ -199,7 +198,7 @@ mod tests {
         let mut waiting = Box::pin(catalogs.turn(database));
         let soon = tokio::time::timeout(Duration::ZERO, &mut waiting).await;
         assert!(soon.is_err(), "somebody looks at it");
-        catalogs.ended(database);
+        catalogs.ended(database, None);
         let turn = waiting.await;
         catalogs.look(database, Duration::ZERO);
         assert_eq!(catalogs.take_due(Instant::now() + LOOK_AFTER).0, []);

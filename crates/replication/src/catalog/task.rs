@@ -58,8 +58,9 @@ async fn look(context: Arc<PlaneContext>, registry: Arc<Registry>, database: Dat
 async fn look_at(context: &Arc<PlaneContext>, copy: &CopyHandle) -> Option<Duration> {
     let shared = &copy.shared;
     shared.catalog.begin();
-    let wanted = shared.catalog.wanted()?;
+    // Counted first: an order that comes behind this ends the work that knows nothing of it.
     let (life, doubts) = (Life::of(shared), shared.catalog.doubts());
+    let wanted = shared.catalog.wanted()?;
     let Some((log, parts)) = ask(copy).await else { return Some(ASK_AGAIN) };
     let directory = directory_of(&parts.files.store_directory);
     let fields = wanted.settings.fields.clone();
