@@ -5,6 +5,7 @@
 //! damage them, and what must hold is asked from the running cluster.
 
 mod bad_input;
+mod catalog_seeds;
 mod command_line;
 mod copies;
 mod crashes;

@@ -13,7 +13,7 @@ async fn status(cluster: &Cluster, member: &str) -> Result<Value> {
     rows.get(0).cloned().context("no such copy")
 }
 
-async fn until_index(cluster: &Cluster, member: &str, state: &str) -> Result<Value> {
+pub(crate) async fn until_index(cluster: &Cluster, member: &str, state: &str) -> Result<Value> {
     eventually(&format!("the content index on {member} is {state}"), || async {
         let row = status(cluster, member).await?;
         ensure!(row["content_index_state"] == state, "{row}");
@@ -23,7 +23,7 @@ async fn until_index(cluster: &Cluster, member: &str, state: &str) -> Result<Val
     .await
 }
 
-async fn keys(cluster: &Cluster, database: &str, query: &str) -> Result<Vec<String>> {
+pub(crate) async fn keys(cluster: &Cluster, database: &str, query: &str) -> Result<Vec<String>> {
     let args = ["search", database, query, "--order", "key", "--current", "--limit", "1000"];
     let found = cluster.cli().json(args).await?;
     let hits = found["hits"].as_array().context("no hits")?;

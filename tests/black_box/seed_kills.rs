@@ -5,8 +5,14 @@
 //! from nothing: what lies in its staging directory must survive every kill, and its last life may
 //! receive what was missing then, and one chunk more for each crash.
 //!
-//! `KEELSON_SEED_KILLS` sets the number of kills (6 unless set; the recorded run uses 20),
-//! `KEELSON_SEED` the choices. The seed is printed.
+//! The copy comes with its content index. `KEELSON_SEED_KILLS` sets the number of kills (6 unless
+//! set), `KEELSON_SEED` the choices. The run that the issue asks for, and a replay of any run:
+//!
+//! ```text
+//! KEELSON_SEED_KILLS=20 [KEELSON_SEED=N] cargo xtask test -p keelson-tests seed_kills
+//! ```
+//!
+//! `N` is printed first, so that a failure shows it.
 
 use std::path::Path;
 
@@ -28,11 +34,13 @@ const CHUNK_BYTES: u64 = 1024 * 1024;
 const WHOLE_AFTER: u64 = 3;
 
 /// Bytes in the staging directories below a directory.
-fn staged(directory: &Path, inside: bool) -> u64 {
+pub(crate) fn staged(directory: &Path, inside: bool) -> u64 {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let of = |entry: std::fs::DirEntry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => {
-            staged(&entry.path(), inside || entry.file_name() == "temp-seeding")
+            let name = entry.file_name();
+            let staging = ["temp-seeding", "ci-seed.temp"].iter().any(|known| name == *known);
+            staged(&entry.path(), inside || staging)
         }
         Ok(metadata) if inside => metadata.len(),
         _ => 0,

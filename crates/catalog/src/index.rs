@@ -1,6 +1,7 @@
 //! A catalog as a directory: made, opened, checked, removed.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -10,6 +11,13 @@ use crate::error::{CatalogError, guarded};
 use crate::schema::{Fields, register_tokenizers, schema};
 use crate::stamp::Reflected;
 use crate::writer::CatalogWriter;
+
+/// The engine's list of the files of a commit.
+const LIST: &str = "meta.json";
+/// The engine's list of the files that it made, and may remove when no commit needs them.
+const OWNED: &str = ".managed.json";
+/// How often a snapshot is begun again because the list changed meanwhile.
+const SNAPSHOT_TRIES: usize = 50;
 
 /// Number of records that can be found.
 pub type DocumentCount = u64;
@@ -35,7 +43,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Damaged`] also for a directory of another version: it is to be removed.
     pub fn open(directory: &Path) -> Result<Option<Self>, CatalogError> {
-        if !directory.join("meta.json").exists() {
+        if !directory.join(LIST).exists() {
             return Ok(None);
         }
         guarded("opening", || {
@@ -78,6 +86,74 @@ impl Catalog {
                 Err(CatalogError::of_io(&error))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// The last commit as a catalog of its own in another directory of the volume, by hard links,
+    /// in place of whatever is there. This one goes on meanwhile.
+    ///
+    /// # Errors
+    /// [`CatalogError::Failed`] also if it changes all the time.
+    pub fn snapshot(&self, to: &Path) -> Result<Self, CatalogError> {
+        for _ in 0..SNAPSHOT_TRIES {
+            Self::remove(to)?;
+            if self.link_commit(to)? {
+                return Self::adopt(to);
+            }
+        }
+        Err(CatalogError::Failed("it changes too often to be read".into()))
+    }
+
+    /// Links the files of the last commit; false if another one came meanwhile.
+    fn link_commit(&self, to: &Path) -> Result<bool, CatalogError> {
+        let failed = |error: std::io::Error| CatalogError::of_io(&error);
+        let list = fs::read(self.directory.join(LIST)).map_err(failed)?;
+        // Files of segments that somebody knows of are not removed.
+        let metas = self.index.load_metas()?;
+        let segments: Vec<_> = metas.segments.iter().map(|s| s.id().uuid_string()).collect();
+        fs::create_dir_all(to).map_err(failed)?;
+        for entry in fs::read_dir(&self.directory).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let text = name.to_string_lossy();
+            if !segments.iter().any(|segment| text.starts_with(segment.as_str())) {
+                continue;
+            }
+            match fs::hard_link(self.directory.join(&name), to.join(&name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(failed(error));
+                }
+                _ => {}
+            }
+        }
+        if fs::read(self.directory.join(LIST)).map_err(failed)? != list {
+            return Ok(false);
+        }
+        write_whole(&to.join(LIST), &list)?;
+        Ok(true)
+    }
+
+    /// Opens files that were copied here from another catalog as one that owns them. They are of
+    /// this version and say what they reflect; whether they are whole, [`Self::verify`] tells.
+    ///
+    /// # Errors
+    /// [`CatalogError::Damaged`] if they are no catalog of this version.
+    pub fn adopt(directory: &Path) -> Result<Self, CatalogError> {
+        let failed = |error: std::io::Error| CatalogError::of_io(&error);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(directory).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+            if !name.starts_with('.') {
+                names.push(name);
+            }
+        }
+        names.sort();
+        let owned = serde_json::to_vec(&names).map_err(|e| CatalogError::Failed(e.to_string()))?;
+        write_whole(&directory.join(OWNED), &owned)?;
+        let nothing = || CatalogError::Damaged("there is no list of its files".into());
+        let catalog = Self::open(directory)?.ok_or_else(nothing)?;
+        match catalog.reflected()? {
+            Some(_) => Ok(catalog),
+            None => Err(CatalogError::Damaged("it reflects nothing".into())),
         }
     }
 
@@ -145,5 +221,81 @@ impl Catalog {
                 let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
             }
         }
+    }
+}
+
+/// Writes a file and makes it durable; its name is durable once its directory is synced.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CatalogError> {
+    let write = || {
+        let mut file = File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|error| CatalogError::of_io(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_types::{Epoch, LogEnd, Position};
+
+    fn end(offset: u64) -> LogEnd {
+        LogEnd { epoch: Epoch::new(0, 1), position: Position::new(1, offset) }
+    }
+
+    fn commit(catalog: &Catalog, keys: std::ops::Range<u32>, at: u64) {
+        let mut writer = catalog.writer(Vec::new()).unwrap();
+        for key in keys {
+            writer.put(format!("k{key}").as_bytes(), br#"{"word":"weaving"}"#).unwrap();
+        }
+        writer.commit(end(at)).unwrap();
+        writer.close().unwrap();
+        catalog.reload().unwrap();
+    }
+
+    fn reflects(catalog: &Catalog) -> LogEnd {
+        catalog.reflected().unwrap().unwrap().end
+    }
+
+    /// F64: a snapshot stands still, is whole, owns its files, and can be written to on its own.
+    #[test]
+    fn a_snapshot_is_a_catalog_of_its_own() {
+        let home = tempfile::tempdir().unwrap();
+        let (here, there) = (home.path().join("a"), home.path().join("b"));
+        let catalog = Catalog::create(&here).unwrap();
+        assert!(matches!(catalog.snapshot(&there), Err(CatalogError::Damaged(_))), "no commit");
+        commit(&catalog, 0..30, 100);
+        commit(&catalog, 20..40, 200);
+        let snapshot = catalog.snapshot(&there).unwrap();
+        commit(&catalog, 40..60, 300);
+        assert_eq!((snapshot.document_count(), reflects(&snapshot)), (40, end(200)));
+        assert!(snapshot.verify().unwrap() > 0);
+        commit(&snapshot, 100..101, 250);
+        assert_eq!((snapshot.document_count(), reflects(&snapshot)), (41, end(250)));
+        assert_eq!((catalog.document_count(), reflects(&catalog)), (60, end(300)));
+        drop(snapshot);
+        // What has no list of its own files finds no damage in them.
+        std::fs::remove_file(there.join(OWNED)).unwrap();
+        let adopted = Catalog::adopt(&there).unwrap();
+        let term = std::fs::read_dir(&there).unwrap().flatten().map(|entry| entry.path());
+        let term = term.filter(|path| path.extension().is_some_and(|e| e == "term"));
+        for path in term.collect::<Vec<_>>() {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            // Another file: the hard link of the first catalog stays as it is.
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+        }
+        assert!(matches!(adopted.verify(), Err(CatalogError::Damaged(_))));
+        assert!(catalog.verify().is_ok());
+    }
+
+    #[test]
+    fn what_is_no_catalog_is_not_adopted() {
+        let home = tempfile::tempdir().unwrap();
+        assert!(matches!(Catalog::adopt(home.path()), Err(CatalogError::Damaged(_))));
+        std::fs::write(home.path().join(LIST), b"{}").unwrap();
+        assert!(matches!(Catalog::adopt(home.path()), Err(CatalogError::Damaged(_))));
     }
 }

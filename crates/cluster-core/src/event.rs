@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use keelson_types::{
     ActivationPolicy, CommitConstraint, CopyId, DatabaseId, Epoch, FailureTag, IncarnationId,
-    LogEnd, MemberId, MountIntent, News, OperationId, Position,
+    LogEnd, MemberId, MountIntent, News, OperationId, Position, SeedScope,
 };
 use serde::{Deserialize, Serialize};
 
@@ -234,12 +234,15 @@ pub enum EventKind {
         /// How often the fetch began.
         rounds: u32,
     },
-    /// A copy is being made anew from another one.
+    /// A copy, or its content index, is being made anew from another one.
     SeedBegun {
-        /// The copy that is replaced.
+        /// The copy that is replaced, or gets an index.
         copy: CopyId,
         /// The operation.
         operation: OperationId,
+        /// What is made anew.
+        #[serde(default)]
+        scope: SeedScope,
     },
     /// It was, or the seed ended without success.
     SeedEnded {
@@ -247,6 +250,9 @@ pub enum EventKind {
         copy: CopyId,
         /// The operation.
         operation: OperationId,
+        /// What was made anew.
+        #[serde(default)]
+        scope: SeedScope,
         /// Why it failed; empty if it did not.
         failure: String,
     },

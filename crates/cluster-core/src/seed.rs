@@ -4,7 +4,7 @@
 //! same sentences. What only the members know (health, space) the driver adds to the list.
 
 use keelson_types::{
-    CopyId, DatabaseId, MountIntent, OldFiles, RefusalReason, SeedOrder, SuspendedBy,
+    CopyId, DatabaseId, MountIntent, OldFiles, RefusalReason, SeedOrder, SeedScope, SuspendedBy,
 };
 
 use crate::command::Refusal;
@@ -42,11 +42,14 @@ pub fn first_failure(checks: &[SeedCheck]) -> Option<Refusal> {
     failed.map(|(check, reason)| Refusal::new(reason, check.found.clone()))
 }
 
-/// Why a copy cannot be a source, as far as the state tells.
+/// Why a copy cannot be a source of a seed of that scope, as far as the state tells.
 #[must_use]
-pub fn unfit_source(config: &CopyConfig) -> Option<&'static str> {
-    if config.seeding.is_some() {
+pub fn unfit_source(config: &CopyConfig, scope: SeedScope) -> Option<&'static str> {
+    if config.is_remade() {
         return Some("is being seeded itself");
+    }
+    if config.seeding.is_some() && !scope.makes_copy() {
+        return Some("gets its own content index by a seed");
     }
     if config.is_stopped() {
         return Some("is suspended");
@@ -75,15 +78,40 @@ pub fn seed_checks(
         let found = format!("{} has no copy {copy}", database.name);
         return vec![SeedCheck::failed("copy", RefusalReason::UnknownCopy, found)];
     };
-    let mut checks = vec![
-        check_role(database, copy),
-        check_stopped(config),
-        check_seeding(config),
-        check_rule(database, copy),
-        check_source(state, database, copy, order),
-    ];
+    let mut checks = vec![check_role(database, copy)];
+    if order.scope.makes_copy() {
+        checks.push(check_stopped(config));
+    }
+    checks.push(check_seeding(config));
+    if order.scope.makes_copy() {
+        checks.push(check_rule(database, copy));
+    }
+    checks.push(check_catalog(database, config, order));
+    checks.push(check_source(state, database, copy, order));
     checks.extend(check_discarded(config, order));
     checks
+}
+
+/// F53: what becomes of the content index. One that rests on purpose is not fetched.
+fn check_catalog(database: &Database, config: &CopyConfig, order: &SeedOrder) -> SeedCheck {
+    let name = "content index";
+    let enabled = database.settings.content_index.enabled;
+    match order.scope {
+        SeedScope::Database => SeedCheck::passed(name, "left out; the new copy makes its own"),
+        SeedScope::Everything if enabled => {
+            SeedCheck::passed(name, "comes along if that of the source is healthy")
+        }
+        SeedScope::Everything => SeedCheck::passed(name, "the database has none"),
+        SeedScope::Catalog if !enabled => {
+            let found = format!("{} has no content index", database.name);
+            SeedCheck::failed(name, RefusalReason::NoCatalog, found)
+        }
+        SeedScope::Catalog if config.kind == CopyKind::Lagged => {
+            let found = "the content index of a copy with a replay lag rests";
+            SeedCheck::failed(name, RefusalReason::NoCatalog, found)
+        }
+        SeedScope::Catalog => SeedCheck::passed(name, "that of the copy is replaced"),
+    }
 }
 
 fn check_role(database: &Database, copy: CopyId) -> SeedCheck {
@@ -142,7 +170,7 @@ fn check_source(
     };
     let Some(member) = order.source else {
         let others = database.copies.iter().filter(|(id, _)| **id != copy);
-        let fit = others.filter(|(_, config)| unfit_source(config).is_none()).count();
+        let fit = others.filter(|(_, config)| unfit_source(config, order.scope).is_none()).count();
         return match fit {
             0 => {
                 let found = format!("no other copy of {} can be the source", database.name);
@@ -159,7 +187,8 @@ fn check_source(
         let found = "source and target are the same copy";
         return SeedCheck::failed("source", RefusalReason::BadArgument, found);
     }
-    let unfit = database.copies.get(&source).and_then(unfit_source);
+    let config = database.copies.get(&source);
+    let unfit = config.and_then(|config| unfit_source(config, order.scope));
     match unfit {
         Some(why) => {
             let found = format!("the copy on {} {why}", name(member));
@@ -171,7 +200,7 @@ fn check_source(
 
 /// G4: what may be the last holder of a timeline is not removed by a seed.
 fn check_discarded(config: &CopyConfig, order: &SeedOrder) -> Option<SeedCheck> {
-    let last = config.suspension.by == SuspendedBy::DiscardedTimeline;
+    let last = config.suspension.by == SuspendedBy::DiscardedTimeline && order.scope.makes_copy();
     (last && order.old_files == OldFiles::Delete).then(|| {
         let found = "the copy holds a discarded timeline and may be the last to do so; its files \
                      can be kept, not deleted";

@@ -277,6 +277,13 @@ impl CopyConfig {
         self.kind == CopyKind::Ha && !self.leaving && !self.is_stopped()
     }
 
+    /// Whether a seed is putting another copy in its place. One whose content index alone is seeded
+    /// goes on as it is.
+    #[must_use]
+    pub fn is_remade(&self) -> bool {
+        self.seeding.as_ref().is_some_and(|order| order.scope.makes_copy())
+    }
+
     /// Whether copying and replay are suspended.
     #[must_use]
     pub const fn is_stopped(&self) -> bool {

@@ -192,6 +192,7 @@ fn figures(state: &ClusterState, seed: &SeedProgress) -> SeedFigures {
         seconds_left: seed.seconds_left(),
         network: seed.network.clone(),
         compressed: seed.compressed,
+        scope: seed.scope.name().into(),
     }
 }
 

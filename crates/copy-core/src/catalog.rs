@@ -4,6 +4,10 @@
 //! A catalog is derived from the store and the log of its own copy, so every state has an exit:
 //! what cannot be followed is crawled, what is damaged is made anew. It never holds log back and
 //! never delays a write: it falls behind, and its backlog says by how much.
+//!
+//! An index that was seeded is one that was found: it says itself which log it reflects. It may
+//! reflect log that its copy has not got yet (then it waits for it), or log that the copy has not
+//! got any more (then it is crawled).
 
 use std::time::Duration;
 
@@ -47,18 +51,20 @@ pub struct CatalogInputs {
     pub suspended: bool,
     /// Whether keys of the store are in doubt (a range fetch, a rebuild).
     pub in_doubt: bool,
+    /// Whether an index is being fetched that will replace this one.
+    pub seeding: bool,
     /// Whether the volume is so full that what is left is for recovery.
     pub no_room: bool,
     /// What is there.
     pub found: Found,
-    /// Whether `found` lies on the timeline of the copy's log.
+    /// Whether `found` lies on the timeline of the copy's log, as far as that goes.
     pub on_timeline: bool,
     /// Where the copy's log begins.
     pub log_from: Position,
     /// What the store holds.
     pub replayed: Position,
     /// Where the copy's log ends.
-    pub log_end: Position,
+    pub log_end: LogEnd,
     /// Failures since the last success.
     pub failures: u32,
 }
@@ -72,7 +78,7 @@ pub enum CrawlReason {
     Damaged(String),
     /// Other fields are wanted.
     Fields,
-    /// It reflects log that was given up, or more than the store holds.
+    /// It reflects log that was given up.
     OtherTimeline,
     /// The log behind it was truncated.
     LogGone,
@@ -130,6 +136,9 @@ pub fn plan(inputs: &CatalogInputs) -> CatalogPlan {
         let reason = "keys of the store are in doubt".into();
         return CatalogPlan::Rest { state: State::Suspended, reason, remove: !nothing };
     }
+    if inputs.seeding {
+        return rest(State::Seeding, "another one is fetched");
+    }
     if inputs.suspended {
         return rest(State::Suspended, "the copy is suspended");
     }
@@ -151,15 +160,21 @@ pub fn plan(inputs: &CatalogInputs) -> CatalogPlan {
 /// What there is to do for an index that may work.
 fn work(inputs: &CatalogInputs) -> CatalogPlan {
     use ContentIndexState as State;
-    let (end, wanted_fields) = match &inputs.found {
+    let (reflected, wanted_fields) = match &inputs.found {
         Found::Nothing => return CatalogPlan::Crawl(CrawlReason::New),
         Found::Damaged(what) => return CatalogPlan::Crawl(CrawlReason::Damaged(what.clone())),
-        Found::Reflects { end, wanted_fields } => (end.position, *wanted_fields),
+        Found::Reflects { end, wanted_fields } => (*end, *wanted_fields),
     };
     if !wanted_fields {
         return CatalogPlan::Crawl(CrawlReason::Fields);
     }
-    if !inputs.on_timeline || end > inputs.log_end {
+    if reflected > inputs.log_end {
+        // Only committed log is ever indexed, so what it reflects comes here; or the timeline that
+        // it is of was given up, and the log of a higher epoch comes, which says so.
+        return rest(State::Healthy, "its copy has not got all the log that it reflects");
+    }
+    let end = reflected.position;
+    if !inputs.on_timeline {
         return CatalogPlan::Crawl(CrawlReason::OtherTimeline);
     }
     if end > inputs.replayed {
@@ -207,12 +222,13 @@ mod tests {
             lagged: false,
             suspended: false,
             in_doubt: false,
+            seeding: false,
             no_room: false,
             found: Found::Reflects { end, wanted_fields: true },
             on_timeline: true,
             log_from: at(100),
             replayed: at(900),
-            log_end: at(950),
+            log_end: LogEnd { epoch: Epoch::new(0, 2), position: at(950) },
             failures: 0,
         }
     }
@@ -248,7 +264,6 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(crawl(|i| i.log_from = at(501)), CrawlReason::LogGone);
-        assert_eq!(crawl(|i| i.log_end = at(499)), CrawlReason::OtherTimeline);
         assert_eq!(crawl(|i| i.on_timeline = false), CrawlReason::OtherTimeline);
         assert_eq!(crawl(|i| i.found = Found::Nothing), CrawlReason::New);
         let damaged = crawl(|i| i.found = Found::Damaged("x.idx".into()));
@@ -271,6 +286,11 @@ mod tests {
         assert_eq!(rests(|i| i.suspended = true), (State::Suspended, false));
         assert_eq!(rests(|i| i.enabled = false), (State::Disabled, true));
         assert_eq!(rests(|i| i.in_doubt = true), (State::Suspended, true));
+        assert_eq!(rests(|i| i.seeding = true), (State::Seeding, false));
+        let both = |i: &mut CatalogInputs| (i.seeding, i.suspended) = (true, true);
+        assert_eq!(rests(both), (State::Seeding, false), "its copy is made anew");
+        let found_nothing = |i: &mut CatalogInputs| (i.seeding, i.found) = (true, Found::Nothing);
+        assert_eq!(rests(found_nothing), (State::Seeding, false), "no crawl meanwhile");
         assert_eq!(rests(|i| i.no_room = true), (State::Failed, false));
         let full = |i: &mut CatalogInputs| (i.no_room, i.replayed) = (true, at(500));
         assert_eq!(rests(full), (State::Healthy, false));
@@ -280,6 +300,26 @@ mod tests {
         // An index that is up to date needs no log, so truncation cannot hurt it.
         let truncated = |i: &mut CatalogInputs| (i.replayed, i.log_from) = (at(500), at(800));
         assert_eq!(rests(truncated), (State::Healthy, false));
+    }
+
+    /// F64: an index that was fetched may be ahead of its copy's log, which comes, or turns out to
+    /// be another one.
+    #[test]
+    fn an_index_ahead_of_the_log_waits_for_it() {
+        use ContentIndexState as State;
+        let short = |epoch| LogEnd { epoch: Epoch::new(0, epoch), position: at(499) };
+        for epoch in [1, 2] {
+            let behind = |i: &mut CatalogInputs| {
+                (i.log_end, i.replayed) = (short(epoch), at(450));
+                // The table ends with an older epoch.
+                i.on_timeline = epoch == 2;
+            };
+            assert_eq!(rests(behind), (State::Healthy, false), "epoch {epoch}");
+        }
+        let given_up = planned(|i| {
+            (i.log_end, i.replayed, i.on_timeline) = (short(3), at(450), false);
+        });
+        assert_eq!(given_up, CatalogPlan::Crawl(CrawlReason::OtherTimeline));
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub struct StateFacts<'a> {
     pub running_for: Duration,
     /// It is being compared with the active, or a divergence is being resolved.
     pub resynchronizing: bool,
-    /// Its database, its catalog or both are being seeded.
+    /// Its database is being seeded; a copy whose catalog alone is goes on copying.
     pub seeding: bool,
     /// It is read as the source of a seed.
     pub seeding_source: bool,

@@ -10,7 +10,8 @@
 //!    is durable; so what has a name is never sent again while the source keeps the checkpoint.
 //! 2. Files of two checkpoints never meet: before another one is begun, staging is cleared.
 //! 3. Nothing of the copy that is there changes before all files are verified: the new ones are
-//!    installed by one write of the new copy's own control file, beside the old one (G4).
+//!    installed by one write of the new copy's own control file, beside the old one (G4). An index
+//!    alone is installed by one rename, behind the record that says that it is whole.
 //! 4. What is removed lies in staging, or is named by the id of the seed's own new copy, or, on an
 //!    operator's word and once consensus took the new copy in, by the old copy's own record.
 //! 5. The record is durable before anything that it speaks of exists.
@@ -80,7 +81,7 @@ pub enum SourceFailure {
 pub struct Offered {
     /// Which.
     pub checkpoint: CheckpointId,
-    /// Bytes of store files that are not here yet, and free bytes of the volume.
+    /// Bytes of store and index that are not here yet, and free bytes of the volume.
     pub store: (u64, u64),
     /// The same of log.
     pub log: (u64, u64),
@@ -91,7 +92,7 @@ pub struct Offered {
 /// What happens to a seed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SeedEvent {
-    /// What an earlier life left: its record, and whether the new copy's control file is written.
+    /// What an earlier life left: its record, and whether what it made is in place.
     Looked(Option<SeedRecord>, bool),
     /// Who could be a source, as consensus says now.
     Candidates(Vec<SourceCandidate>),
@@ -105,7 +106,7 @@ pub enum SeedEvent {
     SourceFailed(SourceFailure, String),
     /// All files are verified and durable.
     Transferred,
-    /// The new copy's control file is written.
+    /// The new copy's control file is written, or the index is in place.
     Installed,
     /// The own disk failed; true if it is full.
     DiskFailed(bool, String),
@@ -126,8 +127,9 @@ pub enum SeedAction {
     Open(MemberId, CopyId, Option<CheckpointId>),
     /// Fetch, verify and keep the files that are missing; ends in `Transferred` or `SourceFailed`.
     Transfer(MemberId, CheckpointId),
-    /// Put the files in place and write the control file; ends in `Installed`.
-    Install,
+    /// Make this record durable and put the files in place; ends in `Installed`, or in
+    /// `SourceFailed` if they turn out to be of no use.
+    Install(SeedRecord),
     /// Tell where the seed is.
     Report {
         /// The phase.
@@ -137,7 +139,7 @@ pub enum SeedAction {
         /// For people.
         note: String,
     },
-    /// Tell consensus that the new copy is in place. Nothing follows.
+    /// Tell consensus that the new copy, or index, is in place. Nothing follows.
     Finish,
     /// Tell consensus that the seed failed. Nothing follows but that the order goes.
     Abort(Refused),
@@ -239,14 +241,13 @@ impl SeedMachine {
             }
             (Step::Transferring(checkpoint), SeedEvent::Transferred) => {
                 (self.stalled, self.tries) = (None, 0);
-                self.report(SeedPhase::Installing, actions);
-                self.step = Step::Installing(checkpoint);
-                actions.push(SeedAction::Install);
+                self.install(checkpoint, actions);
             }
             (Step::Installing(_), SeedEvent::Installed) => self.finish(actions),
-            (Step::Opening(_) | Step::Transferring(_), SeedEvent::SourceFailed(why, text)) => {
-                self.source_failed(now, &why, text, actions);
-            }
+            (
+                Step::Opening(_) | Step::Transferring(_) | Step::Installing(_),
+                SeedEvent::SourceFailed(why, text),
+            ) => self.source_failed(now, &why, text, actions),
             (Step::Pausing(until), SeedEvent::Wake) if now >= until => self.search(now, actions),
             (Step::Over | Step::Begun, SeedEvent::DiskFailed(..)) => {}
             (_, SeedEvent::DiskFailed(full, text)) => self.disk_failed(now, full, text, actions),
@@ -272,7 +273,7 @@ impl SeedMachine {
                 if installed {
                     return self.finish(actions);
                 }
-                if let Staged::Checkpoint(member, copy, checkpoint) = record.staged {
+                if let Some((member, copy, checkpoint)) = record.staged.checkpoint() {
                     self.source = Some((member, copy));
                     self.staged = Some(checkpoint);
                 }
@@ -359,7 +360,7 @@ impl SeedMachine {
         SeedRecord {
             operation: self.order.operation,
             old: self.old,
-            new: self.order.copy,
+            new: if self.order.scope.makes_copy() { self.order.copy } else { self.old },
             old_files: self.order.old_files,
             staged,
         }
@@ -377,6 +378,14 @@ impl SeedMachine {
         self.report(SeedPhase::Transferring, actions);
         self.step = Step::Transferring(checkpoint);
         actions.push(SeedAction::Transfer(member, checkpoint));
+    }
+
+    fn install(&mut self, checkpoint: CheckpointId, actions: &mut Vec<SeedAction>) {
+        let Some((member, copy)) = self.source else { return };
+        self.report(SeedPhase::Installing, actions);
+        self.step = Step::Installing(checkpoint);
+        let staged = Staged::Verified(member, copy, checkpoint);
+        actions.push(SeedAction::Install(self.record(staged)));
     }
 
     fn finish(&mut self, actions: &mut Vec<SeedAction>) {

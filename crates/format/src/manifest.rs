@@ -25,8 +25,11 @@ pub const MANIFEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub enum SeedPlace {
     /// The store.
     Store,
-    /// The log: the generation in which the checkpoint lies, up to the checkpoint.
+    /// The log: from the generation in which the checkpoint lies, or in which its index stands, up
+    /// to the checkpoint.
     Log,
+    /// The content index.
+    Catalog,
 }
 
 /// One file of a checkpoint.
@@ -53,7 +56,7 @@ pub struct SeedManifest {
     pub stream: StreamId,
     /// The copy that was read.
     pub source: CopyId,
-    /// Where the store of the checkpoint stands; the log goes on behind it.
+    /// Where the store of the checkpoint stands, or an index alone; the log goes on behind it.
     pub at: LogEnd,
     /// Epochs of the log up to there.
     pub epochs: EpochTable,
@@ -66,6 +69,23 @@ impl SeedManifest {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// Length of the files of one directory.
+    #[must_use]
+    pub fn bytes_of(&self, place: SeedPlace) -> u64 {
+        self.files.iter().filter(|file| file.place == place).map(|file| file.bytes).sum()
+    }
+
+    /// The directories that a target makes of it: those of a copy, with or without a content index,
+    /// or an index alone. A store always has files, a log may have none.
+    #[must_use]
+    pub fn places(&self) -> Vec<SeedPlace> {
+        let has = |place| self.files.iter().any(|file| file.place == place);
+        let copy =
+            if has(SeedPlace::Store) { vec![SeedPlace::Store, SeedPlace::Log] } else { vec![] };
+        let index = has(SeedPlace::Catalog).then_some(SeedPlace::Catalog);
+        copy.into_iter().chain(index).collect()
     }
 
     /// The bytes, as they travel and as they are kept beside the files.
@@ -93,6 +113,7 @@ impl SeedManifest {
             body.push(match file.place {
                 SeedPlace::Store => 0,
                 SeedPlace::Log => 1,
+                SeedPlace::Catalog => 2,
             });
             put_varint(&mut body, file.name.len() as u64);
             body.extend_from_slice(file.name.as_bytes());
@@ -177,6 +198,7 @@ fn decode_file(reader: &mut Reader<'_>) -> Result<SeedFile, FormatError> {
     let place = match reader.u8()? {
         0 => SeedPlace::Store,
         1 => SeedPlace::Log,
+        2 => SeedPlace::Catalog,
         _ => return Err(FormatError::Malformed("a file without a place")),
     };
     let length = reader.varint_length()?;
@@ -232,6 +254,30 @@ mod tests {
         let long = "x".repeat(NAME_BYTES_MAX + 1);
         assert!(SeedManifest::decode(&manifest(&[&long]).encode()).is_err());
         assert!(SeedManifest::decode(&manifest(&["a", "b", "a"]).encode()).is_err(), "twice");
+    }
+
+    /// F53: what a target makes of a checkpoint follows from its files.
+    #[test]
+    fn directories_follow_from_the_files() {
+        use SeedPlace::{Catalog, Log, Store};
+        let of = |places: &[SeedPlace]| {
+            let files = places.iter().map(|place| {
+                let name = "meta.json".to_owned();
+                SeedFile { place: *place, name, bytes: 7, digest: 0 }
+            });
+            SeedManifest { files: files.collect(), ..manifest(&[]) }
+        };
+        for (files, places) in [
+            (&[Store][..], &[Store, Log][..]),
+            (&[Store, Log], &[Store, Log]),
+            (&[Log, Store, Catalog], &[Store, Log, Catalog]),
+            (&[Catalog], &[Catalog]),
+        ] {
+            let manifest = of(files);
+            assert_eq!(SeedManifest::decode(&manifest.encode()).as_ref(), Ok(&manifest));
+            assert_eq!(manifest.places(), places);
+            assert_eq!(manifest.bytes_of(Catalog), 7 * u64::from(files.contains(&Catalog)));
+        }
     }
 
     #[test]

@@ -79,6 +79,8 @@ impl Assignment {
             discards: message.discards.iter().map(discard).collect(),
         };
         let (lag, lag_switch) = (lags(&message)?, lag_switch(&message)?);
+        let seed: Option<SeedOrder> = json(&message.seed, "seed")?;
+        let seeds_catalog = seed.as_ref().is_some_and(|order| order.scope.takes_catalog());
         Ok(Self {
             database: ids::database(&message.database)?,
             name: message.name,
@@ -86,7 +88,7 @@ impl Assignment {
             copy: this_copy,
             active_member,
             assigned_at: message.assigned_at,
-            seed: json(&message.seed, "seed")?,
+            seed,
             assigned: Assigned {
                 assignment,
                 generation_bytes: message.generation_bytes,
@@ -96,6 +98,7 @@ impl Assignment {
                 lag_switch,
                 holds: json(&message.holds, "holds")?,
                 content_index: json(&message.content_index, "content_index")?,
+                seeds_catalog,
                 circular_logging: message.circular_logging,
                 backed_up: message.backed_up_to.map(Into::into),
                 intent: match message.mount_wanted {

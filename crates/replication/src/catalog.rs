@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub(crate) use slot::{CatalogSlot, Searchable};
-pub(crate) use task::run;
+pub(crate) use task::{directory_of_copy, run};
 
 use crate::pool::Pool;
 use crate::shared::CopyShared;
@@ -43,6 +43,8 @@ pub(crate) struct Wanted {
     pub(crate) settings: ContentIndexSettings,
     /// Replication to the copy is.
     pub(crate) suspended: bool,
+    /// It is fetched from another copy.
+    pub(crate) seeding: bool,
     pub(crate) lagged: bool,
     /// How often an operator resumed the copy: each time failures are counted anew.
     pub(crate) resumes: u64,
@@ -55,6 +57,8 @@ pub(crate) struct Wanted {
 pub(crate) struct Catalogs {
     due: Mutex<Due>,
     changed: Notify,
+    /// Somebody ended who worked on a copy.
+    freed: Notify,
     pool: Pool,
 }
 
@@ -68,7 +72,8 @@ struct Due {
 impl Catalogs {
     pub(crate) fn start(quiet: fn()) -> std::io::Result<Self> {
         let pool = Pool::start_with("index", THREADS, quiet)?;
-        Ok(Self { due: Mutex::default(), changed: Notify::new(), pool })
+        let (changed, freed) = (Notify::new(), Notify::new());
+        Ok(Self { due: Mutex::default(), changed, freed, pool })
     }
 
     fn lock(&self) -> MutexGuard<'_, Due> {
@@ -126,6 +131,30 @@ impl Catalogs {
         }
         drop(due);
         self.changed.notify_one();
+        self.freed.notify_waiters();
+    }
+
+    /// Waits until nobody works on the index of a copy, and keeps others from it meanwhile.
+    pub(crate) async fn turn(&self, database: DatabaseId) -> Turn<'_> {
+        loop {
+            let freed = self.freed.notified();
+            if self.lock().working.insert(database) {
+                return Turn { of: self, database };
+            }
+            freed.await;
+        }
+    }
+}
+
+/// The right to work on the index of a copy; when it is given back, the copy is looked at.
+pub(crate) struct Turn<'a> {
+    of: &'a Catalogs,
+    database: DatabaseId,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.of.ended(self.database, Some(Duration::ZERO));
     }
 }
 
@@ -157,6 +186,24 @@ mod tests {
         catalogs.ended(shared.database, Some(20 * LOOK_AFTER));
         assert_eq!(catalogs.take_due(much_later).0, [], "it rests");
         assert_eq!(catalogs.take_due(later + 30 * LOOK_AFTER).0, [shared.database]);
+    }
+
+    /// F64: an index is put in place while nobody works on the one that is there.
+    #[tokio::test]
+    async fn whoever_puts_an_index_in_place_works_alone() {
+        let (catalogs, shared) = (Catalogs::start(|| {}).unwrap(), CopyShared::for_tests());
+        let database = shared.database;
+        catalogs.look(database, Duration::ZERO);
+        assert_eq!(catalogs.take_due(Instant::now() + LOOK_AFTER).0, [database]);
+        let mut waiting = Box::pin(catalogs.turn(database));
+        let soon = tokio::time::timeout(Duration::ZERO, &mut waiting).await;
+        assert!(soon.is_err(), "somebody looks at it");
+        catalogs.ended(database, None);
+        let turn = waiting.await;
+        catalogs.look(database, Duration::ZERO);
+        assert_eq!(catalogs.take_due(Instant::now() + LOOK_AFTER).0, []);
+        drop(turn);
+        assert_eq!(catalogs.take_due(Instant::now() + LOOK_AFTER).0, [database]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Facts of this member's copies, for status pages and checks.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keelson_copy_core::truncate::{Blocker, Holder};
@@ -112,7 +113,11 @@ fn facts(
         log_held_by: view.blockers.iter().map(|blocker| holder(context, blocker)).collect(),
         shortage: context.room.look().to_string(),
         scrub: Some(copy.shared.scrub.facts()),
-        content_index: Some(copy.shared.catalog.facts(view.marks.replayed)),
+        content_index: Some(v1::ContentIndexFacts {
+            feeds_seed: copy.shared.feeding.catalog.load(Ordering::Relaxed) > 0,
+            ..copy.shared.catalog.facts(view.marks.replayed)
+        }),
+        feeds_seed: copy.shared.feeding.database.load(Ordering::Relaxed) > 0,
         divergence: view.undoing.as_ref().map(Into::into),
         actual_lag_millis: view.actual_lag.map_or(0, |lag| lag.as_millis() as u64),
         lag_status: lag.to_string(),

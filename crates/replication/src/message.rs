@@ -107,6 +107,8 @@ pub(crate) struct Assigned {
     /// Log that operations need.
     pub(crate) holds: Vec<LogHold>,
     pub(crate) content_index: ContentIndexSettings,
+    /// A seed fetches the content index of this copy.
+    pub(crate) seeds_catalog: bool,
     /// The other copies, as truncation sees them.
     pub(crate) others: Vec<OtherFacts>,
 }

@@ -472,6 +472,7 @@ impl Owner {
         let wanted = Wanted {
             settings: assigned.content_index,
             suspended: stopped,
+            seeding: assigned.seeds_catalog,
             lagged: lag.is_lagged(),
             resumes: assigned.resumes,
             generation_bytes: assigned.generation_bytes,

@@ -102,6 +102,22 @@ impl Life {
     }
 }
 
+/// How many targets of seeds read a copy now, by what they read (the model's source flags).
+#[derive(Debug, Default)]
+pub(crate) struct Feeding {
+    /// Its store and log.
+    pub(crate) database: AtomicUsize,
+    /// Its content index.
+    pub(crate) catalog: AtomicUsize,
+}
+
+impl Feeding {
+    /// Whether anything of it is read.
+    pub(crate) fn is_read(&self) -> bool {
+        [&self.database, &self.catalog].into_iter().any(|count| count.load(Ordering::Relaxed) > 0)
+    }
+}
+
 /// The shared face of one copy.
 #[derive(Debug)]
 pub(crate) struct CopyShared {
@@ -142,7 +158,7 @@ pub(crate) struct CopyShared {
     /// It is being seeded.
     pub(crate) seeded: AtomicBool,
     /// Targets of seeds that read it now.
-    pub(crate) feeding: AtomicUsize,
+    pub(crate) feeding: Feeding,
     /// A try of this life stands in its control file.
     pub(crate) counted: AtomicBool,
     /// It has a replay lag, which the watch over the volumes looks after.
@@ -216,7 +232,7 @@ impl CopyShared {
             status: Mutex::default(),
             catalog: CatalogSlot::default(),
             seeded: AtomicBool::new(false),
-            feeding: AtomicUsize::new(0),
+            feeding: Feeding::default(),
             counted: AtomicBool::new(false),
             lagged: AtomicBool::new(false),
             log_clock: BusyClock::default(),

@@ -62,7 +62,7 @@ pub use position::{Generation, LogEnd, Position};
 pub use reasons::{CopyFault, FailureCode, RefusalReason};
 pub use record::{Record, SessionRecord};
 pub use refused::Refused;
-pub use seed::{OldFiles, SeedOrder, SeedPhase, SeedProgress};
+pub use seed::{OldFiles, SeedOrder, SeedPhase, SeedProgress, SeedScope};
 pub use settings::{ClusterSettings, Setting, SettingInfo, SettingKind};
 pub use states::{CopyRole, CopyStatus, DatabaseState, MountIntent};
 pub use store_key::{Span, StoreKey};

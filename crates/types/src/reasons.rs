@@ -270,9 +270,11 @@ refusals! {
     /// What goes between members is to be sent without encryption.
     EncryptionRequired = "encryption_required",
         "leave the option out: connections between members are always mutual TLS";
-    /// A database without a catalog.
+    /// The content index of a database that has none, or of a copy whose index rests, is to be
+    /// seeded.
     NoCatalog = "no_catalog",
-        "databases have no content index in this version; leave --catalog-only out";
+        "keelson database set DB --content-index true makes one on every copy; seed the copy \
+         without --catalog-only";
     /// What was asked for ended because an operator said so.
     Cancelled = "cancelled",
         "what was changed so far is named in the message";

@@ -20,13 +20,60 @@ pub enum OldFiles {
     Delete,
 }
 
+/// What a seed makes anew (F53).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeedScope {
+    /// Store and log, and the content index if the source has a healthy one.
+    #[default]
+    Everything,
+    /// Store and log; the new copy makes its index itself.
+    Database,
+    /// The content index of a copy that otherwise stays what it is, and goes on.
+    Catalog,
+}
+
+impl SeedScope {
+    /// Its name, for people and reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Everything => "everything",
+            Self::Database => "database",
+            Self::Catalog => "catalog",
+        }
+    }
+
+    /// Whether a new copy takes the place of the old one.
+    #[must_use]
+    pub const fn makes_copy(self) -> bool {
+        !matches!(self, Self::Catalog)
+    }
+
+    /// Whether a content index is fetched.
+    #[must_use]
+    pub const fn takes_catalog(self) -> bool {
+        !matches!(self, Self::Database)
+    }
+}
+
+impl fmt::Display for SeedScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 /// A seed that was asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SeedOrder {
     /// The operation that shows it.
     pub operation: OperationId,
-    /// The copy that the seed makes: what it holds was acknowledged by no copy (review R4).
+    /// The copy that the seed makes: what it holds was acknowledged by no copy (review R4). Means
+    /// nothing for an index alone.
     pub copy: CopyId,
+    /// What is made anew.
+    #[serde(default)]
+    pub scope: SeedScope,
     /// The only source allowed; nothing for any healthy copy (F54).
     #[serde(default)]
     pub source: Option<MemberId>,
@@ -58,9 +105,9 @@ pub enum SeedPhase {
     Preparing,
     /// The source makes a checkpoint and lists it with sizes and digests (10, 11).
     Checkpointing,
-    /// Files arrive in `temp-seeding` (12 to 15).
+    /// Files arrive in `temp-seeding` and `ci-seed.temp` (12 to 15, 21 to 24).
     Transferring,
-    /// One write makes the files those of the copy (16).
+    /// One write makes the files those of the copy (16, 25).
     Installing,
     /// Consensus takes the new copy in; it resumes (27, 28).
     Resuming,
@@ -95,6 +142,8 @@ pub struct SeedProgress {
     pub phase: SeedPhase,
     /// The member that it is fed by.
     pub source: Option<MemberId>,
+    /// What is made anew.
+    pub scope: SeedScope,
     /// Files that are verified and durable.
     pub files_done: u64,
     /// All files.

@@ -221,6 +221,7 @@ pub(crate) fn data(operation: &Operation) -> Value {
         "total": operation.total,
         "seed": operation.seed.as_ref().map(|figures| json!({
             "source": figures.source,
+            "scope": figures.scope,
             "files_done": figures.files_done,
             "files": figures.files,
             "bytes_done": figures.bytes_done,

@@ -198,7 +198,7 @@ impl ClusterState {
     fn suspend_facts(&self, id: DatabaseId, copy: CopyId) -> Result<SuspendFacts, Refusal> {
         let database = self.database(id)?;
         let active = database.target == Some(copy) && database.intent == MountIntent::Mounted;
-        let seeding = database.copies.get(&copy).is_some_and(|config| config.seeding.is_some());
+        let seeding = database.copies.get(&copy).is_some_and(|config| config.is_remade());
         Ok(SuspendFacts { active, seeding, now_unix_ms: self.clock_unix_ms })
     }
 
@@ -239,7 +239,7 @@ impl ClusterState {
         let now = self.clock_unix_ms;
         let mut ended = Vec::new();
         for (id, database) in &mut self.databases {
-            let resting = database.copies.iter_mut().filter(|(_, c)| c.seeding.is_none());
+            let resting = database.copies.iter_mut().filter(|(_, c)| !c.is_remade());
             for (copy, config) in resting {
                 let left = config.suspension.at(now);
                 if left != config.suspension {

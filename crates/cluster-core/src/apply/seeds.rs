@@ -3,7 +3,7 @@
 
 use keelson_types::{
     CopyId, DatabaseId, HoldKind, LogHold, OperationId, Position, RefusalReason, SeedOrder,
-    SeedProgress, Suspension,
+    SeedProgress, SeedScope, Suspension,
 };
 
 use super::{Applied, refuse};
@@ -53,7 +53,8 @@ impl ClusterState {
         }
         let answer = self.put_operation(index, order.operation, &kind)?;
         if let Some(operation) = self.operations.get_mut(&order.operation) {
-            operation.seed = Some(Box::default());
+            let progress = SeedProgress { scope: order.scope, ..SeedProgress::default() };
+            operation.seed = Some(Box::new(progress));
         }
         let now = self.clock_unix_ms;
         let database = self.database_mut(id)?;
@@ -68,8 +69,8 @@ impl ClusterState {
         });
         let config = super::databases::known_copy(database, copy)?;
         config.seeding = Some(order.clone());
-        let (member, operation) = (config.member, order.operation);
-        self.event(index, Some(member), Some(id), EventKind::SeedBegun { copy, operation });
+        let (member, operation, scope) = (config.member, order.operation, order.scope);
+        self.event(index, Some(member), Some(id), EventKind::SeedBegun { copy, operation, scope });
         Ok(answer)
     }
 
@@ -121,14 +122,15 @@ impl ClusterState {
         self.check_seeding(id, copy, operation)?;
         let database = self.database(id)?;
         let counts = database.rule.as_ref().is_some_and(|rule| rule.has(copy));
-        if result.is_ok() && counts {
-            let message = "the old copy counts in the commit rule still; ask again";
-            return refuse(RefusalReason::Precondition, message);
-        }
         let Some(config) = database.copies.get(&copy).cloned() else {
             return refuse(RefusalReason::UnknownCopy, "no such copy");
         };
-        if let (Ok(()), Some(order)) = (result, &config.seeding) {
+        if result.is_ok() && counts && config.is_remade() {
+            let message = "the old copy counts in the commit rule still; ask again";
+            return refuse(RefusalReason::Precondition, message);
+        }
+        let scope = config.seeding.as_ref().map(|order| order.scope).unwrap_or_default();
+        if let (Ok(()), Some(order), true) = (result, &config.seeding, scope.makes_copy()) {
             self.replace_copy(index, id, copy, order.copy)?;
             let fresh = super::databases::known_copy(self.database_mut(id)?, order.copy)?;
             fresh.seeding = None;
@@ -140,14 +142,19 @@ impl ClusterState {
             super::databases::known_copy(self.database_mut(id)?, copy)?.seeding = None;
         }
         self.database_mut(id)?.holds.retain(|hold| hold.operation != operation);
-        self.finish_seed(operation, result);
+        self.finish_seed(operation, scope, result);
         let failure = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        let kind = EventKind::SeedEnded { copy, operation, failure };
+        let kind = EventKind::SeedEnded { copy, operation, scope, failure };
         self.event(index, Some(config.member), Some(id), kind);
         Ok(Answer::Done)
     }
 
-    fn finish_seed(&mut self, operation: OperationId, result: &Result<(), Refusal>) {
+    fn finish_seed(
+        &mut self,
+        operation: OperationId,
+        scope: SeedScope,
+        result: &Result<(), Refusal>,
+    ) {
         let now = self.clock_unix_ms;
         let Some(known) = self.operations.get_mut(&operation).filter(|o| !o.is_finished()) else {
             return;
@@ -156,7 +163,8 @@ impl ClusterState {
         match result {
             Ok(()) => {
                 (known.state, known.progress_percent) = (OperationState::Succeeded, 100);
-                known.message = "the copy is in place".into();
+                let what = if scope.makes_copy() { "copy" } else { "content index" };
+                known.message = format!("the {what} is in place");
             }
             Err(refusal) => {
                 known.message.clone_from(&refusal.message);
@@ -168,10 +176,11 @@ impl ClusterState {
     /// Seeds of a database that is removed end with it.
     pub(super) fn forget_seeds(&mut self, id: DatabaseId) {
         let copies = self.databases.get(&id).into_iter().flat_map(|d| d.copies.values());
-        let orders = copies.filter_map(|config| Some(config.seeding.as_ref()?.operation));
-        for operation in orders.collect::<Vec<_>>() {
+        let orders = copies.filter_map(|config| config.seeding.as_ref());
+        let orders: Vec<_> = orders.map(|order| (order.operation, order.scope)).collect();
+        for (operation, scope) in orders {
             let gone = Refusal::new(RefusalReason::UnknownDatabase, "the database was removed");
-            self.finish_seed(operation, &Err(gone));
+            self.finish_seed(operation, scope, &Err(gone));
         }
     }
 }

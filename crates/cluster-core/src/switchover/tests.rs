@@ -1,7 +1,8 @@
 //! Tests of `switchover`.
 
 use keelson_types::{
-    CommitConstraint, ContentIndexState, OldFiles, OperationId, SeedOrder, SuspendRequest,
+    CommitConstraint, ContentIndexState, OldFiles, OperationId, SeedOrder, SeedScope,
+    SuspendRequest,
 };
 
 use super::*;
@@ -75,6 +76,7 @@ fn seed(source: u128) -> SeedOrder {
         copy: copy(9),
         source: Some(member(source)),
         old_files: OldFiles::Keep,
+        scope: SeedScope::Everything,
         manual_resume: false,
         no_throttle: false,
         network: None,

@@ -10,11 +10,12 @@ use keelson_cluster_core::{
     unfit_source,
 };
 use keelson_types::{
-    CopyId, CopyStatus, DatabaseId, DatabaseState, LagSettings, MemberId, MountIntent, OldFiles,
-    OperationId, RefusalReason, SeedOrder, SuspendRequest,
+    ContentIndexState, CopyId, CopyStatus, DatabaseId, DatabaseState, LagSettings, MemberId,
+    MountIntent, OldFiles, OperationId, RefusalReason, SeedOrder, SeedScope, SuspendRequest,
 };
 use keelson_wire::v1::{
-    AddCopyRequest, AddCopyResponse, CopyFacts, SeedCheckRow, SeedCopyRequest, SeedCopyResponse,
+    AddCopyRequest, AddCopyResponse, ContentIndexFacts, CopyFacts, SeedCheckRow, SeedCopyRequest,
+    SeedCopyResponse,
 };
 use keelson_wire::{Refusal, ids};
 use uuid::Uuid;
@@ -85,7 +86,7 @@ impl Context {
             let what = format!("{source} holds no copy of {}", database.name);
             refusal(RefusalReason::UnknownCopy, what)
         })?;
-        unfit_source(config).map_or(Ok(()), |why| {
+        unfit_source(config, SeedScope::Everything).map_or(Ok(()), |why| {
             let what = format!("the copy on {source} {why}");
             Err(refusal(RefusalReason::SourceUnfit, what))
         })
@@ -129,6 +130,7 @@ impl Context {
         Ok(SeedOrder {
             operation,
             copy: CopyId::new(Uuid::new_v4()),
+            scope: SeedScope::Everything,
             source,
             // A copy that was just added has nothing.
             old_files: OldFiles::Delete,
@@ -144,17 +146,13 @@ impl Context {
         request: SeedCopyRequest,
     ) -> Result<SeedCopyResponse, Refusal> {
         self.require_leader()?;
-        if request.catalog_only {
-            let what = format!("{} has no catalog", request.database);
-            return Err(refusal(RefusalReason::NoCatalog, what));
-        }
         let asked = self.asked(&request)?;
         let (id, copy, operation) = (asked.database.id, asked.copy, asked.order.operation);
         if self.applied.read(|state| state.operations.contains_key(&operation)) {
             return Ok(SeedCopyResponse { checks: Vec::new(), operation: ids::bytes(operation) });
         }
         let stopped = asked.database.copies.get(&copy).is_some_and(|config| config.is_stopped());
-        if stopped {
+        if stopped && asked.order.scope.makes_copy() {
             self.left_rule(id, copy, &request.database).await?;
         }
         let mut checks = self.applied.read(|state| seed_checks(state, (id, copy), &asked.order));
@@ -194,8 +192,10 @@ impl Context {
             let what = format!("{} holds no copy of {}", member.name, database.name);
             refusal(RefusalReason::UnknownCopy, what)
         })?;
+        let scope = scope(request)?;
         let deletes = request.delete_existing_files || request.safe_delete_existing_files;
         let order = SeedOrder {
+            scope,
             old_files: if deletes { OldFiles::Delete } else { OldFiles::Keep },
             manual_resume: request.manual_resume,
             no_throttle: request.no_throttle,
@@ -226,7 +226,7 @@ impl Context {
         checks.push(self.check_health(asked, &facts, &healthy));
         let own = copy_facts(&facts, asked.member, asked.database.id);
         if let (Some(own), Some((_, source))) = (own, healthy.first()) {
-            checks.push(check_space(own, source));
+            checks.push(check_space(asked.order.scope, own, source));
         }
         if asked.safe {
             checks.push(check_redundancy(healthy.len()));
@@ -242,10 +242,12 @@ impl Context {
         facts: &'a AllFacts,
     ) -> Vec<(MemberId, &'a CopyFacts)> {
         let others = asked.database.copies.iter().filter(|(id, _)| **id != asked.copy);
-        let fit = others.filter(|(_, config)| unfit_source(config).is_none());
+        let scope = asked.order.scope;
+        let fit = others.filter(|(_, config)| unfit_source(config, scope).is_none());
         let known = fit.filter_map(|(_, config)| {
             let known = copy_facts(facts, config.member, asked.database.id)?;
-            is_healthy(&known.status).then_some((config.member, known))
+            let healthy = is_healthy(&known.status) && (scope.makes_copy() || has_index(known));
+            healthy.then_some((config.member, known))
         });
         known.collect()
     }
@@ -256,21 +258,25 @@ impl Context {
         facts: &AllFacts,
         healthy: &[(MemberId, &CopyFacts)],
     ) -> SeedCheck {
+        let what = if asked.order.scope.makes_copy() { "copy" } else { "content index" };
         let Some(source) = asked.order.source else {
             return match healthy.len() {
                 0 => {
-                    let found = "no other copy is healthy";
+                    let found = format!("no other {what} is healthy");
                     SeedCheck::failed("source health", RefusalReason::SourceUnfit, found)
                 }
-                some => SeedCheck::passed("source health", format!("{some} healthy copies")),
+                some => SeedCheck::passed("source health", format!("{some} of the other copies")),
             };
         };
         let name = self.name_of_member(source);
         if healthy.iter().any(|(member, _)| *member == source) {
-            return SeedCheck::passed("source health", format!("the copy on {name} is healthy"));
+            return SeedCheck::passed("source health", format!("the {what} on {name} is healthy"));
         }
         let known = copy_facts(facts, source, asked.database.id);
         let found = match known {
+            Some(known) if is_healthy(&known.status) => {
+                format!("the content index on {name} is {}", index_of(known).state)
+            }
             Some(known) => format!("the copy on {name} is {}", known.status),
             None => format!("the copy on {name} does not answer"),
         };
@@ -372,15 +378,44 @@ fn copy_facts(facts: &AllFacts, member: MemberId, database: DatabaseId) -> Optio
     of_copy(facts.get(&member)?.as_ref().ok()?, database)
 }
 
+/// What of a copy a request wants made anew.
+fn scope(request: &SeedCopyRequest) -> Result<SeedScope, Refusal> {
+    let deletes = request.delete_existing_files || request.safe_delete_existing_files;
+    match (request.database_only, request.catalog_only) {
+        (true, true) => {
+            let what = "either the database only, or the content index only";
+            Err(refusal(RefusalReason::BadArgument, what))
+        }
+        (false, true) if deletes => {
+            let what = "the old content index is always replaced; no other file is deleted with it";
+            Err(refusal(RefusalReason::BadArgument, what))
+        }
+        (false, true) => Ok(SeedScope::Catalog),
+        (true, false) => Ok(SeedScope::Database),
+        (false, false) => Ok(SeedScope::Everything),
+    }
+}
+
+fn index_of(facts: &CopyFacts) -> ContentIndexFacts {
+    facts.content_index.clone().unwrap_or_default()
+}
+
+fn has_index(facts: &CopyFacts) -> bool {
+    index_of(facts).state == ContentIndexState::Healthy.to_string()
+}
+
 fn is_healthy(status: &str) -> bool {
     let healthy = [CopyStatus::Mounted, CopyStatus::Healthy, CopyStatus::SeedingSource];
     healthy.iter().any(|known| known.to_string() == status)
 }
 
 /// The size of the source beside the free space of the target, before anything is asked of either.
-fn check_space(own: &CopyFacts, source: &CopyFacts) -> SeedCheck {
-    let (free, needed) = (own.data_free_bytes, source.store_bytes + RESERVE_BYTES);
-    let found = format!("{} bytes free, about {} needed", free, source.store_bytes);
+fn check_space(scope: SeedScope, own: &CopyFacts, source: &CopyFacts) -> SeedCheck {
+    let store = if scope.makes_copy() { source.store_bytes } else { 0 };
+    let index = if scope.takes_catalog() { index_of(source).bytes } else { 0 };
+    let (free, bytes) = (own.data_free_bytes, store + index);
+    let needed = bytes + RESERVE_BYTES;
+    let found = format!("{free} bytes free, about {bytes} needed");
     if free > 0 && free < needed {
         let found = format!("{found} beside the old files and {RESERVE_BYTES} that stay free");
         return SeedCheck::failed("space", RefusalReason::NoSpaceForSeed, found);
@@ -398,6 +433,10 @@ fn check_redundancy(healthy: usize) -> SeedCheck {
 }
 
 fn existing_files(asked: &Asked, own: &CopyFacts) -> SeedCheck {
+    if !asked.order.scope.makes_copy() {
+        let found = format!("{} bytes of content index are replaced", index_of(own).bytes);
+        return SeedCheck::passed("existing files", found);
+    }
     let fate = match asked.order.old_files {
         OldFiles::Keep => "stay beside the new ones",
         OldFiles::Delete => "are deleted once the new ones are in place",
@@ -431,8 +470,17 @@ mod tests {
         for (free, store, fits) in
             [(RESERVE_BYTES + 10, 10, true), (RESERVE_BYTES + 9, 10, false), (0, 10, true)]
         {
-            let check = check_space(&facts(free, 0), &facts(0, store));
+            let check = check_space(SeedScope::Database, &facts(free, 0), &facts(0, store));
             assert_eq!(check.failure.is_none(), fits, "{}", check.found);
+        }
+        let index = ContentIndexFacts { bytes: 7, ..ContentIndexFacts::default() };
+        let source = CopyFacts { content_index: Some(index), ..facts(0, 10) };
+        for (scope, needed) in
+            [(SeedScope::Everything, 17), (SeedScope::Database, 10), (SeedScope::Catalog, 7)]
+        {
+            let fits = |free| check_space(scope, &facts(free, 0), &source).failure.is_none();
+            let bound = RESERVE_BYTES + needed;
+            assert!(fits(bound) && !fits(bound - 1), "{scope}");
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! magic "KEELSEEK" · version u8 · operation, old copy, new copy (16 bytes each)
-//! old files u8 (0 keep, 1 delete) · staged u8 (0 nothing, 1 checkpoint)
+//! old files u8 (0 keep, 1 delete) · staged u8 (0 nothing, 1 checkpoint, 2 verified; 2 since
+//! version 2)
 //! source member, source copy, checkpoint (16 bytes each; zeros for nothing) · CRC-32 of all of it
 //! ```
 
@@ -11,7 +12,8 @@ use keelson_types::{CheckpointId, CopyId, MemberId, OldFiles, OperationId};
 use crate::DecodeError;
 
 const MAGIC: [u8; 8] = *b"KEELSEEK";
-const VERSION: u8 = 1;
+/// The first version that knows what is staged to be verified.
+const VERSION: u8 = 2;
 /// Length of an encoded record.
 pub const SEED_RECORD_BYTES_MAX: usize = 8 + 1 + 3 * 16 + 2 + 3 * 16 + 4;
 
@@ -22,6 +24,22 @@ pub enum Staged {
     Nothing,
     /// Files of this checkpoint, made by this copy on this member.
     Checkpoint(MemberId, CopyId, CheckpointId),
+    /// All files of this checkpoint, verified; they are being put in place. An index that is in
+    /// place has left staging.
+    Verified(MemberId, CopyId, CheckpointId),
+}
+
+impl Staged {
+    /// The source of what is staged, and its checkpoint.
+    #[must_use]
+    pub const fn checkpoint(self) -> Option<(MemberId, CopyId, CheckpointId)> {
+        match self {
+            Self::Nothing => None,
+            Self::Checkpoint(member, copy, id) | Self::Verified(member, copy, id) => {
+                Some((member, copy, id))
+            }
+        }
+    }
 }
 
 /// What a seed is about, durably. Written before anything of the new copy exists.
@@ -31,7 +49,8 @@ pub struct SeedRecord {
     pub operation: OperationId,
     /// The copy that is replaced.
     pub old: CopyId,
-    /// The copy that is made; its files are named by this id.
+    /// The copy that is made; its files are named by this id. That of the old copy if only its
+    /// index is.
     pub new: CopyId,
     /// What becomes of the old copy's files.
     pub old_files: OldFiles,
@@ -40,22 +59,29 @@ pub struct SeedRecord {
 }
 
 impl SeedRecord {
+    /// Whether a new copy is made, not only an index for the copy that is there.
+    #[must_use]
+    pub fn makes_copy(&self) -> bool {
+        self.old != self.new
+    }
+
     /// The bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(SEED_RECORD_BYTES_MAX);
         out.extend_from_slice(&MAGIC);
-        out.push(VERSION);
+        out.push(if matches!(self.staged, Staged::Verified(..)) { VERSION } else { 1 });
         let ids = [self.operation.into_bytes(), self.old.into_bytes(), self.new.into_bytes()];
         ids.iter().for_each(|id| out.extend_from_slice(id));
         out.push(u8::from(self.old_files == OldFiles::Delete));
-        let (there, ids) = match self.staged {
-            Staged::Nothing => (0, [[0; 16]; 3]),
-            Staged::Checkpoint(member, copy, checkpoint) => {
-                (1, [member.into_bytes(), copy.into_bytes(), checkpoint.into_bytes()])
-            }
-        };
-        out.push(there);
+        out.push(match self.staged {
+            Staged::Nothing => 0,
+            Staged::Checkpoint(..) => 1,
+            Staged::Verified(..) => 2,
+        });
+        let ids = self.staged.checkpoint().map_or([[0; 16]; 3], |(member, copy, checkpoint)| {
+            [member.into_bytes(), copy.into_bytes(), checkpoint.into_bytes()]
+        });
         ids.iter().for_each(|id| out.extend_from_slice(id));
         let crc = crc32fast::hash(&out);
         out.extend_from_slice(&crc.to_le_bytes());
@@ -85,13 +111,12 @@ impl SeedRecord {
             id.copy_from_slice(&body[at..at + 16]);
             id
         };
+        let (member, copy) = (MemberId::from_bytes(id(59)), CopyId::from_bytes(id(75)));
+        let checkpoint = CheckpointId::from_bytes(id(91));
         let staged = match body[58] {
             0 => Staged::Nothing,
-            1 => Staged::Checkpoint(
-                MemberId::from_bytes(id(59)),
-                CopyId::from_bytes(id(75)),
-                CheckpointId::from_bytes(id(91)),
-            ),
+            1 => Staged::Checkpoint(member, copy, checkpoint),
+            2 => Staged::Verified(member, copy, checkpoint),
             _ => return Err(malformed),
         };
         Ok(Self {
@@ -112,7 +137,7 @@ pub enum Cleanup {
         /// The old copy's files go, too.
         remove_old: bool,
     },
-    /// It ended without success: staging and all files of the new copy go.
+    /// It ended without success, or made an index alone: staging and all files of the new copy go.
     GivenUp,
     /// The seed is still wanted.
     Wait,
@@ -122,7 +147,7 @@ pub enum Cleanup {
 /// operation that it seeds by.
 #[must_use]
 pub fn after_seed(record: &SeedRecord, assigned: CopyId, wanted: Option<OperationId>) -> Cleanup {
-    if assigned == record.new {
+    if record.makes_copy() && assigned == record.new {
         return Cleanup::Succeeded { remove_old: record.old_files == OldFiles::Delete };
     }
     if wanted == Some(record.operation) { Cleanup::Wait } else { Cleanup::GivenUp }

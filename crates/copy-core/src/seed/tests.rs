@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keelson_types::{OldFiles, OperationId};
+use keelson_types::{OldFiles, OperationId, SeedScope};
 
 use super::*;
 
@@ -27,6 +27,7 @@ fn order(source: Option<u128>) -> SeedOrder {
         copy: copy(99),
         source: source.map(member),
         old_files: OldFiles::Keep,
+        scope: SeedScope::Everything,
         manual_resume: false,
         no_throttle: false,
         network: None,
@@ -166,7 +167,8 @@ fn the_steps_follow_each_other() {
     let staged = record(Staged::Checkpoint(member(2), copy(2), checkpoint(5)));
     assert_eq!(seed.step(SeedEvent::Cleared), [SeedAction::Save(staged)]);
     assert_eq!(seed.step(SeedEvent::Saved), [SeedAction::Transfer(member(2), checkpoint(5))]);
-    assert_eq!(seed.step(SeedEvent::Transferred), [SeedAction::Install]);
+    let verified = record(Staged::Verified(member(2), copy(2), checkpoint(5)));
+    assert_eq!(seed.step(SeedEvent::Transferred), [SeedAction::Install(verified)]);
     assert_eq!(seed.step(SeedEvent::Installed), [SeedAction::Finish]);
     assert_eq!(seed.step(SeedEvent::Installed), [], "it is over");
 }
@@ -277,6 +279,49 @@ fn a_seed_without_a_source_ends_when_patience_does() {
     }
 }
 
+/// F64: what arrived whole and cannot be used is the source's fault; a crash while it was put in
+/// place goes on from there.
+#[test]
+fn an_install_fails_by_its_source_or_goes_on_after_a_crash() {
+    let mut seed = Seed::transferring(5, &[candidate(2), candidate(3)]);
+    seed.step(SeedEvent::Transferred);
+    let cleared = seed.step(failed(SourceFailure::Wrong));
+    assert!(matches!(cleared[..], [SeedAction::Clear(_)]), "{cleared:?}");
+    assert_eq!(seed.step(SeedEvent::Cleared), open(3, None));
+    let verified = record(Staged::Verified(member(2), copy(2), checkpoint(5)));
+    for installed in [false, true] {
+        let mut seed = Seed::new(None);
+        seed.step(SeedEvent::Candidates(vec![candidate(2)]));
+        let next = seed.step(SeedEvent::Looked(Some(verified), installed));
+        match installed {
+            true => assert_eq!(next, [SeedAction::Finish]),
+            false => assert_eq!(next, open(2, Some(5))),
+        }
+    }
+}
+
+/// F64: the record of an index names the copy that is there twice, whatever id was ordered.
+#[test]
+fn a_seed_of_an_index_makes_no_copy() {
+    let order = SeedOrder { scope: SeedScope::Catalog, ..order(None) };
+    let mut machine = SeedMachine::new(SeedConfig::default(), order, copy(1));
+    let mut actions = Vec::new();
+    for event in [
+        SeedEvent::Candidates(vec![candidate(2)]),
+        SeedEvent::Looked(None, false),
+        SeedEvent::Cleared,
+        offered(5, 10, GIB),
+        SeedEvent::Cleared,
+    ] {
+        machine.step(Tick(0), event, &mut actions);
+    }
+    let saved = actions.iter().find_map(|action| match action {
+        SeedAction::Save(record) => Some(*record),
+        _ => None,
+    });
+    assert!(saved.is_some_and(|r| r.new == copy(1) && !r.makes_copy()), "{actions:?}");
+}
+
 /// F68: a source that does not fit, or sends what is wrong, gives way to the next one; not for
 /// ever.
 #[test]
@@ -324,6 +369,7 @@ fn what_becomes_of_the_files_afterwards() {
     let seven = OperationId::from_u128(7);
     let keep = record(Staged::Nothing);
     let delete = SeedRecord { old_files: OldFiles::Delete, ..keep };
+    let index = SeedRecord { new: keep.old, ..delete };
     let done = |remove_old| Cleanup::Succeeded { remove_old };
     for (record, assigned, wanted, expected) in [
         (keep, copy(1), Some(seven), Cleanup::Wait),
@@ -334,6 +380,10 @@ fn what_becomes_of_the_files_afterwards() {
         (delete, copy(99), None, done(true)),
         (delete, copy(99), Some(seven), done(true)),
         (keep, copy(5), None, Cleanup::GivenUp),
+        // An index alone: only staging goes, however it ended, and nothing of any copy.
+        (index, copy(1), Some(seven), Cleanup::Wait),
+        (index, copy(1), None, Cleanup::GivenUp),
+        (index, copy(5), None, Cleanup::GivenUp),
     ] {
         assert_eq!(after_seed(&record, assigned, wanted), expected, "{assigned}, {wanted:?}");
     }
@@ -343,8 +393,12 @@ fn what_becomes_of_the_files_afterwards() {
 fn a_record_is_read_back_or_refused() {
     let staged = Staged::Checkpoint(member(2), copy(2), checkpoint(5));
     let delete = SeedRecord { old_files: OldFiles::Delete, ..record(staged) };
-    for record in [record(Staged::Nothing), record(staged), delete] {
+    let verified = record(Staged::Verified(member(2), copy(2), checkpoint(5)));
+    for (record, version) in
+        [(record(Staged::Nothing), 1), (record(staged), 1), (delete, 1), (verified, 2)]
+    {
         let bytes = record.encode();
+        assert_eq!(bytes[8], version, "what an older one can say, it can read");
         assert_eq!(bytes.len(), SEED_RECORD_BYTES_MAX);
         assert_eq!(SeedRecord::decode(&bytes), Ok(record));
         for index in 0..bytes.len() {

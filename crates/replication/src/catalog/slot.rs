@@ -31,11 +31,24 @@ struct Inner {
     reason: String,
     reflects: LogEnd,
     crawl_percent: u32,
+    /// How far another one is fetched, and from which member.
+    seeding: Option<(u32, String)>,
     failures: u32,
-    /// How often keys changed without log.
+    /// How often work under way became of no use: keys changed without log, or another index is
+    /// fetched.
     doubts: u64,
     /// Found by a scrub or a search; the files may open all the same.
     damage: Option<String>,
+}
+
+impl Inner {
+    fn searchable(&self, wanted: &Wanted) -> Searchable {
+        Searchable {
+            fields: wanted.settings.fields.clone(),
+            reflects: self.reflects,
+            generation_bytes: wanted.generation_bytes,
+        }
+    }
 }
 
 impl CatalogSlot {
@@ -53,6 +66,11 @@ impl CatalogSlot {
         let before = inner.wanted.replace(wanted.clone());
         if before.as_ref().is_none_or(|before| before.resumes != wanted.resumes) {
             inner.failures = 0;
+        }
+        if wanted.seeding != before.as_ref().is_some_and(|before| before.seeding) {
+            // Work that is under way would only make the seed wait, or end behind it.
+            inner.doubts += 1;
+            inner.seeding = wanted.seeding.then(Default::default);
         }
         before.as_ref() != Some(&wanted)
     }
@@ -98,6 +116,13 @@ impl CatalogSlot {
         inner.crawl_percent = percent.min(100);
     }
 
+    /// Another index is fetched from `source` and so far; nothing if no seed is known of.
+    pub(crate) fn seeds(&self, percent: u32, source: &str) {
+        if let Some(seeding) = &mut self.lock().seeding {
+            *seeding = (percent.min(100), source.to_owned());
+        }
+    }
+
     /// Searches see the log up to here.
     pub(super) fn reflects(&self, end: LogEnd) {
         let mut inner = self.lock();
@@ -140,7 +165,7 @@ impl CatalogSlot {
         drop(before);
     }
 
-    pub(super) fn doubts(&self) -> u64 {
+    pub(crate) fn doubts(&self) -> u64 {
         self.lock().doubts
     }
 
@@ -197,16 +222,27 @@ impl CatalogSlot {
         }
         match &inner.open {
             Some(catalog) if inner.state != ContentIndexState::Crawling => {
-                let Inner { reflects, .. } = &*inner;
-                let (fields, generation_bytes) = (wanted.settings.fields, wanted.generation_bytes);
-                let searchable = Searchable { fields, reflects: *reflects, generation_bytes };
-                Ok((catalog.clone(), searchable))
+                Ok((catalog.clone(), inner.searchable(&wanted)))
             }
             _ => {
                 let (state, reason) = (inner.state, &inner.reason);
                 let message = format!("the content index of {name} is {state} here: {reason}");
                 Err(Refusal::new(RefusalReason::ContentIndexNotReady, message))
             }
+        }
+    }
+
+    /// The index as a seed of another copy may have it: one that follows the log.
+    ///
+    /// # Errors
+    /// How it is instead, for people.
+    pub(crate) fn for_seed(&self) -> Result<(Catalog, Searchable), String> {
+        let inner = self.lock();
+        match (&inner.open, inner.state) {
+            (Some(catalog), ContentIndexState::Healthy) => {
+                Ok((catalog.clone(), inner.searchable(&inner.wanted.clone().unwrap_or_default())))
+            }
+            (_, state) => Err(format!("has a content index that is {state}: {}", inner.reason)),
         }
     }
 
@@ -228,13 +264,16 @@ impl CatalogSlot {
                 ContentIndexState::Crawling => inner.crawl_percent,
                 _ => 0,
             },
+            seeding_percent: inner.seeding.as_ref().map(|(percent, _)| *percent),
+            seeding_source: inner.seeding.as_ref().map(|(_, m)| m.clone()).unwrap_or_default(),
+            feeds_seed: false,
             records: inner.open.as_ref().map_or(0, Catalog::document_count),
             bytes: inner.bytes,
         }
     }
 }
 
-/// What a search must know of the index.
+/// What a search, or a seed, must know of the index.
 #[derive(Debug)]
 pub(crate) struct Searchable {
     pub(crate) fields: Vec<String>,

@@ -58,8 +58,9 @@ async fn look(context: Arc<PlaneContext>, registry: Arc<Registry>, database: Dat
 async fn look_at(context: &Arc<PlaneContext>, copy: &CopyHandle) -> Option<Duration> {
     let shared = &copy.shared;
     shared.catalog.begin();
-    let wanted = shared.catalog.wanted()?;
+    // Counted first: an order that comes behind this ends the work that knows nothing of it.
     let (life, doubts) = (Life::of(shared), shared.catalog.doubts());
+    let wanted = shared.catalog.wanted()?;
     let Some((log, parts)) = ask(copy).await else { return Some(ASK_AGAIN) };
     let directory = directory_of(&parts.files.store_directory);
     let fields = wanted.settings.fields.clone();
@@ -73,13 +74,14 @@ async fn look_at(context: &Arc<PlaneContext>, copy: &CopyHandle) -> Option<Durat
         enabled: wanted.settings.enabled,
         lagged: wanted.lagged,
         suspended: wanted.suspended,
+        seeding: wanted.seeding,
         in_doubt: shared.marked.load(std::sync::atomic::Ordering::SeqCst),
         no_room: context.room.look().store,
         on_timeline: end.is_some_and(|end| log.table.epoch_at(end.position) == end.epoch),
         found,
         log_from: shared.log_from.load(),
         replayed: shared.replayed.load(),
-        log_end: log.durable.position,
+        log_end: log.durable,
         failures: shared.catalog.failures(),
     };
     let fields = wanted.settings.fields.clone();
@@ -131,9 +133,18 @@ async fn ask(copy: &CopyHandle) -> Option<(LogView, ScrubParts)> {
     let (reply, log) = oneshot::channel();
     copy.mailbox.send(Message::LogView(reply)).await.ok()?;
     let log = log.await.ok()?.ok()?;
+    Some((log, parts_of(copy).await?))
+}
+
+async fn parts_of(copy: &CopyHandle) -> Option<ScrubParts> {
     let (reply, parts) = oneshot::channel();
     copy.mailbox.send(Message::ScrubParts(reply)).await.ok()?;
-    Some((log, parts.await.ok()??))
+    parts.await.ok()?
+}
+
+/// Where the index of a copy lies; nothing while it is being opened.
+pub(crate) async fn directory_of_copy(copy: &CopyHandle) -> Option<std::path::PathBuf> {
+    Some(directory_of(&parts_of(copy).await?.files.store_directory))
 }
 
 /// Nothing if the work panicked; the engine's panics are errors already.

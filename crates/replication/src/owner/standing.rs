@@ -96,7 +96,7 @@ impl Owner {
     /// Whether it is seeded, or feeds a seed.
     pub(super) fn seed_standing(&mut self) {
         let target = self.shared.seeded.load(Ordering::Relaxed);
-        let source = self.shared.feeding.load(Ordering::Relaxed) > 0;
+        let source = self.shared.feeding.is_read();
         self.event(keelson_copy_core::Event::Seeding { target, source });
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use keelson_copy_core::seed::{SourceCandidate, Staged, Standing};
+use keelson_copy_core::seed::{SourceCandidate, Standing};
 use keelson_types::{CopyId, DatabaseId, OperationId};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -62,7 +62,8 @@ impl Targets {
         let first = self.seen.insert(database);
         let before = self.running.remove(&database);
         let ended = before.map(stop);
-        let seeded = wanted.is_some();
+        // A copy whose index is fetched goes on as it is.
+        let seeded = assignment.seed.as_ref().is_some_and(|order| order.scope.makes_copy());
         if handle.shared.seeded.swap(seeded, Ordering::Relaxed) != seeded {
             let _ = handle.mailbox.try_send(Message::SeedStanding);
         }
@@ -75,8 +76,8 @@ impl Targets {
         let (candidates, news) = watch::channel(self.candidates(assignment));
         let stop = CancellationToken::new();
         let operation = order.operation;
-        let (context, shared) = (self.context.clone(), handle.shared.clone());
-        let target = Target::new(context, shared, order, news, stop.clone());
+        let (context, handle) = (self.context.clone(), handle.clone());
+        let target = Target::new(context, handle, order, news, stop.clone());
         let task = tokio::spawn(async move {
             if let Some(ended) = ended {
                 // One that panicked has ended, too.
@@ -160,7 +161,7 @@ async fn clean_up(context: &Arc<PlaneContext>, database: DatabaseId, assigned: O
         match cleaned.await {
             Ok(Ok((record, true))) => {
                 if let Some(record) = record
-                    && let Staged::Checkpoint(member, _, _) = record.staged
+                    && let Some((member, ..)) = record.staged.checkpoint()
                 {
                     close(context, member, database, record.operation);
                 }

@@ -1,19 +1,22 @@
 //! What a seed has on the target's disk: staging, the record, and how the files become a copy.
 //!
-//! Staging is `temp-seeding/store` below the directory of the database, and `temp-seeding/log`
-//! below that of its logs, which may be another volume. A file has its name there once it is
-//! verified and durable; what arrives has the ending `.part`. Installing renames both directories
-//! to the names that the new copy's id gives them and then writes the control file of the new copy
-//! beside that of the old one: that write is the install, and what consensus says afterwards
-//! decides which of the two is opened.
+//! Staging is `temp-seeding/store` and, for the content index, `ci-seed.temp` below the directory
+//! of the database, and `temp-seeding/log` below that of its logs, which may be another volume. A
+//! file has its name there once it is verified and durable; what arrives has the ending `.part`.
+//! Installing a copy renames these directories to the names that its id gives them and then writes
+//! its control file beside that of the old one: that write is the install, and what consensus says
+//! afterwards decides which of the two is opened. Installing an index alone is one rename, to the
+//! place where the copy looks for it; the record says before that all of it is verified.
 //!
 //! Crash cases: before the control file is written, half of the renames are taken back; after it,
-//! nothing but consensus is missing. Everything here blocks.
+//! nothing but consensus is missing. A verified index that is in staging is not in place yet, one
+//! that has left staging is. Everything here blocks.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keelson_copy_core::seed::{Cleanup, SEED_RECORD_BYTES_MAX, SeedRecord, after_seed};
+use keelson_catalog::{Catalog, CatalogError};
+use keelson_copy_core::seed::{Cleanup, SEED_RECORD_BYTES_MAX, SeedRecord, Staged, after_seed};
 use keelson_env::{Disk, DiskError, DiskFile, StoreOpener};
 use keelson_format::{ControlRecord, SeedFile, SeedManifest, SeedPlace};
 use keelson_log::{ControlFile, ControlFileError};
@@ -33,6 +36,9 @@ use crate::whole_file;
 mod tests;
 
 const STAGING: &str = "temp-seeding";
+const INDEX_STAGING: &str = "ci-seed.temp";
+/// In the order in which they are put in place.
+const PLACES: [SeedPlace; 3] = [SeedPlace::Store, SeedPlace::Log, SeedPlace::Catalog];
 const RECORD: &str = "seed";
 const PART: &str = "part";
 
@@ -90,13 +96,24 @@ impl SeedFiles {
 
     fn home(&self, place: SeedPlace) -> PathBuf {
         match place {
-            SeedPlace::Store => self.places.database(self.database),
+            SeedPlace::Store | SeedPlace::Catalog => self.places.database(self.database),
             SeedPlace::Log => self.places.logs.join("databases").join(self.database.to_string()),
         }
     }
 
+    /// All of staging on one side.
+    fn staging_root(&self, place: SeedPlace) -> PathBuf {
+        self.home(place).join(match place {
+            SeedPlace::Store | SeedPlace::Log => STAGING,
+            SeedPlace::Catalog => INDEX_STAGING,
+        })
+    }
+
     fn staging(&self, place: SeedPlace) -> PathBuf {
-        self.home(place).join(STAGING).join(subdirectory(place))
+        match place {
+            SeedPlace::Store | SeedPlace::Log => self.staging_root(place).join(subdirectory(place)),
+            SeedPlace::Catalog => self.staging_root(place),
+        }
     }
 
     fn record_path(&self) -> PathBuf {
@@ -110,6 +127,7 @@ impl SeedFiles {
                 self.places.store(self.database, StoreId::from_bytes(copy.into_bytes()))
             }
             SeedPlace::Log => self.places.log(self.database, LogId::from_bytes(copy.into_bytes())),
+            SeedPlace::Catalog => catalog::directory_of(&self.installed(SeedPlace::Store, copy)),
         }
     }
 
@@ -120,7 +138,7 @@ impl SeedFiles {
 
     /// Whether a seed left anything here.
     pub(crate) fn is_clean(&self) -> bool {
-        let staged = [SeedPlace::Store, SeedPlace::Log].map(|p| self.home(p).join(STAGING));
+        let staged = PLACES.map(|place| self.staging_root(place));
         let paths = staged.into_iter().chain([self.record_path()]);
         paths.into_iter().all(|path| self.disk().exists(&path).is_ok_and(|there| !there))
     }
@@ -141,8 +159,13 @@ impl SeedFiles {
     pub(crate) fn look(&self) -> Placed<Left> {
         let record = self.record()?;
         let Some(seed) = record else { return Ok(Left { record: None, installed: false }) };
+        if !seed.makes_copy() {
+            let verified = matches!(seed.staged, Staged::Verified(..));
+            let installed = verified && !self.disk().exists(&self.staging(SeedPlace::Catalog))?;
+            return Ok(Left { record, installed });
+        }
         let installed = self.written(seed.new)?.is_some();
-        for place in [SeedPlace::Store, SeedPlace::Log] {
+        for place in PLACES {
             let (there, staging) = (self.installed(place, seed.new), self.staging(place));
             if !installed && self.disk().exists(&there)? && !self.disk().exists(&staging)? {
                 self.make(place)?;
@@ -175,8 +198,7 @@ impl SeedFiles {
     /// Makes the directories, and says which files of the manifest are here, verified and durable.
     /// What arrived whole and was not verified yet is verified now.
     pub(crate) fn prepare(&self, manifest: &SeedManifest) -> Placed<Vec<bool>> {
-        self.make(SeedPlace::Store)?;
-        self.make(SeedPlace::Log)?;
+        manifest.places().into_iter().try_for_each(|place| self.make(place))?;
         manifest.files.iter().map(|file| self.is_here(file)).collect()
     }
 
@@ -234,10 +256,18 @@ impl SeedFiles {
     }
 
     /// Makes the files those of the new copy; see the module page.
-    pub(crate) fn install(&self, manifest: &SeedManifest, copy: CopyId) -> Placed<()> {
-        for place in [SeedPlace::Store, SeedPlace::Log] {
+    pub(crate) fn install(&self, manifest: &SeedManifest, record: &SeedRecord) -> Placed<()> {
+        self.save(record)?;
+        let copy = record.new;
+        for place in manifest.places() {
             let (staging, there) = (self.staging(place), self.installed(place, copy));
             self.remove_leftovers(&staging)?;
+            if let (SeedPlace::Catalog, Err(error)) = (place, self.adopt_index()) {
+                // The new copy makes its own: nothing else depends on it.
+                tracing::warn!(%copy, why = ?error, "the index that came is of no use here");
+                remove_all(&staging)?;
+                continue;
+            }
             self.disk().sync_dir(&staging)?;
             if let Some(parent) = there.parent() {
                 self.disk().create_dir_all(parent)?;
@@ -265,6 +295,37 @@ impl SeedFiles {
         Ok(())
     }
 
+    /// Puts an index in place of the one that its copy has, which nobody may have open; see the
+    /// module page.
+    pub(crate) fn install_index(&self, record: &SeedRecord, there: &Path) -> Result<(), Refused> {
+        let staging = self.staging(SeedPlace::Catalog);
+        self.remove_leftovers(&staging).map_err(Refused::Disk)?;
+        self.adopt_index()?;
+        let put = || -> Placed<()> {
+            self.disk().sync_dir(&staging)?;
+            self.save(record)?;
+            remove_all(there)?;
+            self.disk().rename(&staging, there)?;
+            self.disk().sync_dir(&self.home(SeedPlace::Catalog))?;
+            Ok(())
+        };
+        put().map_err(Refused::Disk)
+    }
+
+    /// Whether what came is an index of this version: the mount test of the model (F64).
+    fn adopt_index(&self) -> Result<(), Refused> {
+        match Catalog::adopt(&self.staging(SeedPlace::Catalog)) {
+            Ok(_) => Ok(()),
+            Err(CatalogError::Damaged(what)) => {
+                Err(Refused::Wrong(format!("the content index that came: {what}")))
+            }
+            Err(error) => {
+                let full = matches!(error, CatalogError::NoSpace);
+                Err(Refused::Disk(PlaceError { full, text: error.to_string() }))
+            }
+        }
+    }
+
     /// Parts of files that came a second time.
     fn remove_leftovers(&self, staging: &Path) -> Placed<()> {
         let entries = self.disk().list(staging)?.into_iter();
@@ -284,9 +345,8 @@ impl SeedFiles {
         opener: &dyn StoreOpener,
     ) -> Placed<()> {
         self.remove_staging()?;
-        let Some(record) = record.filter(|record| assigned != Some(record.new)) else {
-            return Ok(());
-        };
+        let made = record.filter(|record| record.makes_copy() && assigned != Some(record.new));
+        let Some(record) = made else { return Ok(()) };
         let control = self.control_aside(record.new);
         if self.disk().exists(&control)? {
             // First: without it the files mean nothing.
@@ -297,16 +357,15 @@ impl SeedFiles {
         opener
             .destroy(&store)
             .map_err(|error| PlaceError { full: false, text: error.to_string() })?;
-        remove_all(&store)?;
-        remove_all(&self.installed(SeedPlace::Log, record.new))
+        PLACES.into_iter().try_for_each(|place| remove_all(&self.installed(place, record.new)))
     }
 
     fn remove_staging(&self) -> Placed<()> {
-        for place in [SeedPlace::Store, SeedPlace::Log] {
-            let home = self.home(place);
-            if self.disk().exists(&home.join(STAGING))? {
-                remove_all(&home.join(STAGING))?;
-                self.disk().sync_dir(&home)?;
+        for place in PLACES {
+            let staging = self.staging_root(place);
+            if self.disk().exists(&staging)? {
+                remove_all(&staging)?;
+                self.disk().sync_dir(&self.home(place))?;
             }
         }
         Ok(())

@@ -1,14 +1,15 @@
 //! Serving seeds: the calls that a target makes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use keelson_copy_core::seed::throttle::Throttle;
 use keelson_env::DiskFile;
-use keelson_format::pack;
+use keelson_format::{SeedPlace, pack};
 use keelson_types::{
-    CheckpointId, CopyStatus, HoldKind, LogHold, OperationId, RefusalReason, Setting,
+    CheckpointId, CopyStatus, HoldKind, LogHold, OperationId, Position, RefusalReason, SeedScope,
+    Setting,
 };
 use keelson_wire::{Refusal, ids, v1};
 use tokio::sync::{mpsc, oneshot};
@@ -33,21 +34,36 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 
 type Out<T> = mpsc::Sender<Result<T, Status>>;
 
-/// The copy is read for a seed as long as this lives; its status says so.
-struct Feeding(CopyHandle);
+/// The copy, or its index, is read for a seed as long as this lives; its status says so.
+struct Feeding {
+    copy: CopyHandle,
+    database: bool,
+    catalog: bool,
+}
 
 impl Feeding {
-    fn new(copy: &CopyHandle) -> Self {
-        copy.shared.feeding.fetch_add(1, Ordering::Relaxed);
+    fn new(copy: &CopyHandle, database: bool, catalog: bool) -> Self {
+        let this = Self { copy: copy.clone(), database, catalog };
+        for count in this.counts() {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         let _ = copy.mailbox.try_send(Message::SeedStanding);
-        Self(copy.clone())
+        this
+    }
+
+    fn counts(&self) -> impl Iterator<Item = &AtomicUsize> {
+        let feeding = &self.copy.shared.feeding;
+        let counts = [(self.database, &feeding.database), (self.catalog, &feeding.catalog)];
+        counts.into_iter().filter_map(|(read, count)| read.then_some(count))
     }
 }
 
 impl Drop for Feeding {
     fn drop(&mut self) {
-        self.0.shared.feeding.fetch_sub(1, Ordering::Relaxed);
-        let _ = self.0.mailbox.try_send(Message::SeedStanding);
+        for count in self.counts() {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+        let _ = self.copy.mailbox.try_send(Message::SeedStanding);
     }
 }
 
@@ -55,11 +71,12 @@ impl Drop for Feeding {
 struct Hold(Arc<CopyShared>, OperationId);
 
 impl Hold {
-    fn take(of: &Arc<CopyShared>, operation: OperationId) -> Self {
+    fn take(of: &Arc<CopyShared>, operation: OperationId, index: Option<Position>) -> Self {
+        let from = of.checkpointed.load();
         let hold = LogHold {
             operation,
             kind: HoldKind::Seed,
-            from: of.checkpointed.load(),
+            from: index.map_or(from, |index| index.min(from)),
             taken_unix_ms: unix_millis(),
             expires_unix_ms: u64::MAX,
         };
@@ -91,6 +108,11 @@ impl ReplicationService {
     ) -> Result<mpsc::Receiver<Result<v1::OpenSeedResponse, Status>>, Refusal> {
         let (database, id) = (ids::database(&request.database)?, ids::copy(&request.copy)?);
         let operation = ids::operation(&request.operation)?;
+        let scope = match request.parts() {
+            v1::SeedParts::Database => SeedScope::Database,
+            v1::SeedParts::Everything => SeedScope::Everything,
+            v1::SeedParts::Catalog => SeedScope::Catalog,
+        };
         let unknown = || Refusal::new(RefusalReason::UnknownCopy, "no such copy here");
         let copy = self.registry.get(database).filter(|copy| copy.shared.copy == id);
         let copy = copy.ok_or_else(unknown)?;
@@ -105,7 +127,7 @@ impl ReplicationService {
             return Ok(responses);
         }
         tokio::spawn(async move {
-            if let Err(refusal) = begin(&context, &copy, operation, &sender).await {
+            if let Err(refusal) = begin(&context, &copy, (operation, scope), &sender).await {
                 // The target has gone if this fails.
                 let _ = sender.send(Err(refusal.into())).await;
             }
@@ -124,13 +146,16 @@ impl ReplicationService {
         let known = known.and_then(|known| self.context.seeds.find(key, known));
         let lost = || Refusal::new(RefusalReason::Truncated, "the checkpoint is gone");
         let source = known.ok_or_else(lost)?;
-        let count = source.manifest.files.len();
-        if request.files.iter().any(|file| *file as usize >= count) {
+        let files = request.files.iter().map(|file| source.manifest.files.get(*file as usize));
+        let Some(files) = files.collect::<Option<Vec<_>>>() else {
             let what = "no such file in the checkpoint";
             return Err(Refusal::new(RefusalReason::BadArgument, what));
-        }
+        };
+        let indexes = files.iter().filter(|file| file.place == SeedPlace::Catalog).count();
+        let parts = (indexes < files.len(), indexes > 0);
         let (sender, chunks) = mpsc::channel(AHEAD);
-        let feeding = self.registry.get(database).map(|copy| Feeding::new(&copy));
+        let feeding = self.registry.get(database);
+        let feeding = feeding.map(|copy| Feeding::new(&copy, parts.0, parts.1));
         let context = self.context.clone();
         tokio::spawn(async move {
             let _feeding = feeding;
@@ -152,17 +177,33 @@ fn complete(source: &Source) -> v1::OpenSeedResponse {
 async fn begin(
     context: &Arc<PlaneContext>,
     copy: &CopyHandle,
-    operation: OperationId,
+    (operation, scope): (OperationId, SeedScope),
     sender: &Out<v1::OpenSeedResponse>,
 ) -> Result<(), Refusal> {
     check_health(context, copy).await?;
-    let _feeding = Feeding::new(copy);
-    let hold = Hold::take(&copy.shared, operation);
-    let store = open_store(copy).await?;
+    let index = scope.takes_catalog().then(|| copy.shared.catalog.for_seed());
+    let index = match (index, scope.makes_copy()) {
+        (Some(Err(what)), false) => return Err(unfit(context, what)),
+        (index, _) => index.and_then(Result::ok),
+    };
+    let _feeding = Feeding::new(copy, scope.makes_copy(), index.is_some());
+    let reflects = index.as_ref().map(|(_, searchable)| searchable.reflects.position);
+    let hold = Hold::take(&copy.shared, operation, reflects);
+    let store = match scope.makes_copy() {
+        true => Some(open_store(copy).await?),
+        false => None,
+    };
     let (reply, log) = oneshot::channel();
     copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
     let log = log.await.map_err(|_| gone())??;
-    let material = Material::of(&copy.shared, store, log.reader, log.table);
+    let material = Material {
+        shared: copy.shared.clone(),
+        store,
+        generation_bytes: index.as_ref().map_or(0, |(_, index)| index.generation_bytes),
+        catalog: index.map(|(catalog, _)| catalog),
+        reader: log.reader,
+        epochs: log.table,
+    };
     let (worker, told) = (context.clone(), sender.clone());
     let key = (copy.shared.database, operation);
     let built = blocking(&context.seed_pool, move || {
@@ -183,7 +224,10 @@ async fn begin(
         worker.seeds.build(&building, material, &mut read).map_err(failed)
     });
     let internal = |why| Refusal::new(RefusalReason::Internal, why);
-    let source = built.await.map_err(internal)??;
+    let built = built.await.map_err(internal)?;
+    // If its index turned out to be damaged.
+    context.catalogs.look(copy.shared.database, Duration::ZERO);
+    let source = built?;
     let (name, bytes) = (&copy.shared.name, source.manifest.bytes());
     tracing::info!(database = %name, %operation, bytes, "a checkpoint for a seed is ready");
     if sender.send(Ok(complete(&source))).await.is_err() {
@@ -202,20 +246,21 @@ async fn check_health(context: &PlaneContext, copy: &CopyHandle) -> Result<(), R
     let status = view.view.status;
     let healthy =
         matches!(status, CopyStatus::Mounted | CopyStatus::Healthy | CopyStatus::SeedingSource);
-    let unfit = |what: String| {
-        let at = context.name_of(context.member);
-        Err(Refusal::new(RefusalReason::SourceUnfit, format!("the copy on {at} {what}")))
-    };
     if !healthy {
-        return unfit(format!("is {status}: {}", view.view.reason));
+        return Err(unfit(context, format!("is {status}: {}", view.view.reason)));
     }
     if copy.shared.is_lagged() {
-        return unfit("lags".into());
+        return Err(unfit(context, "lags".into()));
     }
     if copy.shared.marked.load(Ordering::SeqCst) {
-        return unfit("is not whole".into());
+        return Err(unfit(context, "is not whole".into()));
     }
     Ok(())
+}
+
+fn unfit(context: &PlaneContext, what: String) -> Refusal {
+    let at = context.name_of(context.member);
+    Refusal::new(RefusalReason::SourceUnfit, format!("the copy on {at} {what}"))
 }
 
 /// Holds back what would slow the member's commits down.
@@ -283,10 +328,11 @@ async fn send(
             }
             source.touch();
             offset = end;
+            // Behind the end of a file, too: an index is many small ones.
+            pace.after(context, length).await;
             if offset >= file.bytes || length == 0 {
                 break;
             }
-            pace.after(context, length).await;
         }
     }
     Ok(())

@@ -1,8 +1,13 @@
 //! The source of a seed: checkpoints of copies on this member, kept for the targets that read them.
 //!
-//! A checkpoint lies in `databases/<database>/seed-source/<operation>/`: the store (hard links),
-//! the log of its generation up to the place where the store stands, and the manifest, written
-//! last. So a crash leaves a checkpoint with a manifest, from which the seed goes on, or something
+//! A checkpoint lies in `databases/<database>/seed-source/<operation>/`: the store and the content
+//! index (hard links), the log up to the place where the store stands, and the manifest, written
+//! last. The index is read first, so it reflects no more than the store holds; the log begins where
+//! the index stands, so that the new copy can go on with it. An index whose log would be long, or
+//! is gone, is left out: the new copy makes its own sooner. A checkpoint of an index alone has that
+//! and nothing else.
+//!
+//! So a crash leaves a checkpoint with a manifest, from which the seed goes on, or something
 //! that the next start removes. One that nobody read for [`KEPT`] is removed, too: the files of its
 //! store are given back to the volume only then.
 
@@ -11,10 +16,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use keelson_catalog::{Catalog, CatalogError};
 use keelson_env::{Disk, KvStore};
 use keelson_format::{MANIFEST_BYTES_MAX, SeedFile, SeedManifest, SeedPlace};
 use keelson_log::LogReader;
-use keelson_types::{CheckpointId, CopyId, DatabaseId, EpochTable, OperationId, RefusalReason};
+use keelson_types::{
+    CheckpointId, DatabaseId, EpochTable, Generation, LogEnd, OperationId, Position, RefusalReason,
+    Watermarks,
+};
 use keelson_wire::Refusal;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -25,10 +34,16 @@ use super::CHUNK_BYTES;
 use crate::shared::CopyShared;
 use crate::whole_file;
 
+#[cfg(test)]
+mod tests;
+
 /// A checkpoint that nobody reads stays so long: a target may be restarted, or repaired.
 const KEPT: Duration = Duration::from_secs(15 * 60);
 /// Checkpoints of a member at a time.
 const SOURCES_MAX: usize = 16;
+
+/// Log that is sent along with an index, at most.
+const LOG_OF_INDEX_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 const DIRECTORY: &str = "seed-source";
 const MANIFEST: &str = "manifest";
@@ -56,6 +71,7 @@ pub(crate) const fn subdirectory(place: SeedPlace) -> &'static str {
     match place {
         SeedPlace::Store => "store",
         SeedPlace::Log => "log",
+        SeedPlace::Catalog => "catalog",
     }
 }
 
@@ -173,23 +189,15 @@ impl SeedSources {
         read: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<SeedManifest, String> {
         let disk = &*self.disk;
-        disk.create_dir_all(&directory.join("log")).map_err(text)?;
-        let store = directory.join("store");
-        let at = material.store.create_checkpoint(&store).map_err(text)?;
-        drop(material.store);
+        disk.create_dir_all(directory).map_err(text)?;
+        let index = snapshot_index(directory, &mut material)?;
+        let at = match (material.store.take(), index) {
+            (Some(store), index) => checkpoint_store(disk, directory, &mut material, store, index)?,
+            (None, Some(index)) => index,
+            (None, None) => return Err("there is no content index".into()),
+        };
         material.epochs.cut(at.position);
-        let mut files = Vec::new();
-        if at.position.generation.0 > 0 {
-            let name = format!("{:016x}.klog", at.position.generation.0);
-            let path = directory.join("log").join(&name);
-            let bytes = copy_log(disk, &mut material.reader, at.position, &path)?;
-            files.push(SeedFile { place: SeedPlace::Log, name, bytes, digest: 0 });
-        }
-        for entry in disk.list(&store).map_err(text)? {
-            let path = store.join(&entry.name);
-            let bytes = disk.open(&path).and_then(|file| file.size()).map_err(text)?;
-            files.push(SeedFile { place: SeedPlace::Store, name: entry.name, bytes, digest: 0 });
-        }
+        let mut files = list_files(disk, directory)?;
         let total = files.iter().map(|file| file.bytes).sum();
         let mut done = 0;
         for file in &mut files {
@@ -200,9 +208,9 @@ impl SeedSources {
         }
         let manifest = SeedManifest {
             checkpoint: CheckpointId::new(Uuid::new_v4()),
-            database: material.database,
-            stream: material.stream,
-            source: material.copy,
+            database: material.shared.database,
+            stream: material.shared.stream,
+            source: material.shared.copy,
             at,
             epochs: material.epochs,
             files,
@@ -211,10 +219,9 @@ impl SeedSources {
         if bytes.len() > MANIFEST_BYTES_MAX {
             return Err(format!("{} files are too many for a manifest", manifest.files.len()));
         }
-        [&store, &directory.join("log")]
-            .into_iter()
-            .try_for_each(|d| disk.sync_dir(d))
-            .map_err(text)?;
+        for place in manifest.places() {
+            disk.sync_dir(&directory.join(subdirectory(place))).map_err(text)?;
+        }
         whole_file::replace(disk, &directory.join(MANIFEST), &bytes).map_err(text)?;
         Ok(manifest)
     }
@@ -249,48 +256,138 @@ impl SeedSources {
 
 /// What a checkpoint is made of.
 pub(crate) struct Material {
-    pub(crate) database: DatabaseId,
-    pub(crate) stream: keelson_types::StreamId,
-    pub(crate) copy: CopyId,
-    pub(crate) store: Arc<dyn KvStore>,
+    pub(crate) shared: Arc<CopyShared>,
+    /// Of a copy.
+    pub(crate) store: Option<Arc<dyn KvStore>>,
+    /// Of an index, alone or beside a copy.
+    pub(crate) catalog: Option<Catalog>,
     pub(crate) reader: LogReader,
     pub(crate) epochs: EpochTable,
+    pub(crate) generation_bytes: u64,
+}
+
+/// The index as it is now, and what it reflects. One that is damaged is made anew where it is.
+fn snapshot_index(directory: &Path, material: &mut Material) -> Result<Option<LogEnd>, String> {
+    let Some(catalog) = material.catalog.take() else { return Ok(None) };
+    let place = directory.join(subdirectory(SeedPlace::Catalog));
+    let taken = catalog.snapshot(&place).and_then(|snapshot| {
+        snapshot.verify()?;
+        Ok(snapshot.reflected()?.map(|reflected| reflected.end))
+    });
+    match taken {
+        Ok(end) => Ok(end),
+        Err(error) => {
+            let why = format!("the content index: {error}");
+            if let CatalogError::Damaged(_) = error {
+                material.shared.catalog.damaged(&why);
+            }
+            if material.store.is_none() {
+                return Err(why);
+            }
+            tracing::warn!(database = %material.shared.name, why, "a seed goes without it");
+            Catalog::remove(&place).map_err(text)?;
+            Ok(None)
+        }
+    }
+}
+
+/// The store and its log, which begins where the index stands; says where the store stands.
+fn checkpoint_store(
+    disk: &dyn Disk,
+    directory: &Path,
+    material: &mut Material,
+    store: Arc<dyn KvStore>,
+    index: Option<LogEnd>,
+) -> Result<LogEnd, String> {
+    let log = directory.join(subdirectory(SeedPlace::Log));
+    disk.create_dir_all(&log).map_err(text)?;
+    let at = store.create_checkpoint(&directory.join("store")).map_err(text)?;
+    drop(store);
+    let from = index.and_then(|index| material.log_of_index(index.position, at.position));
+    if index.is_some() && from.is_none() {
+        Catalog::remove(&directory.join(subdirectory(SeedPlace::Catalog))).map_err(text)?;
+    }
+    copy_log(
+        disk,
+        &mut material.reader,
+        (from.unwrap_or(at.position.generation), at.position),
+        &log,
+    )?;
+    Ok(at)
 }
 
 impl Material {
-    pub(crate) fn of(
-        shared: &CopyShared,
-        store: Arc<dyn KvStore>,
-        reader: LogReader,
-        epochs: EpochTable,
-    ) -> Self {
-        let (database, stream, copy) = (shared.database, shared.stream, shared.copy);
-        Self { database, stream, copy, store, reader, epochs }
+    /// From which generation on log is sent, so that an index that stands at `index` can go on
+    /// beside a store that stands at `store`; nothing if that log is gone or too long.
+    fn log_of_index(&self, index: Position, store: Position) -> Option<Generation> {
+        let first = self.reader.first_generation().unwrap_or(store.generation);
+        let from = index.generation.max(Generation(1)).min(store.generation);
+        let behind = Watermarks::distance_bytes(index, store, self.generation_bytes);
+        (from >= first && behind <= LOG_OF_INDEX_BYTES_MAX).then_some(from)
     }
 }
 
-/// Copies the log of one generation up to a position; a few MiB.
+/// Copies the log from the beginning of a generation up to a position; a few MiB.
 fn copy_log(
     disk: &dyn Disk,
     reader: &mut LogReader,
-    to: keelson_types::Position,
+    (from, to): (Generation, Position),
+    directory: &Path,
+) -> Result<(), String> {
+    let mut generation = from;
+    while generation <= to.generation && to.generation.0 > 0 {
+        let path = directory.join(format!("{:016x}.klog", generation.0));
+        let last = generation == to.generation;
+        let next = Position { generation: generation.next(), offset: 0 };
+        let end = copy_generation(disk, reader, (generation, if last { to } else { next }), &path)?;
+        if last && end != to {
+            return Err(format!("the log cannot be read behind {end}"));
+        }
+        generation = generation.next();
+    }
+    Ok(())
+}
+
+/// Copies a generation up to a position, or to its end; says where that is.
+fn copy_generation(
+    disk: &dyn Disk,
+    reader: &mut LogReader,
+    (generation, to): (Generation, Position),
     path: &Path,
-) -> Result<u64, String> {
+) -> Result<Position, String> {
     let file = disk.create(path).map_err(text)?;
-    let mut at = keelson_types::Position { generation: to.generation, offset: 0 };
-    while at < to {
-        let chunks = reader.read(at, to, CHUNK_BYTES).map_err(text)?;
+    let mut at = Position { generation, offset: 0 };
+    loop {
         let before = at;
-        for chunk in chunks {
+        for chunk in reader.read(at, to, CHUNK_BYTES).map_err(text)? {
             file.write_at(chunk.position.offset, &chunk.bytes).map_err(text)?;
             at = chunk.end;
         }
-        if at == before {
-            return Err(format!("the log cannot be read behind {at}"));
+        if at >= to || at == before {
+            file.sync().map_err(text)?;
+            return Ok(at);
         }
     }
-    file.sync().map_err(text)?;
-    Ok(to.offset)
+}
+
+/// What lies in a checkpoint, without digests. Files of the engine's own housekeeping have a dot.
+fn list_files(disk: &dyn Disk, directory: &Path) -> Result<Vec<SeedFile>, String> {
+    let mut files = Vec::new();
+    for place in [SeedPlace::Log, SeedPlace::Store, SeedPlace::Catalog] {
+        let home = directory.join(subdirectory(place));
+        if !disk.exists(&home).map_err(text)? {
+            continue;
+        }
+        for entry in disk.list(&home).map_err(text)? {
+            if entry.is_dir || entry.name.starts_with('.') {
+                continue;
+            }
+            let bytes = disk.open(&home.join(&entry.name)).and_then(|file| file.size());
+            let bytes = bytes.map_err(text)?;
+            files.push(SeedFile { place, name: entry.name, bytes, digest: 0 });
+        }
+    }
+    Ok(files)
 }
 
 /// The digest of a whole file; `read` is told how far it is, and says whether to go on.

@@ -5,44 +5,42 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use keelson_copy_core::paths::{Overrides, Purpose};
 use keelson_copy_core::seed::{
-    Offered, SeedAction, SeedConfig, SeedEvent, SeedMachine, SourceCandidate, SourceFailure,
+    SeedAction, SeedConfig, SeedEvent, SeedMachine, SeedRecord, SourceCandidate,
 };
-use keelson_format::{SeedManifest, unpack};
-use keelson_net::{Lane as ChannelLane, PeerChannel};
-use keelson_types::{
-    CheckpointId, CopyId, MemberId, OperationId, RefusalReason, Refused, SeedOrder, SeedProgress,
-};
-use keelson_wire::v1::replication_client::ReplicationClient;
-use keelson_wire::{ids, refusal_of, v1};
+use keelson_format::{SeedManifest, SeedPlace};
+use keelson_net::Lane as ChannelLane;
+use keelson_types::{MemberId, OperationId, Refused, SeedOrder, SeedProgress};
+use keelson_wire::{ids, v1};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
 
-use super::place::{Incoming, PlaceError, Refused as NotTaken, SeedFiles};
-use super::{CHUNK_BYTES, blocking};
-use crate::context::PlaneContext;
+use super::blocking;
+use super::place::{PlaceError, Refused as NotTaken, SeedFiles};
+use crate::catalog;
+use crate::context::{CopyHandle, PlaneContext};
 use crate::fetch::client;
 use crate::gate::boottime_now;
 use crate::shared::CopyShared;
 
-/// A source that says nothing for so long is gone.
-const SILENCE: Duration = Duration::from_secs(20);
+mod fetching;
+
+use fetching::SILENCE;
+
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often the end is told until consensus has taken it, and how often a waiting seed renews its
 /// hold.
 const TELL_AGAIN: Duration = Duration::from_secs(2);
-/// How often a file may come wrong before the source is given up.
-const WRONG_MAX: u32 = 3;
 
 /// One seed on its target.
 pub(crate) struct Target {
     pub(crate) context: Arc<PlaneContext>,
+    handle: CopyHandle,
     pub(crate) shared: Arc<CopyShared>,
     pub(crate) order: SeedOrder,
     pub(crate) candidates: watch::Receiver<Vec<SourceCandidate>>,
@@ -76,15 +74,18 @@ type Result<T, E = Stopped> = std::result::Result<T, E>;
 impl Target {
     pub(crate) fn new(
         context: Arc<PlaneContext>,
-        shared: Arc<CopyShared>,
+        handle: CopyHandle,
         order: SeedOrder,
         candidates: watch::Receiver<Vec<SourceCandidate>>,
         stop: CancellationToken,
     ) -> Self {
+        let shared = handle.shared.clone();
+        let progress = SeedProgress { scope: order.scope, ..SeedProgress::default() };
         let files = SeedFiles::new(context.places.clone(), shared.database);
         let told = Told { at: Instant::now(), received: 0 };
         Self {
             context,
+            handle,
             shared,
             order,
             candidates,
@@ -92,7 +93,7 @@ impl Target {
             files,
             manifest: None,
             here: Vec::new(),
-            progress: SeedProgress::default(),
+            progress,
             told,
             wrong: 0,
         }
@@ -175,13 +176,14 @@ impl Target {
             SeedAction::Transfer(member, checkpoint) => {
                 Some(self.transfer(member, checkpoint).await?)
             }
-            SeedAction::Install => Some(self.install().await),
+            SeedAction::Install(record) => Some(self.install(record).await),
             SeedAction::Report { phase, source, note } => {
                 let (database, operation) = (&self.shared.name, self.order.operation);
                 let from = source.map(|member| self.context.name_of(member));
                 tracing::info!(%database, %operation, %phase, ?from, note, "seed");
                 (self.progress.phase, self.progress.source) = (phase, source);
                 self.progress.note = note;
+                self.show_index();
                 self.tell();
                 None
             }
@@ -204,12 +206,52 @@ impl Target {
         left.map_or_else(failed, |left| SeedEvent::Looked(left.record, left.installed))
     }
 
-    async fn install(&mut self) -> SeedEvent {
-        let (Some(manifest), copy) = (self.manifest.clone(), self.order.copy) else {
+    async fn install(&mut self, record: SeedRecord) -> SeedEvent {
+        let Some(manifest) = self.manifest.clone() else {
             return SeedEvent::DiskFailed(false, "there is no manifest".into());
         };
-        let installed = self.on_disk(move |files| files.install(&manifest, copy)).await;
+        if !record.makes_copy() {
+            return self.install_index(record).await;
+        }
+        let installed = self.on_disk(move |files| files.install(&manifest, &record)).await;
         installed.map_or_else(failed, |()| SeedEvent::Installed)
+    }
+
+    /// Puts an index in place while nobody works on the one that is there. Keys that came in doubt
+    /// meanwhile are not what the source had: then it goes again, and the copy makes one later.
+    async fn install_index(&mut self, record: SeedRecord) -> SeedEvent {
+        let context = self.context.clone();
+        let _turn = context.catalogs.turn(self.shared.database).await;
+        let slot = &self.shared.catalog;
+        let doubts = slot.doubts();
+        let in_doubt = || {
+            let marked = self.shared.marked.load(Ordering::SeqCst);
+            marked || slot.doubts() != doubts
+        };
+        let doubtful = || {
+            let text = "keys of the copy are in doubt; it makes an index once they are not";
+            SeedEvent::DiskFailed(false, text.into())
+        };
+        let Some(there) = catalog::directory_of_copy(&self.handle).await else {
+            return SeedEvent::DiskFailed(false, "the copy is being opened".into());
+        };
+        if in_doubt() {
+            return doubtful();
+        }
+        slot.close();
+        let (files, to) = (self.files.clone(), there.clone());
+        let work = move || files.install_index(&record, &to);
+        let installed = blocking(&self.context.seed_pool, work).await;
+        match installed {
+            Ok(Ok(())) if in_doubt() => {
+                slot.doubt(&there);
+                doubtful()
+            }
+            Ok(Ok(())) => SeedEvent::Installed,
+            Ok(Err(NotTaken::Wrong(text))) => fetching::wrong(text),
+            Ok(Err(NotTaken::Disk(error))) => failed(error),
+            Err(text) => SeedEvent::DiskFailed(false, text),
+        }
     }
 
     /// Tells the end until consensus has taken the order back.
@@ -220,7 +262,7 @@ impl Target {
         };
         match &refused {
             None => {
-                tracing::info!(database = %self.shared.name, "the seeded copy is in place");
+                tracing::info!(database = %self.shared.name, "what was seeded is in place");
                 self.close_source();
             }
             Some(refused) => tracing::warn!(database = %self.shared.name, %refused, "seed failed"),
@@ -262,105 +304,6 @@ impl Target {
         self.context.report(0, v1::data_to_control::Message::Seed(self.report()));
     }
 
-    fn tell_if_due(&mut self) {
-        if self.told.at.elapsed() >= TELL_EVERY {
-            self.tell();
-        }
-    }
-
-    /// A client of a source over the best way there is, which the progress tells.
-    async fn client(&mut self, member: MemberId) -> Option<ReplicationClient<PeerChannel>> {
-        let peer = self.context.member(member)?;
-        let (network, compression) = (self.order.network.as_deref(), self.order.compression);
-        let seeding = (Purpose::Seeding, Overrides { network, compression });
-        let (way, channel) = self.context.reach(&peer, seeding, ChannelLane::Bulk).await;
-        self.progress.network = way.network.unwrap_or_default();
-        self.progress.compressed = way.compressed;
-        Some(client(channel))
-    }
-
-    /// What the network says within time, unless the seed is stopped meanwhile.
-    async fn within<T>(
-        &self,
-        call: impl Future<Output = std::result::Result<T, Status>>,
-    ) -> Result<std::result::Result<T, SeedEvent>> {
-        tokio::select! {
-            () = self.stop.cancelled() => Err(Stopped),
-            answer = timeout(SILENCE, call) => Ok(match answer {
-                Ok(Ok(answer)) => Ok(answer),
-                Ok(Err(status)) => Err(source_failed(&status)),
-                Err(_) => {
-                    let text = format!("the source says nothing for {SILENCE:?}");
-                    Err(SeedEvent::SourceFailed(SourceFailure::Unreachable, text))
-                }
-            }),
-        }
-    }
-
-    async fn open(
-        &mut self,
-        member: MemberId,
-        copy: CopyId,
-        checkpoint: Option<CheckpointId>,
-    ) -> Result<SeedEvent> {
-        let Some(mut client) = self.client(member).await else { return Ok(no_member()) };
-        let request = v1::OpenSeedRequest {
-            handshake: Some(self.context.handshake()),
-            database: ids::bytes(self.shared.database),
-            copy: ids::bytes(copy),
-            operation: ids::bytes(self.order.operation),
-            checkpoint: checkpoint.map(ids::bytes).unwrap_or_default(),
-        };
-        let mut answers = match self.within(client.open_seed(request)).await? {
-            Ok(answers) => answers.into_inner(),
-            Err(event) => return Ok(event),
-        };
-        loop {
-            match self.within(answers.message()).await? {
-                Ok(Some(answer)) if answer.manifest.is_empty() => {
-                    (self.progress.bytes_done, self.progress.bytes) =
-                        (answer.bytes_read, answer.bytes_total);
-                    self.tell_if_due();
-                }
-                Ok(Some(answer)) => return Ok(self.take_manifest(&answer.manifest).await),
-                Ok(None) => return Ok(broken()),
-                Err(event) => return Ok(event),
-            }
-        }
-    }
-
-    async fn take_manifest(&mut self, bytes: &[u8]) -> SeedEvent {
-        let manifest = match SeedManifest::decode(bytes) {
-            Ok(manifest) if manifest.database == self.shared.database => manifest,
-            Ok(_) => return wrong("the manifest is of another database".into()),
-            Err(error) => return wrong(format!("the manifest does not decode: {error}")),
-        };
-        if manifest.stream != self.shared.stream {
-            return wrong("the manifest is of another log stream".into());
-        }
-        let wanted = manifest.clone();
-        let looked = self.on_disk(move |files| Ok((files.prepare(&wanted)?, files.free()?))).await;
-        let (here, free) = match looked {
-            Ok(looked) => looked,
-            Err(error) => return failed(error),
-        };
-        let missing = |place| -> u64 {
-            let files = manifest.files.iter().zip(&here);
-            let missing = files.filter(|(file, here)| file.place == place && !**here);
-            missing.map(|(file, _)| file.bytes).sum()
-        };
-        let offered = Offered {
-            checkpoint: manifest.checkpoint,
-            store: (missing(keelson_format::SeedPlace::Store), free.0),
-            log: (missing(keelson_format::SeedPlace::Log), free.1),
-            one_volume: free.2,
-        };
-        self.here = here;
-        self.manifest = Some(manifest);
-        self.count();
-        SeedEvent::Offered(offered)
-    }
-
     fn count(&mut self) {
         let Some(manifest) = &self.manifest else { return };
         let done = manifest.files.iter().zip(&self.here).filter(|(_, here)| **here);
@@ -368,132 +311,24 @@ impl Target {
         (self.progress.files_done, self.progress.bytes_done) = (files, bytes);
         self.progress.files = manifest.files.len() as u64;
         self.progress.bytes = manifest.bytes();
+        self.show_index();
     }
 
-    async fn transfer(&mut self, member: MemberId, checkpoint: CheckpointId) -> Result<SeedEvent> {
-        let Some(manifest) = self.manifest.clone() else { return Ok(broken()) };
-        // Staging may have been cleared since it was looked at.
-        let wanted = manifest.clone();
-        match self.on_disk(move |files| files.prepare(&wanted)).await {
-            Ok(here) => self.here = here,
-            Err(error) => return Ok(failed(error)),
-        }
-        self.count();
-        let missing = (0..).zip(&self.here).filter(|(_, here)| !**here).map(|(number, _)| number);
-        let files: Vec<u32> = missing.collect();
-        if files.is_empty() {
-            return Ok(SeedEvent::Transferred);
-        }
-        let Some(mut client) = self.client(member).await else { return Ok(no_member()) };
-        let mut first = match self.incoming(&manifest, files[0], true).await {
-            Ok(incoming) => Some(incoming),
-            Err(error) => return Ok(failed(error)),
-        };
-        let request = v1::FetchSeedRequest {
-            handshake: Some(self.context.handshake()),
-            database: ids::bytes(self.shared.database),
-            operation: ids::bytes(self.order.operation),
-            checkpoint: ids::bytes(checkpoint),
-            files: files.clone(),
-            no_throttle: self.order.no_throttle,
-            offset: first.as_ref().map_or(0, Incoming::at),
-            compressed: self.progress.compressed,
-        };
-        let mut chunks = match self.within(client.fetch_seed(request)).await? {
-            Ok(chunks) => chunks.into_inner(),
-            Err(event) => return Ok(event),
-        };
-        for number in files {
-            let incoming = match first.take() {
-                Some(incoming) => Ok(incoming),
-                None => self.incoming(&manifest, number, false).await,
-            };
-            let incoming = match incoming {
-                Ok(incoming) => incoming,
-                Err(error) => return Ok(failed(error)),
-            };
-            if let Some(event) = self.receive(number, incoming, &mut chunks).await? {
-                return Ok(event);
-            }
-        }
-        Ok(SeedEvent::Transferred)
+    /// How far the index is, for the status of the copy.
+    fn show_index(&self) {
+        let manifest = self.manifest.as_ref();
+        let all = manifest.map_or(0, |manifest| manifest.bytes_of(SeedPlace::Catalog));
+        let files = manifest.into_iter().flat_map(|m| m.files.iter().zip(&self.here));
+        let here = files.filter(|(file, here)| file.place == SeedPlace::Catalog && **here);
+        let done: u64 = here.map(|(file, _)| file.bytes).sum();
+        let percent = u32::try_from((done * 100).checked_div(all).unwrap_or(0)).unwrap_or(100);
+        let source = self.progress.source.map(|member| self.context.name_of(member));
+        self.shared.catalog.seeds(percent, &source.unwrap_or_default());
     }
 
-    async fn incoming(
-        &self,
-        manifest: &SeedManifest,
-        number: u32,
-        go_on: bool,
-    ) -> std::result::Result<Incoming, PlaceError> {
-        // A file that came wrong begins anew.
-        let go_on = go_on && self.wrong == 0;
-        let file = manifest.files.get(number as usize).cloned();
-        let missing = || PlaceError { full: false, text: "no such file in the manifest".into() };
-        let file = file.ok_or_else(missing)?;
-        self.on_disk(move |files| files.receive(&file, go_on)).await
-    }
-
-    /// Receives one file; an event if something went wrong.
-    async fn receive(
-        &mut self,
-        number: u32,
-        mut incoming: Incoming,
-        chunks: &mut Streaming<v1::SeedChunk>,
-    ) -> Result<Option<SeedEvent>> {
-        loop {
-            let chunk = match self.within(chunks.message()).await? {
-                Ok(Some(chunk)) if chunk.file == number => chunk,
-                Ok(_) => return Ok(Some(broken())),
-                Err(event) => return Ok(Some(event)),
-            };
-            self.progress.bytes_received += chunk.body.len() as u64;
-            incoming = match self.take(incoming, chunk).await {
-                Ok(incoming) => incoming,
-                Err(not_taken) => return Ok(Some(self.not_taken(not_taken))),
-            };
-            self.tell_if_due();
-            if incoming.is_complete() {
-                break;
-            }
-        }
-        let files = self.files.clone();
-        let finished = blocking(&self.context.seed_pool, move || incoming.finish(&files)).await;
-        if let Err(not_taken) = finished.unwrap_or_else(panicked) {
-            return Ok(Some(self.not_taken(not_taken)));
-        }
-        self.here[number as usize] = true;
-        self.wrong = 0;
-        self.count();
-        Ok(None)
-    }
-
-    async fn take(
-        &self,
-        mut incoming: Incoming,
-        chunk: v1::SeedChunk,
-    ) -> std::result::Result<Incoming, NotTaken> {
-        let taken = blocking(&self.context.seed_pool, move || {
-            let body = unpack(chunk.body, chunk.packed_from, CHUNK_BYTES);
-            let body = body.map_err(|error| NotTaken::Wrong(error.to_string()))?;
-            incoming.take(chunk.offset, chunk.crc, &body)?;
-            Ok(incoming)
-        });
-        taken.await.unwrap_or_else(panicked)
-    }
-
-    /// A file that came wrong is fetched again a few times.
-    fn not_taken(&mut self, not_taken: NotTaken) -> SeedEvent {
-        match not_taken {
-            NotTaken::Disk(error) => failed(error),
-            NotTaken::Wrong(text) => {
-                self.wrong += 1;
-                let why = match self.wrong < WRONG_MAX {
-                    true => SourceFailure::Unreachable,
-                    false => SourceFailure::Wrong,
-                };
-                tracing::warn!(database = %self.shared.name, text, "a file of a seed came wrong");
-                SeedEvent::SourceFailed(why, text)
-            }
+    fn tell_if_due(&mut self) {
+        if self.told.at.elapsed() >= TELL_EVERY {
+            self.tell();
         }
     }
 
@@ -527,35 +362,6 @@ pub(crate) fn close(
     });
 }
 
-fn panicked<T>(text: String) -> std::result::Result<T, NotTaken> {
-    Err(NotTaken::Disk(PlaceError { full: false, text }))
-}
-
 fn failed(error: PlaceError) -> SeedEvent {
     SeedEvent::DiskFailed(error.full, error.text)
-}
-
-fn wrong(text: String) -> SeedEvent {
-    SeedEvent::SourceFailed(SourceFailure::Wrong, text)
-}
-
-fn broken() -> SeedEvent {
-    let text = "the source ended early".into();
-    SeedEvent::SourceFailed(SourceFailure::Unreachable, text)
-}
-
-fn no_member() -> SeedEvent {
-    let text = "the source is no member any more".into();
-    SeedEvent::SourceFailed(SourceFailure::Unfit, text)
-}
-
-fn source_failed(status: &Status) -> SeedEvent {
-    let refusal = refusal_of(status);
-    let why = match refusal.reason {
-        RefusalReason::Truncated => SourceFailure::CheckpointGone,
-        RefusalReason::SourceUnfit => SourceFailure::Unfit,
-        // Its copy may be opened in a moment.
-        _ => SourceFailure::Unreachable,
-    };
-    SeedEvent::SourceFailed(why, refusal.message)
 }

@@ -122,6 +122,7 @@ impl Seed {
             database: self.database.clone(),
             member: self.member.clone(),
             source: self.source.clone(),
+            database_only: true,
             delete_existing_files: true,
             no_throttle: true,
             ..SeedCopyRequest::default()

@@ -60,6 +60,7 @@ fn standing(row: &CopyStatusRow, facts: &CopyFacts) -> Value {
         "log_bytes": facts.log_bytes,
         "store_bytes": facts.store_bytes,
         "divergence": facts.divergence.as_ref().map(divergence),
+        "seeding_source_for_database": facts.feeds_seed,
         "scrub": facts.scrub.as_ref().map(super::scrub::data_of),
     })
 }
@@ -93,6 +94,9 @@ fn content_index(facts: &CopyFacts) -> Value {
         "content_index_reflects": text::position(index.reflects.as_ref()),
         "content_index_backlog_bytes": index.backlog_bytes,
         "content_index_crawl_percent": index.crawl_percent,
+        "content_index_seeding_percent": index.seeding_percent,
+        "content_index_seeding_source": index.seeding_source,
+        "seeding_source_for_catalog": index.feeds_seed,
         "content_index_records": index.records,
         "content_index_bytes": index.bytes,
     })

@@ -1,4 +1,5 @@
-//! `keelson copy seed`: makes a suspended copy anew from another one.
+//! `keelson copy seed`: makes a suspended copy, or the content index of any passive one, anew from
+//! another copy.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ const SEED_WAIT_MAX: Duration = Duration::from_secs(14 * 24 * 3_600);
 
 #[derive(Args, Debug)]
 pub(crate) struct Seed {
-    /// The copy, as DATABASE@MEMBER; it must be suspended
+    /// The copy, as DATABASE@MEMBER; it must be suspended, unless it gets a content index only
     copy: CopyName,
     #[command(flatten)]
     options: Options,
@@ -32,12 +33,12 @@ pub(crate) struct Options {
     /// Read from the copy on this member only; default: any healthy copy, near and passive first
     #[arg(long, value_name = "MEMBER", default_value = "")]
     source: String,
-    /// The database only
+    /// The database only: the new copy makes its content index itself; default: it comes along
     #[arg(long, conflicts_with = "catalog_only")]
     database_only: bool,
-    /// The content index only
-    #[arg(long)]
-    catalog_only: bool,
+    /// The content index only, while the copy goes on
+    #[arg(long, conflicts_with_all = ["delete_existing_files", "safe_delete_existing_files"])]
+    pub(crate) catalog_only: bool,
     /// Delete the old files once the new ones are in place; default: they stay beside them
     #[arg(long)]
     delete_existing_files: bool,
@@ -106,16 +107,18 @@ impl Seed {
             show_checks(global, &checks);
         }
         refuse_failed(&checks)?;
-        self.options.confirm(global, &format!("seed copy {}", self.copy))?;
+        self.options.confirm(global, &self.plan())?;
         let operation = client.admin().seed_copy(request).await?.operation;
         if !self.options.background {
             wait(&client, &operation).await?;
         }
+        let what = match self.options.catalog_only {
+            true => format!("the content index of {}", self.copy),
+            false => self.copy.to_string(),
+        };
         let sentence = match self.options.background {
-            true => {
-                format!("seeding {}: keelson operation watch {}", self.copy, text::id(&operation))
-            }
-            false => format!("seeded {}", self.copy),
+            true => format!("seeding {what}: keelson operation watch {}", text::id(&operation)),
+            false => format!("seeded {what}"),
         };
         let data = json!({
             "database": self.copy.database,
@@ -125,6 +128,15 @@ impl Seed {
         });
         output::print_done(global.output, &sentence, &data);
         Ok(())
+    }
+}
+
+impl Seed {
+    fn plan(&self) -> String {
+        match self.options.catalog_only {
+            true => format!("seed the content index of copy {}", self.copy),
+            false => format!("seed copy {}", self.copy),
+        }
     }
 }
 

@@ -36,8 +36,12 @@ impl Reseed {
         let rows = client.admin().copy_status("", &self.member).await?;
         let passive: Vec<_> = rows.into_iter().filter(|row| !row.active).collect();
         let names: Vec<_> = passive.iter().map(|row| row.database.as_str()).collect();
+        let what = match self.options.catalog_only {
+            true => "seed the content indexes of",
+            false => "suspend and seed",
+        };
         let plan = format!(
-            "suspend and seed {} passive copies on {} ({})",
+            "{what} {} passive copies on {} ({})",
             names.len(),
             self.member,
             names.join(", ")
@@ -77,7 +81,7 @@ impl Reseed {
     ) -> Outcome {
         let admin = client.admin();
         let stopped = row.suspension.as_ref().is_some_and(|suspension| suspension.replication);
-        if !stopped {
+        if !stopped && !self.options.catalog_only {
             let message = SuspendCopyRequest {
                 database: row.database.clone(),
                 member: row.member.clone(),

@@ -1,7 +1,8 @@
 //! Tests of the commands about seeds.
 
 use keelson_types::{
-    CommitConstraint, MemberId, OldFiles, ResumeRequest, SeedPhase, SuspendRequest, SuspendedBy,
+    CommitConstraint, MemberId, OldFiles, ResumeRequest, SeedPhase, SeedScope, SuspendRequest,
+    SuspendedBy,
 };
 
 use super::*;
@@ -18,6 +19,7 @@ fn order(source: Option<MemberId>) -> SeedOrder {
         copy: NEW,
         source,
         old_files: OldFiles::Keep,
+        scope: SeedScope::Everything,
         manual_resume: false,
         no_throttle: false,
         network: None,
@@ -188,6 +190,65 @@ fn the_files_of_a_discarded_timeline_are_not_deleted() {
     let delete = SeedOrder { old_files: OldFiles::Delete, ..order(None) };
     log.refused(RefusalReason::Precondition, &begin(3, delete));
     log.ok(&begin(3, order(None)));
+}
+
+fn index_order() -> SeedOrder {
+    SeedOrder { scope: SeedScope::Catalog, ..order(None) }
+}
+
+/// F53, F64: an index is seeded while its copy counts and goes on; the copy stays what it is.
+#[test]
+fn an_index_is_seeded_beside_a_copy_that_goes_on() {
+    let mut log = three_copies();
+    activate(&mut log, 1);
+    let before = config(&log, copy(3)).cloned().unwrap();
+    log.ok(&begin(3, index_order()));
+    let seeded = config(&log, copy(3)).unwrap();
+    assert!(seeded.seeding.is_some() && !seeded.is_remade() && seeded.may_count());
+    assert_eq!(log.state.operations[&SEED].seed.as_ref().unwrap().scope, SeedScope::Catalog);
+    assert_eq!(log.state.databases[&DB].holds.len(), 1, "log from the index on is kept");
+    // An operator may do with the copy what he likes, but for removing it.
+    log.ok(&suspend(3));
+    let request = ResumeRequest::default();
+    log.ok(&Command::ResumeCopy { database: DB, copy: copy(3), request });
+    log.refused(
+        RefusalReason::SeedInProgress,
+        &begin(3, SeedOrder { operation: OperationId::from_u128(8), ..index_order() }),
+    );
+    log.refused(
+        RefusalReason::SeedInProgress,
+        &Command::RemoveCopy { database: DB, copy: copy(3) },
+    );
+    log.ok(&report(Some(4)));
+    log.ok(&end(Ok(())));
+    let after = config(&log, copy(3)).cloned().unwrap();
+    assert_eq!(after.resumes, before.resumes + 1, "the operator's, not the seed's");
+    assert_eq!((after.seeding, after.suspension), (None, before.suspension));
+    assert!(log.state.databases[&DB].holds.is_empty() && config(&log, NEW).is_none());
+    assert_eq!(log.state.operations[&SEED].state, OperationState::Succeeded);
+}
+
+/// F46, F53: what has no index, or whose index rests, gets none; a copy that gets one is no source
+/// of another index.
+#[test]
+fn an_index_that_cannot_be_seeded_is_refused() {
+    use RefusalReason as R;
+    let mut log = three_copies();
+    activate(&mut log, 1);
+    log.refused(R::Precondition, &begin(1, index_order()));
+    log.ok(&begin(3, index_order()));
+    let of_third = SeedOrder {
+        operation: OperationId::from_u128(8),
+        source: Some(member(3)),
+        ..index_order()
+    };
+    log.refused(R::SourceUnfit, &begin(2, of_third.clone()));
+    log.ok(&end(Ok(())));
+    let database = log.state.databases.get_mut(&DB).unwrap();
+    database.copies.get_mut(&copy(2)).unwrap().kind = crate::state::CopyKind::Lagged;
+    log.refused(R::NoCatalog, &begin(2, of_third.clone()));
+    log.state.databases.get_mut(&DB).unwrap().settings.content_index.enabled = false;
+    log.refused(R::NoCatalog, &begin(3, SeedOrder { source: Some(member(1)), ..of_third }));
 }
 
 /// A seed of a database that is removed ends with it.

@@ -88,6 +88,44 @@ fn record(old_files: OldFiles) -> SeedRecord {
     }
 }
 
+fn verified(record: SeedRecord) -> SeedRecord {
+    let (member, copy, checkpoint) = record.staged.checkpoint().unwrap();
+    SeedRecord { staged: Staged::Verified(member, copy, checkpoint), ..record }
+}
+
+/// The record of a seed of the index alone.
+fn index_record() -> SeedRecord {
+    SeedRecord { new: OLD, ..record(OldFiles::Keep) }
+}
+
+/// Stages the files of an index that holds `word`.
+fn stage_index(place: &Place, word: &str) {
+    let source = tempfile::tempdir().unwrap();
+    fill_index(source.path(), word);
+    let staging = place.files.staging(SeedPlace::Catalog);
+    place.files.make(SeedPlace::Catalog).unwrap();
+    for entry in std::fs::read_dir(source.path()).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with('.') {
+            std::fs::copy(entry.path(), staging.join(name)).unwrap();
+        }
+    }
+}
+
+fn fill_index(directory: &Path, word: &str) {
+    let catalog = Catalog::create(directory).unwrap();
+    let mut writer = catalog.writer(vec![word.to_owned()]).unwrap();
+    writer.put(b"k", word.as_bytes()).unwrap();
+    writer.commit(LogEnd::ZERO).unwrap();
+    writer.close().unwrap();
+}
+
+/// Which index lies in a directory.
+fn word_of(directory: &Path) -> Option<String> {
+    let reflected = Catalog::open(directory).unwrap()?.reflected().unwrap().unwrap();
+    reflected.fields.first().cloned()
+}
+
 /// Sends what is missing of the file.
 fn send(incoming: &mut Incoming, body: &[u8]) -> Result<(), Refused> {
     while !incoming.is_complete() {
@@ -157,7 +195,7 @@ fn half_an_install_is_taken_back() {
     assert_eq!((left.record, left.installed), (Some(record(OldFiles::Keep)), false));
     assert!(!there.exists());
     assert_eq!(place.files.prepare(&manifest()), Ok(vec![true]), "nothing is sent again");
-    place.files.install(&manifest(), NEW).unwrap();
+    place.files.install(&manifest(), &verified(record(OldFiles::Keep))).unwrap();
     assert!(place.files.look().unwrap().installed && there.exists());
 }
 
@@ -169,7 +207,7 @@ fn a_seed_that_was_given_up_leaves_the_old_copy_alone() {
     let before = place.names();
     place.files.save(&record(OldFiles::Delete)).unwrap();
     stage(&place);
-    place.files.install(&manifest(), NEW).unwrap();
+    place.files.install(&manifest(), &verified(record(OldFiles::Delete))).unwrap();
     assert_eq!(place.files.clean_up(Some(OLD), None, &place.stores), Ok(true));
     assert_eq!(place.names(), before);
     assert!(place.files.is_clean());
@@ -186,7 +224,7 @@ fn an_installed_copy_takes_the_place_of_the_old_one() {
         std::fs::write(log.join("0000000000000001.klog"), b"log").unwrap();
         place.files.save(&record(old_files)).unwrap();
         stage(&place);
-        place.files.install(&manifest(), NEW).unwrap();
+        place.files.install(&manifest(), &verified(record(old_files))).unwrap();
         let cleaned = place.files.clean_up(Some(NEW), None, &place.stores);
         assert_eq!(cleaned, Ok(false), "the old copy is not closed yet");
         place.open(NEW);
@@ -197,5 +235,97 @@ fn an_installed_copy_takes_the_place_of_the_old_one() {
         assert_eq!(aside.exists(), stays);
         assert!(place.files.is_clean());
         assert!(place.files.installed(SeedPlace::Store, NEW).join("000007.sst").exists());
+    }
+}
+
+/// F64: an index alone is put in place by one rename; a crash on either side of it is told apart,
+/// and nothing else of the copy is touched.
+#[test]
+fn an_index_takes_the_place_of_the_one_that_was_there() {
+    let place = Place::new();
+    place.open(OLD);
+    let there = place.files.installed(SeedPlace::Catalog, OLD);
+    fill_index(&there, "old");
+    let before = place.names();
+    place.files.save(&index_record()).unwrap();
+    stage_index(&place, "new");
+    assert!(!place.files.is_clean() && !place.files.look().unwrap().installed);
+    // The crash comes before the rename.
+    let record = verified(index_record());
+    place.files.save(&record).unwrap();
+    let left = place.files.look().unwrap();
+    assert_eq!((left.record, left.installed), (Some(record), false));
+    place.files.install_index(&record, &there).unwrap();
+    assert_eq!(word_of(&there).as_deref(), Some("new"));
+    let left = place.files.look().unwrap();
+    assert_eq!((left.record, left.installed), (Some(record), true));
+    assert_eq!(place.files.clean_up(Some(OLD), None, &place.stores), Ok(true));
+    assert_eq!(place.names(), before);
+    assert!(place.files.is_clean());
+}
+
+/// What came and is no index is refused, and the one that is there stays.
+#[test]
+fn an_index_that_does_not_open_is_not_put_in_place() {
+    let place = Place::new();
+    place.open(OLD);
+    let there = place.files.installed(SeedPlace::Catalog, OLD);
+    fill_index(&there, "old");
+    stage_index(&place, "new");
+    std::fs::write(place.files.staging(SeedPlace::Catalog).join("meta.json"), b"{}").unwrap();
+    let refused = place.files.install_index(&verified(index_record()), &there);
+    assert!(matches!(refused, Err(Refused::Wrong(_))), "{refused:?}");
+    assert_eq!(word_of(&there).as_deref(), Some("old"));
+}
+
+/// G4: the record of an index names the copy that is there; clearing up behind it never touches a
+/// file of a copy, even if that was replaced and lies aside since.
+#[test]
+fn a_seed_of_an_index_takes_no_copy_with_it() {
+    let place = Place::new();
+    place.open(OLD);
+    place.files.save(&record(OldFiles::Keep)).unwrap();
+    stage(&place);
+    place.files.install(&manifest(), &verified(record(OldFiles::Keep))).unwrap();
+    place.open(NEW);
+    assert_eq!(place.files.clean_up(Some(NEW), None, &place.stores), Ok(true));
+    let before = place.names();
+    assert!(before.contains(&format!("control-{OLD}")), "the old copy lies aside: {before:?}");
+    for left in [index_record(), verified(index_record())] {
+        place.files.save(&left).unwrap();
+        stage_index(&place, "new");
+        assert_eq!(place.files.clean_up(Some(NEW), None, &place.stores), Ok(true));
+        place.files.clear(Some(&left), Some(NEW), &place.stores).unwrap();
+        assert_eq!(place.names(), before);
+    }
+}
+
+/// F53: a copy's index comes with it, and is its own from the install on; one that is of no use is
+/// left out.
+#[test]
+fn an_index_is_installed_with_its_copy() {
+    for (usable, word) in [(true, Some("new")), (false, None)] {
+        let place = Place::new();
+        place.open(OLD);
+        let mut manifest = manifest();
+        manifest.files.push(SeedFile {
+            place: SeedPlace::Catalog,
+            name: "meta.json".into(),
+            bytes: 2,
+            digest: 0,
+        });
+        place.files.save(&record(OldFiles::Keep)).unwrap();
+        stage(&place);
+        stage_index(&place, "new");
+        if !usable {
+            let list = place.files.staging(SeedPlace::Catalog).join("meta.json");
+            std::fs::write(list, b"{}").unwrap();
+        }
+        place.files.install(&manifest, &verified(record(OldFiles::Keep))).unwrap();
+        let there = place.files.installed(SeedPlace::Catalog, NEW);
+        assert_eq!(word_of(&there).as_deref(), word);
+        assert!(place.files.look().unwrap().installed);
+        assert_eq!(place.files.clean_up(Some(OLD), None, &place.stores), Ok(true));
+        assert!(!there.exists() && place.files.is_clean(), "given up");
     }
 }

@@ -8,7 +8,7 @@ use keelson_cluster_core::{
 };
 use keelson_copy_core::seed::{
     Offered, SeedAction, SeedConfig, SeedEvent, SeedMachine, SeedRecord, SourceCandidate,
-    SourceFailure, Staged, Standing,
+    SourceFailure, Standing,
 };
 use keelson_copy_core::truncate::{
     OtherCopy, OwnLog, Truncation, TruncationInputs, TruncationOrder, TruncationRole,
@@ -16,8 +16,8 @@ use keelson_copy_core::truncate::{
 };
 use keelson_types::{
     CheckpointId, CopyId, DatabaseId, DatabaseName, Epoch, LagSettings, LogHold, MemberId,
-    MemberName, OldFiles, OperationId, Position, SeedOrder, SeedProgress, SiteName, StreamId,
-    SuspendRequest, Tick,
+    MemberName, OldFiles, OperationId, Position, SeedOrder, SeedProgress, SeedScope, SiteName,
+    StreamId, SuspendRequest, Tick,
 };
 
 /// Files of a checkpoint; one is sent a turn.
@@ -117,6 +117,7 @@ fn order() -> SeedOrder {
         copy: copy(9),
         source: None,
         old_files: OldFiles::Keep,
+        scope: SeedScope::Everything,
         manual_resume: false,
         no_throttle: false,
         network: None,
@@ -211,7 +212,7 @@ impl World {
         let others = (0..3).filter(|index| *index != TARGET);
         let known = others.filter_map(|index| {
             let copy = database.copy_on(member(index))?;
-            let standing = match unfit_source(&database.copies[&copy]) {
+            let standing = match unfit_source(&database.copies[&copy], SeedScope::Everything) {
                 Some(_) => Standing::Suspended,
                 None if self.is_away(index) => Standing::Away,
                 None => Standing::Fit,
@@ -367,7 +368,8 @@ impl World {
             }
             SeedAction::Open(from, _, wanted) => self.open(from, wanted),
             SeedAction::Transfer(from, checkpoint) => self.transfer(from, checkpoint),
-            SeedAction::Install => {
+            SeedAction::Install(record) => {
+                self.staging.record = Some(record);
                 self.staging.installed = true;
                 self.tell(SeedEvent::Installed);
             }
@@ -436,7 +438,7 @@ impl World {
     /// Consensus takes the new copy in: its log is that of the checkpoint.
     fn finish(&mut self) {
         let Some(record) = self.staging.record else { panic!("nothing was recorded") };
-        let Staged::Checkpoint(_, _, checkpoint) = record.staged else {
+        let Some((_, _, checkpoint)) = record.staged.checkpoint() else {
             panic!("nothing is staged")
         };
         let Checkpoint { at, end, .. } = self.made[&checkpoint];
