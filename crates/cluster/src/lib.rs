@@ -42,6 +42,7 @@ mod quorum;
 mod raft_types;
 mod reports;
 mod rounds;
+mod scheduled;
 mod storage;
 mod suspensions;
 mod timings;

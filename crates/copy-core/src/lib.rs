@@ -6,7 +6,7 @@
 //! for those completions.
 //!
 //! Beside the machine stand the decisions that need no history of events, as plain functions over
-//! values: [`copy_state`], [`divergence`], [`expanded_truncation`], [`lag`], [`scrub`],
+//! values: [`copy_state`], [`divergence`], [`expanded_truncation`], [`lag`], [`salvage`], [`scrub`],
 //! [`truncate`].
 
 mod activation;
@@ -24,6 +24,7 @@ pub mod paths;
 pub mod range_fetch;
 pub mod room;
 mod rule_change;
+pub mod salvage;
 pub mod scrub;
 mod seal;
 pub mod seed;
