@@ -132,18 +132,27 @@ async fn numbered_records_of_several_files_stay_apart() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_file_overwrites_nothing_and_the_same_file_only_itself() -> Result<()> {
+async fn an_import_writes_over_numbered_records_only_on_request() -> Result<()> {
     let cluster = cluster().await?;
     let root = cluster.path();
     std::fs::write(root.join("one.csv"), "n\n1\n2\n")?;
     std::fs::write(root.join("two.csv"), "n\n3\n4\n")?;
-    for name in ["one.csv", "two.csv", "one.csv"] {
+    for name in ["one.csv", "two.csv"] {
         let path = root.join(name).display().to_string();
-        assert_eq!(
-            number(&cluster.cli().json(["kv", "import", "DB1", &path]).await?, "records"),
-            2
-        );
+        let report = cluster.cli().json(["kv", "import", "DB1", &path]).await?;
+        assert_eq!(number(&report, "records"), 2);
     }
+    // A file of the same name from elsewhere, and the same one again.
+    std::fs::create_dir(root.join("elsewhere"))?;
+    std::fs::write(root.join("elsewhere/one.csv"), "n\n9\n9\n")?;
+    for name in ["elsewhere/one.csv", "one.csv"] {
+        let path = root.join(name).display().to_string();
+        let refused = cluster.cli().run(["kv", "import", "DB1", &path]).await?;
+        assert_eq!((refused.code, refused.error_code()), (Some(1), Some("already_exists")));
+        ensure!(refused.stderr.contains("--overwrite"), "{}", refused.stderr);
+    }
+    let path = root.join("one.csv").display().to_string();
+    cluster.cli().succeed(["kv", "import", "DB1", &path, "--overwrite"]).await?;
     let items = cluster.client().database("DB1").scan(ScanOptions::default()).await?;
     let items = items.collect().await?;
     let keys: Vec<_> = items.iter().map(|item| String::from_utf8_lossy(&item.key)).collect();
@@ -193,7 +202,7 @@ async fn an_import_waits_for_the_copies_and_goes_on_or_gives_up() -> Result<()> 
     assert_eq!(number(&report, "records"), 2);
     ensure!(report["waited_seconds"].as_f64() > Some(0.0), "{report}");
     cluster.cli().succeed(["copy", "suspend", "DB1@m3"]).await?;
-    cluster.cli().succeed(["kv", "import", "DB1", &file, "--no-guarantee"]).await?;
+    cluster.cli().succeed(["kv", "import", "DB1", &file, "--no-guarantee", "--overwrite"]).await?;
     Ok(())
 }
 

@@ -87,6 +87,11 @@ impl Failure {
         self
     }
 
+    /// The same with advice that fits this command better than that of the reason.
+    pub(crate) fn hinting(self, hint: &str) -> Self {
+        Self { hint: hint.into(), ..self }
+    }
+
     /// Whether the same command may succeed later without anybody fixing anything.
     pub(crate) fn may_pass(&self) -> bool {
         self.exit == Exit::Unavailable

@@ -108,6 +108,12 @@ impl Client {
         self.shared.topology.picture()
     }
 
+    /// The certificates that the client shows and trusts, for calls that it has no method for.
+    #[must_use]
+    pub fn tls(&self) -> Arc<keelson_net::TlsStore> {
+        self.shared.pool.tls()
+    }
+
     /// Fetches a new picture from any member.
     ///
     /// # Errors

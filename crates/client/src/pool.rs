@@ -36,6 +36,10 @@ impl Pool {
         Self { tls, per_member: per_member.max(1), members: RwLock::default() }
     }
 
+    pub(crate) fn tls(&self) -> Arc<TlsStore> {
+        self.tls.clone()
+    }
+
     /// The Kv service at a data address.
     pub(crate) fn kv(&self, address: &str) -> KvClient<PeerChannel> {
         KvClient::new(self.channel(address))

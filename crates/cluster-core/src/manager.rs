@@ -21,9 +21,7 @@ mod reports;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keelson_types::{
-    CopyFault, CopyId, DatabaseId, Epoch, IncarnationId, MemberId, OperationId, Tick, Weakness,
-};
+use keelson_types::{DatabaseId, Epoch, IncarnationId, MemberId, OperationId, Tick, Weakness};
 
 use crate::activation::{Activation, Contacts};
 use crate::state::ClusterState;
@@ -86,7 +84,6 @@ pub struct Manager {
     operations: BTreeMap<OperationId, PendingOperation>,
     /// Proposals without an outcome.
     pending: BTreeSet<u64>,
-    faults: BTreeMap<CopyId, CopyFault>,
     next_tag: u64,
     armed: Option<Tick>,
 }
@@ -105,7 +102,6 @@ impl Manager {
             dismounts: BTreeMap::new(),
             operations: BTreeMap::new(),
             pending: BTreeSet::new(),
-            faults: BTreeMap::new(),
             next_tag: 1,
             armed: None,
         }

@@ -69,9 +69,6 @@ pub struct MoveOptions {
     /// is opened with loss (the mount dial `best_effort`, F22).
     #[serde(default)]
     pub accept_loss: bool,
-    /// A fault that the target reported is no reason not to try (F31); its seal decides.
-    #[serde(default)]
-    pub skip_health: bool,
 }
 
 /// Where a database was and is, for the result of a switchover (F37).

@@ -13,6 +13,12 @@ use keelson_types::{ContentIndexState, LogEnd, Position};
 pub const FAILURES_MAX: u32 = 6;
 /// First pause after a failure; doubled each time.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// A commit costs the same for one record as for thousands, so a copy that is written to all the
+/// time rests so many times as long as its last piece took: a tenth of the time is spent on it.
+const RESTS_PER_PIECE: u32 = 9;
+/// Bounds of that rest.
+const REST_MIN: Duration = Duration::from_millis(500);
+const REST_MAX: Duration = Duration::from_secs(20);
 
 /// What lies in the catalog's directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -169,6 +175,16 @@ fn work(inputs: &CatalogInputs) -> CatalogPlan {
     CatalogPlan::Follow { from: end }
 }
 
+/// How long to rest after a piece of work that took so long, waiting for a thread included. With
+/// `more` to do, what was done was worth its commit, and half of the time is spent on the backlog.
+#[must_use]
+pub fn rest_after(took: Duration, more: bool) -> Duration {
+    match more {
+        true => took.min(REST_MAX),
+        false => (took * RESTS_PER_PIECE).clamp(REST_MIN, REST_MAX),
+    }
+}
+
 /// How long to wait after so many failures in a row.
 #[must_use]
 pub fn retry_pause(failures: u32) -> Duration {
@@ -212,6 +228,15 @@ mod tests {
             CatalogPlan::Rest { state, remove, .. } => (state, remove),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn small_pieces_take_a_tenth_of_the_time_and_a_backlog_half() {
+        let (ms, s) = (Duration::from_millis, Duration::from_secs);
+        assert_eq!(rest_after(ms(1), false), REST_MIN);
+        assert_eq!(rest_after(ms(200), false), ms(1_800));
+        assert_eq!(rest_after(s(60), false), REST_MAX);
+        assert_eq!((rest_after(ms(200), true), rest_after(s(60), true)), (ms(200), REST_MAX));
     }
 
     #[test]

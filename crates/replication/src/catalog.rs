@@ -7,7 +7,7 @@
 //!
 //! Two threads of low priority for the whole process; writers are opened for a piece of work and
 //! closed behind it. A copy is looked at when it replayed something, half a second later, so that
-//! one commit takes along much; idle copies are not looked at.
+//! one commit takes along much, and then rests (`rest_after`); idle copies are not looked at.
 //!
 //! The directory is named after the store: a store that is made anew gets a new index. Where keys
 //! change without log (a range fetch) the index is removed before the mark is durable, and crawled
@@ -117,8 +117,14 @@ impl Catalogs {
         (ready, next)
     }
 
-    fn ended(&self, database: DatabaseId) {
-        self.lock().working.remove(&database);
+    /// Work on the copy ended; it rests, whatever was replayed meanwhile.
+    fn ended(&self, database: DatabaseId, rest: Option<Duration>) {
+        let mut due = self.lock();
+        due.working.remove(&database);
+        if let Some(rest) = rest {
+            due.at.insert(database, Instant::now() + rest);
+        }
+        drop(due);
         self.changed.notify_one();
     }
 }
@@ -148,8 +154,9 @@ mod tests {
         catalogs.replayed(&shared);
         let much_later = later + 10 * LOOK_AFTER;
         assert_eq!(catalogs.take_due(much_later), (Vec::new(), None), "somebody works on it");
-        catalogs.ended(shared.database);
-        assert_eq!(catalogs.take_due(much_later).0, [shared.database]);
+        catalogs.ended(shared.database, Some(20 * LOOK_AFTER));
+        assert_eq!(catalogs.take_due(much_later).0, [], "it rests");
+        assert_eq!(catalogs.take_due(later + 30 * LOOK_AFTER).0, [shared.database]);
     }
 
     #[test]

@@ -394,12 +394,11 @@ impl Follower {
             return self.lease_over();
         }
         let news = self.context.lease.take_news(update.revision);
-        if first {
-            // Passive copies wait for it, too: now the assignments are not those of old.
-            self.registry.all().iter().for_each(|copy| copy.directions.lease(LeaseNews::Back));
-        }
-        if std::mem::replace(&mut self.held, false) || news {
-            self.tell_actives(LeaseNews::Back);
+        // Passive copies wait for the first one, too: now the assignments are not those of old.
+        if std::mem::replace(&mut self.held, false) || first {
+            self.tell(LeaseNews::Back, |_| true);
+        } else if news {
+            self.tell(LeaseNews::Back, |copy| copy.shared.gate.is_serving());
         }
     }
 
@@ -409,13 +408,13 @@ impl Follower {
         }
         self.held = true;
         tracing::warn!("the lease is over: the actives of this member hold");
-        self.tell_actives(LeaseNews::Lost);
+        // Those that are being activated as well: they dismount after the same time (G6).
+        self.tell(LeaseNews::Lost, |_| true);
     }
 
-    fn tell_actives(&self, lease: LeaseNews) {
+    fn tell(&self, lease: LeaseNews, whom: impl Fn(&CopyHandle) -> bool) {
         let copies = self.registry.all();
-        let actives = copies.iter().filter(|copy| copy.shared.gate.is_serving());
-        actives.for_each(|copy| copy.directions.lease(lease));
+        copies.iter().filter(|copy| whom(copy)).for_each(|copy| copy.directions.lease(lease));
     }
 }
 

@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-pub use fault::Kind;
+pub use fault::{Kind, Victim};
 
 use crate::{Cluster, ClusterOptions, Verified, Writer, WriterOptions};
 use fault::{EXPECTED_ERRORS, Fault, SETTINGS};
@@ -37,6 +37,12 @@ pub struct ChaosOptions {
     pub faults: u32,
     /// Which kinds; each comes once before any comes again.
     pub kinds: Vec<Kind>,
+    /// Whom they hit.
+    pub victim: Victim,
+    /// Writes under way at the same time.
+    pub writers: usize,
+    /// Pause of a writer between two writes.
+    pub pause: Duration,
 }
 
 /// What a run found.
@@ -67,12 +73,13 @@ pub async fn run(options: &ChaosOptions) -> Result<Outcome> {
     cluster.create_database("DB1", &["m1", "m2", "m3"]).await?;
     cluster.wait_until_counting("DB1").await?;
     let database = cluster.client().database("DB1");
-    let pause = Duration::from_millis(2);
-    let writers = WriterOptions { tasks: 6, pause, ..WriterOptions::default() };
+    let (tasks, pause) = (options.writers, options.pause);
+    let writers = WriterOptions { tasks, pause, ..WriterOptions::default() };
     let writer = Writer::start(database.clone(), writers);
     let registers = Registers::start(&database, options.seed).await?;
     writer.progress(100).await?;
-    let mut range = Range { cluster, writer, table: Table::default() };
+    let victim = options.victim;
+    let mut range = Range { cluster, writer, victim, table: Table::default() };
     let mut random = StdRng::seed_from_u64(options.seed);
     let mut bag = Vec::new();
     for number in 1..=options.faults {
@@ -84,7 +91,7 @@ pub async fn run(options: &ChaosOptions) -> Result<Outcome> {
             format!("fault {number} ({kind}) of a run with seed {}", options.seed)
         })?;
     }
-    let Range { cluster, writer, table } = range;
+    let Range { cluster, writer, table, .. } = range;
     let (operations, histories) = registers.stop().await?;
     let oracle = writer.stop().await?;
     let verified = oracle.verify(&database).await?;
@@ -107,13 +114,14 @@ fn refill(bag: &mut Vec<Kind>, kinds: &[Kind], random: &mut StdRng) {
 struct Range {
     cluster: Cluster,
     writer: Writer,
+    victim: Victim,
     table: Table,
 }
 
 impl Range {
     async fn round(&mut self, number: u32, kind: Kind, random: &mut StdRng) -> Result<()> {
-        let active = self.cluster.active_of("DB1").await?;
-        let fault = Fault::draw(kind, &self.cluster.names(), &active, random);
+        let active = self.place().await?;
+        let fault = Fault::draw(kind, &self.cluster.names(), &active, self.victim, random);
         self.writer.reset_gap();
         let begun = Instant::now();
         fault.hold(&mut self.cluster, &self.writer).await?;
@@ -124,5 +132,23 @@ impl Range {
         println!("chaos: {number}: {fault}: gap {} ms, whole after {took:.1?}", gap.as_millis());
         self.table.add(kind, gap);
         Ok(())
+    }
+
+    /// Moves the active to where the victim has to be, and says where it is.
+    async fn place(&self) -> Result<String> {
+        let active = self.cluster.active_of("DB1").await?;
+        let leader = self.cluster.client().admin().cluster_status().await?.leader;
+        let wanted = match self.victim {
+            Victim::Any => return Ok(active),
+            Victim::Active if active == leader => {
+                self.cluster.names().into_iter().find(|name| *name != leader)
+            }
+            Victim::Leader if active != leader => Some(leader),
+            Victim::Active | Victim::Leader => return Ok(active),
+        };
+        let wanted = wanted.context("one member only")?;
+        self.cluster.cli().succeed(["switchover", "DB1", "--to", &wanted]).await?;
+        self.cluster.wait_until_counting("DB1").await?;
+        Ok(wanted)
     }
 }

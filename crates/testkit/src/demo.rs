@@ -34,6 +34,7 @@ struct Figures {
     import_seconds: f64,
     switchover_gap: Duration,
     failover_gap: Duration,
+    member_gap: Duration,
 }
 
 /// Runs the demonstration; Ctrl-C ends it and cleans up.
@@ -58,6 +59,7 @@ async fn run(path: Option<PathBuf>) -> Result<()> {
     switchover(&cluster, &writer, &mut figures).await?;
     restart_passive(&mut cluster, &writer).await?;
     fail_over(&mut cluster, &writer, &mut figures).await?;
+    lose_active_member(&mut cluster, &writer, &mut figures).await?;
     let (verified, digests) = prove(&cluster, writer).await?;
     cluster.stop().context("stop the members")?;
     say("stop", "all members stopped; nothing is left running");
@@ -193,12 +195,7 @@ async fn fail_over(cluster: &mut Cluster, writer: &Writer, figures: &mut Figures
     let active = cluster.active_of("DB1").await?;
     writer.reset_gap();
     cluster.member(&active).kill_data_process()?;
-    let new = crate::eventually_for(TAKE_OVER_PATIENCE, "another copy takes over", || async {
-        let new = cluster.active_of("DB1").await?;
-        ensure!(new != active, "{new} is still active");
-        Ok(new)
-    })
-    .await?;
+    let new = taken_over(cluster, &active).await?;
     writer.progress(500).await.context("the writer goes on after the failover")?;
     figures.failover_gap = writer.longest_gap();
     let gap = figures.failover_gap;
@@ -206,6 +203,42 @@ async fn fail_over(cluster: &mut Cluster, writer: &Writer, figures: &mut Figures
         "kill -9",
         &format!("data process of {active} (active) is dead; {new} took over, gap {gap:.1?}"),
     );
+    Ok(())
+}
+
+/// The member of the copy that took over from the one on `old`.
+async fn taken_over(cluster: &Cluster, old: &str) -> Result<String> {
+    crate::eventually_for(TAKE_OVER_PATIENCE, "another copy takes over", || async {
+        let new = cluster.active_of("DB1").await?;
+        ensure!(new != old, "{new} is still active");
+        Ok(new)
+    })
+    .await
+}
+
+/// Both processes of the active's member die; the decision is explained while they are dead.
+async fn lose_active_member(
+    cluster: &mut Cluster,
+    writer: &Writer,
+    figures: &mut Figures,
+) -> Result<()> {
+    cluster.wait_until_whole().await?;
+    cluster.wait_until_counting("DB1").await?;
+    let active = cluster.active_of("DB1").await?;
+    writer.reset_gap();
+    cluster.member(&active).kill()?;
+    let new = taken_over(cluster, &active).await?;
+    writer.progress(500).await.context("the writer goes on without the active's member")?;
+    figures.member_gap = writer.longest_gap();
+    let gap = figures.member_gap;
+    say("kill -9", &format!("member {active} (active) is dead; {new} took over, gap {gap:.1?}"));
+    let decisions = cluster.cli().json(["decision", "list", "DB1", "--limit", "1"]).await?;
+    let id = decisions[0]["index"].to_string();
+    say("explain", &format!("keelson decision explain {id}"));
+    for line in cluster.cli().succeed(["decision", "explain", &id]).await?.lines() {
+        println!("{:14}{line}", "");
+    }
+    cluster.member(&active).start()?;
     Ok(())
 }
 
@@ -239,13 +272,15 @@ fn closing_line(
     let seconds = figures.import_seconds.max(0.001);
     format!(
         "OK: {} records ({:.1} MB) imported at {:.1} MB/s; longest write gap {:.0} ms at the \
-         switchover, {:.0} ms at the failover; {} acknowledged writes, 0 lost; digests equal: {}; \
+         switchover, {:.0} ms when the active's process died, {:.0} ms when its member did; \
+         {} acknowledged writes, 0 lost; digests equal: {}; \
          {:.0} s in all",
         figures.records,
         figures.bytes as f64 / 1e6,
         figures.bytes as f64 / 1e6 / seconds,
         figures.switchover_gap.as_secs_f64() * 1e3,
         figures.failover_gap.as_secs_f64() * 1e3,
+        figures.member_gap.as_secs_f64() * 1e3,
         verified.acknowledged,
         digests.join(", "),
         elapsed.as_secs_f64(),

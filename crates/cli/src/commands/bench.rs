@@ -10,6 +10,7 @@ mod idle;
 mod load;
 mod seed;
 mod usage;
+mod yardstick;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::block_on;
 use crate::context::Global;
 use crate::failure::{Failure, Outcome};
 use crate::output;
+use yardstick::Yardstick;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
@@ -67,7 +69,8 @@ pub(crate) struct Load {
     /// HTTP/2 connections to the active member
     #[arg(long, default_value_t = 2)]
     connections: usize,
-    /// Measure the raw fdatasync rate of this directory first, for comparison in the same run
+    /// Measure the raw fdatasync of this directory, and calls that do nothing, first: for
+    /// comparison in the same run
     #[arg(long, value_name = "DIR")]
     fsync_dir: Option<PathBuf>,
 }
@@ -132,8 +135,12 @@ impl Load {
                     .map_err(|error| Failure::file(dir, &error))?,
             ),
         };
+        let yardstick = match &self.fsync_dir {
+            None => None,
+            Some(dir) => Some(Yardstick::measure(global, &self.database, dir)?),
+        };
         let result = block_on(load::run(global, &self, work))?;
-        self.print(global, work, &result, fsync.as_ref());
+        self.print(global, work, &result, fsync.as_ref().zip(yardstick.as_ref()));
         if result.errors > 0 {
             return Err(Failure::local(format!(
                 "{} requests failed, the last one with: {}",
@@ -148,7 +155,7 @@ impl Load {
         global: &Global,
         work: Work,
         result: &load::Result,
-        fsync: Option<&fsync::Rate>,
+        limits: Option<(&fsync::Rate, &Yardstick)>,
     ) {
         let seconds = result.seconds;
         let operations = result.latencies.len();
@@ -181,7 +188,8 @@ impl Load {
                 "max": max,
             },
             "longest_gap_millis": gap,
-            "fsync": fsync.map(fsync::Rate::data),
+            "fsync": limits.map(|(fsync, _)| fsync.data()),
+            "yardstick": limits.map(|(_, yardstick)| yardstick.data(micros(0.5))),
         });
         let mut rows = vec![
             (
@@ -197,8 +205,9 @@ impl Load {
             ("latency max", millis(max)),
             ("longest gap", format!("{gap:.1} ms")),
         ];
-        if let Some(rate) = fsync {
+        if let Some((rate, yardstick)) = limits {
             rows.push(("raw fdatasync", rate.sentence()));
+            rows.push(("yardstick", yardstick.sentence(micros(0.5))));
         }
         output::print_one(global.output, &rows, &data);
     }

@@ -74,7 +74,6 @@ fn print(global: &Global, spread: &RedistributeResponse) {
             let (database, from, to) = (&row.database, &row.from, &row.to);
             output::emit(&match row.result.as_str() {
                 "refused" | "failed" => format!("{database} stays on {from}: {}\n", row.message),
-                "deferred" => format!("{database} is left to the next request\n"),
                 _ => format!("{verb} {database} from {from} to {to}\n"),
             });
         }

@@ -228,7 +228,7 @@ pub(crate) fn summary(moves: &[MoveRow]) -> String {
     let count = |results: &[&str]| {
         moves.iter().filter(|row| results.contains(&row.result.as_str())).count()
     };
-    let (moved, left) = (count(&["moved", "moving"]), count(&["refused", "failed", "deferred"]));
+    let (moved, left) = (count(&["moved", "moving"]), count(&["refused", "failed"]));
     match (moved, left) {
         (0, 0) => String::new(),
         (moved, 0) => format!("; {moved} databases moved away"),
@@ -261,7 +261,6 @@ pub(crate) fn print_plan(global: &Global, moves: &[MoveRow]) -> Outcome {
             output::emit(&match row.result.as_str() {
                 "refused" => format!("would leave {database} on {from}: {}\n", row.message),
                 "stays" => format!("would leave {database} active on {from}, where it is\n"),
-                "deferred" => format!("would leave {database} to the next request\n"),
                 _ => format!("would move {database} from {from} to {}\n", row.to),
             });
         }

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use keelson_types::{
-    CopyFault, CopyId, DatabaseId, Epoch, IncarnationId, MemberId, OperationId, Tick,
-};
+use keelson_types::{DatabaseId, Epoch, IncarnationId, MemberId, OperationId, Tick};
 
 use crate::command::{Command, Outcome, Refusal};
 use crate::lease::LeaseConfig;
@@ -122,13 +120,6 @@ pub enum ManagerEvent {
         database: DatabaseId,
         /// The epoch.
         epoch: Epoch,
-    },
-    /// A copy reported that it failed, or that it recovered; checked before a switchover.
-    CopyFaultChanged {
-        /// The copy.
-        copy: CopyId,
-        /// Its fault.
-        fault: Option<CopyFault>,
     },
     /// The active of the epoch makes no progress, or gave its epoch up; from its member's reports.
     Wedged {

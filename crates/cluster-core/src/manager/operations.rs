@@ -80,7 +80,7 @@ impl Manager {
         if self.operations.contains_key(&operation) {
             return;
         }
-        let database = match self.check_move(state, id, (to, options)) {
+        let database = match self.check_move(state, id, to) {
             Ok(database) => database,
             Err(refusal) => return batch.finished.push((operation, Err(refusal))),
         };
@@ -107,7 +107,7 @@ impl Manager {
         &self,
         state: &'a ClusterState,
         id: DatabaseId,
-        (to, options): (MemberId, MoveOptions),
+        to: MemberId,
     ) -> Result<&'a Database, Refusal> {
         let database = state.databases.get(&id);
         let database = database
@@ -124,8 +124,8 @@ impl Manager {
         let member = member
             .ok_or_else(|| refusal(RefusalReason::UnknownMember, format!("no member {to}")))?;
         let at = &member.config.name;
-        let copy = database.copy_on(to).and_then(|copy| Some((copy, database.copies.get(&copy)?)));
-        let Some((copy, config)) = copy else {
+        let copy = database.copy_on(to).and_then(|copy| database.copies.get(&copy));
+        let Some(config) = copy else {
             let message = format!("{at} holds no copy of {name}");
             return Err(refusal(RefusalReason::UnknownCopy, message));
         };
@@ -136,10 +136,6 @@ impl Manager {
         if config.is_stopped() {
             let comment = &config.suspension.comment;
             let message = format!("the copy on {at} is suspended ({comment}); resume it first");
-            return Err(refusal(RefusalReason::TargetUnfit, message));
-        }
-        if let Some(fault) = self.faults.get(&copy).filter(|_| !options.skip_health) {
-            let message = format!("the copy on {at} failed: {fault}");
             return Err(refusal(RefusalReason::TargetUnfit, message));
         }
         if !self.contacts(state).alive.contains(&to) {

@@ -37,10 +37,6 @@ impl Manager {
             ManagerEvent::EstablishedReported { database, epoch } => {
                 self.established_reported(now, database, epoch, batch);
             }
-            ManagerEvent::CopyFaultChanged { copy, fault } => {
-                self.faults.remove(&copy);
-                self.faults.extend(fault.map(|fault| (copy, fault)));
-            }
             ManagerEvent::Wedged { database, epoch } => {
                 self.wedged(now, state, database, epoch, batch);
             }
@@ -162,10 +158,6 @@ impl Manager {
     }
 
     fn seal_answer(&mut self, now: Tick, member: MemberId, answer: SealAnswer) {
-        if let Ok(reply) = &answer.result {
-            self.faults.remove(&reply.copy);
-            self.faults.extend(reply.fault.clone().map(|fault| (reply.copy, fault)));
-        }
         let job = self.jobs.get_mut(&answer.database);
         let Some(Phase::Sealing(sealing)) = job.map(|job| &mut job.phase) else { return };
         if sealing.epoch != answer.epoch || !sealing.asked.contains(&member) {
@@ -206,12 +198,9 @@ impl Manager {
             }
             (
                 Phase::Mounting { epoch: at, target, .. } | Phase::Opening { epoch: at, target },
-                Err(failure),
+                Err(_),
             ) if *at == epoch => {
                 let target = *target;
-                if let MountFailure::Fault(fault) = failure {
-                    self.faults.insert(target, fault);
-                }
                 self.attempt_failed(now, &mut job, epoch, target);
             }
             _ => {}

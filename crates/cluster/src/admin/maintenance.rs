@@ -19,8 +19,9 @@ use super::moves::MoveOrder;
 use super::refusal;
 use crate::context::Context;
 
-/// How long the moves of a maintenance may take before it is taken back.
+/// How long the moves of a maintenance may take before it is taken back, and what each adds.
 const MOVES_DEADLINE: Duration = Duration::from_secs(20);
+const MOVE_DEADLINE: Duration = Duration::from_millis(100);
 
 impl Context {
     pub(super) async fn admin_begin_maintenance(
@@ -96,8 +97,10 @@ impl Context {
                 }
             }
         };
-        tokio::time::timeout(MOVES_DEADLINE, all).await.map_err(|_| {
-            let what = format!("the moves did not end within {MOVES_DEADLINE:?}");
+        let count = u32::try_from(operations.len()).unwrap_or(u32::MAX);
+        let deadline = MOVES_DEADLINE.saturating_add(MOVE_DEADLINE.saturating_mul(count));
+        tokio::time::timeout(deadline, all).await.map_err(|_| {
+            let what = format!("the moves did not end within {deadline:?}");
             refusal(RefusalReason::DeadlineExceeded, what)
         })?;
         let failed = look().into_iter().find_map(|state| match state {

@@ -32,8 +32,8 @@ use crate::orders::content_index;
 const SETTLE: Duration = Duration::from_secs(3);
 /// Pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(150);
-/// Databases that one request moves; more are left to the next one.
-const MOVES_MAX: usize = 256;
+/// Databases whose copies are asked about at once, and whose checks an answer shows.
+const CHECKED_AT_ONCE: usize = 256;
 
 /// A request, read.
 pub(super) struct MoveOrder {
@@ -274,9 +274,8 @@ impl Context {
             (None, Some(home)) => self.applied.read(|state| at_home(state, home)),
             (None, None) => vec![(self.database_called(&request.database)?.id, to)],
         };
-        let (skip, options) = (skips(&request.skip)?, accepts_loss(&request.mount_dial)?);
-        let options =
-            MoveOptions { accept_loss: options, skip_health: skip.contains(&Skip::Health) };
+        let (skip, accept_loss) = (skips(&request.skip)?, accepts_loss(&request.mount_dial)?);
+        let options = MoveOptions { accept_loss };
         Ok(MoveOrder {
             databases,
             skip,
@@ -296,12 +295,11 @@ impl Context {
     /// Plans, and begins what passes unless it is only asked for.
     pub(super) async fn move_databases(
         self: &Arc<Self>,
-        mut order: MoveOrder,
+        order: MoveOrder,
     ) -> Result<Vec<MoveRow>, Refusal> {
         if let Some(begun) = self.begun_before(&order)? {
             return Ok(vec![begun]);
         }
-        let late = order.databases.split_off(order.databases.len().min(MOVES_MAX));
         let mut plans = self.plan_moves(&order).await;
         let settled = tokio::time::Instant::now() + SETTLE;
         while !order.what_if
@@ -314,9 +312,12 @@ impl Context {
         }
         let refused = plans.iter().any(|(_, plan)| plan.refusal.is_some());
         let begin = !(order.what_if || order.all_or_none && refused);
-        let mut rows = Vec::with_capacity(plans.len() + late.len());
+        let mut rows = Vec::with_capacity(plans.len());
         for (database, plan) in plans {
             let mut row = self.row(database, &plan);
+            if rows.len() >= CHECKED_AT_ONCE {
+                row.checks.clear();
+            }
             if begin && plan.refusal.is_none() {
                 let begun = self.begin_move(&order, (database, &plan), &mut row).await;
                 match begun {
@@ -332,11 +333,6 @@ impl Context {
             }
             rows.push(row);
         }
-        rows.extend(late.into_iter().map(|(database, _)| MoveRow {
-            database: self.name_of_database(database),
-            result: "deferred".into(),
-            ..MoveRow::default()
-        }));
         Ok(rows)
     }
 
@@ -392,7 +388,22 @@ impl Context {
 
     /// The plan of each database, with what the ones before it take.
     async fn plan_moves(self: &Arc<Self>, order: &MoveOrder) -> Vec<(DatabaseId, MovePlan)> {
-        let wanted: Vec<_> = order.databases.iter().map(|(id, _)| *id).collect();
+        let mut actives = self.applied.read(ClusterState::active_counts);
+        let mut plans = Vec::with_capacity(order.databases.len());
+        for some in order.databases.chunks(CHECKED_AT_ONCE) {
+            self.plan_some(order, some, &mut actives, &mut plans).await;
+        }
+        plans
+    }
+
+    async fn plan_some(
+        self: &Arc<Self>,
+        order: &MoveOrder,
+        some: &[(DatabaseId, Option<MemberId>)],
+        actives: &mut BTreeMap<MemberId, u32>,
+        plans: &mut Vec<(DatabaseId, MovePlan)>,
+    ) {
+        let wanted: Vec<_> = some.iter().map(|(id, _)| *id).collect();
         let holders: BTreeSet<MemberId> = self.applied.read(|state| {
             let databases = wanted.iter().filter_map(|id| state.databases.get(id));
             databases.flat_map(|d| d.copies.values().map(|copy| copy.member)).collect()
@@ -400,9 +411,7 @@ impl Context {
         let facts = self.facts_of(holders, &wanted).await;
         let alive = alive(&facts);
         self.applied.read(|state| {
-            let mut actives = state.active_counts();
-            let mut plans = Vec::with_capacity(order.databases.len());
-            for (id, to) in &order.databases {
+            for (id, to) in some {
                 let Some(database) = state.databases.get(id) else { continue };
                 let reports = reports(database, &facts);
                 let input = MoveInput {
@@ -410,7 +419,7 @@ impl Context {
                     database,
                     reports: &reports,
                     alive: &alive,
-                    actives: &actives,
+                    actives,
                     skip: &order.skip,
                     moves: moves(state, *id),
                 };
@@ -421,8 +430,7 @@ impl Context {
                 }
                 plans.push((*id, plan));
             }
-            plans
-        })
+        });
     }
 
     fn name_of_database(&self, id: DatabaseId) -> String {

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keelson_copy_core::catalog::{CatalogInputs, CatalogPlan, Found, plan, retry_pause};
+use keelson_copy_core::catalog::{
+    CatalogInputs, CatalogPlan, Found, plan, rest_after, retry_pause,
+};
 use keelson_types::{ContentIndexState, DatabaseId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::directory_of;
-use super::work::{self, Work, WorkError};
+use super::work::{self, Done, Work, WorkError};
 use crate::context::{CopyHandle, PlaneContext, Registry};
 use crate::kv::open_store;
 use crate::message::{LogView, Message};
@@ -49,10 +51,7 @@ async fn look(context: Arc<PlaneContext>, registry: Arc<Registry>, database: Dat
         Some(copy) => look_at(&context, &copy).await,
         None => None,
     };
-    context.catalogs.ended(database);
-    if let Some(after) = again {
-        context.catalogs.look(database, after);
-    }
+    context.catalogs.ended(database, again);
 }
 
 /// When to look again, if not only after the next replay.
@@ -83,8 +82,9 @@ async fn look_at(context: &Arc<PlaneContext>, copy: &CopyHandle) -> Option<Durat
         log_end: log.durable.position,
         failures: shared.catalog.failures(),
     };
-    let fields = wanted.settings.fields;
+    let fields = wanted.settings.fields.clone();
     let work = Work { shared: shared.clone(), directory, fields, log, life, doubts };
+    let begun = Instant::now();
     let done = match plan(&inputs) {
         CatalogPlan::Rest { state, reason, remove } => {
             shared.catalog.rests(state, reason);
@@ -107,14 +107,16 @@ async fn look_at(context: &Arc<PlaneContext>, copy: &CopyHandle) -> Option<Durat
             }
         }
     };
-    after(copy, done)
+    // An order that came meanwhile is not kept waiting.
+    let same = shared.catalog.wanted().is_none_or(|now| now == wanted);
+    if same { after(copy, done, begun.elapsed()) } else { Some(Duration::ZERO) }
 }
 
 /// When to look again after work that ended so.
-fn after(copy: &CopyHandle, done: Result<(), WorkError>) -> Option<Duration> {
+fn after(copy: &CopyHandle, done: Result<Done, WorkError>, took: Duration) -> Option<Duration> {
     let shared = &copy.shared;
     match done {
-        Ok(()) => Some(Duration::ZERO),
+        Ok(Done { more }) => Some(rest_after(took, more)),
         // Another life of the copy, or log that went away meanwhile: the next look finds out.
         Err(WorkError::Over) => Some(ASK_AGAIN),
         Err(WorkError::Failed(why)) => {

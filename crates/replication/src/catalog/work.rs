@@ -23,6 +23,13 @@ const PIECE_BYTES: usize = 32 * 1024 * 1024;
 const PAGE_RECORDS: usize = 1_000;
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
+/// A piece of work is done and durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Done {
+    /// It ended for its size; there was more to do.
+    pub(super) more: bool,
+}
+
 /// Why a piece of work came to nothing.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum WorkError {
@@ -108,7 +115,7 @@ impl Work {
     }
 
     /// Indexes the log from there to what is replayed, or a piece of it.
-    pub(super) fn follow(mut self, from: Position) -> Result<(), WorkError> {
+    pub(super) fn follow(mut self, from: Position) -> Result<Done, WorkError> {
         let Some(catalog) = self.shared.catalog.open() else { return Err(WorkError::Over) };
         let mut writer = catalog.writer(self.fields.clone())?;
         let (to, mut at, mut bytes) = (self.shared.replayed.load(), from, 0);
@@ -128,11 +135,12 @@ impl Work {
             }
             at = end;
         }
-        self.commit(catalog, writer, at)
+        self.commit(catalog, writer, at)?;
+        Ok(Done { more: at < to })
     }
 
     /// Makes the index anew from a snapshot of the store.
-    pub(super) fn crawl(self, store: Arc<dyn KvStore>, reason: &str) -> Result<(), WorkError> {
+    pub(super) fn crawl(self, store: Arc<dyn KvStore>, reason: &str) -> Result<Done, WorkError> {
         let total = store.size_bytes().max(1);
         let snapshot = store.snapshot().map_err(of_store)?;
         self.shared.catalog.close();
@@ -151,7 +159,8 @@ impl Work {
             }
             Ok(writer.put(key, value)?)
         })?;
-        self.commit(catalog, writer, at.position)
+        self.commit(catalog, writer, at.position)?;
+        Ok(Done { more: true })
     }
 
     fn commit(

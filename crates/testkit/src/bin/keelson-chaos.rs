@@ -1,18 +1,25 @@
 //! `keelson-chaos`: random faults on a cluster of real processes, from a seed.
 
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use keelson_testkit::chaos::{self, ChaosOptions, Kind};
+use keelson_testkit::chaos::{self, ChaosOptions, Kind, Victim};
 
 const USAGE: &str = "usage: keelson-chaos [--seed NUMBER] [--faults NUMBER] [--only KIND,...]\n\
-    default: a seed of its own, 50 faults, every kind";
+    \x20      [--victim any|active|leader] [--writers NUMBER] [--pause-ms NUMBER]\n\
+    default: a seed of its own, 50 faults, every kind, any victim, 6 writers that pause 2 ms";
 
 fn options() -> Result<ChaosOptions> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let mut options =
-        ChaosOptions { seed: since.subsec_nanos().into(), faults: 50, kinds: Kind::ALL.to_vec() };
+    let mut options = ChaosOptions {
+        seed: since.subsec_nanos().into(),
+        faults: 50,
+        kinds: Kind::ALL.to_vec(),
+        victim: Victim::Any,
+        writers: 6,
+        pause: Duration::from_millis(2),
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().with_context(|| format!("{name} needs a value"))?;
@@ -21,6 +28,12 @@ fn options() -> Result<ChaosOptions> {
             "--faults" => options.faults = value.parse().context("--faults is a number")?,
             "--only" => {
                 options.kinds = value.split(',').map(str::parse).collect::<Result<_>>()?;
+            }
+            "--victim" => options.victim = value.parse()?,
+            "--writers" => options.writers = value.parse().context("--writers is a number")?,
+            "--pause-ms" => {
+                let millis = value.parse().context("--pause-ms is a number")?;
+                options.pause = Duration::from_millis(millis);
             }
             _ => bail!("{name} is not understood"),
         }

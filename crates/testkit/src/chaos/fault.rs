@@ -58,6 +58,8 @@ kinds! {
     FullLog = "full-log";
     /// Every member is stopped and started, one after the other.
     RollingRestart = "rolling-restart";
+    /// No fault: an operator moves the database to another member.
+    Switchover = "switchover";
 }
 
 impl fmt::Display for Kind {
@@ -73,6 +75,30 @@ impl FromStr for Kind {
         let found = Self::ALL.iter().copied().find(|kind| kind.name() == text);
         let names: Vec<_> = Self::ALL.iter().map(|kind| kind.name()).collect();
         found.with_context(|| format!("no fault {text:?}: {}", names.join(", ")))
+    }
+}
+
+/// Whom faults hit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Victim {
+    /// The active or a passive, as drawn.
+    Any,
+    /// The active, on a member that does not lead the cluster.
+    Active,
+    /// The active, on the member that leads the cluster.
+    Leader,
+}
+
+impl FromStr for Victim {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "any" => Ok(Self::Any),
+            "active" => Ok(Self::Active),
+            "leader" => Ok(Self::Leader),
+            _ => bail!("no victim {text:?}: any, active, leader"),
+        }
     }
 }
 
@@ -94,6 +120,7 @@ impl fmt::Display for Fault {
         let role = if *active { "active" } else { "passive" };
         match kind {
             Kind::RollingRestart => write!(f, "{kind}"),
+            Kind::Switchover => write!(f, "{kind} to {other}"),
             Kind::CutOneWay => write!(f, "{kind} {victim} ({role}) to {other} for {hold:?}"),
             _ => write!(f, "{kind} {victim} ({role}) for {hold:?}"),
         }
@@ -101,10 +128,17 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// Every second one hits the active.
-    pub(super) fn draw(kind: Kind, names: &[String], active: &str, random: &mut StdRng) -> Self {
+    /// Every second one hits the active, unless all do.
+    pub(super) fn draw(
+        kind: Kind,
+        names: &[String],
+        active: &str,
+        whom: Victim,
+        random: &mut StdRng,
+    ) -> Self {
         let passives: Vec<_> = names.iter().filter(|name| *name != active).collect();
-        let hits_active = random.random_bool(0.5);
+        let only_active = whom != Victim::Any || kind == Kind::Switchover;
+        let hits_active = random.random_bool(0.5) || only_active;
         let passive = passives[random.random_range(0..passives.len())].clone();
         let victim = if hits_active { active.to_owned() } else { passive };
         let others: Vec<_> = names.iter().filter(|name| **name != victim).collect();
@@ -143,6 +177,10 @@ impl Fault {
             }
             Kind::FullLog => self.fill(cluster).await,
             Kind::RollingRestart => rolling_restart(cluster, writer).await,
+            Kind::Switchover => {
+                let moved = cluster.cli().succeed(["switchover", "DB1", "--to", &self.other]);
+                moved.await.map(drop)
+            }
         }
     }
 
@@ -182,8 +220,10 @@ mod tests {
         let names = ["m1", "m2", "m3"].map(str::to_owned);
         let drawn = |seed| {
             let mut random = StdRng::seed_from_u64(seed);
-            let draw = |kind: &Kind| Fault::draw(*kind, &names, "m2", &mut random).to_string();
-            Kind::ALL.iter().map(draw).collect::<Vec<_>>()
+            let mut draw = |kind: &Kind| {
+                Fault::draw(*kind, &names, "m2", Victim::Any, &mut random).to_string()
+            };
+            Kind::ALL.iter().map(&mut draw).collect::<Vec<_>>()
         };
         assert_eq!(drawn(7), drawn(7));
         assert_ne!(drawn(7), drawn(8));

@@ -62,6 +62,11 @@ impl Rate {
         self.latencies.len() as f64 / self.seconds
     }
 
+    /// Median of one sync.
+    pub(crate) fn p50_micros(&self) -> u64 {
+        self.latencies.value_at_quantile(0.5)
+    }
+
     pub(crate) fn sentence(&self) -> String {
         let quantile = |q| millis(self.latencies.value_at_quantile(q));
         format!(

@@ -26,6 +26,7 @@ mod json_lines;
 mod lanes;
 mod lines;
 mod mbox;
+mod numbered;
 mod pace;
 mod pipeline;
 mod progress;
@@ -42,6 +43,7 @@ use clap::{Args, ValueEnum};
 use crate::context::Global;
 use crate::failure::{Failure, Outcome};
 use pace::Pace;
+use pipeline::Start;
 use report::Report;
 use source::Source;
 
@@ -87,8 +89,7 @@ pub(crate) struct Import {
     format: Option<Format>,
     /// Field, column or header that holds the key. Default: "key" of JSON objects that have one,
     /// package/version of package stanzas, otherwise the number of the record behind the name of
-    /// its file (FILE/000000000001). The same file imported again overwrites its own records; give
-    /// files of the same name in different directories different prefixes
+    /// its file (FILE/000000000001)
     #[arg(long, value_name = "NAME")]
     key_field: Option<String>,
     /// Put this before every key
@@ -97,6 +98,9 @@ pub(crate) struct Import {
     /// Start from the beginning, even if an earlier run did not end
     #[arg(long)]
     restart: bool,
+    /// Write over numbered records that are there: the same file again, or another of its name
+    #[arg(long)]
+    overwrite: bool,
     /// How long to wait in all while the copies do not keep up (keelson guarantee health); then the
     /// import stops. At most 7 days
     #[arg(long, value_name = "DURATION", default_value = "24h")]
@@ -130,7 +134,8 @@ impl Import {
                 false => Some(Pace::new(client.admin(), &self.database, *self.guarantee_wait)?),
             };
             let database = client.database(&self.database);
-            pipeline::run(&database, source, self.restart, (pace, report)).await?
+            let start = Start { restart: self.restart, overwrite: self.overwrite };
+            pipeline::run(&database, source, start, (pace, report)).await?
         };
         report.print(global);
         match report.bad_count() {

@@ -16,14 +16,24 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::batch::{Batch, Found};
 use super::lanes::{LANES, Lanes};
+use super::numbered;
 use super::pace::{Pace, may_write};
-use super::progress::{Progress, Records};
+use super::progress::Records;
 use super::report::Report;
 use super::source::Source;
 use crate::failure::{Failure, Outcome};
 
 /// Batches that wait in front of a lane.
 const WAITING_MAX: usize = 2;
+
+/// How an import begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start {
+    /// From the beginning, even if an earlier run did not end.
+    pub(super) restart: bool,
+    /// Numbered records of another source are no reason not to.
+    pub(super) overwrite: bool,
+}
 
 /// Reads everything and writes nothing.
 pub(super) async fn count(source: Source, report: Report) -> Outcome<Report> {
@@ -43,16 +53,20 @@ pub(super) async fn count(source: Source, report: Report) -> Outcome<Report> {
 pub(super) async fn run(
     database: &Database,
     source: Source,
-    restart: bool,
+    start: Start,
     (pace, report): (Option<Pace>, Report),
 ) -> Outcome<Report> {
     // A pipe cannot be read again, so nobody would go on from there.
     let records = source.is_resumable().then(|| Records::of(&source));
     let session = database.session().await?;
-    let progress = match &records {
-        Some(records) => records.begin(database, &session, restart).await?,
-        None => Progress::default(),
+    let begun = match &records {
+        Some(records) => records.begin(database, &session, start.restart).await?,
+        None => None,
     };
+    if begun.is_none() && !start.overwrite {
+        numbered::nothing_is_there(database, &source).await?;
+    }
+    let progress = begun.unwrap_or_default();
     let report = Arc::new(Mutex::new(report));
     // Closed until the first answer; nobody is asked without a pace.
     let (gate, open) = watch::channel(pace.is_none());

@@ -34,7 +34,7 @@ impl Records {
         [&self.state, lane.to_string().as_bytes()].concat().into()
     }
 
-    /// Where to go on. Records of former states of the path are removed, with `restart` all of
+    /// Where to go on, `None` if no import of this path is under way. Records of former states of the path are removed, with `restart` all of
     /// them: durably, before this returns, so that none of them can be taken for the progress of a
     /// run that starts now and is killed.
     pub(super) async fn begin(
@@ -42,14 +42,14 @@ impl Records {
         database: &Database,
         session: &Session,
         restart: bool,
-    ) -> Outcome<Progress> {
+    ) -> Outcome<Option<Progress>> {
         let found = database.scan(ScanOptions::prefix(self.path.clone())).await?.collect().await?;
         let (progress, stale) =
             self.sort(found.iter().map(|item| (&item.key, &item.value)), restart);
         if !stale.is_empty() {
             session.write(stale.into_iter().fold(WriteBatch::new(), WriteBatch::delete)).await?;
         }
-        Ok(progress)
+        Ok((!found.is_empty()).then_some(progress))
     }
 
     /// Tells the records that count from those that go.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use keelson_types::RefusalReason;
 
 use super::batch::{FileName, Found, Place};
@@ -146,6 +147,15 @@ impl Source {
     /// Bytes read so far.
     pub(super) fn read_bytes(&self) -> u64 {
         self.read.load(Ordering::Relaxed) + self.taken
+    }
+
+    /// What the keys of its records begin with, if it is one file whose records may be numbered.
+    pub(super) fn numbered_records(&self) -> Option<Bytes> {
+        let numbers = matches!(self.format, Format::JsonLines | Format::Csv | Format::Mbox);
+        let [entry] = self.entries.as_slice() else { return None };
+        let numbered = numbers && self.shape.key_field.is_none();
+        let prefix = self.shape.key_prefix.as_bytes();
+        numbered.then(|| [prefix, &entry.key, b"/"].concat().into())
     }
 
     /// Names the path of this source, whatever lies there (64 bits of FNV-1a).
