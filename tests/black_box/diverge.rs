@@ -1,11 +1,13 @@
 //! Copies whose stores are set right from another copy: range repair, resync after a fork.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use keelson_testkit::{Cluster, eventually};
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::bad_input::check;
 use crate::data::cluster;
+use crate::space::events;
 
 async fn status(cluster: &Cluster, member: &str) -> Result<Value> {
     let rows = cluster.cli().json(["copy", "status", "DB1", "--member", member]).await?;
@@ -65,5 +67,57 @@ async fn keys_are_fetched_anew_from_another_copy() -> Result<()> {
     cluster.equal_digest("DB1", 3).await?;
     let kept = cluster.cli().json(["copy", "salvage", "list", "DB1@m3"]).await?;
     assert_eq!(kept, serde_json::json!([]), "nothing was cut");
+    Ok(())
+}
+
+/// S14: a copy whose keys are being fetched shows no instant, answers nobody, and is not activated,
+/// also where nobody else is there; it goes on once its donor is back, and is whole then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_not_whole_is_neither_forked_nor_activated() -> Result<()> {
+    let mut cluster = Cluster::start(3).await?;
+    cluster.create_database("DB1", &["m1", "m3"]).await?;
+    cluster.wait_until_counting("DB1").await?;
+    cluster.cli().succeed(["switchover", "DB1", "--to", "m1"]).await?;
+    let database = cluster.client().database("DB1");
+    for number in 0..50 {
+        database.put(format!("k{number:03}"), vec![7; 2_000]).await?;
+    }
+    cluster.wait_until_counting("DB1").await?;
+    // The only donor hangs, and so does the active: nobody can give m3 its keys.
+    let donor = cluster.member("m1").data_pid().context("no data process")?;
+    kill(donor, Signal::SIGSTOP)?;
+    cluster.cli().succeed(["copy", "repair", "DB1@m3", "--yes"]).await?;
+    eventually("m3 is being repaired", || async {
+        let row = status(&cluster, "m3").await?;
+        ensure!(row["status"] == "RangeRepair", "{row}");
+        Ok(())
+    })
+    .await?;
+    let forked = cluster.cli().run(["copy", "fork", "DB1@m3", "--at", "0s"]).await?;
+    assert_eq!(forked.error_code(), Some("copy_failed"), "{forked:?}");
+    eventually("the database waits for a whole copy", || async {
+        ensure!(!events(&cluster, "activation_waiting").await?.is_empty(), "not yet");
+        Ok(())
+    })
+    .await?;
+    let row = status(&cluster, "m3").await?;
+    ensure!(row["serving"] == false && row["status"] == "RangeRepair", "{row}");
+    let moved = cluster.cli().run(["switchover", "DB1", "--to", "m3"]).await?;
+    ensure!(moved.code != Some(0), "{moved:?}");
+    kill(donor, Signal::SIGCONT)?;
+    eventually("the whole copy serves again", || async {
+        ensure!(database.get("k003").await?.is_some_and(|value| value.len() == 2_000));
+        Ok(())
+    })
+    .await?;
+    assert_eq!(cluster.active_of("DB1").await?, "m1");
+    let fetched = whole(&cluster, "m3").await?;
+    ensure!(fetched["fetched_keys"].as_u64() >= Some(50), "{fetched}");
+    cluster.equal_digest("DB1", 2).await?;
+    cluster.cli().succeed(["copy", "fork", "DB1@m3", "--at", "0s", "--name", "after"]).await?;
+    assert_eq!(
+        cluster.client().database("DB1@m3~after").get("k003").await?.map(|v| v.len()),
+        Some(2_000)
+    );
     Ok(())
 }

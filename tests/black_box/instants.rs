@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::forks::{lagging, position};
 use crate::returns::salvaged;
+use crate::space::{events, set};
 
 async fn status(cluster: &Cluster, member: &str) -> Result<Value> {
     let rows = cluster.cli().json(["copy", "status", "DB1", "--member", member]).await?;
@@ -54,6 +55,51 @@ async fn is_held(cluster: &Cluster, member: &str) -> Result<()> {
     .await
 }
 
+const fn release(copy: &str) -> [&str; 5] {
+    ["copy", "resume", copy, "--release-discarded", "--yes"]
+}
+
+/// S13: m2 is the last one to hold what was discarded. It is not released before that was kept long
+/// enough, which is an event, and not by itself then.
+async fn the_last_holder_goes_after_its_time(cluster: &Cluster) -> Result<()> {
+    let refused = cluster.cli().run(release("DB1@m2")).await?;
+    assert_eq!(refused.error_code(), Some("discarded_retained"), "{refused:?}");
+    let removed = cluster.cli().run(["copy", "remove", "DB1", "--on", "m2", "--yes"]).await?;
+    assert_eq!(removed.error_code(), Some("discarded_retained"), "{removed:?}");
+    let row = status(cluster, "m2").await?;
+    ensure!(row["discarded_kept_until"].as_str().is_some_and(|at| !at.is_empty()), "{row}");
+    ensure!(row["discarded_epochs"].as_array().is_some_and(|epochs| epochs.len() == 1), "{row}");
+    set(cluster, "discarded_retention", "1s").await?;
+    eventually("the end of the retention is told", || async {
+        ensure!(!events(cluster, "discarded_retention_over").await?.is_empty(), "not yet");
+        Ok(())
+    })
+    .await?;
+    is_held(cluster, "m2").await?;
+    cluster.cli().succeed(release("DB1@m2")).await?;
+    Ok(())
+}
+
+/// S13: what was cut goes by an operator's word, and before its time by one that says so.
+async fn salvage_is_deleted_by_a_word(cluster: &Cluster) -> Result<()> {
+    let list = cluster.cli().json(["copy", "salvage", "list", "DB1@m1"]).await?;
+    let id = list[0]["id"].as_str().context("an id")?.to_owned();
+    ensure!(list[0]["kept_until"].as_str() > list[0]["cut"].as_str(), "{list}");
+    let delete = ["copy", "salvage", "delete", "DB1@m1", &id];
+    assert_eq!(cluster.cli().run(delete).await?.code, Some(2), "it asks first");
+    let refused = cluster.cli().run(delete.iter().chain(&["--yes"])).await?;
+    assert_eq!(refused.error_code(), Some("salvage_retained"), "{refused:?}");
+    cluster.cli().succeed(delete.iter().chain(&["--yes", "--before-retention"])).await?;
+    ensure!(salvaged(cluster, "m1").await?.is_empty(), "it is there still");
+    let refused = cluster.cli().run(delete.iter().chain(&["--yes"])).await?;
+    assert_eq!(refused.error_code(), Some("bad_argument"), "{refused:?}");
+    set(cluster, "salvage_retention", "0s").await?;
+    let list = cluster.cli().json(["copy", "salvage", "list", "DB1@m2"]).await?;
+    let id = list[0]["id"].as_str().context("an id")?;
+    cluster.cli().succeed(["copy", "salvage", "delete", "DB1@m2", id, "--yes"]).await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instant_becomes_the_truth_and_the_rest_is_kept_until_it_is_released() -> Result<()> {
     let (mut cluster, before) = dropped().await?;
@@ -93,15 +139,15 @@ async fn an_instant_becomes_the_truth_and_the_rest_is_kept_until_it_is_released(
     for member in ["m1", "m2"] {
         is_held(&cluster, member).await?;
         ensure!(salvaged(&cluster, member).await?.is_empty(), "{member} keeps its log whole");
-        let copy = format!("DB1@{member}");
-        let release = ["copy", "resume", &copy, "--release-discarded", "--yes"];
-        cluster.cli().succeed(release).await?;
     }
+    cluster.cli().succeed(release("DB1@m1")).await?;
+    the_last_holder_goes_after_its_time(&cluster).await?;
     cluster.wait_until_following("DB1").await?;
     cluster.equal_digest("DB1", 3).await?;
     for member in cluster.names() {
         assert_eq!(salvaged(&cluster, &member).await?, ["bad"], "{member}");
     }
+    salvage_is_deleted_by_a_word(&cluster).await?;
     let mut all = ten();
     all.insert(0, "after".into());
     assert_eq!(keys(&cluster).await?, all);
@@ -121,9 +167,8 @@ async fn a_wrong_instant_can_be_taken_back() -> Result<()> {
     ensure!(done.code == Some(0), "{done:?}");
     assert_eq!(cluster.active_of("DB1").await?, "m2");
     assert_eq!(keys(&cluster).await?, ["bad"]);
-    // m1 holds what is the truth again, and was suspended before.
-    let release = ["copy", "resume", "DB1@m1", "--release-discarded", "--yes"];
-    cluster.cli().succeed(release).await?;
+    // m1 holds what is the truth again, so nothing keeps it from following; it was suspended before.
+    cluster.cli().succeed(release("DB1@m1")).await?;
     cluster.wait_until_following("DB1").await?;
     assert_eq!(salvaged(&cluster, "m3").await?, ["bad", "after"]);
     cluster.cli().succeed(["copy", "set", "DB1@m3", "--replay-lag", "0s"]).await?;

@@ -16,9 +16,23 @@ async fn receipt(view: &View) -> Result<Value> {
 /// The active alone holds `lost` keys that it acknowledged, and is cut off. Gives it, and what the
 /// others see.
 pub(crate) async fn only_the_lost_active_has(lost: u32) -> Result<(Cluster, String, View)> {
+    let lost = (0..lost).map(|number| (lost_key(number), b"1".to_vec()));
+    only_the_lost_active_wrote(vec![("kept".into(), b"1".to_vec())], lost.collect()).await
+}
+
+/// A key and its value.
+pub(crate) type Pair = (String, Vec<u8>);
+
+/// All copies have the `kept` ones; the active alone the `lost` ones, acknowledged, and is cut off.
+pub(crate) async fn only_the_lost_active_wrote(
+    kept: Vec<Pair>,
+    lost: Vec<Pair>,
+) -> Result<(Cluster, String, View)> {
     let cluster = cuttable().await?;
     let database = cluster.client().database("DB1");
-    database.put("kept", "1").await?;
+    for (key, value) in kept {
+        database.put(key, value).await?;
+    }
     let active = cluster.active_of("DB1").await?;
     let passives = others(&cluster, &active);
     for passive in &passives {
@@ -34,8 +48,8 @@ pub(crate) async fn only_the_lost_active_has(lost: u32) -> Result<(Cluster, Stri
         Ok(())
     })
     .await?;
-    for number in 0..lost {
-        database.put(lost_key(number), "1").await?;
+    for (key, value) in lost {
+        database.put(key, value).await?;
     }
     isolate(&cluster, &active);
     // Whoever reached it would be told what was true before.

@@ -6,7 +6,9 @@ use anyhow::{Context, Result, ensure};
 use keelson_client::Change;
 use keelson_testkit::{Cluster, Writer, WriterOptions, eventually};
 
+use crate::bad_input::check;
 use crate::data::cluster;
+use crate::space::{events, set};
 
 /// Any member but this one.
 pub(crate) fn another(cluster: &Cluster, member: &str) -> String {
@@ -105,4 +107,111 @@ async fn a_dismounted_database_answers_nothing_until_it_is_mounted() -> Result<(
         Ok(())
     })
     .await
+}
+
+/// Kills the active's data process and waits until another copy serves, and all count again.
+async fn fails_over(cluster: &mut Cluster) -> Result<()> {
+    let old = cluster.active_of("DB1").await?;
+    cluster.member(&old).kill_data_process()?;
+    eventually("another copy serves", || async {
+        let new = cluster.active_of("DB1").await?;
+        ensure!(new != old, "{old} still serves");
+        cluster.client().database("DB1").put("k", "v").await?;
+        Ok(())
+    })
+    .await?;
+    cluster.wait_until_whole().await?;
+    cluster.wait_until_counting("DB1").await
+}
+
+/// F35, L6: a database that failures move again and again is not moved on purpose, too, for a
+/// while; a failure moves it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_flaps_is_left_alone_but_fails_over() -> Result<()> {
+    let mut cluster = cluster().await?;
+    set(&cluster, "move_suppression_moves", "2").await?;
+    cluster.wait_until_counting("DB1").await?;
+    for _ in 0..2 {
+        fails_over(&mut cluster).await?;
+    }
+    let told = events(&cluster, "moves_suppressed").await?;
+    ensure!(told.len() == 1, "{told:?}");
+    let shown = cluster.cli().json(["database", "show", "DB1"]).await?;
+    ensure!(shown["moves_suppressed_until"].as_str().is_some_and(|at| !at.is_empty()), "{shown}");
+    let problems = cluster.cli().json(["cluster", "status"]).await?["problems"].to_string();
+    ensure!(problems.contains("moved by failures 2 times"), "{problems}");
+    let to = another(&cluster, &cluster.active_of("DB1").await?);
+    let switchover = ["switchover", "DB1", "--to", &to];
+    check(&cluster.cli().run(switchover).await?, 3, "move_suppressed");
+    fails_over(&mut cluster).await?;
+    let to = another(&cluster, &cluster.active_of("DB1").await?);
+    let switchover = ["switchover", "DB1", "--to", &to, "--skip-move-suppression-checks"];
+    cluster.cli().succeed(switchover).await?;
+    set(&cluster, "move_suppression_window", "1s").await?;
+    eventually("it ends by itself", || async {
+        let shown = cluster.cli().json(["database", "show", "DB1"]).await?;
+        ensure!(shown["moves_suppressed_until"] == "", "{shown}");
+        Ok(())
+    })
+    .await?;
+    let to = another(&cluster, &cluster.active_of("DB1").await?);
+    cluster.wait_until_counting("DB1").await?;
+    cluster.cli().succeed(["switchover", "DB1", "--to", &to]).await?;
+    Ok(())
+}
+
+/// A move waits for its time, is begun by whoever leads then, and can be taken back before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switchover_is_scheduled_kept_and_taken_back() -> Result<()> {
+    let cluster = cluster().await?;
+    let cli = cluster.cli();
+    cluster.wait_until_counting("DB1").await?;
+    let from = cluster.active_of("DB1").await?;
+    let to = another(&cluster, &from);
+    let schedule = |at: &'static str| {
+        let (cli, to) = (cli.clone(), to.clone());
+        async move {
+            let args = ["switchover", "DB1", "--to", &to, "--comment", "at night", "--at", at];
+            let begun = cli.json(args).await?;
+            let id = begun["operation"].as_str().context("an operation")?;
+            anyhow::Ok(id.to_owned())
+        }
+    };
+    let shown = |id: String| async move { cli.json(["operation", "show", &id]).await };
+    let later = schedule("1h").await?;
+    let waits = shown(later.clone()).await?;
+    assert_eq!(
+        (&waits["state"], &waits["kind"], &waits["phase"]),
+        (&"running".into(), &"scheduled_switchover".into(), &"waiting for its time".into())
+    );
+    cli.succeed(["operation", "cancel", &later]).await?;
+    assert_eq!(shown(later).await?["state"], "cancelled");
+    for bad in ["2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z"] {
+        let refused = cli.run(["switchover", "DB1", "--to", &to, "--at", bad]).await?;
+        check(&refused, 3, "bad_argument");
+    }
+    let both = ["switchover", "--server", &from, "--at", "1h"];
+    assert_eq!(cli.run(both).await?.code, Some(2), "one database at a time");
+    assert_eq!(cluster.active_of("DB1").await?, from, "nothing moved");
+    let soon = schedule("2s").await?;
+    eventually("the appointment is kept", || async {
+        let ended = shown(soon.clone()).await?;
+        ensure!(ended["state"] == "succeeded", "{ended}");
+        ensure!(cluster.active_of("DB1").await? == to, "not moved yet");
+        Ok(())
+    })
+    .await?;
+    // What does not pass its checks then is not moved, and says why.
+    cluster.wait_until_counting("DB1").await?;
+    cli.succeed(["copy", "suspend", &format!("DB1@{from}"), "--comment", "new disk"]).await?;
+    let begun = cli.json(["switchover", "DB1", "--to", &from, "--at", "2s"]).await?;
+    let id = begun["operation"].as_str().context("an operation")?.to_owned();
+    eventually("it is refused at its time", || async {
+        let ended = shown(id.clone()).await?;
+        ensure!(ended["state"] == "failed" && ended["code"] == "target_unfit", "{ended}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(cluster.active_of("DB1").await?, to);
+    Ok(())
 }

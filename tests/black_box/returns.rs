@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use keelson_testkit::{Cluster, View, eventually};
 use serde_json::Value;
 
-use crate::losses::{lost_key, only_the_lost_active_has};
+use crate::losses::{Pair, lost_key, only_the_lost_active_has, only_the_lost_active_wrote};
 
 /// How the former active spends the time until it is heard again.
 enum Absence {
@@ -116,4 +116,60 @@ async fn a_fork_in_the_files_is_fetched_key_by_key() -> Result<()> {
     ensure!((1..=3).contains(&number(&costs, "fetched_keys")?), "{costs}");
     ensure!(number(&costs, "fetched_bytes")? < 1_000, "{costs}");
     prove(&cluster, &former, 30).await
+}
+
+const BASE_KEYS: u32 = 400;
+const VALUE_BYTES: usize = 8 * 1024;
+
+/// A key with bytes that do not compress.
+fn pair(number: u32, salt: u64) -> Pair {
+    let mut state = (u64::from(number) << 8 | salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) as u8
+    };
+    (format!("base{number:04}"), std::iter::repeat_with(next).take(VALUE_BYTES).collect())
+}
+
+/// A fork that changed so many keys of a database of 400: the bytes that its undoing fetched.
+async fn cost_of(forked: u32) -> Result<u64> {
+    let base = (0..BASE_KEYS).map(|number| pair(number, 1)).collect();
+    let lost: Vec<_> = (0..forked).map(|number| pair(number * 3, 2)).collect();
+    let keys: Vec<_> = lost.iter().map(|(key, _)| key.clone()).collect();
+    let (mut cluster, former, view) = only_the_lost_active_wrote(base, lost).await?;
+    cluster.member(&former).stop()?;
+    let mount = ["database", "mount", "DB1", "--accept-loss", "--yes"];
+    eventually("a copy is opened with loss", || async { view.cli.succeed(mount).await }).await?;
+    view.client.database("DB1").put("new", "1").await?;
+    cluster.network().heal_all();
+    cluster.member(&former).start()?;
+    cluster.wait_until_whole().await?;
+    cluster.wait_until_counting("DB1").await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    let rows = cluster.cli().json(["copy", "status", "DB1", "--member", &former]).await?;
+    let costs = &rows[0]["divergence"];
+    assert_eq!(costs["rung"], "fetch what the fork touched", "{costs}");
+    let fetched = number(costs, "fetched_bytes")?;
+    // What was foreseen is what it cost, but for the session of the client.
+    let (foreseen, spent) = (number(costs, "estimated_keys")?, number(costs, "fetched_keys")?);
+    ensure!(foreseen >= u64::from(forked) && spent <= foreseen + 2, "{costs}");
+    let store = number(&rows[0], "store_bytes")?;
+    ensure!(fetched < store / 4, "{fetched} of a store of {store}");
+    cluster.equal_digest("DB1", 3).await?;
+    assert_eq!(salvaged(&cluster, &former).await?, keys, "exactly what was lost");
+    let shown = cluster.client().database("DB1").get(keys[0].clone()).await?;
+    ensure!(shown.as_deref() == Some(&pair(0, 1).1[..]), "the value of before the fork");
+    Ok(fetched)
+}
+
+/// G4, S14: no full copy: what a fork costs follows from what it touched, not from the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_fork_costs_is_in_proportion_to_it() -> Result<()> {
+    let (few, many) = (cost_of(5).await?, cost_of(40).await?);
+    let each = VALUE_BYTES as u64;
+    ensure!((5 * each..6 * each).contains(&few), "{few} bytes for 5 keys of {each}");
+    ensure!((40 * each..44 * each).contains(&many), "{many} bytes for 40 keys of {each}");
+    Ok(())
 }

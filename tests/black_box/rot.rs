@@ -208,6 +208,7 @@ async fn any_byte_of_a_passive_that_rots_is_found_and_mended_and_clients_notice_
     for name in &DATABASES[1..] {
         cluster.cli().succeed(["switchover", name, "--to", &active]).await?;
     }
+    let (mut logs, mut stores, mut controls) = (0, 0, 0);
     for round in 0..ROUNDS {
         // Closing writes what was replayed into the stores' tables.
         if round % 3 == 0 {
@@ -220,6 +221,11 @@ async fn any_byte_of_a_passive_that_rots_is_found_and_mended_and_clients_notice_
         }
         writers.iter().for_each(Writer::reset_gap);
         let flips = rot(&cluster, &passive, &mut numbers, &ids).await?;
+        for flip in &flips {
+            logs += usize::from(flip.is_log());
+            controls += usize::from(flip.is_control());
+            stores += usize::from(!flip.is_log() && !flip.is_control());
+        }
         for (index, name) in DATABASES.iter().enumerate() {
             let found = scrub_until_clean(&cluster, name, &passive).await?;
             let touched: Vec<_> = flips.iter().filter(|flip| flip.database == index).collect();
@@ -237,6 +243,8 @@ async fn any_byte_of_a_passive_that_rots_is_found_and_mended_and_clients_notice_
             ensure!(cluster.active_of(name).await? == active, "{name} moved");
         }
     }
+    eprintln!("{logs} bytes of logs, {stores} of stores, {controls} of control files");
+    ensure!(logs + stores + controls >= 200 && logs >= 20 && stores >= 20 && controls > 0);
     for (name, writer) in DATABASES.iter().zip(writers) {
         let oracle = writer.stop().await?;
         oracle.verify(&cluster.client().database(*name)).await?;

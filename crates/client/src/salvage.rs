@@ -77,6 +77,25 @@ impl Database {
         let answer = answer.map_err(|status| Failure::of(&status, &address).error)?;
         Ok(SalvageStream { answers: answer.into_inner(), address, unread_bytes: 0 })
     }
+
+    /// Deletes one of them; nobody else may have what it holds.
+    ///
+    /// # Errors
+    /// As [`Self::read_salvage`]; `salvage_retained` if its retention is not over, unless `before`.
+    pub async fn delete_salvage(
+        &self,
+        member: &str,
+        id: &str,
+        before: bool,
+    ) -> Result<(), ClientError> {
+        let address = data_address(self.shared(), member).await?;
+        let (database, id) = (self.name().into(), id.into());
+        let request = v1::DeleteSalvageRequest { database, id, before_retention: before };
+        let mut kv = self.shared().pool.kv(&address);
+        let answer = kv.delete_salvage(timed(request, LIST_LIMIT)).await;
+        answer.map_err(|status| Failure::of(&status, &address).error)?;
+        Ok(())
+    }
 }
 
 fn late(address: &str) -> ClientError {

@@ -105,6 +105,9 @@ pub(crate) struct Activation {
     pub(crate) operation: Option<OperationId>,
     /// The only copy allowed in this attempt.
     pub(crate) requested: Option<CopyId>,
+    /// Of a switchover: the copy that served before, which is tried first if the target does not
+    /// open in time.
+    pub(crate) undo_to: Option<CopyId>,
     /// Targets of failed attempts.
     pub(crate) avoid: BTreeSet<CopyId>,
     /// From 1.
@@ -128,6 +131,7 @@ impl Activation {
             reason,
             operation: None,
             requested: None,
+            undo_to: None,
             avoid: BTreeSet::new(),
             attempt: 1,
             rounds: 0,
@@ -149,6 +153,15 @@ impl Activation {
         self.steps.push(StepTiming { step: phase.step(), at_ms });
         self.tag = None;
         self.phase = phase;
+    }
+
+    /// The target did not come to serve: the next attempt is another epoch. The first one that
+    /// follows a switchover undoes it, if the copy from before can serve; says whether it does.
+    pub(crate) fn try_another(&mut self, target: CopyId) -> bool {
+        self.attempt += 1;
+        self.avoid.insert(target);
+        self.requested = self.undo_to.take().filter(|former| *former != target);
+        self.requested.is_some()
     }
 
     /// When grants from before the allocation of `epoch` have run out, counted from when this

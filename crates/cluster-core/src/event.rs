@@ -143,6 +143,13 @@ pub enum EventKind {
         /// Why.
         reason: ActivationReason,
     },
+    /// A database was moved by failures so often that it is not moved on purpose for a while.
+    MovesSuppressed {
+        /// Moves within the window.
+        moves: u32,
+        /// When that ends if nothing more happens, in Unix milliseconds.
+        until_unix_ms: u64,
+    },
     /// A failover or switchover chose its target.
     Activated {
         /// The epoch.
@@ -173,6 +180,16 @@ pub enum EventKind {
         certain: Option<Position>,
         /// Copies that are suspended, because they hold the discarded timeline.
         holders: BTreeSet<CopyId>,
+    },
+    /// The retention of a discarded timeline is over: its holder may be released. Nothing releases
+    /// it but an operator.
+    DiscardedRetentionOver {
+        /// The copy that holds it still.
+        copy: CopyId,
+        /// The epoch that discarded it.
+        epoch: Epoch,
+        /// Where the log that was kept ends.
+        kept: LogEnd,
     },
     /// The new active serves.
     Established(Epoch),

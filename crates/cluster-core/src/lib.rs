@@ -12,6 +12,8 @@
 //! - [`health`], [`redundancy`]: the tests of a member, and whether databases have enough copies.
 //! - [`response()`]: what is done about each class of failure.
 //! - [`autoreseed`]: what is tried with a copy that stays failed.
+//! - [`retention`]: how long a discarded timeline is kept by somebody.
+//! - [`schedule`]: moves at an appointed time.
 //! - [`explain()`]: a decision, decided again from its record.
 //!
 //! All of it is pure: time, ids and answers come in with the call, so that the simulator and a
@@ -37,10 +39,13 @@ mod point_in_time;
 mod proof;
 pub mod redistribute;
 pub mod redundancy;
+pub mod retention;
 mod ring;
+pub mod schedule;
 mod seed;
 mod select;
 mod state;
+mod suppression;
 mod switchover;
 #[cfg(test)]
 mod testing;
@@ -82,6 +87,7 @@ pub use state::{
     Maintenance, Member, MemberActivation, MemberConfig, NewCopy, OPERATIONS_MAX, RuleRecord,
     STATE_FORMAT_VERSION,
 };
+pub use suppression::{Suppression, suppression};
 pub use switchover::{
     CheckRow, CheckVerdict, CopyReport, MoveCheck, MoveInput, MovePlan, Skip, plan_move,
 };

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::Refusal;
 use crate::loss::{AcceptedLoss, LossReceipt};
 use crate::point_in_time::ActivateAt;
+use crate::schedule::ScheduledMove;
 use crate::state::Database;
 
 /// What is done.
@@ -28,6 +29,8 @@ pub enum OperationKind {
         #[serde(default)]
         options: MoveOptions,
     },
+    /// A switchover that waits for its time, and ends when that begins.
+    ScheduledMove(Box<ScheduledMove>),
     /// Opens a database.
     Mount {
         /// The database.
@@ -174,11 +177,16 @@ impl Operation {
         if let Some(seed) = &self.seed {
             return seed.phase.name();
         }
+        if matches!(self.kind, OperationKind::ScheduledMove(_)) {
+            return "waiting for its time";
+        }
         let Some(database) = database else { return "begun" };
         let open = database.intent == MountIntent::Mounted;
         let shows_it = match &self.kind {
             OperationKind::Dismount { .. } => return if open { "begun" } else { "closing" },
-            OperationKind::Seed { .. } | OperationKind::Other(_) => false,
+            OperationKind::Seed { .. }
+            | OperationKind::ScheduledMove(_)
+            | OperationKind::Other(_) => false,
             OperationKind::Mount { .. } => open,
             // Until its own epoch is recorded, the database shows the former active's.
             OperationKind::Switchover { to, .. }
@@ -203,6 +211,7 @@ impl Operation {
             | OperationKind::ActivateAt { database, .. }
             | OperationKind::Dismount { database }
             | OperationKind::Seed { database, .. } => Some(*database),
+            OperationKind::ScheduledMove(order) => Some(order.database),
             OperationKind::Other(_) => None,
         }
     }

@@ -37,7 +37,7 @@ use crate::quorum::QuorumClock;
 use crate::raft_types::{Raft, node_id};
 use crate::storage::{self, Opened, Storage, StorageFault};
 use crate::timings::Timings;
-use crate::{rounds, standing_down, suspensions};
+use crate::{rounds, scheduled, standing_down, suspensions};
 
 /// How long the address of the last life may take to answer.
 const IDENTIFY_DEADLINE: Duration = Duration::from_secs(1);
@@ -306,6 +306,7 @@ fn spawn_tasks(
     context.spawn(suspensions::run(context.clone()));
     context.spawn(rounds::run(context.clone()));
     context.spawn(standing_down::run(context.clone()));
+    context.spawn(scheduled::run(context.clone()));
     context.spawn(probe(context.clone(), progress.clone()));
     context.spawn(Renewer::new(context.clone(), progress, grants).run());
     context.spawn(Assigner::new(context.clone(), events, granted, announced).run());

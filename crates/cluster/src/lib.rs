@@ -43,6 +43,7 @@ mod quorum;
 mod raft_types;
 mod reports;
 mod rounds;
+mod scheduled;
 mod standing_down;
 mod storage;
 mod suspensions;

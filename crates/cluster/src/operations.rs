@@ -60,7 +60,9 @@ impl Context {
             OperationKind::Dismount { database } => {
                 ManagerEvent::DismountRequested { operation: id, database }
             }
-            OperationKind::Seed { .. } | OperationKind::Other(_) => return Ok(()),
+            OperationKind::Seed { .. }
+            | OperationKind::ScheduledMove(_)
+            | OperationKind::Other(_) => return Ok(()),
         };
         self.ask_leader_task(LeaderInput::Event(event)).await
     }
@@ -117,6 +119,11 @@ fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> O
             let to = member_name(state, *to);
             ("switchover", format!("{} to {to}", database_name(state, *database)))
         }
+        OperationKind::ScheduledMove(order) => {
+            let to = order.to.map(|to| format!(" to {}", member_name(state, to)));
+            let name = database_name(state, order.database);
+            ("scheduled_switchover", format!("{name}{}", to.unwrap_or_default()))
+        }
         OperationKind::Mount { database, .. } => ("mount", database_name(state, *database)),
         OperationKind::ActivateAt { database, order } => {
             let (name, on) = (database_name(state, *database), member_name(state, order.on));
@@ -129,6 +136,7 @@ fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> O
     let database = operation.database().and_then(|id| state.databases.get(&id));
     let comment = match &operation.kind {
         OperationKind::Switchover { comment, .. } => comment.clone(),
+        OperationKind::ScheduledMove(order) => order.comment.clone(),
         _ => String::new(),
     };
     let (word, code) = match &operation.state {
@@ -266,7 +274,7 @@ impl Operations for OperationsApi {
 
     /// An activation that has begun ends by itself within its deadlines; cancelling it half way
     /// would leave the database closed. A seed can be cancelled at any time: the copy stays as it
-    /// was. An operation that has ended can be "cancelled" to no effect.
+    /// was; so can a move that waits for its time. An operation that has ended can be "cancelled" to no effect.
     async fn cancel_operation(
         &self,
         request: Request<GetOperationRequest>,
@@ -278,7 +286,9 @@ impl Operations for OperationsApi {
         if operation.state != "running" {
             return Ok(Response::new(operation));
         }
-        self.0.cancel_seed(id).await?;
+        if !self.0.cancel_scheduled(id).await? {
+            self.0.cancel_seed(id).await?;
+        }
         Ok(Response::new(self.0.operation(id)?))
     }
 }

@@ -1,4 +1,5 @@
-//! Ends suspensions whose time is over (`copy suspend --for`).
+//! Ends suspensions whose time is over (`copy suspend --for`), and tells that a discarded timeline
+//! was kept long enough (S13).
 //!
 //! Every member keeps the appointment, asleep until the next one; only the leader proposes. A
 //! leader that is late ends them late; nothing depends on the moment.
@@ -6,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keelson_cluster_core::{ClusterState, Command};
+use keelson_cluster_core::{ClusterState, Command, retention};
 use tokio::time::sleep;
 
 use crate::clock;
@@ -44,8 +45,11 @@ async fn pause(end: Option<u64>, due: bool) {
     }
 }
 
-/// When the next suspension ends, in Unix milliseconds.
+/// When the next suspension, or retention of a discarded timeline, ends, in Unix milliseconds.
 fn next_end(state: &ClusterState) -> Option<u64> {
     let copies = state.databases.values().flat_map(|database| database.copies.values());
-    copies.filter_map(|copy| copy.suspension.next_end_unix_ms()).min()
+    let ends = copies.flat_map(|copy| {
+        [copy.suspension.next_end_unix_ms(), retention::next_end_unix_ms(copy, &state.settings)]
+    });
+    ends.flatten().min()
 }

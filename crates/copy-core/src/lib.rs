@@ -7,7 +7,7 @@
 //!
 //! Beside the machine stand the decisions that need no history of events, as plain functions over
 //! values: [`copy_state`], [`divergence`], [`expanded_truncation`], [`io_watch`], [`lag`],
-//! [`scrub`], [`truncate`].
+//! [`salvage`], [`scrub`], [`truncate`].
 
 mod activation;
 mod active;
@@ -25,6 +25,7 @@ pub mod paths;
 pub mod range_fetch;
 pub mod room;
 mod rule_change;
+pub mod salvage;
 pub mod scrub;
 mod seal;
 pub mod seed;

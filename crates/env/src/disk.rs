@@ -196,6 +196,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// [`DiskError`] if the volume does not answer.
     fn free_bytes(&self, path: &Path) -> DiskResult<u64>;
 
+    /// When a file was written last, in Unix milliseconds; nothing where nobody knows.
+    fn written_unix_ms(&self, path: &Path) -> Option<u64> {
+        let _ = path;
+        None
+    }
+
     /// Reads of the device that holds `path` since the machine started; nothing where the system
     /// does not count them.
     fn read_totals(&self, path: &Path) -> Option<ReadTotals> {

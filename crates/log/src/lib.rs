@@ -40,5 +40,5 @@ pub use os_disk::OsDisk;
 pub use quota::Quota;
 pub use reader::LogReader;
 pub use recovery::{Damage, DamageKind, Evidence, Recovery, TornTail};
-pub use salvage::{Salvage, SalvagedFrames, list_salvage, read_salvage};
+pub use salvage::{Salvage, SalvagedFrames, delete_salvage, list_salvage, read_salvage};
 pub use verify::{GenerationReport, Known, VerifyReport, verify, verify_dir};

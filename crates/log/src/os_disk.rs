@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use keelson_env::{
     DirEntry, Disk, DiskError, DiskErrorKind, DiskFile, DiskResult, DiskVerb, ReadTotals,
@@ -134,6 +135,12 @@ impl Disk for OsDisk {
         let quotas = self.quotas.iter().flat_map(|quotas| quotas.iter());
         let left = quotas.filter(|quota| quota.covers(path)).map(Quota::left).min();
         Ok(left.map_or(free, |left| left.min(free)))
+    }
+
+    fn written_unix_ms(&self, path: &Path) -> Option<u64> {
+        let written = fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+        let since = written.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        u64::try_from(since.as_millis()).ok()
     }
 
     /// From the kernel's accounts of the device; overlays and memory have none.

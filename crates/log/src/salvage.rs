@@ -21,6 +21,8 @@ pub struct Salvage {
     pub at: Position,
     /// Size.
     pub bytes: u64,
+    /// When it was cut, in Unix milliseconds, if the disk knows.
+    pub cut_unix_ms: Option<u64>,
 }
 
 /// Everything saved in a log directory, by name.
@@ -31,12 +33,26 @@ pub fn list_salvage(disk: &dyn Disk, directory: &Path) -> Result<Vec<Salvage>, L
     let mut found = Vec::new();
     for entry in disk.list(directory)?.into_iter().filter(|entry| !entry.is_dir) {
         if let Some((epoch, at)) = parse_salvage(&entry.name) {
-            let bytes = disk.open(&directory.join(&entry.name))?.size()?;
-            found.push(Salvage { name: entry.name, epoch, at, bytes });
+            let path = directory.join(&entry.name);
+            let (bytes, cut_unix_ms) = (disk.open(&path)?.size()?, disk.written_unix_ms(&path));
+            found.push(Salvage { name: entry.name, epoch, at, bytes, cut_unix_ms });
         }
     }
     found.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.name.cmp(&b.name)));
     Ok(found)
+}
+
+/// Deletes one, durably; by an operator's word only.
+///
+/// # Errors
+/// The file cannot be removed.
+pub fn delete_salvage(
+    disk: &dyn Disk,
+    directory: &Path,
+    salvage: &Salvage,
+) -> Result<(), LogError> {
+    disk.remove(&directory.join(&salvage.name))?;
+    Ok(disk.sync_dir(directory)?)
 }
 
 /// The frames of a salvage, in the order of the log. Reads the whole file: a fork is kept in memory

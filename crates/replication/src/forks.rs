@@ -13,6 +13,7 @@
 mod build;
 mod instant;
 mod place;
+mod reach;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

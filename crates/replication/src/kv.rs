@@ -99,7 +99,8 @@ macro_rules! of_database {
 
 of_database! {
     OpenSessionRequest GetRequest PutRequest DeleteRequest DeleteRangeRequest WriteRequest
-    ScanRequest WatchRequest ListSalvageRequest ReadSalvageRequest SearchRequest DurabilityRequest
+    ScanRequest WatchRequest ListSalvageRequest ReadSalvageRequest DeleteSalvageRequest
+    SearchRequest DurabilityRequest
 }
 
 /// The request of somebody whose certificate is for its database.
@@ -223,6 +224,14 @@ impl v1::kv_server::Kv for KvService {
         request: Request<v1::ReadSalvageRequest>,
     ) -> Result<Response<Self::ReadSalvageStream>, Status> {
         Ok(Response::new(self.salvaged(admitted(request)?).await?))
+    }
+
+    async fn delete_salvage(
+        &self,
+        request: Request<v1::DeleteSalvageRequest>,
+    ) -> Result<Response<v1::DeleteSalvageResponse>, Status> {
+        self.remove_salvage(admitted(request)?).await?;
+        Ok(Response::new(v1::DeleteSalvageResponse {}))
     }
 
     async fn search(

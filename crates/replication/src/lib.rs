@@ -14,6 +14,7 @@ mod facts;
 mod fetch;
 mod forks;
 mod gate;
+mod inbound;
 mod io_watch;
 mod kv;
 mod lag_file;

@@ -44,6 +44,7 @@ use crate::catalog::Wanted;
 use crate::context::PlaneContext;
 use crate::directions::{Directions, LeaseNews, RuleOutcome, Unread};
 use crate::gate::boottime_now;
+use crate::inbound::refuse_unknown;
 use crate::lag_file::SavedLag;
 use crate::log_lane::LogJob;
 use crate::message::{Assigned, Completion, FromSource, Message, SealedCopy, SourceSender};
@@ -59,7 +60,6 @@ pub(crate) use crate::owner::truncating::{OtherFacts, Reported};
 use crate::owner::truncating::{Truncating, nothing_reported};
 use crate::owner::waiting::Waiting;
 use crate::pool::Lane;
-use crate::service::refuse_unknown;
 use crate::shared::CopyShared;
 use crate::store_lane::StoreJob;
 use crate::supervise::Sources;
@@ -325,16 +325,17 @@ impl Owner {
             }
             self.turn();
         }
-        self.refuse_waiting(mailbox);
+        self.refuse_waiting(mailbox).await;
         self.end_try();
         self.stopped().await;
         Exit::Stopped
     }
 
     /// Writes that nobody looked at any more were certainly not done; an offer is made again.
-    fn refuse_waiting(&self, mailbox: &mut mpsc::Receiver<Message>) {
+    async fn refuse_waiting(&mut self, mailbox: &mut mpsc::Receiver<Message>) {
         mailbox.close();
-        while let Ok(message) = mailbox.try_recv() {
+        // Also what a sender has a place for and has not put there yet.
+        while let Some(message) = mailbox.recv().await {
             match message {
                 Message::Write(request) => request.reply.send(Err(self.not_serving())),
                 Message::FromSource(_, FromSource::Open { offer, copy, reply }) => {

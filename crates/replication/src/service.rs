@@ -5,14 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use keelson_copy_core::OpenOffer;
 use keelson_copy_core::range_fetch::{FetchFailure, Spans};
-use keelson_copy_core::truncate::TruncationOrder;
 use keelson_env::StoreItem;
-use keelson_format::{Chunk, unpack};
-use keelson_net::{DATA_MESSAGE_BYTES_MAX, require_member};
+use keelson_net::require_member;
 use keelson_types::{
-    DatabaseId, Epoch, ForkName, Instant, MemberId, Position, RefusalReason, Span,
+    DatabaseId, ForkName, Instant, MemberId, Position, RefusalReason, Span,
 };
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, Refusal, epoch_table, ids, v1};
 use tokio::sync::{mpsc, oneshot};
@@ -22,8 +19,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::context::{PlaneContext, Registry};
 use crate::fetch::{FetchPlan, send_log};
 use crate::forks::{Fork, ForkOrder, ForkState};
+use crate::inbound::take_session;
 use crate::kv::refuse_unless_serving;
-use crate::message::{FromSource, LogView, Message, TargetSender};
+use crate::message::{LogView, Message};
 use crate::note::NoteCode;
 use crate::repair::donating::{Donations, KEPT, NoDonation, Wanted};
 use crate::scrub;
@@ -272,6 +270,7 @@ fn instant(at: Option<v1::Instant>) -> Result<Instant, Refusal> {
     match at.and_then(|at| at.instant) {
         Some(v1::instant::Instant::Position(position)) => Ok(Instant::At(position.into())),
         Some(v1::instant::Instant::UnixMillis(millis)) => Ok(Instant::Time(millis)),
+        Some(v1::instant::Instant::AgeMillis(millis)) => Ok(Instant::Ago(millis)),
         None => Err(Refusal::new(RefusalReason::BadArgument, "no instant")),
     }
 }
@@ -425,111 +424,3 @@ fn expire_later(donations: &Arc<Donations>) {
     });
 }
 
-async fn take_session(
-    registry: Arc<Registry>,
-    member: MemberId,
-    mut messages: Streaming<v1::SourceMessage>,
-    answers: TargetSender,
-) {
-    while let Ok(Some(message)) = messages.message().await {
-        let Some((database, message)) = message.message.and_then(|m| read(m, member, &answers))
-        else {
-            continue;
-        };
-        if let Some(copy) = registry.get(database) {
-            // An owner that ended is being opened anew; the source offers again.
-            let _ = copy.mailbox.send(Message::FromSource(member, message)).await;
-        } else if let FromSource::Open { offer, copy, .. } = message {
-            refuse_unknown(database, copy, &offer, &answers);
-        }
-    }
-    for copy in registry.all() {
-        let _ = copy.mailbox.send(Message::SourceDown(member, answers.clone())).await;
-    }
-}
-
-/// This member has not heard of the copy yet, or its owner ends: the source offers again soon.
-pub(crate) fn refuse_unknown(
-    database: DatabaseId,
-    copy: keelson_types::CopyId,
-    offer: &OpenOffer,
-    answers: &TargetSender,
-) {
-    let refused = v1::ShipRefused {
-        database: ids::bytes(database),
-        epoch: Some(offer.epoch.into()),
-        code: RefusalReason::Activating.code().0.into(),
-        message: "no copy of this database here yet".into(),
-        sealed: None,
-        copy: ids::bytes(copy),
-    };
-    let message = Some(v1::target_message::Message::Refused(refused));
-    let _ = answers.send(Ok(v1::TargetMessage { message }));
-}
-
-fn read(
-    message: v1::source_message::Message,
-    member: MemberId,
-    answers: &TargetSender,
-) -> Option<(DatabaseId, FromSource)> {
-    use v1::source_message::Message as M;
-    let epoch = |epoch: Option<v1::Epoch>| epoch.map(Epoch::from).unwrap_or_default();
-    let at = |position: Option<v1::Position>| position.map(Position::from).unwrap_or_default();
-    Some(match message {
-        M::Handshake(_) => return None,
-        M::Close(close) => (
-            ids::database(&close.database).ok()?,
-            FromSource::LogGone { epoch: epoch(close.epoch), begins: at(close.log_begins) },
-        ),
-        M::Open(open) => {
-            let offer = OpenOffer {
-                member,
-                epoch: epoch(open.epoch),
-                stream: ids::stream(&open.stream).ok()?,
-                table: epoch_table(open.epochs).ok()?,
-                end: at(open.end),
-                committed: at(open.committed),
-                log_from: at(open.log_from),
-            };
-            let copy = ids::copy(&open.copy).ok()?;
-            let reply = answers.clone();
-            (ids::database(&open.database).ok()?, FromSource::Open { offer, copy, reply })
-        }
-        M::Matched(matched) => (
-            ids::database(&matched.database).ok()?,
-            FromSource::Matched { epoch: epoch(matched.epoch) },
-        ),
-        M::Frames(frames) => {
-            let frames_of = ids::database(&frames.database).ok()?;
-            let (epoch, committed) = (epoch(frames.epoch), at(frames.committed));
-            // What does not unpack is as good as lost: the source must offer anew.
-            let body = unpack(frames.body, frames.packed_from, DATA_MESSAGE_BYTES_MAX);
-            let taken = match body {
-                Ok(body) => {
-                    let chunk = Chunk::new(at(frames.position), body);
-                    FromSource::Frames { epoch, chunk, committed }
-                }
-                Err(_) => FromSource::Garbled { epoch },
-            };
-            (frames_of, taken)
-        }
-        M::Truncate(order) => (
-            ids::database(&order.database).ok()?,
-            FromSource::Truncate(TruncationOrder {
-                epoch: epoch(order.epoch),
-                up_to: at(order.up_to),
-                truncated: at(order.truncated),
-            }),
-        ),
-        M::Committed(committed) => (
-            ids::database(&committed.database).ok()?,
-            FromSource::Committed {
-                epoch: epoch(committed.epoch),
-                committed: at(committed.committed),
-            },
-        ),
-    })
-}
-
-#[cfg(test)]
-mod tests;

@@ -268,7 +268,9 @@ impl CopyShared {
 
     /// The copy's files are closed or opened anew; readers of the old ones end.
     pub(crate) fn reopened(&self) {
-        self.life.fetch_add(1, Ordering::SeqCst);
+        let next = |life: u64| (life != GONE).then(|| life + 1);
+        // A copy that is not here any more stays so, whatever its owner does until it ends.
+        let _ = self.life.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
         self.wake();
     }
 
@@ -309,6 +311,17 @@ mod tests {
         drop(large);
         assert!(Held::take(&pending, 1).is_some());
         assert_eq!(pending.load(Ordering::Relaxed), 0);
+    }
+
+    /// The first life has the number that another one behind the last would have.
+    #[test]
+    fn a_copy_that_left_has_no_further_life() {
+        let shared = Arc::new(CopyShared::for_tests());
+        let first = Life::of(&shared);
+        shared.left();
+        shared.reopened();
+        assert!(first.is_over());
+        assert_eq!(first.refusal().reason, RefusalReason::NotActive);
     }
 
     #[test]

@@ -12,6 +12,9 @@ pub enum Instant {
     At(Position),
     /// Behind the last frame written at this time or before, in Unix milliseconds.
     Time(u64),
+    /// The same so many milliseconds before now, by the clock of whoever has the copy; 0 is behind
+    /// the newest frame, whatever time that has.
+    Ago(u64),
 }
 
 /// A fork as clients name it: `DB1@m2~before`. No database has such a name, so the two are never

@@ -67,7 +67,8 @@ pub use settings::{ClusterSettings, Setting, SettingInfo, SettingKind};
 pub use states::{CopyRole, CopyStatus, DatabaseState, MountIntent};
 pub use store_key::{Span, StoreKey};
 pub use suspension::{
-    ResumeRequest, SUSPEND_FOR_MAX, Stop, SuspendFacts, SuspendRequest, SuspendedBy, Suspension,
+    HELD_TIMELINES_MAX, HeldTimeline, ResumeRequest, SUSPEND_FOR_MAX, Stop, SuspendFacts,
+    SuspendRequest, SuspendedBy, Suspension,
 };
 pub use time::{HybridTime, Tick};
 pub use watermarks::{WatermarkError, Watermarks};

@@ -179,6 +179,15 @@ refusals! {
     /// The member holds copies, or another precondition of a removal fails.
     InUse = "in_use",
         "remove the copies of the member first (keelson copy remove)";
+    /// A discarded timeline is to be given up by the last copy that holds it, before its retention
+    /// is over.
+    DiscardedRetained = "discarded_retained",
+        "wait until the time in the message, or give it up for good: keelson copy resume DB@MEMBER \
+         --release-discarded --before-retention";
+    /// Salvage is to be deleted before its retention is over.
+    SalvageRetained = "salvage_retained",
+        "export it first (keelson copy salvage export) and wait until the time in the message, or \
+         delete it all the same: --before-retention";
     /// The request asks for something that the current state forbids.
     Precondition = "precondition",
         "see the message; keelson database show tells the state";

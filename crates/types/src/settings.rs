@@ -136,6 +136,9 @@ settings! {
     /// The window of move suppression.
     MoveSuppressionWindow = "move_suppression_window", Millis(SECOND, DAY), Some(600 * SECOND),
         "how far back failovers of a database count for move_suppression_moves";
+    /// How long the target of a switchover may take to open the database (F35).
+    SwitchoverBudget = "switchover_budget", Millis(100, 10 * SECOND), Some(10 * SECOND),
+        "how long the target of a switchover may take to serve before the move is undone";
     /// Whether a member that stops in order gives its databases away first (F17).
     MoveAtStop = "move_at_stop", Switch(0, 1), Some(1),
         "a member that stops in order moves its active databases away first";
@@ -178,6 +181,12 @@ settings! {
     /// More failed copies on one member are a fault of the server (F130); 0 = no limit.
     AutoreseedCopiesMax = "autoreseed_copies_max", Count(0, 100_000), Some(8),
         "with more failed copies than this on a member none of them is seeded by itself; 0: no limit";
+    /// How long the last holder of a discarded timeline keeps it (S13).
+    DiscardedRetention = "discarded_retention", Millis(0, 365 * DAY), Some(7 * DAY),
+        "how long at least one copy keeps a timeline that an activation at an instant discarded";
+    /// How long salvage is kept whatever is asked (S13).
+    SalvageRetention = "salvage_retention", Millis(0, 365 * DAY), Some(7 * DAY),
+        "how long log that was cut off a copy is kept before an ordinary delete takes it";
     /// Bytes that a source sends to one target in a second at most; 0 = as many as it can.
     SeedRateMax = "seed_rate_max", Bytes(0, PIB), Some(0),
         "bytes per second that one seed sends at most, throttled or not; 0: no bound";

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Refused, SUSPEND_COMMENT_CHARS_MAX};
+use crate::{Discard, Refused, SUSPEND_COMMENT_CHARS_MAX};
 
 #[cfg(test)]
 mod tests;
@@ -48,6 +48,21 @@ pub enum SuspendedBy {
     DiscardedTimeline,
 }
 
+/// A timeline that an activation at an instant discarded, and that a suspended copy holds still.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeldTimeline {
+    /// What was discarded.
+    pub discard: Discard,
+    /// When, in Unix milliseconds: its retention counts from here.
+    pub since_unix_ms: u64,
+    /// The end of its retention was told.
+    #[serde(default)]
+    pub told: bool,
+}
+
+/// Timelines that one copy may hold at a time; of more, the newest ones are remembered.
+pub const HELD_TIMELINES_MAX: usize = 8;
+
 /// What is stopped on a copy. The default is nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Suspension {
@@ -59,6 +74,9 @@ pub struct Suspension {
     pub by: SuspendedBy,
     /// Why; at most [`SUSPEND_COMMENT_CHARS_MAX`] characters.
     pub comment: String,
+    /// Discarded timelines that the copy holds, oldest first, at most [`HELD_TIMELINES_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldTimeline>,
 }
 
 /// What a request to suspend or resume meets.
@@ -90,6 +108,9 @@ pub struct ResumeRequest {
     pub replication_only: bool,
     /// The operator gives the discarded timeline up that this copy holds.
     pub release_discarded: bool,
+    /// Also if no other copy holds it and its retention is not over (S13).
+    #[serde(default)]
+    pub before_retention: bool,
 }
 
 impl Suspension {
@@ -99,6 +120,7 @@ impl Suspension {
         activation: None,
         by: SuspendedBy::Operator,
         comment: String::new(),
+        held: Vec::new(),
     };
 
     /// The suspension after an operator's request. A repeated request renews comment and end and
@@ -124,8 +146,8 @@ impl Suspension {
             SuspendedBy::Operator => replication,
             SuspendedBy::Fault | SuspendedBy::DiscardedTimeline => self.replication,
         };
-        let comment = request.comment.clone();
-        Ok(Self { replication, activation: stop(self.activation), by, comment })
+        let (comment, held) = (request.comment.clone(), self.held.clone());
+        Ok(Self { replication, activation: stop(self.activation), by, comment, held })
     }
 
     /// The suspension after the system stopped replication, with the fault or receipt as comment
@@ -138,7 +160,20 @@ impl Suspension {
             activation: self.activation,
             by: if self.by == SuspendedBy::DiscardedTimeline { self.by } else { by },
             comment: comment.chars().take(SUSPEND_COMMENT_CHARS_MAX).collect(),
+            held: self.held.clone(),
         }
+    }
+
+    /// The suspension of a copy that from now on holds what was discarded, and what it held before.
+    #[must_use]
+    pub fn holding(&self, discard: Discard, comment: &str, now_unix_ms: u64) -> Self {
+        let by = SuspendedBy::DiscardedTimeline;
+        let mut suspension = self.suspended_by_system(by, comment, now_unix_ms);
+        suspension.held.retain(|held| held.discard.epoch != discard.epoch);
+        suspension.held.push(HeldTimeline { discard, since_unix_ms: now_unix_ms, told: false });
+        let surplus = suspension.held.len().saturating_sub(HELD_TIMELINES_MAX);
+        suspension.held.drain(..surplus);
+        suspension
     }
 
     /// The suspension after an operator's resume: nothing, or the activation block alone. Resuming
@@ -167,7 +202,8 @@ impl Suspension {
             None => Self::default(),
             activation => {
                 let comment = self.comment.clone();
-                Self { replication: None, activation, by: SuspendedBy::Operator, comment }
+                let (by, held) = (SuspendedBy::Operator, Vec::new());
+                Self { replication: None, activation, by, comment, held }
             }
         }
     }
@@ -180,7 +216,8 @@ impl Suspension {
         match (replication, activation) {
             (None, None) => Self::default(),
             (None, Some(_)) => {
-                Self { replication, activation, by: SuspendedBy::Operator, ..self.clone() }
+                let (by, held) = (SuspendedBy::Operator, Vec::new());
+                Self { replication, activation, by, held, ..self.clone() }
             }
             (Some(_), _) => Self { replication, activation, ..self.clone() },
         }

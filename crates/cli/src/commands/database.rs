@@ -406,6 +406,7 @@ fn show(global: &Global, info: &DatabaseInfo, active: &CopyFacts) {
         ("expanded truncation", expanded(active)),
         ("copies", copies.collect::<Vec<_>>().join("; ")),
         ("epochs", epochs.collect::<Vec<_>>().join("; ")),
+        ("moves suppressed until", text::time(info.moves_suppressed_until_unix_millis)),
         ("given up", info.losses.iter().map(mount::sentence).collect::<Vec<_>>().join("; ")),
     ];
     output::print_one(global.output, &rows, &data(info, active));
@@ -482,6 +483,8 @@ fn data(info: &DatabaseInfo, active: &CopyFacts) -> Value {
         "seed_bytes": active.seed_bytes,
         "copies": copies.collect::<Value>(),
         "epochs": epochs.collect::<Value>(),
+        "recent_moves": info.recent_moves,
+        "moves_suppressed_until": text::time(info.moves_suppressed_until_unix_millis),
         "losses": info.losses.iter().map(mount::loss_data).collect::<Value>(),
     })
 }

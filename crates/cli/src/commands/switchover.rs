@@ -1,5 +1,7 @@
 //! `keelson switchover`: move the active role on purpose, with its checks.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use clap::Args;
 use keelson_client::{Client, succeeded};
 use keelson_types::RefusalReason;
@@ -45,6 +47,23 @@ pub(crate) struct Switchover {
     /// Return as soon as the move has begun
     #[arg(long)]
     no_wait: bool,
+    /// Check and move at this time: a time (2026-11-22T14:00:00Z), or how long from now (90m);
+    /// keelson operation cancel takes it back until then
+    #[arg(long, value_name = "TIME", value_parser = appointment)]
+    #[arg(conflicts_with_all = ["server", "bring_home"])]
+    at: Option<u64>,
+}
+
+/// A time, or one so long from now, in Unix milliseconds.
+fn appointment(text: &str) -> Result<u64, String> {
+    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+        let since = time.duration_since(UNIX_EPOCH).map_err(|_| "a time before 1970")?;
+        return u64::try_from(since.as_millis()).map_err(|_| "too far away".into());
+    }
+    let after = humantime::parse_duration(text)
+        .map_err(|_| "neither a time (2026-11-22T14:00:00Z) nor a while (90m)")?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from((now + after).as_millis()).map_err(|_| "too far away".into())
 }
 
 /// Checks that are left out.
@@ -128,6 +147,7 @@ impl Switchover {
             what_if: global.what_if,
             operation: bytes::Bytes::new(),
             at_once: false,
+            at_unix_millis: self.at.unwrap_or(0),
         };
         let moves = client.admin().move_databases(request).await?;
         if global.what_if {
@@ -148,6 +168,12 @@ async fn one(global: &Global, client: &Client, row: &MoveRow, no_wait: bool) -> 
     let (database, to) = (&row.database, &row.to);
     let id = ids::operation(&row.operation)
         .map_err(|error| Failure::new(RefusalReason::Internal, error.to_string()))?;
+    if row.result == "scheduled" {
+        let data =
+            json!({ "operation": id.to_string(), "database": database, "result": "scheduled" });
+        output::print_done(global.output, &format!("scheduled as operation {id}"), &data);
+        return Ok(());
+    }
     if no_wait {
         let data = json!({ "operation": id.to_string(), "database": database, "to": to });
         output::print_done(global.output, &format!("operation {id}"), &data);
@@ -286,6 +312,17 @@ fn took(ended: &Operation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_appointment_is_a_time_or_a_while_from_now() {
+        assert_eq!(appointment("1970-01-01T00:01:00Z"), Ok(60_000));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let later = appointment("90m").unwrap();
+        assert!((5_400_000..5_460_000).contains(&(later - now)), "{later}");
+        for bad in ["", "tomorrow", "-5m"] {
+            assert!(appointment(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn a_record_without_times_tells_no_duration() {

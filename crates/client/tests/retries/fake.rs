@@ -256,6 +256,13 @@ impl v1::kv_server::Kv for Member {
         Err(Status::unimplemented("not in this script"))
     }
 
+    async fn delete_salvage(
+        &self,
+        _: Request<v1::DeleteSalvageRequest>,
+    ) -> Result<Response<v1::DeleteSalvageResponse>, Status> {
+        Err(Status::unimplemented("not in this script"))
+    }
+
     async fn search(
         &self,
         _: Request<v1::SearchRequest>,

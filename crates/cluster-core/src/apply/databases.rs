@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use keelson_types::{
-    ActivationPolicy, CommitConstraint, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch,
-    LagSettings, LagSwitch, MountIntent, RefusalReason, ResumeRequest, StreamId, SuspendFacts,
-    SuspendRequest, SuspendedBy, Suspension,
+    ActivationPolicy, CommitConstraint, CopyId, DatabaseId, DatabaseName, DatabaseState, Discard,
+    Epoch, HeldTimeline, LagSettings, LagSwitch, MountIntent, RefusalReason, ResumeRequest,
+    StreamId, SuspendFacts, SuspendRequest, SuspendedBy, Suspension,
 };
 
 use super::{Applied, refuse};
 use crate::command::{Answer, Command, Refusal};
 use crate::decision::ActivationReason;
 use crate::event::EventKind;
+use crate::retention::{may_release, take_over};
 use crate::ring::Ring;
 use crate::state::{
     ClusterState, ConstraintSetting, CopyConfig, CopyKind, Database, DatabaseSettings, NewCopy,
@@ -225,6 +226,9 @@ impl ClusterState {
         request: ResumeRequest,
     ) -> Applied {
         let facts = self.suspend_facts(id, copy)?;
+        if request.release_discarded && !request.before_retention {
+            may_release(self.database(id)?, copy, &self.settings, self.clock_unix_ms)?;
+        }
         let config = known_copy(self.database_mut(id)?, copy)?;
         config.suspension = config.suspension.resume(&request, &facts)?;
         config.resumes += 1;
@@ -237,8 +241,12 @@ impl ClusterState {
 
     fn end_suspensions(&mut self, index: u64) -> Answer {
         let now = self.clock_unix_ms;
-        let mut ended = Vec::new();
+        let (mut ended, mut over) = (Vec::new(), Vec::new());
         for (id, database) in &mut self.databases {
+            for (copy, config) in &mut database.copies {
+                let due = take_over(config, &self.settings, now);
+                over.extend(due.into_iter().map(|held| (*id, *copy, config.member, held)));
+            }
             let resting = database.copies.iter_mut().filter(|(_, c)| !c.is_remade());
             for (copy, config) in resting {
                 let left = config.suspension.at(now);
@@ -250,6 +258,10 @@ impl ClusterState {
         }
         for (id, copy, member) in ended {
             self.event(index, Some(member), Some(id), EventKind::CopyResumed(copy));
+        }
+        for (id, copy, member, HeldTimeline { discard: Discard { epoch, kept }, .. }) in over {
+            let kind = EventKind::DiscardedRetentionOver { copy, epoch, kept };
+            self.event(index, Some(member), Some(id), kind);
         }
         Answer::Done
     }
@@ -324,6 +336,7 @@ impl ClusterState {
         if database.copies.len() == 1 {
             return refuse(RefusalReason::Precondition, "the last copy goes with its database");
         }
+        may_release(database, copy, &self.settings, self.clock_unix_ms)?;
         check_enough_without(database, copy)
     }
 

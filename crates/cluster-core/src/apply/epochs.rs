@@ -15,6 +15,7 @@ use crate::event::EventKind;
 use crate::loss::LossReceipt;
 use crate::point_in_time::TurnedBack;
 use crate::state::{Binding, ClusterState, CopyKind, Database, EpochRecord, RuleRecord};
+use crate::suppression::{Suppression, suppression};
 
 impl ClusterState {
     pub(super) fn allocate_epochs(&mut self, index: u64, items: &[AllocateItem]) -> Answer {
@@ -77,6 +78,14 @@ impl ClusterState {
         Answer::Activated(bound.collect())
     }
 
+    /// Tells it once, with the move that made them too many.
+    fn note_suppression(&mut self, index: u64, id: DatabaseId, now_unix_ms: u64) {
+        let Suppression { moves, most, until_unix_ms } = suppression(self, id, now_unix_ms);
+        let Some(until_unix_ms) = until_unix_ms.filter(|_| most == Some(moves)) else { return };
+        let moves = u32::try_from(moves).unwrap_or(u32::MAX);
+        self.event(index, None, Some(id), EventKind::MovesSuppressed { moves, until_unix_ms });
+    }
+
     fn bind(&mut self, index: u64, item: &ActivateItem, weakness: Weakness) -> Result<(), Refusal> {
         self.check_binding(item, weakness)?;
         let now = self.clock_unix_ms;
@@ -118,6 +127,7 @@ impl ClusterState {
         let (epoch, target) = (item.epoch, item.target);
         let kind = EventKind::Activated { epoch, target, reason };
         self.event(index, member, Some(item.database), kind);
+        self.note_suppression(index, item.database, unix_ms);
         if let Some(LossReceipt { kept, certain, unreached, .. }) = item.decision.loss.clone() {
             let kind = match &item.turn {
                 None => EventKind::ActivatedWithLoss { epoch, kept, certain, unreached },
@@ -180,11 +190,7 @@ impl ClusterState {
         // older, so whatever satisfied an older rule is held by every set that satisfies this one
         // (R2).
         database.unestablished.retain(|record| record.epoch >= epoch);
-        if let Some(turned) = &mut database.turned_back {
-            turned.established = true;
-            turned.before.clear();
-            turned.former = None;
-        }
+        database.turn_established();
         let member = database.target_member();
         self.event(index, member, Some(id), EventKind::Established(epoch));
         Ok(Answer::Done)

@@ -1,5 +1,7 @@
 //! What an activation at an instant changes in the configuration of copies, and how it is undone.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use keelson_types::{CopyId, MemberId, SuspendedBy, Suspension};
 
 use crate::command::ActivateItem;
@@ -23,7 +25,7 @@ impl Database {
     }
 
     fn begin_turn(&mut self, target: CopyId, turn: &Turn, now_unix_ms: u64) {
-        let mut before = std::collections::BTreeMap::new();
+        let mut before = BTreeMap::new();
         let Turn { discard, holders, .. } = turn;
         let comment = format!("log behind {} is given up by epoch {}", discard.kept, discard.epoch);
         for (id, config) in &mut self.copies {
@@ -33,10 +35,9 @@ impl Database {
             if (!stopped || failed) && *id != target {
                 continue;
             }
-            let by = SuspendedBy::DiscardedTimeline;
             let suspension = match *id == target {
                 true => Suspension::NONE,
-                false => config.suspension.suspended_by_system(by, &comment, now_unix_ms),
+                false => config.suspension.holding(*discard, &comment, now_unix_ms),
             };
             before.insert(*id, std::mem::replace(&mut config.suspension, suspension));
         }
@@ -59,6 +60,20 @@ impl Database {
                 },
             },
         });
+    }
+
+    /// The opening frame behind the instant is committed. What the target held of discarded
+    /// timelines is the truth again, up to the instant, and what lies behind was discarded anew by
+    /// this turn: so nobody need keep it for its own sake any more.
+    pub(super) fn turn_established(&mut self) {
+        let Some(turned) = &mut self.turned_back else { return };
+        (turned.established, turned.former) = (true, None);
+        let before = std::mem::take(&mut turned.before);
+        let held = before.get(&turned.copy).map(|suspension| suspension.held.as_slice());
+        let again: BTreeSet<_> = held.iter().copied().flatten().map(|h| h.discard.epoch).collect();
+        for config in self.copies.values_mut() {
+            config.suspension.held.retain(|held| !again.contains(&held.discard.epoch));
+        }
     }
 
     /// An epoch begins before the newest turn is known to have come to its opening frame: what it

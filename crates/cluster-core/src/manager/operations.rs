@@ -60,7 +60,9 @@ impl Manager {
                 }
                 OperationKind::ActivateAt { database, order } => (*database, Goal::At(*order)),
                 OperationKind::Dismount { database } => (*database, Goal::Dismount),
-                OperationKind::Seed { .. } | OperationKind::Other(_) => continue,
+                OperationKind::Seed { .. }
+                | OperationKind::ScheduledMove(_)
+                | OperationKind::Other(_) => continue,
             };
             let pending = PendingOperation { database, goal, proposal: Proposal::Wanted };
             self.operations.insert(operation.id, pending);
@@ -94,6 +96,7 @@ impl Manager {
             let mut job = Activation::new(now, reason.clone(), phase);
             job.operation = Some(operation);
             job.requested = database.copy_on(to);
+            job.undo_to = database.target;
             batch.allocate(database, reason);
             self.jobs.insert(id, job);
         }

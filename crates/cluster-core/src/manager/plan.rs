@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use keelson_types::{DatabaseId, DatabaseState, Epoch, MemberId, MountIntent, Tick, Weakness};
+use keelson_types::{
+    DatabaseId, DatabaseState, Epoch, MemberId, MountIntent, Setting, Tick, Weakness,
+};
 
 use super::batch::{Batch, Owner};
 use super::{DismountProgress, Dismounting, Manager};
@@ -227,9 +229,7 @@ impl Manager {
                     return Flow::Over;
                 }
                 if let Some(reason) = self.trigger(round, database) {
-                    job.attempt += 1;
-                    job.avoid.insert(target);
-                    job.requested = None;
+                    job.try_another(target);
                     allocate_again(now, database, job, reason, batch);
                     return Flow::Stay;
                 }
@@ -395,7 +395,12 @@ impl Manager {
         };
         let (epoch, target) = (order.epoch, order.target);
         batch.mounts.push((member, order));
-        let deadline = round.now.after(self.config.mount_deadline);
+        let (most, budget) = (self.config.mount_deadline, Setting::SwitchoverBudget);
+        let patience = match job.undo_to {
+            Some(_) => most.min(round.state.settings.span(budget)),
+            None => most,
+        };
+        let deadline = round.now.after(patience);
         job.enter(round.now, Phase::Mounting { epoch, target, deadline });
         Flow::Stay
     }

@@ -216,10 +216,9 @@ impl Manager {
         epoch: Epoch,
         target: CopyId,
     ) {
-        let until = now.after(self.backoff(job.attempt));
-        job.attempt += 1;
-        job.avoid.insert(target);
-        job.requested = None;
+        let pause = self.backoff(job.attempt);
+        // Clients of a switchover wait: it is undone at once.
+        let until = if job.try_another(target) { now } else { now.after(pause) };
         job.reason = ActivationReason::MountFailed { copy: target };
         match self.weakness {
             // H7: the next target mounts in the epoch that the first one may still be mounting in

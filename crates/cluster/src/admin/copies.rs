@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_cluster_core::Command;
+use keelson_cluster_core::retention::kept_until;
 use keelson_types::{
-    ActivationPolicy, CopyId, DatabaseId, LagSettings, LagSwitch, MemberId, RefusalReason, Refused,
-    ResumeRequest, SuspendRequest, SuspendedBy, Suspension,
+    ActivationPolicy, ClusterSettings, CopyId, DatabaseId, LagSettings, LagSwitch, MemberId,
+    RefusalReason, Refused, ResumeRequest, SuspendRequest, SuspendedBy, Suspension,
 };
 use keelson_wire::Refusal;
 use keelson_wire::v1::{
@@ -43,6 +44,7 @@ impl Context {
         let resume = ResumeRequest {
             replication_only: request.replication_only,
             release_discarded: request.release_discarded,
+            before_retention: request.before_retention,
         };
         self.change_copy(&request.database, &request.member, |database, copy| {
             Ok(Command::ResumeCopy { database, copy, request: resume })
@@ -162,7 +164,7 @@ fn lag_switch(request: &SetCopyRequest) -> Result<Option<LagSwitch>, Refusal> {
 }
 
 /// A suspension as status pages show it; nothing if nothing is suspended.
-pub(super) fn suspension(value: &Suspension) -> Option<CopySuspension> {
+pub(super) fn suspension(value: &Suspension, settings: &ClusterSettings) -> Option<CopySuspension> {
     let stops = [value.replication, value.activation];
     let first = stops.into_iter().flatten().next()?;
     Some(CopySuspension {
@@ -172,5 +174,12 @@ pub(super) fn suspension(value: &Suspension) -> Option<CopySuspension> {
         since_unix_millis: first.since_unix_ms,
         until_unix_millis: first.until_unix_ms.unwrap_or(0),
         by: label::<SuspendedBy>(&value.by),
+        kept_until_unix_millis: value
+            .held
+            .iter()
+            .map(|h| kept_until(h, settings))
+            .max()
+            .unwrap_or(0),
+        discarded_epochs: value.held.iter().map(|held| held.discard.epoch.into()).collect(),
     })
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use keelson_cluster_core::{
     Command, ConstraintSetting, CopyKind, Database, DatabaseSettings, NewCopy, OperationKind,
+    suppression,
 };
 use keelson_types::{
     CommitConstraint, ContentIndexSettings, CopyId, DatabaseId, DatabaseState, MemberId,
@@ -21,6 +22,7 @@ use keelson_wire::{Refusal, ids};
 use uuid::Uuid;
 
 use super::refusal;
+use crate::clock;
 use crate::context::Context;
 
 /// How long a leaving copy may take to leave the commit rule.
@@ -176,6 +178,8 @@ impl Context {
                 && (record.epoch != database.epoch || database.state == DatabaseState::Established),
         });
         let constraint = rule.map_or_else(|| database.wanted_constraint(), |rule| rule.constraint);
+        let now = clock::unix_millis();
+        let moved = self.applied.read(|state| suppression(state, database.id, now));
         DatabaseInfo {
             database: ids::bytes(database.id),
             name: database.name.to_string(),
@@ -203,6 +207,8 @@ impl Context {
             content_index_fields: database.settings.content_index.fields.clone(),
             autoreseed: database.settings.autoreseed,
             losses: database.receipts.iter().map(|loss| self.receipt(database, loss)).collect(),
+            recent_moves: u32::try_from(moved.moves).unwrap_or(u32::MAX),
+            moves_suppressed_until_unix_millis: moved.until_unix_ms.unwrap_or(0),
         }
     }
 

@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use keelson_cluster_core::schedule::{self, ScheduledMove, check_appointment};
 use keelson_cluster_core::{
-    ActivationReason, CheckVerdict, ClusterState, CopyHealth, CopyReport, Database, EventKind,
-    MoveInput, MoveOptions, MovePlan, OperationKind, Skip, plan_move,
+    CheckVerdict, ClusterState, Command, CopyHealth, CopyReport, Database, MoveInput, MoveOptions,
+    MovePlan, OperationKind, OperationState, Skip, Suppression, plan_move, suppression,
 };
 use keelson_types::{
-    CopyId, CopyStatus, DatabaseId, MemberId, OperationId, RefusalReason,
-    SUSPEND_COMMENT_CHARS_MAX, Setting,
+    CopyId, CopyStatus, DatabaseId, MemberId, OperationId, RefusalReason, Refused,
+    SUSPEND_COMMENT_CHARS_MAX,
 };
 use keelson_wire::v1::{CopyFacts, MoveCheckRow, MoveRequest, MoveResponse, MoveRow};
 use keelson_wire::{Refusal, ids};
@@ -142,8 +143,112 @@ impl Context {
         request: MoveRequest,
     ) -> Result<MoveResponse, Refusal> {
         self.require_leader()?;
+        let (at, names) = (request.at_unix_millis, request.skip.clone());
         let order = self.read_move(request)?;
-        Ok(MoveResponse { moves: self.move_databases(order).await? })
+        let moves = match at {
+            0 => self.move_databases(order).await?,
+            at => vec![self.schedule_move(order, names, at).await?],
+        };
+        Ok(MoveResponse { moves })
+    }
+
+    /// Records a move for later, once the checks were looked at: what is refused now may pass then,
+    /// so they are shown and decide nothing.
+    async fn schedule_move(
+        self: &Arc<Self>,
+        order: MoveOrder,
+        skip: Vec<String>,
+        at_unix_ms: u64,
+    ) -> Result<MoveRow, Refusal> {
+        let refused = |refused: Refused| Refusal::new(refused.reason, refused.message);
+        check_appointment(at_unix_ms, clock::unix_millis()).map_err(refused)?;
+        let [(database, to)] = order.databases[..] else {
+            let what = "one database is moved at a time of its own";
+            return Err(refusal(RefusalReason::BadArgument, what));
+        };
+        let mut row = match self.plan_moves(&order).await.first() {
+            Some((_, plan)) => self.row(database, plan),
+            None => MoveRow::default(),
+        };
+        if order.what_if {
+            return Ok(row);
+        }
+        let MoveOrder { options, terminate_on_warning, comment, operation, .. } = order;
+        let id = operation.map_or_else(|| operation_id(&[]), Ok)?;
+        let scheduled = ScheduledMove {
+            database,
+            to,
+            at_unix_ms,
+            skip,
+            options,
+            terminate_on_warning,
+            comment,
+        };
+        self.begin_operation(id, OperationKind::ScheduledMove(Box::new(scheduled))).await?;
+        row.operation = ids::bytes(id);
+        (row.result, row.code) = ("scheduled".into(), String::new());
+        Ok(row)
+    }
+
+    /// Begins a move whose time has come. Nothing if that is to be tried again.
+    pub(crate) async fn begin_scheduled(
+        self: &Arc<Self>,
+        id: OperationId,
+        scheduled: ScheduledMove,
+    ) -> Option<Result<String, keelson_cluster_core::Refusal>> {
+        let failed =
+            |reason, message| Some(Err(keelson_cluster_core::Refusal::new(reason, message)));
+        let skip = match skips(&scheduled.skip) {
+            Ok(skip) => skip,
+            Err(refusal) => return failed(refusal.reason, refusal.message),
+        };
+        let child = schedule::carried_out_by(id);
+        let order = MoveOrder {
+            skip,
+            options: scheduled.options,
+            terminate_on_warning: scheduled.terminate_on_warning,
+            operation: Some(child),
+            ..MoveOrder::of(vec![(scheduled.database, scheduled.to)], &scheduled.comment)
+        };
+        let row = match self.move_databases(order).await {
+            Ok(rows) => rows.into_iter().next().unwrap_or_default(),
+            Err(refusal) => {
+                // There may be another leader, which tries it too.
+                tracing::info!(%refusal, "a scheduled move is tried again");
+                return None;
+            }
+        };
+        match row.result.as_str() {
+            "refused" | "deferred" => {
+                let reason = RefusalReason::from_code(&row.code).unwrap_or(RefusalReason::Internal);
+                failed(reason, row.message)
+            }
+            "" => {
+                failed(RefusalReason::UnknownDatabase, "the database is not there any more".into())
+            }
+            _ => Some(Ok(format!("to {} by operation {child}", row.to))),
+        }
+    }
+
+    /// Takes a move back that waits for its time; false if the operation is none.
+    pub(crate) async fn cancel_scheduled(
+        self: &Arc<Self>,
+        id: OperationId,
+    ) -> Result<bool, Refusal> {
+        let waits = self.applied.read(|state| {
+            let known = state.operations.get(&id);
+            known.is_some_and(|known| matches!(known.kind, OperationKind::ScheduledMove(_)))
+        });
+        if !waits {
+            return Ok(false);
+        }
+        let message = "cancelled by an operator before its time";
+        let cancelled = keelson_cluster_core::Refusal::new(RefusalReason::Cancelled, message);
+        let (state, message) = (OperationState::Failed(cancelled), message.to_owned());
+        let command = Command::UpdateOperation { id, state, progress_percent: 0, message };
+        let (index, _) = self.propose_here(command).await?.answer()?;
+        self.reached(index, super::databases::LEAVE_DEADLINE).await?;
+        Ok(true)
     }
 
     fn read_move(&self, request: MoveRequest) -> Result<MoveOrder, Refusal> {
@@ -414,26 +519,8 @@ fn at_home(state: &ClusterState, home: MemberId) -> Vec<(DatabaseId, Option<Memb
 
 /// Failovers of a database within the window, and how many are too many (F35).
 fn moves(state: &ClusterState, database: DatabaseId) -> (usize, usize) {
-    let window = state.settings.number(Setting::MoveSuppressionWindow);
-    let since = clock::unix_millis().saturating_sub(window);
-    let by_itself = |reason: &ActivationReason| {
-        !matches!(
-            reason,
-            ActivationReason::NewDatabase
-                | ActivationReason::Mount
-                | ActivationReason::Switchover { .. }
-                | ActivationReason::PointInTime { .. }
-        )
-    };
-    let events = state.events.iter().rev().take_while(|event| event.unix_ms >= since);
-    let activated = events.filter(|event| event.database == Some(database));
-    let count = activated
-        .filter(
-            |event| matches!(&event.kind, EventKind::Activated { reason, .. } if by_itself(reason)),
-        )
-        .count();
-    let most = state.settings.number(Setting::MoveSuppressionMoves);
-    (count, if most == 0 { usize::MAX } else { usize::try_from(most).unwrap_or(usize::MAX) })
+    let Suppression { moves, most, .. } = suppression(state, database, clock::unix_millis());
+    (moves, most.unwrap_or(usize::MAX))
 }
 
 /// What members said of the copies of a database.

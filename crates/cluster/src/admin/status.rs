@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use keelson_cluster_core::autoreseed::{ReseedVerdict, standing};
-use keelson_cluster_core::{ClusterState, CopyConfig, Database, Member, response};
+use keelson_cluster_core::{ClusterState, CopyConfig, Database, Member, response, suppression};
 use keelson_types::{
     CopyFault, CopyId, CopyStatus, DatabaseId, DatabaseState, FailureTag, MemberId, MountIntent,
     RefusalReason, SuspendedBy,
@@ -248,7 +248,7 @@ fn row(
         latest_available_log_unix_millis: newest.map_or(0, |f| f.last_inspected_unix_millis),
         data_pid: answer.map_or(0, |facts| facts.data_pid),
         cut_off: copy.cut_off,
-        suspension: suspension(&copy.suspension),
+        suspension: suspension(&copy.suspension, &state.settings),
         replay_lag_seconds: copy.lag.replay_lag().as_secs(),
         truncation_lag_seconds: copy.lag.truncation_lag().as_secs(),
         activation_policy: copy.policy.to_string(),
@@ -342,6 +342,7 @@ fn problems(
     }
     for database in state.databases.values() {
         problems.extend(problem_of(database));
+        problems.extend(flapping(state, database));
         problems.extend(faults_of(state, database, facts));
     }
     problems
@@ -367,6 +368,15 @@ fn problem_of(database: &Database) -> Option<String> {
     }
     let degraded = database.rule.as_ref().is_some_and(keelson_types::CommitRule::is_degraded);
     degraded.then(|| format!("{name} is degraded: its active copy acknowledges alone"))
+}
+
+/// That a database moves too often.
+fn flapping(state: &ClusterState, database: &Database) -> Option<String> {
+    let found = suppression(state, database.id, clock::unix_millis());
+    found.until_unix_ms.map(|_| {
+        let (name, moves) = (&database.name, found.moves);
+        format!("{name} was moved by failures {moves} times of late (keelson decision list {name})")
+    })
 }
 
 fn faults_of<'a>(

@@ -12,6 +12,7 @@ static NOT_SUSPENDED: Suspension = Suspension {
     activation: None,
     by: SuspendedBy::Operator,
     comment: String::new(),
+    held: Vec::new(),
 };
 
 /// A passive copy in good order.

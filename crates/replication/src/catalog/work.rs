@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use keelson_catalog::{Catalog, CatalogError, CatalogWriter};
 use keelson_copy_core::catalog::Found;
-use keelson_env::KvStore;
+use keelson_env::{KvSnapshot, KvStore};
 use keelson_format::{Chunk, Item};
 use keelson_log::LogError;
 use keelson_types::{LogEnd, Position, Record};
@@ -141,31 +141,24 @@ impl Work {
 
     /// Makes the index anew from a snapshot of the store.
     pub(super) fn crawl(self, store: Arc<dyn KvStore>, reason: &str) -> Result<Done, WorkError> {
-        let failed = |error: keelson_env::StoreError| WorkError::Failed(error.to_string());
         let total = store.size_bytes().max(1);
-        let snapshot = store.snapshot().map_err(failed)?;
+        let snapshot = store.snapshot().map_err(of_store)?;
         self.shared.catalog.close();
         self.remove_others();
         let catalog = Catalog::create(&self.directory)?;
         let mut writer = catalog.writer(self.fields.clone())?;
-        let (mut from, mut done) = (Vec::new(), 0_u64);
-        loop {
+        let (mut done, mut told) = (0_u64, 0);
+        let at = read_all(snapshot, |key, value| {
             if self.is_over() {
                 return Err(WorkError::Over);
             }
-            let page = snapshot.scan(&from, None, PAGE_RECORDS, PAGE_BYTES).map_err(failed)?;
-            let Some(last) = page.last() else { break };
-            from = last.0.to_vec();
-            from.push(0);
-            for (key, value) in &page {
-                writer.put(key, value)?;
-                done += (key.len() + value.len()) as u64;
-            }
+            done += (key.len() + value.len()) as u64;
             let percent = u32::try_from(done * 100 / total).unwrap_or(100).min(99);
-            self.shared.catalog.crawls(reason, percent);
-        }
-        let at = snapshot.at();
-        drop(snapshot);
+            if std::mem::replace(&mut told, percent) != percent {
+                self.shared.catalog.crawls(reason, percent);
+            }
+            Ok(writer.put(key, value)?)
+        })?;
         self.commit(catalog, writer, at.position)?;
         Ok(Done { more: true })
     }
@@ -192,6 +185,31 @@ impl Work {
         slot.reflects(end);
         self.shared.wake();
         Ok(())
+    }
+}
+
+fn of_store(error: keelson_env::StoreError) -> WorkError {
+    WorkError::Failed(error.to_string())
+}
+
+/// Reads every record in the order of the keys, and says where the snapshot stood.
+///
+/// The snapshot keeps its store open, and whoever wants to open that anew, or to remove it, waits.
+/// So it is let go here, whatever the end is, and not behind the writer of the index: that one ends
+/// its threads first, which have little weight and may take minutes beside others.
+fn read_all(
+    snapshot: Box<dyn KvSnapshot>,
+    mut take: impl FnMut(&[u8], &[u8]) -> Result<(), WorkError>,
+) -> Result<LogEnd, WorkError> {
+    let mut from = Vec::new();
+    loop {
+        let page = snapshot.scan(&from, None, PAGE_RECORDS, PAGE_BYTES).map_err(of_store)?;
+        let Some(last) = page.last() else { return Ok(snapshot.at()) };
+        from = last.0.to_vec();
+        from.push(0);
+        for (key, value) in &page {
+            take(key, value)?;
+        }
     }
 }
 
@@ -225,5 +243,44 @@ fn apply(writer: &mut CatalogWriter, record: &Record) -> Result<(), CatalogError
         }
         Record::DeleteRange { from, to } => writer.delete_range(from, to),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_env::{MemStoreOpener, ReplayFrame, StoreOpener};
+    use keelson_types::{Epoch, HybridTime};
+
+    fn store(opener: &MemStoreOpener, keys: u64) -> Arc<dyn KvStore> {
+        let store = opener.open(Path::new("/store")).unwrap();
+        let put = |key: u64| Record::Put { key: vec![key as u8].into(), value: vec![7].into() };
+        let end = LogEnd { epoch: Epoch::new(0, 1), position: Position::new(1, 900) };
+        let (time, records) = (HybridTime::from_unix_millis(1), (1..=keys).map(put).collect());
+        store.replay(&[ReplayFrame { end, time, first_sequence: 1, records }]).unwrap();
+        store
+    }
+
+    /// A copy that is seeded anew waits for the readers of its old store: they look after each
+    /// record whether they are to end, and do not take the store along into what else they end.
+    #[test]
+    fn a_crawl_lets_go_of_its_store_before_the_index_is_closed() {
+        let opener = MemStoreOpener::new();
+        let (mut seen, snapshot) = (0, store(&opener, 5).snapshot().unwrap());
+        let over = read_all(snapshot, |_, _| {
+            assert!(opener.in_use(Path::new("/store")));
+            seen += 1;
+            if seen < 2 { Ok(()) } else { Err(WorkError::Over) }
+        });
+        assert_eq!((over, seen), (Err(WorkError::Over), 2));
+        assert!(!opener.in_use(Path::new("/store")), "nobody holds it");
+        let mut keys = Vec::new();
+        let all = read_all(store(&opener, 3).snapshot().unwrap(), |key, _| {
+            keys.push(key.to_vec());
+            Ok(())
+        });
+        assert_eq!(all.unwrap().position, Position::new(1, 900));
+        assert_eq!(keys, [[1], [2], [3]]);
+        assert!(!opener.in_use(Path::new("/store")));
     }
 }

@@ -12,7 +12,8 @@ use keelson_wire::Refusal;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Description, Fork, ForkState, Forks, internal, lock, place};
+use super::reach::{Reach, Until, written_before};
+use super::{Description, Fork, ForkState, Forks, lock, place};
 use crate::context::{CopyHandle, PlaneContext};
 use crate::kv::{open_store, refuse_if_marked};
 use crate::message::Message;
@@ -66,59 +67,6 @@ impl Drop for Hold {
     }
 }
 
-/// What the copy can show: from where its store stands to what is committed.
-pub(super) struct Reach {
-    from: Position,
-    to: Position,
-    /// When the first frame behind `from` was written, or the last one if there is none behind.
-    since_unix_ms: u64,
-}
-
-impl Reach {
-    /// `last_unix_ms` is when the last frame of the log was written.
-    pub(super) fn find(
-        reader: &mut LogReader,
-        (from, to): (Position, Position),
-        end: Position,
-        last_unix_ms: u64,
-    ) -> Result<Self, Refusal> {
-        let chunks = reader.read(from, end, 1).map_err(|error| internal(&error))?;
-        let items = chunks.iter().flat_map(keelson_format::Chunk::items).flatten();
-        let mut times = items.filter_map(|item| match item {
-            Item::Frame(frame) if frame.end().position > from => {
-                Some(frame.header.time.unix_millis())
-            }
-            Item::Frame(_) | Item::Header(_) => None,
-        });
-        Ok(Self { from, to, since_unix_ms: times.next().unwrap_or(last_unix_ms) })
-    }
-
-    pub(super) fn check(&self, at: Instant, name: &str) -> Result<(), Refusal> {
-        let now = unix_millis();
-        let inside = match at {
-            Instant::At(position) => (self.from..=self.to).contains(&position),
-            Instant::Time(time) => (self.since_unix_ms..=now).contains(&time),
-        };
-        if inside {
-            return Ok(());
-        }
-        let (from, to, since) = (self.from, self.to, self.since_unix_ms);
-        let message = format!(
-            "this copy of {name} can show positions {from} to {to}, and times from {since} (Unix \
-             milliseconds) to now"
-        );
-        Err(Refusal::new(RefusalReason::InstantOutOfReach, message))
-    }
-}
-
-/// Whether the frame belongs to the instant.
-pub(super) fn is_within(at: Instant, frame: &FrameInfo) -> bool {
-    match at {
-        Instant::At(position) => frame.end().position <= position,
-        Instant::Time(time) => frame.header.time.unix_millis() <= time,
-    }
-}
-
 impl PlaneContext {
     /// Checks the order and begins to build the fork.
     ///
@@ -150,9 +98,9 @@ impl PlaneContext {
         let (reply, checked) = oneshot::channel();
         self.readers.run(move || {
             let reach = Reach::find(&mut reader, (from, to), end, last_unix_ms);
-            drop(reply.send(reach.and_then(|reach| reach.check(at, &name))));
+            drop(reply.send(reach.and_then(|reach| reach.until(at, unix_millis(), &name))));
         });
-        checked.await.map_err(|_| gone())??;
+        let until = checked.await.map_err(|_| gone())??;
         let now = unix_millis();
         let fork = self.forks.admit(Description {
             database: shared.database,
@@ -168,7 +116,8 @@ impl PlaneContext {
         let store = Arc::downgrade(&store);
         self.scans.run(move || {
             let of = &*shared;
-            let work = Work { context: &context, fork: &built, reader: log.reader, to, at, of };
+            let (reader, context, fork) = (log.reader, &*context, &*built);
+            let work = Work { context, fork, reader, from, to, until, of };
             work.finish(&store);
             drop(hold);
         });
@@ -181,8 +130,10 @@ struct Work<'a> {
     context: &'a PlaneContext,
     fork: &'a Fork,
     reader: LogReader,
+    /// Where the store stood when the order was checked.
+    from: Position,
     to: Position,
-    at: Instant,
+    until: Until,
     of: &'a CopyShared,
 }
 
@@ -215,9 +166,8 @@ impl Work<'_> {
         if self.of.marked.load(Ordering::SeqCst) {
             return Err("keys of the copy are being fetched from another one".into());
         }
-        if let Instant::At(position) = self.at
-            && started.position > position
-        {
+        let moved = (self.from, started.position);
+        if !self.until.is_still_ahead(&mut self.reader, moved).map_err(text)? {
             return Err(format!("the copy was replayed up to {} meanwhile", started.position));
         }
         let opener = &*self.context.opener.0;
@@ -235,7 +185,8 @@ impl Work<'_> {
 
     /// Replays up to the instant; gives the time of the last frame.
     fn replay(&mut self, store: &dyn KvStore) -> Result<u64, String> {
-        let (mut at, mut time_unix_ms) = (store.replayed().position, 0);
+        let mut at = store.replayed().position;
+        let mut time_unix_ms = written_before(&mut self.reader, at).unwrap_or(0);
         let (mut batch, mut bytes) = (Vec::new(), 0);
         'log: while at < self.to {
             let chunks = self.reader.read(at, self.to, READ_BYTES).map_err(text)?;
@@ -245,7 +196,7 @@ impl Work<'_> {
                 if frame.end().position <= at {
                     continue;
                 }
-                if !is_within(self.at, &frame) {
+                if !self.until.holds(&frame) {
                     break 'log;
                 }
                 at = frame.end().position;
@@ -279,30 +230,6 @@ fn replayable(frame: &FrameInfo) -> Result<ReplayFrame, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_copy_shows_what_lies_between_its_store_and_what_is_committed() {
-        let (from, to) = (Position::new(2, 100), Position::new(3, 50));
-        let now = unix_millis();
-        let reach = Reach { from, to, since_unix_ms: now - 1_000 };
-        for (at, inside) in [
-            (Instant::At(from), true),
-            (Instant::At(Position::new(2, 900)), true),
-            (Instant::At(to), true),
-            (Instant::At(Position::new(2, 99)), false),
-            (Instant::At(Position::new(3, 51)), false),
-            (Instant::Time(now - 1_000), true),
-            (Instant::Time(now - 1_001), false),
-            (Instant::Time(now + 60_000), false),
-        ] {
-            let checked = reach.check(at, "DB1");
-            assert_eq!(checked.is_ok(), inside, "{at:?}: {checked:?}");
-            if let Err(refusal) = checked {
-                assert_eq!(refusal.reason, RefusalReason::InstantOutOfReach);
-                assert!(refusal.message.contains("2:100 to 3:50"), "it names the span");
-            }
-        }
-    }
 
     #[test]
     fn a_hold_keeps_log_until_it_is_dropped() {

@@ -11,10 +11,12 @@ use keelson_types::{EpochTable, Instant, LogEnd, Position, RefusalReason};
 use keelson_wire::{Refusal, v1};
 use tokio::sync::oneshot;
 
-use super::build::{READ_BYTES, Reach, is_within};
+use super::build::READ_BYTES;
 use super::internal;
+use super::reach::{Reach, Until};
 use crate::context::{CopyHandle, PlaneContext};
 use crate::message::Message;
+use crate::owner::unix_millis;
 
 /// An instant of a log, and what lies behind it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -56,7 +58,7 @@ struct Stretch {
 }
 
 impl Stretch {
-    fn resolve(&mut self, at: Instant) -> Result<Resolved, Refusal> {
+    fn resolve(&mut self, until: Until) -> Result<Resolved, Refusal> {
         let epoch = self.table.epoch_at(self.from);
         let kept = LogEnd { epoch, position: self.from };
         let mut found = Resolved { kept, end: self.end, ..Resolved::default() };
@@ -74,7 +76,7 @@ impl Stretch {
                     continue;
                 }
                 read = end.position;
-                inside = inside && is_within(at, &frame);
+                inside = inside && until.holds(&frame);
                 if inside {
                     (found.kept, found.kept_unix_ms) = (end, time);
                     continue;
@@ -118,9 +120,9 @@ impl PlaneContext {
         self.scans.run(move || {
             let span = (from, end.position);
             let reach = Reach::find(&mut reader, span, end.position, last_unix_ms);
-            let checked = reach.and_then(|reach| reach.check(at, &name));
+            let checked = reach.and_then(|reach| reach.until(at, unix_millis(), &name));
             let mut stretch = Stretch { reader: log.reader, table, from, end };
-            drop(reply.send(checked.and_then(|()| stretch.resolve(at))));
+            drop(reply.send(checked.and_then(|until| stretch.resolve(until))));
         });
         found.await.map_err(|_| gone())?
     }

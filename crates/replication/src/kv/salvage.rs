@@ -1,10 +1,11 @@
 //! Salvage: log that was cut off the copy of this member and kept, listed and read while the copy
 //! goes on.
 
+use keelson_copy_core::salvage::{kept_until, may_delete};
 use keelson_env::Disk;
 use keelson_format::FrameInfo;
-use keelson_log::{LogError, Salvage, SalvagedFrames, list_salvage, read_salvage};
-use keelson_types::{Record, RefusalReason};
+use keelson_log::{LogError, Salvage, SalvagedFrames, delete_salvage, list_salvage, read_salvage};
+use keelson_types::{Record, RefusalReason, Setting};
 use keelson_wire::{Refusal, ids, v1};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -13,6 +14,7 @@ use tonic::Status;
 use super::Answers;
 use crate::kv::KvService;
 use crate::message::Message;
+use crate::owner::unix_millis;
 
 /// Bytes of records in one message, except that one record is sent if there is any.
 const MESSAGE_BYTES: usize = 1024 * 1024;
@@ -23,6 +25,8 @@ impl KvService {
     pub(super) async fn salvages(&self, database: &str) -> Result<Vec<v1::Salvage>, Refusal> {
         let found = self.found_salvage(database).await?.1;
         let shown = |salvage: Salvage| v1::Salvage {
+            cut_unix_millis: salvage.cut_unix_ms.unwrap_or(0),
+            kept_until_unix_millis: self.kept_until(&salvage),
             id: salvage.name,
             epoch: Some(salvage.epoch.into()),
             at: Some(salvage.at.into()),
@@ -31,17 +35,38 @@ impl KvService {
         Ok(found.into_iter().map(shown).collect())
     }
 
+    fn kept_until(&self, salvage: &Salvage) -> u64 {
+        let retention = self.context.settings.borrow().span(Setting::SalvageRetention);
+        kept_until(salvage.cut_unix_ms, retention, unix_millis())
+    }
+
+    /// Deletes one by an operator's word.
+    pub(super) async fn remove_salvage(
+        &self,
+        request: v1::DeleteSalvageRequest,
+    ) -> Result<(), Refusal> {
+        let (directory, found) = self.found_salvage(&request.database).await?;
+        let salvage = named(found, &request.id)?;
+        let until = self.kept_until(&salvage);
+        may_delete(until, unix_millis(), request.before_retention)
+            .map_err(|refused| Refusal::new(refused.reason, refused.message))?;
+        let disk = self.context.places.disk.clone();
+        let (reply, deleted) = oneshot::channel();
+        let (database, id) = (&request.database, &request.id);
+        tracing::warn!(%database, %id, "salvage is deleted by an operator's word");
+        self.context.readers.run(move || {
+            drop(reply.send(delete_salvage(&*disk, &directory, &salvage)));
+        });
+        let gone = |_| Refusal::new(RefusalReason::Internal, "the removal panicked");
+        deleted.await.map_err(gone)?.map_err(|error| refusal(&error))
+    }
+
     pub(super) async fn salvaged(
         &self,
         request: v1::ReadSalvageRequest,
     ) -> Result<Answers<v1::ReadSalvageResponse>, Refusal> {
         let (directory, found) = self.found_salvage(&request.database).await?;
-        let salvage = found.into_iter().find(|salvage| salvage.name == request.id);
-        let unknown = || {
-            let what = format!("this copy keeps no salvage {:?}", request.id);
-            Refusal::new(RefusalReason::BadArgument, what)
-        };
-        let (salvage, disk) = (salvage.ok_or_else(unknown)?, self.context.places.disk.clone());
+        let (salvage, disk) = (named(found, &request.id)?, self.context.places.disk.clone());
         let (sender, responses) = mpsc::channel(AHEAD);
         self.context.scans.run(move || match read_salvage(&*disk, &directory, &salvage) {
             Ok(frames) => send(frames, &sender),
@@ -66,6 +91,14 @@ impl KvService {
         let found = listed.await.map_err(|_| gone())?.map_err(|error| refusal(&error))?;
         Ok((directory, found))
     }
+}
+
+fn named(found: Vec<Salvage>, id: &str) -> Result<Salvage, Refusal> {
+    let unknown = || {
+        let what = format!("this copy keeps no salvage {id:?}");
+        Refusal::new(RefusalReason::BadArgument, what)
+    };
+    found.into_iter().find(|salvage| salvage.name == id).ok_or_else(unknown)
 }
 
 fn list(disk: &dyn Disk, directory: &std::path::Path) -> Result<Vec<Salvage>, LogError> {

@@ -6,10 +6,10 @@ use keelson_format::{Chunk, Cursor, CursorState};
 use keelson_types::{CopyFault, Epoch, LogEnd, MemberId, Position, RefusalReason};
 use keelson_wire::{Refusal, v1};
 
+use crate::inbound::refuse_unknown;
 use crate::log_lane::LogJob;
 use crate::message::{AfterCut, FromSource, LogView, TargetSender};
 use crate::owner::Owner;
-use crate::service::refuse_unknown;
 
 impl Owner {
     pub(super) fn take_from_source(&mut self, member: MemberId, message: FromSource) {

@@ -63,7 +63,11 @@ impl World {
         let holders = copies.filter(|(_, c)| c.is_stopped() && c.suspension.by == by);
         let holders: Vec<_> = holders.map(|(copy, _)| *copy).collect();
         for copy in holders {
-            let request = ResumeRequest { release_discarded: true, ..ResumeRequest::default() };
+            let request = ResumeRequest {
+                release_discarded: true,
+                before_retention: true,
+                ..ResumeRequest::default()
+            };
             self.ask_leader(Command::ResumeCopy { database: id, copy, request });
         }
     }

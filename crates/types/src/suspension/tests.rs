@@ -148,3 +148,28 @@ fn a_suspension_for_a_time_ends_by_itself() {
     assert_eq!(renewed.next_end_unix_ms(), Some(NOW + 3 * HOUR));
     assert_eq!(renewed.replication.map(|stop| stop.since_unix_ms), Some(NOW));
 }
+
+/// S13: a copy may hold several discarded timelines; each is kept once, the newest are remembered,
+/// and only a resume forgets them.
+#[test]
+fn held_timelines_are_kept_until_a_resume() {
+    use crate::{Epoch, LogEnd};
+    let discard = |counter| Discard { epoch: Epoch::new(0, counter), kept: LogEnd::ZERO };
+    let mut holder = suspended(&full("work"));
+    for counter in [5, 6, 5] {
+        holder = holder.holding(discard(counter), "given up", NOW + counter);
+    }
+    let held: Vec<_> = holder.held.iter().map(|h| (h.discard, h.since_unix_ms)).collect();
+    assert_eq!(held, [(discard(6), NOW + 6), (discard(5), NOW + 5)]);
+    assert_eq!((holder.by, holder.comment.as_str()), (SuspendedBy::DiscardedTimeline, "given up"));
+    let suspended_again = holder.suspend(&full("more"), &facts(NOW + 9)).expect("accepted");
+    assert_eq!(suspended_again.held, holder.held, "an operator's comment changes nothing of it");
+    assert_eq!(holder.at(NOW + 1_000_000).held, holder.held);
+    let request = ResumeRequest { release_discarded: true, ..ResumeRequest::default() };
+    assert_eq!(holder.resume(&request, &facts(NOW + 9)), Ok(Suspension::NONE));
+    for counter in 10..30 {
+        holder = holder.holding(discard(counter), "given up", NOW);
+    }
+    assert_eq!(holder.held.len(), HELD_TIMELINES_MAX);
+    assert_eq!(holder.held.last().map(|held| held.discard), Some(discard(29)));
+}

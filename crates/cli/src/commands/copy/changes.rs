@@ -91,6 +91,10 @@ pub(crate) struct Resume {
     /// kept as salvage
     #[arg(long)]
     release_discarded: bool,
+    /// Also if no other copy holds that timeline and discarded_retention is not over: nothing can
+    /// be activated at the end of it any more
+    #[arg(long, requires = "release_discarded")]
+    before_retention: bool,
 }
 
 /// Whole seconds of a time like "7days", or of a bare number of seconds, which the server checks.
@@ -205,6 +209,7 @@ impl Resume {
             member: self.copy.member.clone(),
             replication_only: self.replication_only,
             release_discarded: self.release_discarded,
+            before_retention: self.before_retention,
         };
         global.connect().await?.admin().resume_copy(request).await?;
         done(global, &self.copy, &plan);

@@ -44,6 +44,7 @@ fn standing(row: &CopyStatusRow, facts: &CopyFacts) -> Value {
         "data_pid": row.data_pid,
         "reachable": row.reachable,
         "activation_preference": row.preference,
+        "activation_policy": row.activation_policy,
         "participant": row.participant,
         "serving": facts.serving,
         "degraded": facts.degraded,
@@ -117,6 +118,13 @@ fn lag(row: &CopyStatusRow, facts: &CopyFacts) -> Value {
         "suspend_comment": row.suspension.as_ref().map(|s| &s.comment),
         "suspended_by": row.suspension.as_ref().map(|s| &s.by),
         "suspended_since": row.suspension.as_ref().map(|s| text::time(s.since_unix_millis)),
+        "discarded_epochs": row.suspension.as_ref().map_or_else(Vec::new, |s| {
+            s.discarded_epochs.iter().map(|epoch| text::epoch(Some(epoch))).collect::<Vec<_>>()
+        }),
+        "discarded_kept_until": row
+            .suspension
+            .as_ref()
+            .map(|s| text::time(s.kept_until_unix_millis)),
         "suspended_until": row.suspension.as_ref().map(|s| text::time(s.until_unix_millis)),
     })
 }

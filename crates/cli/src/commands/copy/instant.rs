@@ -1,7 +1,7 @@
 //! Instants on the command line: a time, an age, or a position in the log.
 
 use std::str::FromStr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use keelson_wire::v1::{self, Position};
 use time::OffsetDateTime;
@@ -38,17 +38,13 @@ impl FromStr for At {
 }
 
 impl At {
-    /// The instant, by the clock of this machine.
-    pub(crate) fn instant(self) -> v1::Instant {
+    /// The instant; an age counts by the clock of the member that has the copy.
+    pub(crate) const fn instant(self) -> v1::Instant {
         use v1::instant::Instant as I;
         let instant = match self {
             Self::Position(position) => I::Position(position),
             Self::Time(millis) => I::UnixMillis(millis),
-            Self::Ago(millis) => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-                I::UnixMillis(now.saturating_sub(millis))
-            }
+            Self::Ago(millis) => I::AgeMillis(millis),
         };
         v1::Instant { instant: Some(instant) }
     }
@@ -59,6 +55,10 @@ pub(crate) fn shown(instant: &v1::Instant) -> String {
     match &instant.instant {
         Some(v1::instant::Instant::Position(position)) => text::position(Some(position)),
         Some(v1::instant::Instant::UnixMillis(millis)) => text::time(*millis),
+        Some(v1::instant::Instant::AgeMillis(0)) => "the newest instant".into(),
+        Some(v1::instant::Instant::AgeMillis(millis)) => {
+            format!("{} ago", humantime::format_duration(Duration::from_millis(*millis)))
+        }
         None => String::new(),
     }
 }
@@ -78,5 +78,7 @@ mod tests {
             assert!(bad.parse::<At>().is_err(), "{bad:?}");
         }
         assert_eq!(shown(&At::Position(position).instant()), "3a:700");
+        assert_eq!(shown(&At::Ago(5_400_000).instant()), "1h 30m ago");
+        assert_eq!(shown(&At::Ago(0).instant()), "the newest instant");
     }
 }

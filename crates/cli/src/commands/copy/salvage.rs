@@ -1,5 +1,5 @@
 //! `keelson copy salvage`: log that was cut off a copy, because its active went on without it, and
-//! kept. Nothing removes it but an operator, who deletes the file.
+//! kept. Nothing removes it but an operator's word.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
@@ -37,9 +37,26 @@ pub(crate) enum Command {
         /// As listed; default: all
         id: Option<String>,
     },
+    /// Delete one for good; nothing else ever does
+    Delete {
+        /// The copy, as DATABASE@MEMBER
+        copy: CopyName,
+        /// As listed
+        id: String,
+        /// Also before salvage_retention is over
+        #[arg(long)]
+        before_retention: bool,
+    },
 }
 
-const COLUMNS: &[Column] = &[column("id"), column("epoch"), column("cut at"), column("bytes")];
+const COLUMNS: &[Column] = &[
+    column("id"),
+    column("epoch"),
+    column("cut at"),
+    column("bytes"),
+    column("cut"),
+    column("kept until"),
+];
 
 impl Command {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
@@ -47,6 +64,9 @@ impl Command {
             Self::List { copy } => list(global, &copy).await,
             Self::Show { copy, id } => show(global, &copy, &id).await,
             Self::Export { copy, id } => export(global, &copy, id).await,
+            Self::Delete { copy, id, before_retention } => {
+                delete(global, &copy, &id, before_retention).await
+            }
         }
     }
 }
@@ -65,7 +85,14 @@ async fn list(global: &Global, copy: &CopyName) -> Outcome {
     let salvages = found(global, copy).await?;
     let row = |salvage: &Salvage| {
         let at = text::position(salvage.at.as_ref());
-        vec![salvage.id.clone(), text::epoch(salvage.epoch.as_ref()), at, salvage.bytes.to_string()]
+        vec![
+            salvage.id.clone(),
+            text::epoch(salvage.epoch.as_ref()),
+            at,
+            salvage.bytes.to_string(),
+            text::time(salvage.cut_unix_millis),
+            text::time(salvage.kept_until_unix_millis),
+        ]
     };
     let data = |salvage: &Salvage| {
         json!({
@@ -75,6 +102,8 @@ async fn list(global: &Global, copy: &CopyName) -> Outcome {
             "epoch": text::epoch(salvage.epoch.as_ref()),
             "at": text::position(salvage.at.as_ref()),
             "bytes": salvage.bytes,
+            "cut": text::time(salvage.cut_unix_millis),
+            "kept_until": text::time(salvage.kept_until_unix_millis),
         })
     };
     let rows = salvages.iter().map(row).collect();
@@ -133,6 +162,18 @@ async fn export(global: &Global, copy: &CopyName, id: Option<String>) -> Outcome
         }
     }
     out.flush()?;
+    Ok(())
+}
+
+async fn delete(global: &Global, copy: &CopyName, id: &str, before: bool) -> Outcome {
+    let plan = format!("delete the salvage {id} of copy {copy} for good");
+    if global.only_shows(&plan) {
+        return Ok(());
+    }
+    global.confirm(&plan)?;
+    let database = global.connect().await?.database(copy.database.as_str());
+    database.delete_salvage(&copy.member, id, before).await?;
+    super::changes::done(global, copy, &plan);
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use keelson_types::{
 
 use super::moves::{OPERATION, finished};
 use super::*;
+use crate::event::EventKind;
 use crate::point_in_time::ActivateAt;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -78,6 +79,70 @@ fn an_instant_is_opened_under_a_new_epoch_and_the_others_keep_what_is_discarded(
     world.log.refused(RefusalReason::Precondition, &resume(ordinary));
     world.log.ok(&resume(ResumeRequest { release_discarded: true, ..ordinary }));
     assert_eq!(world.holders(), [2].into());
+}
+
+fn release(n: u128, before_retention: bool) -> Command {
+    let replication_only = false;
+    let request = ResumeRequest { release_discarded: true, replication_only, before_retention };
+    Command::ResumeCopy { database: DB, copy: copy(n), request }
+}
+
+/// Copy 3 is activated at an instant; copies 1 and 2 hold what that discards.
+fn turned() -> World {
+    let mut world = lagging();
+    world.step(asked(at(3, end(1, 10))));
+    world.seals(2, end(1, 28), 5);
+    world.mounted(2);
+    assert_eq!(world.holders(), [1, 2].into());
+    world
+}
+
+/// S13: at least one copy keeps it for seven days; after that it is told, and kept all the same.
+#[test]
+fn the_last_holder_is_released_by_a_word_or_after_its_retention() {
+    let retained = RefusalReason::DiscardedRetained;
+    let mut world = turned();
+    world.log.ok(&release(1, false));
+    world.log.refused(retained, &release(2, false));
+    world.log.refused(retained, &Command::RemoveCopy { database: DB, copy: copy(2) });
+    let mut by_word = world.log.clone();
+    by_word.ok(&release(2, true));
+    assert!(!by_word.state.databases[&DB].copies[&copy(2)].is_stopped());
+
+    let week = world.log.state.clock_unix_ms + 7 * 24 * 3_600_000;
+    let told = |log: &crate::testing::Log| {
+        let over = |kind: &EventKind| match kind {
+            EventKind::DiscardedRetentionOver { copy: of, .. } => *of == copy(2),
+            _ => false,
+        };
+        log.state.events.iter().filter(|event| over(&event.kind)).count()
+    };
+    for (unix_ms, events) in [(week - 1, 0), (week, 1), (week + 1, 1)] {
+        let command = Box::new(Command::EndSuspensions);
+        world.log.ok(&Command::Stamped { unix_ms, command });
+        assert_eq!(told(&world.log), events);
+    }
+    assert_eq!(world.holders(), [2].into(), "nothing is given up by itself (G4)");
+    world.log.ok(&release(2, false));
+    assert_eq!(world.holders(), BTreeSet::new());
+}
+
+/// What is made the truth again need not be kept for its own sake; an attempt that comes to nothing
+/// changes nothing of it.
+#[test]
+fn a_timeline_that_is_the_truth_again_is_kept_by_nobody() {
+    let mut world = turned();
+    let held = |world: &World, n| world.database().copies[&copy(n)].suspension.held.len();
+    assert_eq!((held(&world, 1), held(&world, 2), held(&world, 3)), (1, 1, 0));
+    let order = ActivateAt { resync_others: true, ..at(2, end(1, 30)) };
+    let operation = OperationId::from_u128(8);
+    world.step(ManagerEvent::InstantRequested { operation, database: DB, order });
+    assert_eq!(bound(&world.seals(3, end(2, 14), 10)).target, copy(2));
+    assert_eq!((held(&world, 1), held(&world, 2)), (1, 0), "not before it is established");
+    world.mounted(3);
+    assert_eq!(held(&world, 1), 0);
+    world.log.ok(&release(1, false));
+    assert_eq!(world.holders(), BTreeSet::new());
 }
 
 #[test]

@@ -71,10 +71,9 @@ fn a_switchover_whose_target_fails_goes_on_with_any_copy() {
     let mut world = World::established();
     world.step(move_to(3));
     world.run_seals(&[(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))], 2);
-    assert_eq!(world.mount_result(2, Err(MountFailure::LogNotFetched)), []);
-    let actions = world.later(ms(100)).step(ManagerEvent::Timer);
+    let actions = world.mount_result(2, Err(MountFailure::LogNotFetched));
     let reason = ActivationReason::MountFailed { copy: copy(3) };
-    assert_eq!(proposals(&actions), [allocate(2, reason)]);
+    assert_eq!(proposals(&actions), [allocate(2, reason)], "at once: clients wait");
     let actions = world.run_seals(&[(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))], 3);
     assert_eq!(bound(&actions).target, copy(1));
     assert_eq!(finished(&world.mounted(3)), [Err(RefusalReason::TargetUnfit)]);
@@ -254,4 +253,34 @@ fn a_new_leader_finishes_the_operations_of_its_predecessor() {
     assert_eq!(finished(&world.lead(2)), []);
     world.all_alive();
     assert_eq!(finished(&world.mounted(2)), [Ok(())]);
+}
+
+/// F35: a target that does not open the database within the budget of a switchover gives it back
+/// to the copy that served before, at once and in an epoch of its own (R5), also if another copy is
+/// preferred; only if that one cannot serve is any other taken.
+#[test]
+fn a_switchover_over_its_budget_is_undone() {
+    let ends = [(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))];
+    let over_budget = || {
+        let mut world = World::established();
+        let (copy, preference, leaving, lag) = (copy(1), Some(9), None, None);
+        world.log.ok(&Command::SetCopy { database: DB, copy, preference, leaving, lag });
+        let (name, value) = ("switchover_budget".to_owned(), Some(1_000));
+        world.log.ok(&Command::ChangeSetting { name, value });
+        world.step(move_to(2));
+        assert_eq!(bound(&world.run_seals(&ends, 2)).target, super::copy(2));
+        let early = world.later(ms(900)).step(ManagerEvent::Timer);
+        assert!(proposals(&early).is_empty(), "{early:?}");
+        let actions = world.later(ms(101)).step(ManagerEvent::Timer);
+        let reason = ActivationReason::MountFailed { copy: super::copy(2) };
+        assert_eq!(proposals(&actions), [allocate(2, reason)]);
+        world
+    };
+    let mut world = over_budget();
+    assert_eq!(bound(&world.run_seals(&ends, 3)).target, copy(1));
+    assert_eq!(finished(&world.mounted(3)), [Err(RefusalReason::TargetUnfit)]);
+    let mut world = over_budget();
+    world.step(ManagerEvent::DeathCertified { member: member(1), incarnation: life(1) });
+    let actions = world.run_seals(&ends[1..], 3);
+    assert_eq!(bound(&actions).target, copy(3), "anybody before nobody");
 }
