@@ -8,6 +8,7 @@ mod check;
 mod compose;
 mod dag;
 mod demo;
+mod peers;
 mod readme;
 mod setup;
 mod testing;
@@ -50,6 +51,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
         name: "chaos",
         help: "set up, build, and hit a cluster with random faults; --seed, --faults, --only",
         run: demo::chaos,
+    },
+    Subcommand {
+        name: "peers",
+        help: "set up, install PostgreSQL, etcd and Redis, and measure Keelson beside them; --quick",
+        run: peers::run,
     },
     Subcommand {
         name: "compose",

@@ -185,6 +185,53 @@ fn install(workspace: &Workspace, packages: &[&str], sudo: bool) -> Result<()> {
     run_command(&mut apt_get(&args, sudo, may_ask))
 }
 
+/// Installs servers that are only measured, and keeps the packages' own services from being
+/// started: a policy file, as the distribution provides for it, is there meanwhile. Does nothing
+/// without packages.
+pub(crate) fn install_servers(workspace: &Workspace, packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let machine = Machine::inspect();
+    let names = packages.join(" ");
+    if !machine.has_apt || !(machine.is_root || machine.has_sudo) {
+        bail!(
+            "servers are missing and cannot be installed here: install {names}, or leave them out"
+        );
+    }
+    println!("setup: installing {names} with apt-get, without starting their services");
+    let mut command = match machine.is_root {
+        true => Command::new("sh"),
+        false => {
+            let mut command = Command::new("sudo");
+            if !std::io::stdin().is_terminal() || workspace.ci {
+                command.arg("--non-interactive");
+            }
+            command.arg("sh");
+            command
+        }
+    };
+    command.args(["-c", INSTALL_WITHOUT_STARTING, "sh"]).args(packages);
+    let status = command.status().context("start sh for apt-get")?;
+    if !status.success() {
+        bail!("installing {names} failed: {status}");
+    }
+    Ok(())
+}
+
+const INSTALL_WITHOUT_STARTING: &str = r#"
+set -eu
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+  trap 'rm -f "$policy"' EXIT
+  printf '#!/bin/sh\nexit 101\n' > "$policy"
+  chmod 755 "$policy"
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "$@"
+"#;
+
 fn apt_get(args: &[&str], sudo: bool, may_ask: bool) -> Command {
     if !sudo {
         let mut command = Command::new("apt-get");

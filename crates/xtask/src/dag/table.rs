@@ -128,6 +128,8 @@ pub(super) const CRATES: &[CrateRow] = &[
             "keelson-testkit",
         ],
     ),
+    // Sees a cluster from outside, as the black-box tests do, beside other systems.
+    row("keelson-peers", 9, DRIVER, &["keelson-client", "keelson-testkit"]),
     row("xtask", 9, DRIVER, &[]),
 ];
 
