@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use keelson_types::{
     ClusterSettings, CopyId, CopyStatus, DatabaseId, FailureTag, MemberId, MountIntent, OldFiles,
-    OperationId, SeedOrder, Setting, SuspendedBy,
+    OperationId, SeedOrder, SeedScope, Setting, SuspendedBy,
 };
 use serde::{Deserialize, Serialize};
 
@@ -355,7 +355,8 @@ impl Look<'_> {
         }
         let others = self.database.copies.iter().filter(|(id, config)| {
             let well = |seen: &Seen| seen.get(*id).is_some_and(CopySeen::is_well);
-            **id != self.copy && unfit_source(config).is_none() && seen.is_none_or(well)
+            let fit = unfit_source(config, SeedScope::Everything).is_none();
+            **id != self.copy && fit && seen.is_none_or(well)
         });
         let others = others.count();
         if others == 0 {
@@ -384,6 +385,7 @@ pub const fn order(operation: OperationId, copy: CopyId, old_files: OldFiles) ->
     SeedOrder {
         operation,
         copy,
+        scope: SeedScope::Everything,
         source: None,
         old_files,
         manual_resume: false,

@@ -73,6 +73,8 @@ pub const fn response(tag: FailureTag) -> Response {
         FailureTag::Diverged | FailureTag::MissingLog => (Failover, Reseed, Reseed),
         // The files are good.
         FailureTag::NeedsVersion => (Failover, Alert, Alert),
+        // It becomes another copy as soon as consensus says so, and takes the log or a seed as that.
+        FailureTag::Forgotten => (Failover, Retry, Reseed),
         // Another copy of the same content may kill the process as well.
         FailureTag::CrashLoop => (Failover, Quarantine, Quarantine),
         // An active goes on, a passive leaves the commit rule by itself when it holds writers up.
@@ -102,6 +104,7 @@ mod tests {
             (T::MissingLog, [A::Failover, A::Reseed, A::Reseed]),
             (T::NeedsVersion, [A::Failover, A::Alert, A::Alert]),
             (T::Untrusted, [A::Failover, A::Mend, A::Reseed]),
+            (T::Forgotten, [A::Failover, A::Retry, A::Reseed]),
             (T::CrashLoop, [A::Failover, A::Quarantine, A::Quarantine]),
             (T::SlowIo, [A::Alert, A::Alert, A::Alert]),
             (T::HungIo, [A::Failover, A::Alert, A::Alert]),

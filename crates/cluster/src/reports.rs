@@ -13,7 +13,8 @@ use keelson_cluster_core::{
 };
 use keelson_net::Lane;
 use keelson_types::{
-    CommitRule, CopyId, DatabaseId, Epoch, FailureTag, IncarnationId, News, OperationId, RefusalReason,
+    CommitRule, CopyId, DatabaseId, Epoch, FailureTag, IncarnationId, News, OperationId,
+    RefusalReason,
 };
 use keelson_wire::v1::{
     CertifyDeathRequest, CopyForgot, CopyNote, CopyStopped, DivergenceReport, EpochGivenUp,

@@ -8,10 +8,8 @@ use futures::Stream;
 use keelson_copy_core::range_fetch::{FetchFailure, Spans};
 use keelson_env::StoreItem;
 use keelson_net::require_member;
-use keelson_types::{
-    DatabaseId, ForkName, Instant, MemberId, Position, RefusalReason, Span,
-};
-use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, Refusal, epoch_table, ids, v1};
+use keelson_types::{DatabaseId, ForkName, Instant, MemberId, RefusalReason, Span};
+use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, Refusal, ids, v1};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -423,4 +421,3 @@ fn expire_later(donations: &Arc<Donations>) {
         donations.expire();
     });
 }
-

@@ -58,6 +58,8 @@ tags! {
     NeedsVersion = "needs_version";
     /// Keys of its store wait for another copy.
     Untrusted = "untrusted";
+    /// Its files are gone; it becomes another copy.
+    Forgotten = "forgotten";
     /// The data process died again and again while it started the copy.
     CrashLoop = "crash_loop";
     /// Its log makes no progress for longer than `slow_io_after`.
@@ -86,6 +88,7 @@ impl CopyFault {
             Self::MissingLog(_) => FailureTag::MissingLog,
             Self::NeedsVersion(_) => FailureTag::NeedsVersion,
             Self::Untrusted(_) => FailureTag::Untrusted,
+            Self::Forgotten => FailureTag::Forgotten,
             Self::CrashLoop => FailureTag::CrashLoop,
         }
     }
