@@ -331,3 +331,17 @@ fn an_index_is_installed_with_its_copy() {
         assert!(!there.exists() && place.files.is_clean(), "given up");
     }
 }
+
+/// G4: a copy that is in use is never cleared away, whatever whoever asks believes to be assigned.
+#[test]
+fn a_seeded_copy_in_use_is_not_cleared_by_an_old_belief() {
+    let place = Place::new();
+    place.open(OLD);
+    place.files.save(&record(OldFiles::Keep)).unwrap();
+    stage(&place);
+    let record = verified(record(OldFiles::Keep));
+    place.files.install(&manifest(), &record).unwrap();
+    place.open(NEW);
+    assert_eq!(place.files.clean_up(Some(OLD), None, &place.stores), Ok(true));
+    assert!(place.files.installed(SeedPlace::Store, NEW).join("000007.sst").exists());
+}
