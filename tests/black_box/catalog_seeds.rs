@@ -149,7 +149,7 @@ async fn a_seed_of_an_index_shows_itself_and_can_be_cancelled() -> Result<()> {
     let rows = plan.as_array().cloned().unwrap_or_default();
     ensure!(rows.iter().all(|row| row["passed"] == true), "{plan}");
     ensure!(rows.iter().any(|row| row["check"] == "content index"), "{plan}");
-    rate(&cluster, "262144").await?;
+    rate(&cluster, "65536").await?;
     let args =
         ["copy", "seed", "DB1@m3", "--catalog-only", "--source", "m2", "--background", "--yes"];
     let begun = cluster.cli().json(args).await?;
@@ -187,7 +187,8 @@ async fn until_index_is_seeded(cluster: &Cluster) -> Result<Value> {
     eventually("the content index is being seeded", || async {
         let row = status(cluster, "m3").await?;
         ensure!(row["content_index_state"] == "Seeding", "{row}");
-        ensure!(row["content_index_seeding_percent"].as_u64() > Some(0), "{row}");
+        ensure!(row["content_index_seeding_percent"].as_u64().is_some(), "{row}");
+        ensure!(row["content_index_seeding_source"] == "m2", "{row}");
         Ok(row)
     })
     .await

@@ -35,16 +35,26 @@ struct Running {
     task: JoinHandle<()>,
 }
 
+/// What a seed left is being removed.
+struct Cleaning {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
 /// The seeds of a member; owned by who follows the control process.
 pub(crate) struct Targets {
     context: Arc<PlaneContext>,
     running: BTreeMap<DatabaseId, Running>,
+    /// Behind the last seed of a database; the next one waits for its end, for both go by the one
+    /// record that there is.
+    cleaning: BTreeMap<DatabaseId, Cleaning>,
     seen: BTreeSet<DatabaseId>,
 }
 
 impl Targets {
     pub(crate) fn new(context: Arc<PlaneContext>) -> Self {
-        Self { context, running: BTreeMap::new(), seen: BTreeSet::new() }
+        let (running, cleaning) = (BTreeMap::new(), BTreeMap::new());
+        Self { context, running, cleaning, seen: BTreeSet::new() }
     }
 
     /// What consensus says of a database now.
@@ -78,8 +88,9 @@ impl Targets {
         let operation = order.operation;
         let (context, handle) = (self.context.clone(), handle.clone());
         let target = Target::new(context, handle, order, news, stop.clone());
+        let cleaned = self.stop_cleaning(database);
         let task = tokio::spawn(async move {
-            if let Some(ended) = ended {
+            for ended in [ended, cleaned].into_iter().flatten() {
                 // One that panicked has ended, too.
                 let _ = ended.await;
             }
@@ -125,18 +136,27 @@ impl Targets {
     }
 
     fn clean_up(
-        &self,
+        &mut self,
         database: DatabaseId,
         assigned: Option<CopyId>,
         ended: Option<JoinHandle<()>>,
     ) {
-        let context = self.context.clone();
-        tokio::spawn(async move {
-            if let Some(ended) = ended {
+        let before = self.stop_cleaning(database);
+        let (context, stop) = (self.context.clone(), CancellationToken::new());
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            for ended in [ended, before].into_iter().flatten() {
                 let _ = ended.await;
             }
-            clean_up(&context, database, assigned).await;
+            clean_up(&context, database, assigned, &stopped).await;
         });
+        self.cleaning.insert(database, Cleaning { stop, task });
+    }
+
+    fn stop_cleaning(&mut self, database: DatabaseId) -> Option<JoinHandle<()>> {
+        let cleaning = self.cleaning.remove(&database)?;
+        cleaning.stop.cancel();
+        Some(cleaning.task)
     }
 }
 
@@ -146,9 +166,18 @@ fn stop(seed: Running) -> JoinHandle<()> {
     seed.task
 }
 
-async fn clean_up(context: &Arc<PlaneContext>, database: DatabaseId, assigned: Option<CopyId>) {
+/// Ends between two tries if it is stopped: what is left then is left to the next seed.
+async fn clean_up(
+    context: &Arc<PlaneContext>,
+    database: DatabaseId,
+    assigned: Option<CopyId>,
+    stop: &CancellationToken,
+) {
     let files = SeedFiles::new(context.places.clone(), database);
     for _ in 0..CLEAN_TRIES {
+        if stop.is_cancelled() {
+            return;
+        }
         let (files, opener) = (files.clone(), context.opener.0.clone());
         let cleaned = blocking(&context.seed_pool, move || {
             if files.is_clean() {
@@ -171,6 +200,9 @@ async fn clean_up(context: &Arc<PlaneContext>, database: DatabaseId, assigned: O
             Ok(Err(error)) => tracing::warn!(%database, why = error.text, "seed clean-up"),
             Err(why) => tracing::warn!(%database, why, "seed clean-up"),
         }
-        tokio::time::sleep(CLEAN_PAUSE).await;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(CLEAN_PAUSE) => {}
+        }
     }
 }

@@ -347,6 +347,10 @@ impl SeedFiles {
         self.remove_staging()?;
         let made = record.filter(|record| record.makes_copy() && assigned != Some(record.new));
         let Some(record) = made else { return Ok(()) };
+        if self.in_use()? == Some(record.new) {
+            // Whoever asks has not heard yet that it is the copy.
+            return Ok(());
+        }
         let control = self.control_aside(record.new);
         if self.disk().exists(&control)? {
             // First: without it the files mean nothing.

@@ -284,6 +284,9 @@ fn an_index_that_does_not_open_is_not_put_in_place() {
 fn a_seed_of_an_index_takes_no_copy_with_it() {
     let place = Place::new();
     place.open(OLD);
+    // It has log, so it is not gone for being empty.
+    let log = place.files.places.log(DATABASE, LogId::from_bytes(OLD.into_bytes()));
+    std::fs::write(log.join("0000000000000001.klog"), b"log").unwrap();
     place.files.save(&record(OldFiles::Keep)).unwrap();
     stage(&place);
     place.files.install(&manifest(), &verified(record(OldFiles::Keep))).unwrap();
@@ -328,4 +331,18 @@ fn an_index_is_installed_with_its_copy() {
         assert_eq!(place.files.clean_up(Some(OLD), None, &place.stores), Ok(true));
         assert!(!there.exists() && place.files.is_clean(), "given up");
     }
+}
+
+/// G4: a copy that is in use is never cleared away, whatever whoever asks believes to be assigned.
+#[test]
+fn a_seeded_copy_in_use_is_not_cleared_by_an_old_belief() {
+    let place = Place::new();
+    place.open(OLD);
+    place.files.save(&record(OldFiles::Keep)).unwrap();
+    stage(&place);
+    let record = verified(record(OldFiles::Keep));
+    place.files.install(&manifest(), &record).unwrap();
+    place.open(NEW);
+    assert_eq!(place.files.clean_up(Some(OLD), None, &place.stores), Ok(true));
+    assert!(place.files.installed(SeedPlace::Store, NEW).join("000007.sst").exists());
 }
