@@ -25,6 +25,9 @@ use crate::raft_types::{ClusterNode, NodeId, Raft};
 use crate::storage::Storage;
 use crate::timings::Timings;
 
+/// A round of heartbeats to a majority takes no longer, or there is none.
+const CONFIRM_DEADLINE: Duration = Duration::from_secs(2);
+
 /// Who this member is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
@@ -136,6 +139,19 @@ impl Context {
     pub(crate) fn require_leader(&self) -> Result<(), Refusal> {
         self.cluster()?;
         if self.is_leader() { Ok(()) } else { Err(self.not_leader()) }
+    }
+
+    /// Makes sure that this member still leads, and has applied all that was committed before.
+    ///
+    /// # Errors
+    /// `no_leader`, or the address of another leader.
+    pub(crate) async fn confirm_leader(&self) -> Result<(), Refusal> {
+        let confirmed =
+            tokio::time::timeout(CONFIRM_DEADLINE, self.raft.ensure_linearizable()).await;
+        match confirmed {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(self.not_leader()),
+        }
     }
 
     /// This member in its own applied state.

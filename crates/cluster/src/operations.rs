@@ -73,6 +73,19 @@ impl Context {
     }
 }
 
+impl Context {
+    /// The same for who asks any member: one that is behind the leader knows less than the asker was
+    /// told, so only a leader that is confirmed as such says that there is no such operation.
+    async fn find_operation(&self, id: OperationId) -> Result<Operation, Refusal> {
+        if let Ok(found) = self.operation(id) {
+            return Ok(found);
+        }
+        self.require_leader()?;
+        self.confirm_leader().await?;
+        self.operation(id)
+    }
+}
+
 fn database_name(state: &ClusterState, id: DatabaseId) -> String {
     state.databases.get(&id).map_or_else(|| id.to_string(), |database| database.name.to_string())
 }
@@ -226,7 +239,7 @@ impl Operations for OperationsApi {
     ) -> Result<Response<Operation>, Status> {
         peer_of(&request)?;
         let id = ids::operation(&request.get_ref().operation)?;
-        Ok(Response::new(self.0.operation(id)?))
+        Ok(Response::new(self.0.find_operation(id).await?))
     }
 
     async fn list_operations(
@@ -246,7 +259,7 @@ impl Operations for OperationsApi {
     ) -> Result<Response<Watched>, Status> {
         peer_of(&request)?;
         let id = ids::operation(&request.get_ref().operation)?;
-        let first = self.0.operation(id)?;
+        let first = self.0.find_operation(id).await?;
         Ok(Response::new(watch(self.0.clone(), id, first)))
     }
 

@@ -147,7 +147,7 @@ impl Range {
             Victim::Active | Victim::Leader => return Ok(active),
         };
         let wanted = wanted.context("one member only")?;
-        self.cluster.cli().succeed(["switchover", "DB1", "--to", &wanted]).await?;
+        fault::switchover(&self.cluster, &wanted).await?;
         self.cluster.wait_until_counting("DB1").await?;
         Ok(wanted)
     }

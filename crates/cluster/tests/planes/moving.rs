@@ -265,3 +265,24 @@ async fn a_rule_change_is_answered_with_the_recorded_rule() {
     let told = data.until("the second outcome", |told| told.rules.len() == 2).await;
     assert_eq!(told.rules[1].recorded, Some(rule));
 }
+
+/// A member that is behind the leader knows less than the asker was told: it names the leader
+/// instead of denying an operation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_leader_says_that_there_is_no_such_operation() {
+    let world = World::of_three().await;
+    let leader = world.leader().await;
+    let unknown = || GetOperationRequest { operation: ids::bytes(OperationId::from_u128(77)) };
+    for name in ["m1", "m2", "m3"] {
+        let answer = world.operations(name).get_operation(unknown()).await;
+        let watched = world.operations(name).watch_operation(unknown()).await.map(drop);
+        for status in [answer.map(drop).unwrap_err(), watched.unwrap_err()] {
+            let refusal = refusal_of(&status);
+            let expected = match name == leader {
+                true => RefusalReason::UnknownOperation,
+                false => RefusalReason::NoLeader,
+            };
+            assert_eq!(refusal.reason, expected, "{name}: {refusal}");
+        }
+    }
+}
