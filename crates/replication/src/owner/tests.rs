@@ -350,6 +350,7 @@ fn assigned(active: Option<CopyId>) -> Assigned {
         holds: Vec::new(),
         content_index: ContentIndexSettings::default(),
         others: Vec::new(),
+        seeds_catalog: false,
     }
 }
 

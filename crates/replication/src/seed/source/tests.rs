@@ -33,6 +33,7 @@ fn copy() -> Copy {
         generation_bytes: GENERATION_BYTES,
         resumes: 0,
         others: 2,
+        admitted: false,
     };
     let shared = CopyShared::for_tests();
     let mut copy = open_copy(&places, &MemStoreOpener::new(), &identity, &shared).unwrap();
