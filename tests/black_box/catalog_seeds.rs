@@ -172,7 +172,6 @@ async fn a_seed_of_an_index_shows_itself_and_can_be_cancelled() -> Result<()> {
         "seed_in_progress",
     );
     put_late(&cluster, "late/1").await?;
-    cluster.wait_until_caught_up("DB1").await?;
     cluster.cli().succeed(["operation", "cancel", &id]).await?;
     assert_eq!(operation(&cluster, &id).await?["state"], "cancelled");
     searches_are_equal(&cluster).await?;

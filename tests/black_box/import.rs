@@ -148,7 +148,7 @@ async fn an_import_writes_over_numbered_records_only_on_request() -> Result<()> 
     for name in ["elsewhere/one.csv", "one.csv"] {
         let path = root.join(name).display().to_string();
         let refused = cluster.cli().run(["kv", "import", "DB1", &path]).await?;
-        assert_eq!((refused.code, refused.error_code()), (Some(1), Some("already_exists")));
+        assert_eq!((refused.code, refused.error_code()), (Some(3), Some("already_exists")));
         ensure!(refused.stderr.contains("--overwrite"), "{}", refused.stderr);
     }
     let path = root.join("one.csv").display().to_string();

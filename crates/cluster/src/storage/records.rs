@@ -38,6 +38,9 @@ pub(crate) struct Origin {
     pub(crate) founded_here: bool,
 }
 
+/// Blocks taken behind the end of a file that is still small.
+const AHEAD_BYTES_MIN: u64 = 2 * 1024 * 1024;
+
 /// The open file.
 #[derive(Debug)]
 pub(super) struct Records {
@@ -122,20 +125,23 @@ impl Records {
         Ok(())
     }
 
-    /// Takes the blocks of holes in the file: the library makes it longer in leaps, and a page that
-    /// has no block yet could not be written once the volume is full. Then the member would lose
-    /// its vote for want of a few bytes (G7). Without room now it is tried again at each write.
+    /// Takes the blocks of holes in the file, and as many again behind its end: the library makes it
+    /// longer in leaps, and a page that has no block yet could not be written once the volume is
+    /// full. Then the member would lose its vote for want of a few bytes (G7). Without room now it
+    /// is tried again at each write.
     fn allocate(&mut self) {
         let length = std::fs::metadata(&self.path).map_or(0, |file| file.len());
-        if length <= self.allocated {
+        let ahead = length.max(AHEAD_BYTES_MIN);
+        if length + ahead / 2 <= self.allocated {
             return;
         }
-        let taken = OpenOptions::new().write(true).open(&self.path).is_ok_and(|file| {
-            i64::try_from(length)
-                .is_ok_and(|bytes| fallocate(&file, FallocateFlags::empty(), 0, bytes).is_ok())
-        });
-        if taken {
-            self.allocated = length;
+        let Ok(file) = OpenOptions::new().write(true).open(&self.path) else { return };
+        for bytes in [length + ahead, length] {
+            let whole = i64::try_from(bytes).unwrap_or(i64::MAX);
+            if fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, whole).is_ok() {
+                self.allocated = bytes;
+                return;
+            }
         }
     }
 

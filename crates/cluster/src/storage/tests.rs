@@ -86,6 +86,21 @@ async fn votes_log_and_snapshot_survive_a_reopen() {
     assert_eq!((kept.meta, kept.snapshot), (built.meta, built.snapshot));
 }
 
+/// G7: what the file needs to grow is taken while there is room, and does not show in its length.
+#[tokio::test]
+async fn the_file_has_blocks_to_grow_into() {
+    use std::os::unix::fs::MetadataExt;
+    let directory = TempDir::new().expect("a temporary directory");
+    let mut opened = open(directory.path()).expect("a new file");
+    let blocks = || {
+        let file = std::fs::metadata(directory.path().join(FILE_NAME)).expect("the file");
+        (file.blocks() * 512).saturating_sub(file.len())
+    };
+    assert!(blocks() >= 1024 * 1024, "{} bytes to grow into", blocks());
+    opened.log.blocking_append((1..=2_000).map(entry)).await.expect("appended");
+    assert!(blocks() >= 1024 * 1024, "{} bytes to grow into", blocks());
+}
+
 #[tokio::test]
 async fn a_member_of_one_cluster_never_becomes_one_of_another() {
     let directory = TempDir::new().expect("a temporary directory");
