@@ -36,19 +36,23 @@ How to read it:
 
 - *Times better* is Keelson's rate by the peer's, or the peer's gap by Keelson's.
 - A rate is the median of the rounds; a gap is the median of all, with the 95th percentile.
-- Keelson encrypts every connection, its peers here none; Redis's replica has not synced what it acknowledges.
-- Catch-up is the time from the start of the copy's process until it has, durably, what it missed: bytes of
-  values by that time. A whole copy is bytes of its files by the time from the request to the end.
-- A gap is the longest time without an acknowledged put of any of 4 clients. PostgreSQL and Redis move the active
-  role only with tools around them. A killed replica of Redis and a new member of etcd are not measured: they take
-  a whole copy, of which neither says how many bytes it was.
-- The line of fdatasync is the disk alone, right before each system: where it differs, the disk did.
+- Keelson encrypts every connection, its peers here none; Redis's replica has not synced what it
+  acknowledges.
+- Catch-up is the time from the start of the copy's process until it has, durably, what it
+  missed: bytes of values by that time. A whole copy is bytes of its files by the time from the
+  request to the end.
+- A gap is the longest time without an acknowledged put of any of 4 clients. PostgreSQL and
+  Redis move the active role only with tools around them. A killed replica of Redis and a new
+  member of etcd are not measured: they take a whole copy, of which neither says how many bytes
+  it was.
+- The line of fdatasync is the disk alone, right before each system: where it differs, the disk
+  did.
 ";
 
 fn load(plan: &Plan) -> String {
     format!(
-        "{} rounds; {} records of {} bytes that do not compress are there first, and puts overwrite \
-         them at random; each load runs for {:?} after {:?}; batches of {}; a copy that was away \
+        "{} rounds; {} records of {} bytes that do not compress are there first, and puts \
+         overwrite them at random; each load runs for {:?} after {:?}; batches of {}; a copy that was away \
          misses {} MiB; per round {} switchovers and {} kills of each kind",
         plan.rounds,
         plan.keys,

@@ -22,11 +22,11 @@ use crate::process::{Server, last_lines, says, succeed};
 use crate::target::{Abilities, Connection, Connections, Fault, Purpose, Target};
 
 pub(crate) const SETTINGS: &str = "a primary and two standbys; fsync on, synchronous_commit on, \
-    synchronous_standby_names 'FIRST 1 (s1, s2)': a commit waits for the sync of the primary and of \
-    s1; shared_buffers 512 MB, max_wal_size 4 GB, wal_keep_size 2 GB, all else as initdb leaves it; \
-    no TLS, a connection per client over TCP; table (key bytea primary key, value bytea), prepared \
-    INSERT ... ON CONFLICT DO UPDATE, batches as one such statement over unnest; reads of the \
-    primary; a whole copy is pg_basebackup with WAL, synced";
+    synchronous_standby_names 'FIRST 1 (s1, s2)': a commit waits for the sync of the primary \
+    and of s1; shared_buffers 512 MB, max_wal_size 4 GB, wal_keep_size 2 GB, all else as initdb \
+    leaves it; no TLS, a connection per client over TCP; table (key bytea primary key, value \
+    bytea), prepared INSERT ... ON CONFLICT DO UPDATE, batches as one such statement over \
+    unnest; reads of the primary; a whole copy is pg_basebackup with WAL, synced";
 
 /// Where the distribution puts the programs of each version.
 const VERSIONS: &str = "/usr/lib/postgresql";

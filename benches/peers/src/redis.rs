@@ -20,9 +20,9 @@ use crate::process::{Server, find_program, says};
 use crate::target::{Abilities, Connection, Connections, Fault, Purpose, Target};
 
 pub(crate) const SETTINGS: &str = "a master and a replica; appendonly yes, appendfsync always, \
-    save \"\" (no snapshots); no TLS, a connection per client; SET or MSET of 100, and WAIT 1 in \
-    the same packet: the master has synced, the replica has received, which is less than the others \
-    promise; reads of the master";
+    save \"\" (no snapshots); no TLS, a connection per client; SET or MSET of 100, and WAIT 1 \
+    in the same packet: the master has synced, the replica has received, which is less than the \
+    others promise; reads of the master";
 
 /// How long a write waits for the replica, in milliseconds.
 const WAIT_MAX_MILLIS: u32 = 10_000;
