@@ -176,7 +176,7 @@ async fn health_and_redundancy_tell_what_is_wrong() -> Result<()> {
         Ok(())
     })
     .await?;
-    assert_eq!(cluster.cli().json(["health", "m1"]).await?.as_array().map(Vec::len), Some(18));
+    assert_eq!(cluster.cli().json(["health", "m1"]).await?.as_array().map(Vec::len), Some(19));
     cluster.member("m2").kill()?;
     let told = |kind: &'static str| {
         let cli = cluster.cli().clone();
