@@ -123,7 +123,7 @@ impl Idle {
         let establish = started.elapsed() - create;
         let names = ours.names();
         each(global, "serving", names, |name| serve(client.database(name))).await?;
-        // What was written is replayed on every copy before the idle time begins.
+        // What was written is replayed and indexed on every copy before the idle time begins.
         self.wait_until_established(global, client, &members).await?;
         let serve = started.elapsed() - create - establish;
         let before = status(client).await?;
@@ -212,7 +212,12 @@ impl Idle {
 fn is_established(row: &CopyStatusRow) -> bool {
     let Some(facts) = &row.facts else { return false };
     let status = if row.active { "Mounted" } else { "Healthy" };
-    facts.status == status && facts.copy_queue_bytes == 0 && facts.replay_queue_bytes == 0
+    // An index that is not there yet is work under way.
+    let index = facts.content_index.as_ref();
+    let indexed = index.is_none_or(|index| index.backlog_bytes == 0 && index.state != "Crawling");
+    facts.status == status
+        && (facts.copy_queue_bytes, facts.replay_queue_bytes) == (0, 0)
+        && indexed
 }
 
 async fn serve(database: Database) -> Outcome {
