@@ -167,7 +167,8 @@ async fn a_wrong_instant_can_be_taken_back() -> Result<()> {
     ensure!(done.code == Some(0), "{done:?}");
     assert_eq!(cluster.active_of("DB1").await?, "m2");
     assert_eq!(keys(&cluster).await?, ["bad"]);
-    // m1 holds what is the truth again, so nothing keeps it from following; it was suspended before.
+    // m1 holds what is the truth again, so nothing keeps it from following; it was suspended
+    // before.
     cluster.cli().succeed(release("DB1@m1")).await?;
     cluster.wait_until_following("DB1").await?;
     assert_eq!(salvaged(&cluster, "m3").await?, ["bad", "after"]);

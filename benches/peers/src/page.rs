@@ -52,8 +52,8 @@ How to read it:
 fn load(plan: &Plan) -> String {
     format!(
         "{} rounds; {} records of {} bytes that do not compress are there first, and puts \
-         overwrite them at random; each load runs for {:?} after {:?}; batches of {}; a copy that was away \
-         misses {} MiB; per round {} switchovers and {} kills of each kind",
+         overwrite them at random; each load runs for {:?} after {:?}; batches of {}; a copy that \
+         was away misses {} MiB; per round {} switchovers and {} kills of each kind",
         plan.rounds,
         plan.keys,
         plan.value_bytes,

@@ -1,15 +1,16 @@
 //! Automatic reseed: what is tried with a passive copy that stays failed, step by step (F128-F131).
 //!
-//! A copy that is *Failed* for a while is suspended as one that does not heal. A copy that the system
-//! suspended is resumed a few times after a while; if it still fails, it is seeded in place a few
-//! times, with longer pauses; then it is left to a person, and after days it begins again. Each step
-//! is one command, so that a new leader goes on where the last one stopped, and one event.
+//! A copy that is *Failed* for a while is suspended as one that does not heal. A copy that the
+//! system suspended is resumed a few times after a while; if it still fails, it is seeded in place
+//! a few times, with longer pauses; then it is left to a person, and after days it begins again.
+//! Each step is one command, so that a new leader goes on where the last one stopped, and one
+//! event.
 //!
 //! Limits (F130), each with a sentence that status and events show: never what an operator or an
-//! activation at an instant suspended; only failures whose row in [`crate::response`] says *reseed*;
-//! no member with too many failed copies, which looks like a fault of the server; no member that is
-//! away or under maintenance; not without a healthy source. The old files go only if the copy holds
-//! nothing but the beginning of its active's log and two others hold all of it (G4).
+//! activation at an instant suspended; only failures whose row in [`crate::response`] says
+//! *reseed*; no member with too many failed copies, which looks like a fault of the server; no
+//! member that is away or under maintenance; not without a healthy source. The old files go only if
+//! the copy holds nothing but the beginning of its active's log and two others hold all of it (G4).
 
 use std::collections::BTreeMap;
 
@@ -127,8 +128,8 @@ impl CopySeen {
 /// What members said of all copies; copies of silent members are not in it.
 pub type Seen = BTreeMap<CopyId, CopySeen>;
 
-/// The leader's memory between two looks: since when copies are failed that are not suspended yet. A
-/// new leader begins to count anew, which only makes it slower.
+/// The leader's memory between two looks: since when copies are failed that are not suspended yet.
+/// A new leader begins to count anew, which only makes it slower.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ReseedWatch {
     failed_since: BTreeMap<CopyId, u64>,

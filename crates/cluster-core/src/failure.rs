@@ -2,8 +2,9 @@
 //!
 //! A row says what happens by itself when the *active* copy has the failure, what happens at a
 //! *passive* one, and what automation may do if that did not help for long. The machines that act
-//! (`copy-core` for a copy, [`crate::Manager`] for a database, [`crate::autoreseed`] for copies that
-//! stay failed) follow these rows; tests compare them. What a row calls *alert* needs a person.
+//! (`copy-core` for a copy, [`crate::Manager`] for a database, [`crate::autoreseed`] for copies
+//! that stay failed) follow these rows; tests compare them. What a row calls *alert* needs a
+//! person.
 
 use std::fmt;
 
@@ -73,7 +74,8 @@ pub const fn response(tag: FailureTag) -> Response {
         FailureTag::Diverged | FailureTag::MissingLog => (Failover, Reseed, Reseed),
         // The files are good.
         FailureTag::NeedsVersion => (Failover, Alert, Alert),
-        // It becomes another copy as soon as consensus says so, and takes the log or a seed as that.
+        // It becomes another copy as soon as consensus says so, and takes the log or a seed as
+        // that.
         FailureTag::Forgotten => (Failover, Retry, Reseed),
         // Another copy of the same content may kill the process as well.
         FailureTag::CrashLoop => (Failover, Quarantine, Quarantine),

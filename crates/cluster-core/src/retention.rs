@@ -2,11 +2,11 @@
 //!
 //! An activation at an instant leaves the other copies suspended as holders of what it discarded.
 //! Nothing but an operator's word ever releases one: what may be the last copy of some data is
-//! never given up by automation (G4), neither before its retention is over nor after it. Before, the
-//! *last* holder is released only by a word that says so; afterwards any release will do, and the
-//! end of the retention is an event. A release does not delete: the copy cuts its log, and what it
-//! cuts stays as salvage until an operator deletes the file. What it costs is the store that showed
-//! the discarded timeline, and so the way back by an activation of that copy.
+//! never given up by automation (G4), neither before its retention is over nor after it. Before,
+//! the *last* holder is released only by a word that says so; afterwards any release will do, and
+//! the end of the retention is an event. A release does not delete: the copy cuts its log, and what
+//! it cuts stays as salvage until an operator deletes the file. What it costs is the store that
+//! showed the discarded timeline, and so the way back by an activation of that copy.
 
 use keelson_types::{ClusterSettings, CopyId, HeldTimeline, RefusalReason, Setting};
 

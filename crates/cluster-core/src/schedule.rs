@@ -1,8 +1,8 @@
 //! Moves at an appointed time (`switchover --at`): when one is due, and when it is too late for it.
 //!
-//! A scheduled move is an operation that waits. When its time has come the leader checks it like any
-//! other move and begins that as an operation of its own, whose id follows from this one's: so a
-//! leader that goes on where another ended begins nothing twice. The appointment is by the wall
+//! A scheduled move is an operation that waits. When its time has come the leader checks it like
+//! any other move and begins that as an operation of its own, whose id follows from this one's: so
+//! a leader that goes on where another ended begins nothing twice. The appointment is by the wall
 //! clock, which is what the operator's is. One that nobody could keep, because there was no leader,
 //! is dropped rather than kept hours later.
 

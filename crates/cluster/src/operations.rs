@@ -76,8 +76,8 @@ impl Context {
 }
 
 impl Context {
-    /// The same for who asks any member: one that is behind the leader knows less than the asker was
-    /// told, so only a leader that is confirmed as such says that there is no such operation.
+    /// The same for who asks any member: one that is behind the leader knows less than the asker
+    /// was told, so only a leader that is confirmed as such says that there is no such operation.
     async fn find_operation(&self, id: OperationId) -> Result<Operation, Refusal> {
         if let Ok(found) = self.operation(id) {
             return Ok(found);
@@ -274,7 +274,8 @@ impl Operations for OperationsApi {
 
     /// An activation that has begun ends by itself within its deadlines; cancelling it half way
     /// would leave the database closed. A seed can be cancelled at any time: the copy stays as it
-    /// was; so can a move that waits for its time. An operation that has ended can be "cancelled" to no effect.
+    /// was; so can a move that waits for its time. An operation that has ended can be "cancelled"
+    /// to no effect.
     async fn cancel_operation(
         &self,
         request: Request<GetOperationRequest>,

@@ -30,7 +30,7 @@ pub(crate) async fn run(context: Arc<Context>) {
     let mut pause = PAUSE.0;
     loop {
         tokio::time::sleep(LOOK).await;
-        if !context.own_member().is_some_and(|member| member.maintenance.is_some()) {
+        if context.own_member().is_none_or(|member| member.maintenance.is_none()) {
             pause = PAUSE.0;
         } else if context.is_leader() && context.may_stand_down() {
             context.stand_down().await;

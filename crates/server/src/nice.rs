@@ -6,7 +6,8 @@
 /// Five steps above normal: about three times the share of a normal thread.
 const NICE: libc::c_int = -5;
 
-/// The lowest priority: a sixtieth of the share of a normal thread, and whoever wakes up goes first.
+/// The lowest priority: a sixtieth of the share of a normal thread, and whoever wakes up goes
+/// first.
 const QUIET: libc::c_int = 19;
 
 /// Lowers the priority of the calling thread; threads that it starts are like it.

@@ -1,8 +1,8 @@
 //! What tells the directory of a witness from that of a member.
 //!
-//! A witness is a control process without a data process: it votes, may lead, and holds no data. The
-//! cluster recorded it as such, so a directory must not change sides: a member that came back as a
-//! witness would leave its copies without anybody who serves them, and its vote with them.
+//! A witness is a control process without a data process: it votes, may lead, and holds no data.
+//! The cluster recorded it as such, so a directory must not change sides: a member that came back
+//! as a witness would leave its copies without anybody who serves them, and its vote with them.
 
 use std::io;
 use std::path::Path;
@@ -60,7 +60,10 @@ fn wrong_kind(message: String, hint: &str) -> Problem {
 
 /// Whether a member ran here.
 fn is_used(data_dir: &Path) -> bool {
-    let there = |part| matches!(std::fs::metadata(data_dir.join(part)), Err(e) if e.kind() == io::ErrorKind::NotFound);
+    let there = |part| {
+        let looked = std::fs::metadata(data_dir.join(part));
+        matches!(looked, Err(error) if error.kind() == io::ErrorKind::NotFound)
+    };
     !["member.json", "databases", "cluster"].into_iter().all(there)
 }
 

@@ -116,7 +116,7 @@ pub(crate) enum ToData {
     Assigned {
         database: usize,
         copy: CopyId,
-        assignment: Assignment,
+        assignment: Box<Assignment>,
         established: bool,
         lag: LagSettings,
     },

@@ -32,8 +32,8 @@ pub enum CopyFault {
     Untrusted(String),
     /// The process died several times while this copy started (review S9.6).
     CrashLoop,
-    /// The copy's files are gone, and with them what it promised and acknowledged: it is no copy any
-    /// more, and waits for the id under which it becomes another one (R4).
+    /// The copy's files are gone, and with them what it promised and acknowledged: it is no copy
+    /// any more, and waits for the id under which it becomes another one (R4).
     Forgotten,
 }
 

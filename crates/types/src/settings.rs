@@ -180,7 +180,7 @@ settings! {
         "a failed copy with which everything was tried begins again after this time";
     /// More failed copies on one member are a fault of the server (F130); 0 = no limit.
     AutoreseedCopiesMax = "autoreseed_copies_max", Count(0, 100_000), Some(8),
-        "with more failed copies than this on a member none of them is seeded by itself; 0: no limit";
+        "with more failed copies than this on a member none is seeded by itself; 0: no limit";
     /// How long the last holder of a discarded timeline keeps it (S13).
     DiscardedRetention = "discarded_retention", Millis(0, 365 * DAY), Some(7 * DAY),
         "how long at least one copy keeps a timeline that an activation at an instant discarded";

@@ -54,7 +54,7 @@ const SUBCOMMANDS: &[Subcommand] = &[
     },
     Subcommand {
         name: "peers",
-        help: "set up, install PostgreSQL, etcd and Redis, and measure Keelson beside them; --quick",
+        help: "install PostgreSQL, etcd and Redis, and measure Keelson beside them; --quick",
         run: peers::run,
     },
     Subcommand {

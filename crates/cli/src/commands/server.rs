@@ -1,4 +1,5 @@
-//! `keelson server`, `keelson witness`, `keelson dev` and the hidden data process: the programs that run a cluster.
+//! `keelson server`, `keelson witness`, `keelson dev` and the hidden data process: the programs
+//! that run a cluster.
 //!
 //! They run on the main thread without a runtime of their own here: the control process reaps its
 //! child from the thread that started it.

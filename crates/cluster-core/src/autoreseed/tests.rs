@@ -146,8 +146,8 @@ fn blocked(found: Option<Result<ReseedWish, String>>, why: &str) {
     }
 }
 
-/// F129, step for step: failed for 10 minutes, suspended for 15, three resumes, five seeds, the end,
-/// and again after three days.
+/// F129, step for step: failed for 10 minutes, suspended for 15, three resumes, five seeds, the
+/// end, and again after three days.
 #[test]
 fn the_whole_way_of_a_copy_that_nothing_helps() {
     let mut world = World::new();

@@ -4,8 +4,8 @@
 //! site that comes back from a loss changes nothing by that. Its members go on as learners; their
 //! copies catch up, and count again once the site is started.
 //!
-//! Each step is idempotent, so a stop that was cut short is completed by the same request. All of it
-//! needs the present majority.
+//! Each step is idempotent, so a stop that was cut short is completed by the same request. All of
+//! it needs the present majority.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

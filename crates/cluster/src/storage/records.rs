@@ -125,8 +125,8 @@ impl Records {
         Ok(())
     }
 
-    /// Takes the blocks of holes in the file, and as many again behind its end: the library makes it
-    /// longer in leaps, and a page that has no block yet could not be written once the volume is
+    /// Takes the blocks of holes in the file, and as many again behind its end: the library makes
+    /// it longer in leaps, and a page that has no block yet could not be written once the volume is
     /// full. Then the member would lose its vote for want of a few bytes (G7). Without room now it
     /// is tried again at each write.
     fn allocate(&mut self) {

@@ -129,8 +129,8 @@ fn a_copy_that_refuses_again_and_again_is_asked_less_often() {
     assert_eq!(pause(&mut bench, OpenRefusal::Failed), 200);
 }
 
-/// A copy to which the log cannot be read takes every offer, in vain: the pause grows, too, until it
-/// acknowledges more than before.
+/// A copy to which the log cannot be read takes every offer, in vain: the pause grows, too, until
+/// it acknowledges more than before.
 #[test]
 fn a_copy_that_takes_offers_in_vain_is_asked_less_often() {
     let mut bench = Bench::active(3, &[1]);

@@ -138,6 +138,7 @@ impl Life {
 
     /// Handles what comes until the probe gives something.
     async fn wait<T>(&mut self, what: &str, mut probe: impl FnMut(&Owner) -> Option<T>) -> T {
+        let mut looks = tokio::time::interval(LOOK);
         let wait = async {
             loop {
                 self.owner.turn();
@@ -149,7 +150,7 @@ impl Life {
                     biased;
                     Some(completion) = self.completions.recv() => self.owner.completed(completion),
                     () = sleep_until(wake) => self.owner.woken(),
-                    () = tokio::time::sleep(LOOK) => {}
+                    _ = looks.tick() => {}
                 }
             }
         };

@@ -339,6 +339,7 @@ impl World {
             if control.told.get(&index) != Some(&fresh) {
                 control.told.insert(index, fresh.clone());
                 let (copy, assignment, established, lag) = fresh;
+                let assignment = Box::new(assignment);
                 news.push(ToData::Assigned { database: index, copy, assignment, established, lag });
             }
         }

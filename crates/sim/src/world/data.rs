@@ -329,7 +329,7 @@ impl World {
                     });
                 }
                 self.with_copy(member, database, |node, moment| {
-                    node.assigned(moment, assignment, established);
+                    node.assigned(moment, *assignment, established);
                     node.set_lag(moment, lag);
                 });
             }

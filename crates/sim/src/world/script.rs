@@ -265,9 +265,9 @@ impl World {
         self.after(50 * MS, Happening::StartData { member });
     }
 
-    /// A member asks for new ids of copies whose files are gone, or that lost log which they may have
-    /// acknowledged (R4); again until consensus takes it, for it does not while such a copy is bound
-    /// as the active.
+    /// A member asks for new ids of copies whose files are gone, or that lost log which they may
+    /// have acknowledged (R4); again until consensus takes it, for it does not while such a copy is
+    /// bound as the active.
     pub(crate) fn rename_lost_copies(&mut self, member: usize) {
         let lost: Vec<_> = (0..self.params.databases)
             .filter_map(|database| Some((database_id(database), self.lost_copy(member, database)?)))

@@ -58,7 +58,8 @@ impl Yardstick {
     pub(crate) fn sentence(&self, p50: u64) -> String {
         let (sync, call) = (self.syncs.p50_micros(), self.calls.value_at_quantile(0.5));
         format!(
-            "{} = fdatasync with {WRITERS} writers ({}) + 2 TLS echoes ({} each); p50 is {:.2} of it",
+            "{} = fdatasync with {WRITERS} writers ({}) + 2 TLS echoes ({} each); p50 is {:.2} of \
+             it",
             millis(self.micros()),
             millis(sync),
             millis(call),

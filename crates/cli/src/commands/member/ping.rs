@@ -1,5 +1,6 @@
 //! `keelson member ping`: asks the two processes of this machine's member, or the one of a witness,
-//! whether they serve, with its own certificate. For health checks of containers and service managers.
+//! whether they serve, with its own certificate. For health checks of containers and service
+//! managers.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;

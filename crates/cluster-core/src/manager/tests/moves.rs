@@ -150,7 +150,7 @@ fn what_an_earlier_seal_said_of_a_copy_does_not_hinder_a_later_move() {
 fn a_dial_of_best_effort_opens_the_target_with_loss() {
     let moved = |accept_loss| {
         let mut world = World::established();
-        let options = crate::MoveOptions { accept_loss, ..Default::default() };
+        let options = crate::MoveOptions { accept_loss };
         world.log.state.databases.get_mut(&DB).expect("exists").unestablished[0].rule =
             rule(1, 1, CommitConstraint::None, &[1, 2, 3]);
         world.step(move_with(3, options));

@@ -34,9 +34,9 @@ impl Records {
         [&self.state, lane.to_string().as_bytes()].concat().into()
     }
 
-    /// Where to go on, `None` if no import of this path is under way. Records of former states of the path are removed, with `restart` all of
-    /// them: durably, before this returns, so that none of them can be taken for the progress of a
-    /// run that starts now and is killed.
+    /// Where to go on, `None` if no import of this path is under way. Records of former states of
+    /// the path are removed, with `restart` all of them: durably, before this returns, so that none
+    /// of them can be taken for the progress of a run that starts now and is killed.
     pub(super) async fn begin(
         &self,
         database: &Database,
