@@ -17,6 +17,7 @@ pub(crate) async fn prove(cluster: &Cluster, writer: Writer) -> Result<Verified>
     cluster.wait_until_whole().await?;
     let verified = oracle.verify(&cluster.client().database("DB1")).await?;
     cluster.wait_until_caught_up("DB1").await?;
+    cluster.wait_until_counting("DB1").await?;
     cluster.equal_digest("DB1", 3).await?;
     Ok(verified)
 }

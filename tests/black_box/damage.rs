@@ -1,6 +1,6 @@
 //! Disks that lie, break and fill up.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,6 +53,21 @@ async fn written(cluster: &Cluster) -> Result<Writer> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_in_a_log_is_found_and_spreads_nowhere() -> Result<()> {
+    a_damaged_log_is_found(|file| {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 100_000)?;
+        file.write_all_at(&[byte[0] ^ 0x10], 100_000)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shortened_log_file_is_found_and_spreads_nowhere() -> Result<()> {
+    a_damaged_log_is_found(|file| file.set_len(100_000)).await
+}
+
+/// Damages the oldest generation of a passive that is down.
+async fn a_damaged_log_is_found(damage: impl Fn(&File) -> std::io::Result<()>) -> Result<()> {
     let mut cluster = cluster().await?;
     let writer = written(&cluster).await?;
     let active = cluster.active_of("DB1").await?;
@@ -70,9 +85,7 @@ async fn a_flipped_bit_in_a_log_is_found_and_spreads_nowhere() -> Result<()> {
         ensure!(output.hint().is_some(), "{output:?}");
     }
     let handle = OpenOptions::new().read(true).write(true).open(&file)?;
-    let mut byte = [0];
-    handle.read_exact_at(&mut byte, 100_000)?;
-    handle.write_all_at(&[byte[0] ^ 0x10], 100_000)?;
+    damage(&handle)?;
     let output = cli.run(["log", "verify", &path]).await?;
     assert_eq!((output.code, output.error_code()), (Some(1), Some("log_damaged")), "{output:?}");
     ensure!(output.hint().is_some(), "{output:?}");
