@@ -132,6 +132,13 @@ impl TurnedBack {
         replies.iter().any(|reply| reply.end.epoch >= self.epoch)
     }
 
+    /// Whether the store of a copy holds what was given up, while another copy holds the log that
+    /// went on: mounted with that log, it would have to undo what it cannot.
+    pub(crate) fn would_undo(&self, reply: &SealReply, replies: &[SealReply]) -> bool {
+        let store = LogEnd { epoch: reply.end.epoch, position: reply.replayed };
+        self.discard().covers(store) && self.was_opened(replies)
+    }
+
     /// Whether a copy is a candidate although it lags or was suspended: it is the one that holds
     /// the new timeline.
     pub(crate) fn is_truth(&self, copy: CopyId, reply: Option<&SealReply>) -> bool {

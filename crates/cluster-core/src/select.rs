@@ -231,6 +231,8 @@ fn judge(picture: &Picture<'_>, copy: &CopyInput, empty: bool) -> Candidate {
             }
             let tolerant = picture.weakness == Weakness::ForgetfulCopyCounts;
             exclude(reply.may_have_lost && !tolerant, Exclusion::Forgetful);
+            let beyond = copy.is(Mark::ReplayedGivenUp);
+            exclude(beyond, Exclusion::ReplayedBeyond(reply.replayed));
         }
     }
     let lagged = copy.is(Mark::Lagged) || reply.is_some_and(|reply| !reply.ha);

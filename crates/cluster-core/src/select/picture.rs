@@ -64,6 +64,8 @@ pub enum Mark {
     GivenUp,
     /// It holds the timeline that an activation at an instant made the truth.
     Truth,
+    /// Its store holds what such an activation gave up, and another copy the log that went on.
+    ReplayedGivenUp,
 }
 
 impl Mark {
@@ -80,6 +82,7 @@ impl Mark {
             Self::MoveAway => "move away",
             Self::GivenUp => "holds what was given up",
             Self::Truth => "holds the truth",
+            Self::ReplayedGivenUp => "its store holds what was given up",
         }
     }
 }
@@ -135,6 +138,10 @@ fn copy_input(input: &SelectionInput<'_>, id: CopyId, copy: &CopyConfig) -> Copy
     let marks = [
         (Mark::GivenUp, reply.is_some_and(|reply| holds_given_up(input, reply))),
         (Mark::Truth, turned_back.is_some_and(|turned| turned.is_truth(id, reply))),
+        (
+            Mark::ReplayedGivenUp,
+            turned_back.zip(reply).is_some_and(|(t, reply)| t.would_undo(reply, input.replies)),
+        ),
     ];
     let mut described = describe(input.database, of_member, (id, copy), input.actives);
     described.marks.extend(marks.into_iter().filter(|(_, holds)| *holds).map(|(mark, _)| mark));

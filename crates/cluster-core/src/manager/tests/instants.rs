@@ -324,3 +324,31 @@ fn a_holder_is_made_the_truth_again() {
     assert_eq!((turned.copy, turned.established), (copy(3), true));
     assert_eq!(world.database().target, Some(copy(3)));
 }
+
+/// A store that holds what was given up cannot be opened with the log that went on: its copy has to
+/// be set right by an active first, so it is no candidate (found by the simulator, seed 1518).
+#[test]
+fn a_copy_whose_store_holds_what_was_given_up_is_no_candidate() {
+    let mut world = lagging();
+    world.step(asked(ActivateAt { resync_others: true, ..at(3, end(1, 10)) }));
+    world.seals(2, end(1, 28), 0);
+    world.mounted(2);
+    world.step(ManagerEvent::DeathCertified { member: member(3), incarnation: life(3) });
+    let sealed = |n: u128, ends, replayed, fault| {
+        let replayed = Position::new(1, replayed);
+        let reply = crate::SealReply { replayed, fault, ..reply(n, epoch(3), ends) };
+        let answers = vec![answer(3, Ok(reply))];
+        ManagerEvent::SealReplies { member: member(n), answers }
+    };
+    let (member, incarnation) = (member(3), life(13));
+    world.log.ok(&Command::StartIncarnation { member, incarnation });
+    world.alive(3);
+    world.step(sealed(3, end(2, 14), 10, Some(keelson_types::CopyFault::DiskFull)));
+    world.step(sealed(1, end(1, 30), 30, None));
+    let mut other = world.clone();
+    let actions = world.step(sealed(2, end(1, 30), 30, None));
+    assert!(!proposals(&actions).iter().any(|c| matches!(c, Command::Activate(_))), "{actions:?}");
+    // One that has replayed no further than the instant takes the log that went on.
+    let item = bound(&other.step(sealed(2, end(1, 30), 10, None)));
+    assert_eq!((item.target, item.required_end), (copy(2), end(2, 14)));
+}
