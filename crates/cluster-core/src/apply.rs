@@ -48,7 +48,8 @@ impl ClusterState {
                 return self.apply_with(index, command, weakness);
             }
             Command::OfLife { member, incarnation, command } => {
-                match self.check_life(*member, *incarnation) {
+                let lives = self.check_life(*member, *incarnation);
+                match lives.and_then(|()| self.check_own_copy(*member, command)) {
                     Ok(()) => return self.apply_with(index, command, weakness),
                     Err(refusal) => Err(refusal),
                 }
@@ -119,6 +120,16 @@ impl ClusterState {
     ) {
         let unix_ms = self.clock_unix_ms;
         self.events.push(Event { index, unix_ms, member, database, kind });
+    }
+
+    /// Only the member of a copy says that it forgot.
+    fn check_own_copy(&self, member: MemberId, command: &Command) -> Result<(), Refusal> {
+        let Command::ReplaceCopy { database, old, .. } = command else { return Ok(()) };
+        let copy = self.databases.get(database).and_then(|database| database.copies.get(old));
+        match copy.is_some_and(|copy| copy.member != member) {
+            true => refuse(RefusalReason::Precondition, "it is a copy of another member"),
+            false => Ok(()),
+        }
     }
 
     fn check_life(&self, member: MemberId, incarnation: IncarnationId) -> Result<(), Refusal> {

@@ -33,8 +33,6 @@ pub const RESUMES_MAX: u32 = 3;
 pub const SEEDS_MAX: u32 = 5;
 /// Seeds that one member takes at a time by itself.
 pub const SEEDS_AT_ONCE_MAX: usize = 2;
-/// Healthy copies beside the failed one without which its old files stay (F67).
-const DELETE_OTHERS_MIN: usize = 2;
 
 /// How far the automatic reseed of a copy is. Part of its configuration; gone once it is well.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -366,12 +364,9 @@ impl Look<'_> {
         if seeding_on(self.state, self.config.member) >= SEEDS_AT_ONCE_MAX {
             return ReseedVerdict::Blocked(format!("{SEEDS_AT_ONCE_MAX} seeds run on its member"));
         }
-        // Log that is missing is all that is wrong: the rest is the beginning of what others have.
-        let prefix = self.config.failure == Some(FailureTag::MissingLog);
-        let old_files = match prefix && others >= DELETE_OTHERS_MIN {
-            true => OldFiles::Delete,
-            false => OldFiles::Keep,
-        };
+        // Whatever is wrong with it: salvage lies beside its log, and a fork that nobody cut may be
+        // in it (G4). An operator deletes the old files.
+        let old_files = OldFiles::Keep;
         let probe = order(OperationId::from_u128(0), CopyId::from_u128(0), old_files);
         match first_failure(&seed_checks(self.state, (self.database.id, self.copy), &probe)) {
             Some(refusal) => ReseedVerdict::Blocked(refusal.message),

@@ -215,6 +215,13 @@ impl MemStoreOpener {
         lock(&self.volume).stores.retain(|path, _| !path.starts_with(directory));
     }
 
+    /// Whether somebody holds a store of the volume open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let volume = lock(&self.volume);
+        volume.stores.values().any(|files| lock(files).open.strong_count() > 0)
+    }
+
     /// Whether a store was ever opened or checkpointed here and not removed.
     #[must_use]
     pub fn exists(&self, directory: &Path) -> bool {

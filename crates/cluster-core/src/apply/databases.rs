@@ -42,6 +42,12 @@ impl ClusterState {
             Command::EndSuspensions => Ok(self.end_suspensions(index)),
             Command::ReplaceCopy { database, old, new } => {
                 self.check_not_seeded(*database, *old)?;
+                let known = self.database(*database)?;
+                if known.target.is_none() && known.copies.contains_key(old) {
+                    // Its files may be all that is left (G4): first another copy has to serve.
+                    let what = format!("no copy of {} is active", known.name);
+                    return refuse(RefusalReason::Precondition, what);
+                }
                 self.replace_copy(index, *database, *old, *new)
             }
             Command::RemoveCopy { database, copy } => self.remove_copy(index, *database, *copy),

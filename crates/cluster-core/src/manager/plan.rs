@@ -451,8 +451,10 @@ impl Manager {
         target: keelson_types::CopyId,
     ) -> bool {
         let alive = self.contacts(state).alive;
+        // One that the rule does not count need not hold what was acknowledged.
+        let counts = |id| database.rule.as_ref().is_none_or(|rule| rule.has(id));
         let mut others = database.copies.iter().filter(|(id, _)| **id != target);
-        others.any(|(_, copy)| copy.may_count() && alive.contains(&copy.member))
+        others.any(|(id, copy)| counts(*id) && copy.may_count() && alive.contains(&copy.member))
     }
 }
 

@@ -103,6 +103,13 @@ impl Volume {
             directions: Arc::new(Directions::default()),
             sources: Arc::default(),
         };
+        // Threads of the life before let their store go in their own time.
+        let released = async {
+            while self.stores.is_open() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, released).await.expect("nobody holds the store");
         let (done, completions) = unbounded_channel();
         let owner = supervised.open(done, 0).await;
         Life { supervised, owner, completions, _told: told }
@@ -387,6 +394,8 @@ async fn replay_that_takes_the_process_along_ends_in_a_crash_loop() {
         assert_eq!(seen.load(Ordering::SeqCst), 0, "there is no lease");
         life.lease();
         assert_eq!(life.killed(&seen).await, death);
+        // Its threads end with it; one that still writes would meet the next life.
+        drop(life);
         volume.disk.restart_process();
     }
     let life = volume.life().await;

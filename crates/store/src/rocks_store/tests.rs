@@ -133,9 +133,19 @@ fn a_damaged_table_is_found_when_it_is_read() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&table, bytes).expect("write");
-    // Another factory: the first one has the blocks in its cache.
-    let store = StoreFactory::new(&StoreLimits::default()).expect("factory").open(&path);
-    let store = store.expect("data blocks are not read at open");
+    // Another factory: the first one has the blocks in its cache. It does not know that the store is
+    // being closed on a thread of the first one.
+    let other = StoreFactory::new(&StoreLimits::default()).expect("factory");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let store = loop {
+        match other.open(&path) {
+            Ok(store) => break store,
+            Err(error) if error.to_string().contains("LOCK") && Instant::now() < deadline => {
+                thread::yield_now();
+            }
+            Err(error) => panic!("data blocks are not read at open: {error}"),
+        }
+    };
     let snapshot = store.snapshot().expect("snapshot");
     let scan = snapshot.scan(&[], None, usize::MAX, usize::MAX);
     assert!(matches!(scan, Err(StoreError::Damaged(_))), "{:?}", scan.map(|items| items.len()));
