@@ -189,7 +189,9 @@ pub fn rank_at(picture: &Picture<'_>, order: &ActivateAt) -> Selection {
 }
 
 fn judge(candidate: &mut Candidate, reply: Option<&SealReply>, order: &ActivateAt) {
-    let stays = |reason: &Exclusion| !matches!(reason, Exclusion::Lagged | Exclusion::Suspended);
+    use Exclusion as E;
+    // A holder may be made the truth again, with what it replayed.
+    let stays = |reason: &E| !matches!(reason, E::Lagged | E::Suspended | E::ReplayedBeyond(_));
     candidate.excluded.retain(stays);
     let Some(reply) = reply else { return };
     if reply.replayed > order.kept.position {
