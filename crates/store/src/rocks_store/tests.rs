@@ -133,8 +133,8 @@ fn a_damaged_table_is_found_when_it_is_read() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&table, bytes).expect("write");
-    // Another factory: the first one has the blocks in its cache. It does not know that the store is
-    // being closed on a thread of the first one.
+    // Another factory: the first one has the blocks in its cache. It does not know that the store
+    // is being closed on a thread of the first one.
     let other = StoreFactory::new(&StoreLimits::default()).expect("factory");
     let deadline = Instant::now() + Duration::from_secs(30);
     let store = loop {
