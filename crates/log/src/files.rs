@@ -2,8 +2,8 @@
 //!
 //! `<generation:016x>.klog` is a generation; `spare-<n:016x>.klog` a truncated one kept to be
 //! written again; `salvage-<epoch>-<generation>-<offset>.klog` the saved tail of a cut;
-//! `damaged-<generation:016x>-<offset:010x>.klog` bytes that a mend replaced; `inspected.idx` the
-//! times of inspection. Everything else is left alone.
+//! `damaged-<generation:016x>-<offset:010x>.klog` bytes that a mend replaced. Everything
+//! else is left alone.
 
 use std::path::{Path, PathBuf};
 

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use keelson_env::Disk;
-use keelson_log::{InspectedIndex, LogError, verify};
+use keelson_log::{LogError, verify};
 use keelson_types::{Generation, Position};
 
 use crate::harness::{Copy, file_of, home, names, open, read_all, sim};
@@ -150,24 +149,4 @@ fn a_rolled_generation_is_cut_to_its_length() {
         let length = disk.bytes(&file_of(generation)).expect("exists").len() as u64;
         assert_eq!(length, next.previous_end.offset);
     }
-}
-
-#[test]
-fn times_of_inspection_survive_restarts_cuts_and_truncation() {
-    let disk: Arc<dyn Disk> = Arc::new(sim());
-    disk.create_dir_all(&home()).expect("creates");
-    let open = || InspectedIndex::open(Arc::clone(&disk), &home()).expect("opens");
-    let mut index = open();
-    for generation in 1..=5 {
-        index.note(Generation(generation), generation * 100).expect("notes");
-    }
-    index.note(Generation(2), 999).expect("the first note counts");
-    assert_eq!(open().at(Generation(2)), Some(200));
-    assert_eq!(open().last_before(350), Some(Generation(3)));
-    assert_eq!(open().last_before(99), None);
-    index.cut_from(Generation(4)).expect("cuts");
-    index.note(Generation(4), 777).expect("notes");
-    index.truncate_before(Generation(2)).expect("truncates");
-    assert_eq!((index.at(Generation(1)), index.at(Generation(4))), (None, Some(777)));
-    assert_eq!((open().at(Generation(4)), open().at(Generation(5))), (Some(777), None));
 }

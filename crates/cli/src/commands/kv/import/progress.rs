@@ -49,7 +49,10 @@ impl Records {
         if !stale.is_empty() {
             session.write(stale.into_iter().fold(WriteBatch::new(), WriteBatch::delete)).await?;
         }
-        Ok((!found.is_empty()).then_some(progress))
+        // Progress of another file that lay at this path says nothing of what this one would write
+        // over; a restart is asked for by whoever began.
+        let begun = found.iter().any(|item| restart || item.key.starts_with(&self.state));
+        Ok(begun.then_some(progress))
     }
 
     /// Tells the records that count from those that go.
