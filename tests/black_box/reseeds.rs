@@ -4,20 +4,13 @@ use anyhow::{Result, ensure};
 use keelson_testkit::{Cluster, eventually};
 use serde_json::Value;
 
-use crate::copies::{generation, status, until_status};
-use crate::space::{cluster_without_m3, events, set};
+use crate::copies::{status, until_status};
+use crate::space::{cluster_without_m3, events, set, until_m3_misses_log};
 
 /// A cluster whose copy on m3 has missed log that is gone, with an automation that does not wait.
 async fn cluster_with_a_copy_that_misses_log() -> Result<Cluster> {
     let cluster = cluster_without_m3("1").await?;
-    eventually("log that only m3 needs goes on the others", || async {
-        for member in ["m1", "m2"] {
-            let row = status(&cluster, member).await?;
-            ensure!(generation(&row, "truncated") >= 6, "{row}");
-        }
-        Ok(())
-    })
-    .await?;
+    until_m3_misses_log(&cluster).await?;
     // A seed holds log, which expanded truncation would take.
     set(&cluster, "expanded_truncation_copies", "0").await?;
     set(&cluster, "autoreseed_check_period", "1s").await?;

@@ -238,19 +238,24 @@ pub(crate) async fn cluster_without_m3(expanded: &str) -> Result<Cluster> {
     Ok(cluster)
 }
 
+/// Waits until the others have removed log that only the copy on m3 needs.
+pub(crate) async fn until_m3_misses_log(cluster: &Cluster) -> Result<()> {
+    eventually("log that only m3 needs goes on the others", || async {
+        for member in ["m1", "m2"] {
+            let row = status(cluster, member).await?;
+            ensure!(generation(&row, "truncated") >= 6, "{row}");
+        }
+        Ok(())
+    })
+    .await
+}
+
 /// F104-F107: short of space, the active gives the copy up that is furthest behind, marks it first
 /// and removes the log; it returns as FailedAndSuspended, over a resume too.
 #[tokio::test(flavor = "multi_thread")]
 async fn expanded_truncation_gives_up_the_copy_that_is_furthest_behind() -> Result<()> {
     let mut cluster = cluster_without_m3("1").await?;
-    eventually("log that only m3 needs goes on the others", || async {
-        for member in ["m1", "m2"] {
-            let row = status(&cluster, member).await?;
-            ensure!(generation(&row, "truncated") >= 6, "{row}");
-        }
-        Ok(())
-    })
-    .await?;
+    until_m3_misses_log(&cluster).await?;
     let row = status(&cluster, "m3").await?;
     assert_eq!(row["cut_off"], true, "{row}");
     ensure!(!events(&cluster, "copy_cut_off").await?.is_empty(), "no event of the mark");

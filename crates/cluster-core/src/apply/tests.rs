@@ -109,6 +109,17 @@ fn bind_refused(log: &mut Log, reason: RefusalReason, item: ActivateItem) {
     assert_eq!(log.state, before);
 }
 
+/// Copy 3 counts no longer in the rule of epoch 1.
+pub(crate) fn without_third(log: &mut Log) {
+    let version = log.state.databases[&DB].rule.as_ref().map_or(0, |rule| rule.version);
+    log.ok(&Command::ChangeRule {
+        database: DB,
+        epoch: epoch(1),
+        expected_version: version,
+        rule: rule(version + 1, 1, CommitConstraint::SecondCopy, &[1, 2]),
+    });
+}
+
 pub(crate) fn three_copies() -> Log {
     let mut log = Log::with_members(3);
     log.ok(&create(1, &[1, 2, 3]));

@@ -3,11 +3,10 @@
 use keelson_types::{RefusalReason, ResumeRequest, SuspendRequest};
 
 use super::*;
-use crate::apply::tests::{activate, three_copies};
+use crate::apply::tests::{activate, three_copies, without_third};
 use crate::command::{Command, Refusal};
 use crate::event::EventKind;
-use crate::testing::{DB, Log, copy, epoch, member, rule};
-use keelson_types::CommitConstraint;
+use crate::testing::{DB, Log, copy, member};
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
@@ -36,13 +35,7 @@ impl World {
     fn new() -> Self {
         let mut log = three_copies();
         activate(&mut log, 1);
-        let version = log.state.databases[&DB].rule.as_ref().map_or(0, |rule| rule.version);
-        log.ok(&Command::ChangeRule {
-            database: DB,
-            epoch: epoch(1),
-            expected_version: version,
-            rule: rule(version + 1, 1, CommitConstraint::SecondCopy, &[1, 2]),
-        });
+        without_third(&mut log);
         let mounted = CopySeen { status: CopyStatus::Mounted, tag: None };
         let seen = [(copy(1), mounted), (copy(2), well()), (copy(3), well())].into();
         Self { log, watch: ReseedWatch::default(), seen, now: START }

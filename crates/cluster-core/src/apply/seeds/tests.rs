@@ -1,14 +1,13 @@
 //! Tests of the commands about seeds.
 
 use keelson_types::{
-    CommitConstraint, MemberId, OldFiles, ResumeRequest, SeedPhase, SeedScope, SuspendRequest,
-    SuspendedBy,
+    MemberId, OldFiles, ResumeRequest, SeedPhase, SeedScope, SuspendRequest, SuspendedBy,
 };
 
 use super::*;
-use crate::apply::tests::{activate, three_copies};
+use crate::apply::tests::{activate, three_copies, without_third};
 use crate::state::CopyConfig;
-use crate::testing::{DB, Log, copy, epoch, member, rule};
+use crate::testing::{DB, Log, copy, epoch, member};
 
 const SEED: OperationId = OperationId::from_u128(7);
 const NEW: CopyId = CopyId::from_u128(77);
@@ -53,16 +52,6 @@ fn suspended() -> Log {
     log.ok(&suspend(3));
     without_third(&mut log);
     log
-}
-
-fn without_third(log: &mut Log) {
-    let version = log.state.databases[&DB].rule.as_ref().map_or(0, |rule| rule.version);
-    log.ok(&Command::ChangeRule {
-        database: DB,
-        epoch: epoch(1),
-        expected_version: version,
-        rule: rule(version + 1, 1, CommitConstraint::SecondCopy, &[1, 2]),
-    });
 }
 
 fn config(log: &Log, copy: CopyId) -> Option<&CopyConfig> {
