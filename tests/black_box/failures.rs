@@ -13,11 +13,17 @@ use crate::copies::{status, until_status};
 use crate::crashes::prove;
 use crate::space::{events, set};
 
+/// In the directory of the library: what the kernel says of reads, where it is there.
+pub(crate) const COUNTERS: &str = "counters";
+
 /// Three members with DB1 on all of them, active on m1, whose disks can be made bad.
-async fn cluster_on_bad_disks() -> Result<(Cluster, tempfile::TempDir)> {
+pub(crate) async fn cluster_on_bad_disks() -> Result<(Cluster, tempfile::TempDir)> {
     let directory = tempfile::tempdir()?;
     let library = built(directory.path()).await?;
-    let environment = vec![("LD_PRELOAD".to_owned(), library.display().to_string())];
+    let environment = vec![
+        ("LD_PRELOAD".to_owned(), library.display().to_string()),
+        ("DISK_COUNTERS".to_owned(), directory.path().join(COUNTERS).display().to_string()),
+    ];
     let options = ClusterOptions { environment, ..ClusterOptions::default() };
     let cluster = Cluster::start_with(options).await?;
     cluster.create_database("DB1", &["m1", "m2", "m3"]).await?;

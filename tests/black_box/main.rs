@@ -15,6 +15,7 @@ mod dev;
 mod diverge;
 mod edges;
 mod failures;
+mod floors;
 mod forgotten;
 mod forks;
 mod forming;

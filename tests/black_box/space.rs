@@ -3,6 +3,10 @@
 //!
 //! A volume is made short of space by its threshold: raised above what is free, and back.
 
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use keelson_testkit::{Cluster, eventually};
 use serde_json::Value;
@@ -10,6 +14,7 @@ use serde_json::Value;
 use crate::bad_input::check;
 use crate::copies::{generation, status, until_status};
 use crate::data::cluster;
+use crate::failures::{COUNTERS, cluster_on_bad_disks};
 
 /// More than any volume has.
 const ABOVE_ALL: &str = "1PiB";
@@ -111,26 +116,31 @@ async fn copies_say_what_they_are_and_why() -> Result<()> {
 /// A cluster whose copy on m3 lags by an hour and has log that waits, and the end of that log.
 async fn lagged_cluster() -> Result<(Cluster, Value)> {
     let cluster = cluster().await?;
+    let end = lag_on_m3(&cluster).await?;
+    Ok((cluster, end))
+}
+
+async fn lag_on_m3(cluster: &Cluster) -> Result<Value> {
     cluster.cli().succeed(["switchover", "DB1", "--to", "m1"]).await?;
-    set(&cluster, "space_check_period", "1s").await?;
+    set(cluster, "space_check_period", "1s").await?;
     cluster.wait_until_caught_up("DB1").await?;
     cluster.cli().succeed(["copy", "set", "DB1@m3", "--replay-lag", "1h"]).await?;
     let row = eventually("the lag is in force", || async {
-        let row = status(&cluster, "m3").await?;
+        let row = status(cluster, "m3").await?;
         ensure!(row["lag_in_force"] == true && row["participant"] == false, "{row}");
         Ok(row)
     })
     .await?;
     ensure!(row["replay_lag_status"].as_str().is_some_and(|l| l.contains("01:00:00")), "{row}");
     cluster.client().database("DB1").put("late", "v").await?;
-    let end = status(&cluster, "m1").await?["inspected"].clone();
+    let end = status(cluster, "m1").await?["inspected"].clone();
     eventually("the log waits", || async {
-        let row = status(&cluster, "m3").await?;
+        let row = status(cluster, "m3").await?;
         ensure!(row["inspected"] == end && row["replayed"] != end, "{row}");
         Ok(())
     })
     .await?;
-    Ok((cluster, end))
+    Ok(end)
 }
 
 async fn until_played_down(cluster: &Cluster, end: &Value, cause: &str) -> Result<()> {
@@ -187,6 +197,63 @@ async fn a_lagged_copy_plays_down_when_too_few_others_are_there() -> Result<()> 
     until_played_down(&cluster, &end, "FewCopies").await?;
     set(&cluster, "play_down", "false").await?;
     until_in_force(&cluster).await
+}
+
+/// What the kernel says of reads: each look finds ten more, which took so long each.
+struct Reads {
+    counters: PathBuf,
+    reads: AtomicU64,
+    millis: AtomicU64,
+}
+
+impl Reads {
+    fn go_on(&self, each_millis: u64) -> Result<()> {
+        let reads = self.reads.fetch_add(10, Relaxed);
+        let millis = self.millis.fetch_add(10 * each_millis, Relaxed);
+        let next = self.counters.with_extension("next");
+        std::fs::write(&next, format!("{reads} 0 0 {millis} 0 0 0 0 0 0 0"))?;
+        Ok(std::fs::rename(&next, &self.counters)?)
+    }
+
+    /// Reads take so long until the copy on m3 says this of its lag.
+    async fn until(&self, cluster: &Cluster, each_millis: u64, says: &str) -> Result<Value> {
+        eventually(&format!("reads of {each_millis} ms: {says}"), || async {
+            self.go_on(each_millis)?;
+            let row = status(cluster, "m3").await?;
+            ensure!(row["replay_lag_status"].as_str().is_some_and(|l| l.contains(says)), "{row}");
+            Ok(row)
+        })
+        .await
+    }
+}
+
+/// F97: a busy disk defers a play-down, and one that is a little better does not let it go on yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_disk_defers_a_play_down() -> Result<()> {
+    let (cluster, directory) = cluster_on_bad_disks().await?;
+    let counters = directory.path().join(COUNTERS);
+    let reads = Reads { counters, reads: AtomicU64::new(0), millis: AtomicU64::new(0) };
+    let end = lag_on_m3(&cluster).await?;
+    reads.go_on(50)?;
+    set(&cluster, "play_down_copies_for", "2s").await?;
+    let row = reads.until(&cluster, 50, "DiskLatency").await?;
+    ensure!(row["lag_in_force"] == true && row["replayed"] != end, "{row}");
+    ensure!(row["play_down_causes"].to_string().contains("FewCopies"), "{row}");
+    // Several looks between the two thresholds.
+    let looks = Instant::now() + Duration::from_secs(4);
+    eventually("reads of 30 ms, for some looks", || async {
+        let row = reads.until(&cluster, 30, "DiskLatency").await?;
+        ensure!(Instant::now() > looks, "{row}");
+        Ok(())
+    })
+    .await?;
+    let row = reads.until(&cluster, 10, "ReplaySuspendReason:None").await?;
+    ensure!(row["lag_in_force"] == false, "{row}");
+    until_played_down(&cluster, &end, "FewCopies").await?;
+    let told = events(&cluster, "play_down_changed").await?;
+    let deferred = told.iter().any(|event| event["message"].to_string().contains("deferred"));
+    ensure!(deferred, "{told:?}");
+    Ok(())
 }
 
 /// F44: an operator sets the lag aside, with a reason, and puts it in force again.

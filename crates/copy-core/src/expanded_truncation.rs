@@ -24,6 +24,8 @@ use keelson_types::{
     Position, Setting,
 };
 
+use crate::room::RESERVE_BYTES;
+
 /// Logs (MiB) that a passive keeps unless set otherwise.
 pub const LOGS_ON_PASSIVE: u64 = 100_000;
 /// Logs (MiB) that the active keeps unless set otherwise.
@@ -49,6 +51,29 @@ impl From<&ClusterSettings> for ExpandedSettings {
             min_free_bytes: settings.number(Setting::ExpandedLowSpace),
             min_logs_to_protect: settings.get(Setting::ExpandedLogs),
         }
+    }
+}
+
+impl ExpandedSettings {
+    /// Whether this much free space is below the floor; never while the feature is off.
+    #[must_use]
+    pub const fn is_short(&self, free_bytes: u64) -> bool {
+        self.min_copies_to_protect > 0 && free_bytes < self.min_free_bytes
+    }
+
+    /// Free space at which a volume with this much is to be looked at before the time, so that log
+    /// that comes fast does not eat the floor up between two looks: the floor, and below it every
+    /// sixteenth of what is left above the reserve.
+    #[must_use]
+    pub fn look_below(&self, free_bytes: u64) -> u64 {
+        if self.min_copies_to_protect == 0 {
+            return 0;
+        }
+        if free_bytes >= self.min_free_bytes {
+            return self.min_free_bytes;
+        }
+        let step = (free_bytes.saturating_sub(RESERVE_BYTES) / 16).max(LOG_UNIT_BYTES);
+        free_bytes.saturating_sub(step)
     }
 }
 
@@ -194,7 +219,7 @@ pub fn expanded_truncation(inputs: &ExpandedInputs<'_>) -> Expanded {
     if inputs.settings.min_copies_to_protect == 0 {
         return Expanded::Off;
     }
-    if inputs.free_bytes >= inputs.settings.min_free_bytes {
+    if !inputs.settings.is_short(inputs.free_bytes) {
         return Expanded::Enough;
     }
     let cut = cut_candidate(inputs);

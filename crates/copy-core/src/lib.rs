@@ -6,13 +6,14 @@
 //! for those completions.
 //!
 //! Beside the machine stand the decisions that need no history of events, as plain functions over
-//! values: [`copy_state`], [`divergence`], [`expanded_truncation`], [`io_watch`], [`lag`],
+//! values: [`checkpoint`], [`copy_state`], [`divergence`], [`expanded_truncation`], [`io_watch`], [`lag`],
 //! [`salvage`], [`scrub`], [`truncate`].
 
 mod activation;
 mod active;
 mod byte_codec;
 pub mod catalog;
+pub mod checkpoint;
 pub mod copy_state;
 pub mod divergence;
 mod event;

@@ -63,13 +63,15 @@ pub struct TruncationOrder {
     pub up_to: Position,
     /// The active's own log begins here.
     pub truncated: Position,
+    /// The active's log volume is short: copies should be checkpointed, so that more may go.
+    pub short_of_space: bool,
 }
 
 impl TruncationOrder {
     /// The order of an active whose log now begins at `truncated` for the point it just decided.
     #[must_use]
     pub const fn new(epoch: Epoch, decided: &Truncation, truncated: Position) -> Self {
-        Self { epoch, up_to: decided.up_to, truncated }
+        Self { epoch, up_to: decided.up_to, truncated, short_of_space: false }
     }
 }
 

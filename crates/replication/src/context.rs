@@ -167,6 +167,11 @@ impl PlaneContext {
         })
     }
 
+    /// Whether log of this member takes space that expanded truncation defends.
+    pub(crate) fn is_short_of_log_space(&self) -> bool {
+        self.space.volumes().is_short(&self.settings.borrow())
+    }
+
     pub(crate) fn member(&self, member: MemberId) -> Option<Peer> {
         let members = self.members.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         members.get(&member).cloned()

@@ -121,6 +121,7 @@ fn read(
                 epoch: epoch(order.epoch),
                 up_to: at(order.up_to),
                 truncated: at(order.truncated),
+                short_of_space: order.short_of_space,
             }),
         ),
         M::Committed(committed) => (

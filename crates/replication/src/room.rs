@@ -2,6 +2,7 @@
 //! volume is little beside a sync, and another program may fill a volume within milliseconds.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use keelson_copy_core::room::{RESERVE_BYTES, Shortage};
@@ -19,6 +20,9 @@ pub(crate) struct Room {
     data: PathBuf,
     known: Mutex<Known>,
     changed: Notify,
+    /// Free space for log at which the volumes are to be looked at before the time.
+    wake_below: AtomicU64,
+    due: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +42,8 @@ impl Room {
             data: places.data.clone(),
             known: Mutex::default(),
             changed: Notify::new(),
+            wake_below: AtomicU64::new(0),
+            due: AtomicBool::new(false),
         }
     }
 
@@ -46,6 +52,11 @@ impl Room {
         let log = self.disk.free_bytes(&self.logs).ok();
         let same = self.logs == self.data;
         let store = if same { log } else { self.disk.free_bytes(&self.data).ok() };
+        if log.is_some_and(|free| free < self.wake_below.load(Ordering::Relaxed)) {
+            self.wake_below.store(0, Ordering::Relaxed);
+            self.due.store(true, Ordering::Relaxed);
+            self.changed.notify_one();
+        }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = known.now.after(log, store);
         if now != known.now {
@@ -60,7 +71,17 @@ impl Room {
         now
     }
 
-    /// Waits until a volume became full, or has room again.
+    /// From now on the first look that finds less free space for log wakes [`Self::changed`].
+    pub(crate) fn wake_below(&self, free_bytes: u64) {
+        self.wake_below.store(free_bytes, Ordering::Relaxed);
+    }
+
+    /// Whether the volumes are to be looked at before the time; asked once for each.
+    pub(crate) fn take_due(&self) -> bool {
+        self.due.swap(false, Ordering::Relaxed)
+    }
+
+    /// Waits until a volume became full, has room again, or [`Self::wake_below`] is reached.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -93,6 +114,23 @@ mod tests {
     use super::*;
     use keelson_copy_core::room::RETURN_BYTES;
     use keelson_env::SimDisk;
+
+    #[tokio::test]
+    async fn space_for_log_that_falls_below_a_mark_wakes_once() {
+        let disk = Arc::new(SimDisk::new());
+        let (data, logs) = ("/data".into(), "/data".into());
+        let room = Room::of(&Places { disk: disk.clone(), data, logs, noting: Arc::default() });
+        room.wake_below(3 * RESERVE_BYTES);
+        disk.set_quota(Some(3 * RESERVE_BYTES));
+        room.look();
+        assert!(!room.take_due(), "not below it");
+        disk.set_quota(Some(2 * RESERVE_BYTES));
+        room.look();
+        room.changed().await;
+        assert!(room.take_due());
+        room.look();
+        assert!(!room.take_due(), "the mark is set anew after the look");
+    }
 
     #[test]
     fn a_quota_that_is_lifted_ends_the_shortage() {

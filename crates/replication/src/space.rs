@@ -48,10 +48,8 @@ impl Volumes {
     }
 
     /// Whether expanded truncation has something to do.
-    fn is_short(&self, settings: &ClusterSettings) -> bool {
-        let expanded = ExpandedSettings::from(settings);
-        let short = self.log.free_bytes.is_some_and(|free| free < expanded.min_free_bytes);
-        expanded.min_copies_to_protect > 0 && short
+    pub(crate) fn is_short(&self, settings: &ClusterSettings) -> bool {
+        self.log.free_bytes.is_some_and(|free| ExpandedSettings::from(settings).is_short(free))
     }
 }
 
@@ -111,6 +109,8 @@ pub(crate) async fn watch(context: Arc<PlaneContext>, registry: Arc<Registry>) {
         let settings = changed.borrow_and_update().clone();
         look(&context, &settings).await;
         tell_copies(&context, &registry, &settings);
+        let free_bytes = context.space.volumes().log.free_bytes.unwrap_or_default();
+        context.room.wake_below(ExpandedSettings::from(&settings).look_below(free_bytes));
         // Nobody else looks while nothing happens.
         context.room.look();
         let next = tokio::time::sleep(settings.span(Setting::SpaceCheckPeriod));
@@ -121,7 +121,11 @@ pub(crate) async fn watch(context: Arc<PlaneContext>, registry: Arc<Registry>) {
                 () = &mut next => break,
                 // The sender lives as long as the context.
                 _ = changed.changed() => break,
-                () = context.room.changed() => {}
+                () = context.room.changed() => {
+                    if context.room.take_due() {
+                        break;
+                    }
+                }
             }
         }
     }

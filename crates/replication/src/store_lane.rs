@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use keelson_copy_core::checkpoint;
 use keelson_copy_core::range_fetch::{FetchEvent, FetchFailure, Span};
 use keelson_env::{KvStore, ReplayFrame, StoreError, StoreItem, StoreOpener};
 use keelson_format::{Chunk, FormatError, Item};
@@ -42,6 +43,8 @@ pub(crate) enum StoreJob {
     OpenAgain,
     /// Work of a range fetch.
     Fetch(FetchWork),
+    /// Make what was replayed durable, if the store is open.
+    Checkpoint,
     /// Checkpoint and close: nothing to replay, no reader.
     Close,
     /// The same for good; then answer.
@@ -100,7 +103,7 @@ impl StoreJob {
     fn wants_store(&self) -> bool {
         match self {
             Self::Replay { .. } | Self::Open | Self::OpenAgain | Self::Fetch(_) => true,
-            Self::Reopen | Self::Close | Self::Stop(_) => false,
+            Self::Reopen | Self::Checkpoint | Self::Close | Self::Stop(_) => false,
         }
     }
 }
@@ -173,6 +176,8 @@ impl StoreWorker {
                 self.report(Completion::StoreReopened(opened.map_err(|error| fault_of(&error))));
             }
             StoreJob::Fetch(work) => self.fetch(work),
+            // A full volume leaves it to the next look.
+            StoreJob::Checkpoint => drop(self.checkpoint()),
             StoreJob::Close => {
                 if !self.checkpoint() {
                     // It stays open: what it has in memory is on no disk.
@@ -334,7 +339,7 @@ impl StoreWorker {
         let since = *self.dirty_since.get_or_insert_with(Instant::now);
         let (from, to) = (store.checkpointed(), store.replayed().position);
         let bytes = Watermarks::distance_bytes(from, to, self.generation_bytes);
-        if keelson_store::should_checkpoint(bytes, since.elapsed()) {
+        if checkpoint::is_due(bytes, since.elapsed()) {
             self.checkpoint();
         }
     }

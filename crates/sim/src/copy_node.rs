@@ -235,7 +235,7 @@ impl CopyNode {
             say(ToControl::Established { database, epoch });
         }
         if let Some(epoch) = self.gave_up {
-            say(ToControl::Wedged { database, epoch });
+            say(ToControl::GaveUp { database, epoch });
         }
         if let Some(proposal) = &self.proposal {
             say(ToControl::ProposeRule(proposal.clone()));

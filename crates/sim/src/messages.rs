@@ -71,7 +71,7 @@ pub(crate) enum ControlMessage {
     Dismount { database: DatabaseId, epoch: Epoch },
     Dismounted { database: DatabaseId, epoch: Epoch },
     Established { database: DatabaseId, epoch: Epoch },
-    Wedged { database: DatabaseId, epoch: Epoch },
+    GaveUp { database: DatabaseId, epoch: Epoch },
     ProposeRule(RuleProposal),
     RuleRefused { proposal: RuleProposal },
 }
@@ -93,7 +93,7 @@ impl ControlMessage {
             Self::Dismount { .. } => "dismount",
             Self::Dismounted { .. } => "dismounted",
             Self::Established { .. } => "established",
-            Self::Wedged { .. } => "wedged",
+            Self::GaveUp { .. } => "gave up",
             Self::ProposeRule(_) => "propose rule",
             Self::RuleRefused { .. } => "rule refused",
         }
@@ -145,7 +145,7 @@ pub(crate) enum ToControl {
     MountResult { database: DatabaseId, epoch: Epoch, result: Result<(), MountFailure> },
     Dismounted { database: DatabaseId, epoch: Epoch },
     Established { database: DatabaseId, epoch: Epoch },
-    Wedged { database: DatabaseId, epoch: Epoch },
+    GaveUp { database: DatabaseId, epoch: Epoch },
     ProposeRule(RuleProposal),
 }
 

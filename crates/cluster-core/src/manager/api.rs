@@ -121,7 +121,7 @@ pub enum ManagerEvent {
         /// The epoch.
         epoch: Epoch,
     },
-    /// The active of the epoch makes no progress, or gave its epoch up; from its member's reports.
+    /// The active of the epoch makes no progress, by its member's reports; it serves reads.
     Wedged {
         /// The database.
         database: DatabaseId,

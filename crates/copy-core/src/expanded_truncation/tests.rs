@@ -360,3 +360,20 @@ fn the_history_is_bounded_and_one_removal_does_not_turn_it_around() {
     }
     assert_eq!(history, newest);
 }
+
+/// The look at a volume does not wait for its time when log comes faster.
+#[test]
+fn a_volume_is_looked_at_again_when_a_share_of_what_is_left_has_gone() {
+    let off = ExpandedSettings { min_copies_to_protect: 0, ..SHORT };
+    let reserve = RESERVE_BYTES;
+    for (settings, free, below) in [
+        (off, 10 * MIB, 0),
+        (SHORT, MIN_FREE_BYTES + 1, MIN_FREE_BYTES),
+        (SHORT, MIN_FREE_BYTES, MIN_FREE_BYTES),
+        (SHORT, reserve + 160 * MIB, reserve + 150 * MIB),
+        (SHORT, reserve, reserve - MIB),
+        (SHORT, 0, 0),
+    ] {
+        assert_eq!(settings.look_below(free), below, "{free}");
+    }
+}

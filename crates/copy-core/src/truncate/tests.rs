@@ -155,6 +155,7 @@ fn passive(order: (u64, u64, u64), sealed: u64) -> TruncationRole<'static> {
         epoch: Epoch::new(0, epoch),
         up_to: Position::new(up_to, 0),
         truncated: Position::new(truncated, 0),
+        short_of_space: false,
     };
     TruncationRole::Passive { order: Some(order), sealed: Epoch::new(0, sealed) }
 }

@@ -118,6 +118,9 @@ impl Owner {
     /// The member looked at its volumes.
     pub(super) fn looked_at_space(&mut self) {
         self.truncation.due = true;
+        if self.context.is_short_of_log_space() {
+            self.checkpoint_for_space();
+        }
         self.check_play_down();
         self.limit_replay();
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use keelson_copy_core::checkpoint;
 use keelson_copy_core::truncate::{
     Blocker, OtherCopy, OwnLog, Truncation, TruncationInputs, TruncationOrder, TruncationRole,
     truncation_point,
@@ -17,6 +18,7 @@ use crate::log_lane::LogJob;
 use crate::owner::expanding::Told;
 use crate::owner::lagging::Lag;
 use crate::owner::{Owner, unix_millis};
+use crate::store_lane::StoreJob;
 
 /// What consensus says of another copy, as far as truncation needs it.
 #[derive(Clone, Debug)]
@@ -156,8 +158,21 @@ impl Owner {
         self.acknowledge_again();
     }
 
+    /// Makes what was replayed durable if space for log is short and log would go for it.
+    pub(super) fn checkpoint_for_space(&self) {
+        let (checkpointed, replayed) = (&self.shared.checkpointed, &self.shared.replayed);
+        if let Some(files) = &self.files
+            && checkpoint::is_due_for_space(checkpointed.load(), replayed.load())
+        {
+            files.store.push(StoreJob::Checkpoint);
+        }
+    }
+
     /// An active's order.
     pub(super) fn truncation_ordered(&mut self, order: TruncationOrder) {
+        if order.short_of_space {
+            self.checkpoint_for_space();
+        }
         self.truncation.order = Some(order);
         self.truncation.due = true;
     }
@@ -186,6 +201,7 @@ impl Owner {
             epoch: Some(epoch.into()),
             up_to: Some(decided.up_to.into()),
             truncated: Some(self.truncation.first.into()),
+            short_of_space: self.context.is_short_of_log_space(),
         };
         self.send_source(member, v1::source_message::Message::Truncate(order));
     }

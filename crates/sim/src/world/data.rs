@@ -396,7 +396,7 @@ impl World {
             ToControl::Established { database, epoch } => {
                 ControlMessage::Established { database, epoch }
             }
-            ToControl::Wedged { database, epoch } => ControlMessage::Wedged { database, epoch },
+            ToControl::GaveUp { database, epoch } => ControlMessage::GaveUp { database, epoch },
             ToControl::ProposeRule(proposal) => ControlMessage::ProposeRule(proposal),
         };
         self.say_to_leader(member, message);

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_cluster_core::{
-    AcceptedLoss, ActivateAt, Command, ManagerAction, ManagerEvent, MoveOptions, OperationKind,
-    Outcome, RenewRequest,
+    AcceptedLoss, ActivateAt, ActivationReason, AllocateItem, Command, ManagerAction, ManagerEvent,
+    MoveOptions, OperationKind, Outcome, RenewRequest,
 };
 use keelson_types::{DatabaseId, Epoch, IncarnationId, MemberId, OperationId, Tick};
 
@@ -26,6 +26,8 @@ pub(crate) struct Leading {
     own_term_applied: bool,
     alive: BTreeMap<MemberId, IncarnationId>,
     seals: BTreeMap<(MemberId, DatabaseId, Epoch), Tick>,
+    /// Epochs that were given up: the next one was proposed, and when.
+    given_up: BTreeMap<DatabaseId, (Epoch, Tick)>,
     /// Lives that were proposed, and when.
     lives: BTreeMap<MemberId, (IncarnationId, Tick)>,
     rules: BTreeMap<DatabaseId, (RuleProposal, Tick)>,
@@ -52,6 +54,7 @@ impl World {
             seals: BTreeMap::new(),
             lives: BTreeMap::new(),
             rules: BTreeMap::new(),
+            given_up: BTreeMap::new(),
         });
         control.table.became_leader(now, lease_config().lease);
     }
@@ -197,12 +200,24 @@ impl World {
             ControlMessage::Established { database, epoch } => {
                 self.manage(to, ManagerEvent::EstablishedReported { database, epoch });
             }
-            ControlMessage::Wedged { database, epoch } => {
-                self.manage(to, ManagerEvent::Wedged { database, epoch });
-            }
+            ControlMessage::GaveUp { database, epoch } => self.given_up(to, database, epoch),
             ControlMessage::ProposeRule(proposal) => self.rule_asked(from, to, proposal),
             _ => {}
         }
+    }
+
+    /// An active that gave its epoch up asks for the next one by itself, again and again.
+    fn given_up(&mut self, to: usize, database: DatabaseId, expected: Epoch) {
+        let now = self.tick(to);
+        let Some(control) = &mut self.machines[to].control else { return };
+        let Some(leading) = &mut control.leading else { return };
+        let asked = leading.given_up.get(&database);
+        if asked.is_some_and(|(epoch, at)| *epoch == expected && now.since(*at).as_millis() < 500) {
+            return;
+        }
+        leading.given_up.insert(database, (expected, now));
+        let item = AllocateItem { database, expected, reason: ActivationReason::Wedged };
+        self.propose(to, Command::AllocateEpochs(vec![item]), Origin::None);
     }
 
     fn rule_asked(&mut self, from: usize, to: usize, proposal: RuleProposal) {
