@@ -27,6 +27,7 @@ mod losses;
 mod metrics;
 mod moves;
 mod networks;
+mod pains;
 mod partitions;
 mod range_repair;
 mod reseeds;
