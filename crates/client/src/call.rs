@@ -2,7 +2,8 @@
 //! again.
 //!
 //! Invariants: a call ends within its deadline; an address named in a refusal is tried at once (a
-//! few times, then with waits); a write whose outcome is open ends with `outcome_unknown` and never
+//! few times, then with waits), and one that names nobody is asked once more, because members keep
+//! requests for a database that is on its way; a write whose outcome is open ends with `outcome_unknown` and never
 //! with a reason that sounds as if nothing had happened.
 //!
 //! A try that gets no answer is not waited for blindly: now and then the topology is asked, and
@@ -76,6 +77,8 @@ struct Progress {
     deadline: Instant,
     backoff: Backoff,
     redirects: u32,
+    /// The member that named nobody was asked once more.
+    asked_again: bool,
     open: bool,
     last: Option<ClientError>,
 }
@@ -97,6 +100,7 @@ where
         deadline: started + shared.options.deadline,
         backoff: Backoff::new(),
         redirects: 0,
+        asked_again: false,
         open: false,
         last: None,
     };
@@ -231,6 +235,7 @@ impl Progress {
     ) -> Result<(), Ended> {
         let elsewhere = failure.address.as_deref().filter(|other| *other != address);
         let overloaded = failure.error.reason == RefusalReason::Overloaded;
+        let moving = failure.error.reason == RefusalReason::NotActive;
         self.last = Some(failure.error);
         if let Some(other) = elsewhere {
             shared.topology.note_active(database, other);
@@ -238,8 +243,12 @@ impl Progress {
             if self.redirects <= REDIRECTS_AT_ONCE {
                 return Ok(());
             }
+        } else if moving && !std::mem::replace(&mut self.asked_again, true) {
+            // Who gives a database away keeps the next request until it knows where to.
+            return Ok(());
         } else if !overloaded {
             self.redirects = 0;
+            self.asked_again = false;
             shared.topology.forget(database, address);
         }
         self.wait(retry).await

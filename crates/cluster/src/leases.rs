@@ -3,7 +3,9 @@
 //!
 //! Two small tasks apart from everything else, so that neither a disk nor a storm of orders delays
 //! a renewal. They decide nothing: the leader grants, the holder (in [`crate::assignments`])
-//! counts. A grant counts from the time at which its request was *sent*.
+//! counts. A grant counts from the time at which its request was *sent*. A new assignment is not
+//! covered by the grant that is held (R9), so the next one is asked for at once: a database that
+//! moves here waits for it and for nothing else.
 //!
 //! Renewals stop by themselves when the data process has not answered a probe in time (review C19):
 //! a process that lives but does not work must not keep its databases.
@@ -119,6 +121,10 @@ pub(crate) struct Renewer {
     answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
     /// The leader that has not answered the newest request yet.
     outstanding: Option<NodeId>,
+    /// Something was assigned since the outstanding request was sent.
+    again: bool,
+    /// Revision of the newest grant.
+    covered: u64,
     starting: bool,
     /// The last thing that kept the lease away, so that it is logged once.
     obstacle: Option<String>,
@@ -130,15 +136,24 @@ impl Renewer {
         progress: Arc<Progress>,
         grants: mpsc::Sender<Granted>,
     ) -> Self {
-        let answers = mpsc::channel(16);
-        let (outstanding, starting, obstacle) = (None, false, None);
-        Self { context, progress, grants, answers, outstanding, starting, obstacle }
+        Self {
+            context,
+            progress,
+            grants,
+            answers: mpsc::channel(16),
+            outstanding: None,
+            again: false,
+            covered: 0,
+            starting: false,
+            obstacle: None,
+        }
     }
 
     /// Runs until the control plane stops.
     pub(crate) async fn run(mut self) {
         let mut leader = self.context.raft.server_metrics();
         let mut data = self.context.data.clone();
+        let mut applied = self.context.applied.watch();
         let mut ticks = tokio::time::interval(self.context.timings.lease.renewal);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -152,6 +167,14 @@ impl Renewer {
                 changed = leader.changed() => if changed.is_err() { return },
                 changed = data.changed() => if changed.is_err() { return },
                 _ = ticks.tick() => {}
+                changed = applied.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if !self.lacks_cover() {
+                        continue;
+                    }
+                }
             }
             self.renew();
         }
@@ -174,6 +197,7 @@ impl Renewer {
             return self.start(incarnation);
         }
         if self.outstanding == Some(leader) {
+            self.again |= self.lacks_cover();
             return;
         }
         self.outstanding = Some(leader);
@@ -200,6 +224,12 @@ impl Renewer {
             // Fails only while the control plane stops.
             let _ = answers.send(Answer::Lease { leader, asked, result }).await;
         });
+    }
+
+    /// Whether something was assigned to this member that no grant covers yet.
+    fn lacks_cover(&self) -> bool {
+        let member = self.context.own_member();
+        member.is_some_and(|member| member.assignment_revision > self.covered)
     }
 
     fn is_recorded(&self, incarnation: IncarnationId) -> bool {
@@ -250,11 +280,16 @@ impl Renewer {
                     Ok(response) if !response.granted => self.hindered(&response.refusal),
                     Ok(response) => self.granted(asked, &response).await,
                 }
+                // Once for what was assigned meanwhile; what is refused waits for its turn.
+                if std::mem::take(&mut self.again) && self.lacks_cover() {
+                    self.renew();
+                }
             }
         }
     }
 
     async fn granted(&mut self, asked: Asked, response: &RenewLeaseResponse) {
+        self.covered = response.revision;
         if self.obstacle.take().is_some() {
             tracing::info!("the lease is renewed again");
         }

@@ -121,6 +121,11 @@ impl ServeGate {
         self.serving.load(Ordering::SeqCst)
     }
 
+    /// Whether consensus has this copy as the active: it serves, or is about to.
+    pub(crate) fn is_assigned(&self) -> bool {
+        self.assigned.load(Ordering::SeqCst) != 0
+    }
+
     /// Whether an answer may leave now: the copy serves the assigned epoch and the lease covers it.
     #[must_use]
     pub fn is_open(&self) -> bool {

@@ -15,6 +15,7 @@ pub(crate) use read::{open_store, refuse_if_marked};
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::Stream;
 use keelson_net::require_database;
@@ -28,6 +29,9 @@ use crate::message::Message;
 use crate::shared::Held;
 use crate::watch;
 use crate::writer::{Reply, WriteBody, WriteRequest, Written, outcome_unknown};
+
+/// A request is kept for so long while its database moves; less than clients are silent about.
+const MOVE_MAX: Duration = Duration::from_millis(300);
 
 /// Serves `Kv` for one member.
 #[derive(Clone, Debug)]
@@ -54,10 +58,10 @@ impl KvService {
 
     async fn write(&self, database: &str, body: WriteBody) -> Result<Written, Refusal> {
         let copy = self.copy(database)?;
-        refuse_unless_serving(&copy)?;
         let held = Held::take(&copy.shared.pending, body.bytes()).ok_or_else(|| {
             Refusal::new(RefusalReason::Overloaded, "too many bytes of writes wait")
         })?;
+        serving_soon(&copy).await?;
         let (reply, answer) = oneshot::channel();
         let reply = Reply::new(reply, Some(held));
         let request = Message::Write(WriteRequest { body, reply });
@@ -116,6 +120,17 @@ pub(crate) fn refuse_unless_still_serving(copy: &CopyHandle, epoch: u64) -> Resu
     }
     let message = format!("{} moved while it was read", copy.shared.name);
     Err(Refusal::new(RefusalReason::NotActive, message).with_address(copy.shared.active_address()))
+}
+
+/// Keeps a request while its database moves, then refuses it as [`refuse_unless_serving`] does.
+/// Callers that ask again and again would take the processors from those who move it.
+pub(crate) async fn serving_soon(copy: &CopyHandle) -> Result<(), Refusal> {
+    if copy.shared.is_moving() {
+        let settled = copy.shared.wait_until(|shared| !shared.is_moving());
+        // What holds then is told below.
+        let _ = tokio::time::timeout(MOVE_MAX, settled).await;
+    }
+    refuse_unless_serving(copy)
 }
 
 /// Refuses early what the owner would refuse; the owner decides all the same.

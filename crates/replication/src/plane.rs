@@ -326,6 +326,7 @@ impl Follower {
         if let Ok(mut known) = handle.shared.active_address.lock() {
             *known = address;
         }
+        handle.shared.wake();
         self.seeds.assigned(&handle, &assignment);
         handle.directions.assigned(assignment.assigned);
     }
@@ -418,7 +419,10 @@ impl Follower {
 
     fn tell(&self, lease: LeaseNews, whom: impl Fn(&CopyHandle) -> bool) {
         let copies = self.registry.all();
-        copies.iter().filter(|copy| whom(copy)).for_each(|copy| copy.directions.lease(lease));
+        copies.iter().filter(|copy| whom(copy)).for_each(|copy| {
+            copy.directions.lease(lease);
+            copy.shared.wake();
+        });
     }
 }
 

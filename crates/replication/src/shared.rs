@@ -293,6 +293,11 @@ impl CopyShared {
         }
     }
 
+    /// Whether the database is on its way: to this copy, or to one that nobody has named yet.
+    pub(crate) fn is_moving(&self) -> bool {
+        !self.gate.is_open() && (self.gate.is_assigned() || self.active_address().is_empty())
+    }
+
     pub(crate) fn active_address(&self) -> String {
         self.active_address.lock().map(|a| a.clone()).unwrap_or_default()
     }
@@ -311,6 +316,19 @@ mod tests {
         drop(large);
         assert!(Held::take(&pending, 1).is_some());
         assert_eq!(pending.load(Ordering::Relaxed), 0);
+    }
+
+    /// A request is kept while nobody is named, and while this copy is named and does not serve yet.
+    #[test]
+    fn a_database_is_moving_until_somebody_else_is_named_or_this_copy_answers() {
+        let shared = CopyShared::for_tests();
+        assert!(shared.is_moving(), "nobody is named");
+        *shared.active_address.lock().expect("nobody panicked") = "m2:7401".into();
+        assert!(!shared.is_moving(), "another copy is");
+        shared.gate.assign(Some(keelson_types::Epoch::new(0, 3)), 9);
+        assert!(shared.is_moving(), "this copy is, and does not serve yet");
+        shared.gate.open(keelson_types::Epoch::new(0, 3));
+        assert!(shared.is_moving(), "no lease covers it yet");
     }
 
     /// The first life has the number that another one behind the last would have.

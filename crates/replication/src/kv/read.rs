@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::context::CopyHandle;
 use crate::forks::refuse_unless_ready;
-use crate::kv::{KvService, is_discarded, refuse_unless_still_serving};
+use crate::kv::{KvService, is_discarded, refuse_unless_still_serving, serving_soon};
 use crate::message::Message;
 use crate::note::NoteCode;
 
@@ -77,6 +77,7 @@ impl KvService {
                 Ok(None)
             }
             v1::ReadConsistency::Unspecified | v1::ReadConsistency::Active => {
+                serving_soon(copy).await?;
                 let epoch = copy.shared.gate.serving_epoch();
                 // Before the mark: a former active that is set right names the present one.
                 refuse_unless_still_serving(copy, epoch)?;
