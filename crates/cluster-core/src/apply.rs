@@ -90,6 +90,9 @@ impl ClusterState {
             Command::MarkCutOff { database, epoch, copies, operations } => {
                 self.mark_cut_off(index, (*database, *epoch), copies, operations)
             }
+            Command::ClearCutOff { database, epoch, copy } => {
+                self.clear_cut_off(*database, *epoch, *copy)
+            }
             Command::HoldLog { database, hold } => self.hold_log(*database, hold),
             Command::ReleaseLog { database, operation } => self.release_log(*database, *operation),
             Command::BeginSeed { .. } | Command::ReportSeed { .. } | Command::EndSeed { .. } => {

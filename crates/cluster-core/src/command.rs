@@ -276,6 +276,16 @@ pub enum Command {
         /// Operations that lose their hold.
         operations: Vec<OperationId>,
     },
+    /// A copy that was marked as cut off reported to the active that it has all log from before it
+    /// was removed: the mark goes, and with it the want of a seed.
+    ClearCutOff {
+        /// The database.
+        database: DatabaseId,
+        /// Refused if the epoch moved on.
+        epoch: Epoch,
+        /// The copy.
+        copy: CopyId,
+    },
     /// An operation needs log from a position on, or needs it longer.
     HoldLog {
         /// The database.

@@ -199,6 +199,7 @@ fn data_process_may_propose(sender: MemberId, command: &Command) -> bool {
         | Command::AllocateEpochs(_)
         | Command::SuspendFailed { .. }
         | Command::MarkCutOff { .. }
+        | Command::ClearCutOff { .. }
         | Command::ReplaceCopy { .. }
         | Command::HoldLog { .. }
         | Command::ReportSeed { .. }

@@ -17,8 +17,8 @@ use keelson_types::{
     RefusalReason,
 };
 use keelson_wire::v1::{
-    CertifyDeathRequest, CopyForgot, CopyNote, CopyStopped, DivergenceReport, EpochGivenUp,
-    EstablishedReport, MarkCutOff, NewsReport, ProposeRule, RuleOutcome, SeedReport,
+    CertifyDeathRequest, ClearCutOff, CopyForgot, CopyNote, CopyStopped, DivergenceReport,
+    EpochGivenUp, EstablishedReport, MarkCutOff, NewsReport, ProposeRule, RuleOutcome, SeedReport,
     control_to_data, data_to_control,
 };
 use keelson_wire::{Invalid, Refusal, ids, v1};
@@ -98,6 +98,7 @@ impl Reports {
             M::CopyStopped(report) => self.copy_stopped(report),
             M::CopyForgot(report) => self.copy_forgot(&report),
             M::MarkCutOff(report) => self.mark_cut_off(&report),
+            M::ClearCutOff(report) => self.clear_cut_off(&report),
             M::Note(note) => self.noted(note),
             M::Divergence(report) => self.divergence(report),
             M::Seed(report) => self.seed(report),
@@ -341,6 +342,15 @@ impl Reports {
                 tracing::info!(%refusal, "no copy is cut off");
             }
         });
+        Ok(())
+    }
+
+    fn clear_cut_off(&self, report: &ClearCutOff) -> Result<(), Invalid> {
+        let (database, epoch) = (ids::database(&report.database)?, epoch(report.epoch)?);
+        let copy = ids::copy(&report.copy)?;
+        let command = Command::ClearCutOff { database, epoch, copy };
+        let wanted = move |state: &ClusterState| is_epoch(state, database, epoch);
+        self.propose(command, wanted, |_, _, _| async {});
         Ok(())
     }
 

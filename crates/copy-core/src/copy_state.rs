@@ -16,7 +16,7 @@ use keelson_types::{CopyFault, CopyRole, CopyStatus, LogSizes, Queue, Tick, Wate
 
 use keelson_types::{SuspendedBy, Suspension};
 
-pub use fault::{Healing, RECOPY_ATTEMPTS_MAX, fault_status, healing};
+pub use fault::{Healing, fault_status, healing};
 
 /// A passive copy that has found no source this long after its start is no longer Initializing but
 /// disconnected.
@@ -89,8 +89,6 @@ pub struct StateFacts<'a> {
     pub suspension: &'a Suspension,
     /// Why it cannot go on.
     pub fault: Option<&'a CopyFault>,
-    /// How often the cause of the fault was treated without success.
-    pub attempts: u32,
 }
 
 /// Why a copy has its status. A value, shown unchanged in status, events and errors.
@@ -161,7 +159,7 @@ pub fn derive_status(facts: &StateFacts<'_>) -> (CopyStatus, StatusReason) {
 fn active_status(facts: &StateFacts<'_>) -> (CopyStatus, StatusReason) {
     let status = match facts.active {
         ActiveStep::Closed => match facts.fault {
-            Some(fault) => return failed(fault, facts.attempts),
+            Some(fault) => return failed(fault),
             None => CopyStatus::Dismounted,
         },
         ActiveStep::Opening => CopyStatus::Mounting,
@@ -172,8 +170,8 @@ fn active_status(facts: &StateFacts<'_>) -> (CopyStatus, StatusReason) {
     (status, StatusReason::Role(facts.active))
 }
 
-fn failed(fault: &CopyFault, attempts: u32) -> (CopyStatus, StatusReason) {
-    (fault_status(fault, attempts), StatusReason::Fault(fault.clone()))
+fn failed(fault: &CopyFault) -> (CopyStatus, StatusReason) {
+    (fault_status(fault), StatusReason::Fault(fault.clone()))
 }
 
 /// What stops a passive copy, strongest first; then what it is doing.
@@ -183,7 +181,7 @@ fn passive_status(facts: &StateFacts<'_>) -> (CopyStatus, StatusReason) {
     }
     let suspended = facts.suspension.replication.is_some();
     if let Some(fault) = facts.fault {
-        let (status, reason) = failed(fault, facts.attempts);
+        let (status, reason) = failed(fault);
         if status == CopyStatus::FailedAndSuspended || !suspended {
             return (status, reason);
         }

@@ -17,6 +17,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 pub use forecast::{CutCandidate, Forecast, SPACE_SAMPLES_MAX, SpaceHistory, SpaceSample};
 use keelson_types::{
@@ -30,6 +31,9 @@ use crate::room::RESERVE_BYTES;
 pub const LOGS_ON_PASSIVE: u64 = 100_000;
 /// Logs (MiB) that the active keeps unless set otherwise.
 pub const LOGS_ON_ACTIVE: u64 = 10_000;
+
+/// A passive that has not reported to its active for so long is not on its way.
+pub const REPORTS_AFTER: Duration = Duration::from_secs(30);
 
 /// The settings (F104), one set per cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,6 +93,8 @@ pub struct PassiveFacts {
     /// Log before this it does not need from others: checkpointed for an HA copy, inspected for a
     /// lagged one; `Position::ZERO` if it never reported.
     pub needs_from: Position,
+    /// It reported its positions to this active.
+    pub heard: bool,
     /// It is recorded as cut off (or was, and has not been seeded since).
     pub marked: bool,
 }
@@ -101,6 +107,8 @@ pub enum ExpandedRole<'a> {
         /// The passive copies that still need log, and the one that is cut off. Others that wait
         /// for a seed, or are seeded (which is a hold), are left out.
         passives: &'a [PassiveFacts],
+        /// How long it has served.
+        serving_for: Duration,
     },
     /// It looks at itself only.
     Passive {
@@ -135,6 +143,9 @@ pub struct ExpandedInputs<'a> {
     pub backed_up: Option<Position>,
     /// Holds of the database.
     pub holds: &'a [LogHold],
+    /// Log from here on is needed in this process: a checkpoint or a fork that is being made. It
+    /// never gives way.
+    pub local_hold: Option<Position>,
     /// The consensus clock, by which holds expire, in Unix milliseconds.
     pub now_unix_ms: u64,
 }
@@ -170,6 +181,9 @@ pub enum CutRefusal {
     LastOther,
     /// Another copy is cut off already and not yet seeded: only one at a time.
     OneAtATime,
+    /// A copy has not reported its positions yet to an active that is young: who is furthest behind
+    /// is not known.
+    TooYoung,
 }
 
 impl fmt::Display for CutRefusal {
@@ -179,6 +193,7 @@ impl fmt::Display for CutRefusal {
             Self::Protected => "all passive copies are protected",
             Self::LastOther => "it is the last other HA copy",
             Self::OneAtATime => "another copy is cut off and not yet seeded",
+            Self::TooYoung => "who is furthest behind is not known yet",
         })
     }
 }
@@ -188,7 +203,7 @@ impl fmt::Display for CutRefusal {
 pub enum Expanded {
     /// The feature is off (`min_copies_to_protect` is 0).
     Off,
-    /// There is space enough; the ordinary rules hold.
+    /// There is space enough, or log goes by the ordinary rules now; they hold.
     Enough,
     /// Space is short and the rules let nothing more go; `cut` says why not the straggler (nothing
     /// on a passive, or if cutting it would not help either).
@@ -219,7 +234,9 @@ pub fn expanded_truncation(inputs: &ExpandedInputs<'_>) -> Expanded {
     if inputs.settings.min_copies_to_protect == 0 {
         return Expanded::Off;
     }
-    if !inputs.settings.is_short(inputs.free_bytes) {
+    // What goes by the ordinary rules may be enough: nothing is given up before that has gone.
+    let ordinary_goes = inputs.ordinary.generation > inputs.truncated.generation;
+    if ordinary_goes || !inputs.settings.is_short(inputs.free_bytes) {
         return Expanded::Enough;
     }
     let cut = cut_candidate(inputs);
@@ -243,9 +260,14 @@ pub fn expanded_truncation(inputs: &ExpandedInputs<'_>) -> Expanded {
 /// # Errors
 /// Why none may be cut off; on a passive, [`CutRefusal::NoPassive`].
 pub fn cut_candidate(inputs: &ExpandedInputs<'_>) -> Result<CopyId, CutRefusal> {
-    let ExpandedRole::Active { passives } = inputs.role else { return Err(CutRefusal::NoPassive) };
+    let ExpandedRole::Active { passives, serving_for } = inputs.role else {
+        return Err(CutRefusal::NoPassive);
+    };
     if passives.iter().any(|passive| passive.marked) {
         return Err(CutRefusal::OneAtATime);
+    }
+    if serving_for < REPORTS_AFTER && passives.iter().any(|passive| !passive.heard) {
+        return Err(CutRefusal::TooYoung);
     }
     let oldest = passives.iter().min_by_key(|passive| (passive.needs_from, passive.copy));
     let oldest = oldest.ok_or(CutRefusal::NoPassive)?;
@@ -297,18 +319,20 @@ impl<'a> Plan<'a> {
     ) -> Self {
         let ignored = straggler.filter(|_| given_up.contains(&Sacrifice::Straggler));
         let keep_from = match inputs.role {
-            ExpandedRole::Active { passives } => keep_on_active(inputs, passives, ignored),
+            ExpandedRole::Active { passives, .. } => keep_on_active(inputs, passives, ignored),
             ExpandedRole::Passive { established_start } => {
                 keep_on_passive(inputs).min(established_start)
             }
         };
         let passives: &[PassiveFacts] = match inputs.role {
-            ExpandedRole::Active { passives } => passives,
+            ExpandedRole::Active { passives, .. } => passives,
             ExpandedRole::Passive { .. } => &[],
         };
-        let held =
-            live_holds(inputs).filter(|hold| !given_up.contains(&Sacrifice::Hold(hold.kind)));
-        let held = held.map(|hold| hold.from).min();
+        // Holds are of the database: only its active gives one up (F105).
+        let active = matches!(inputs.role, ExpandedRole::Active { .. });
+        let given = |hold: &LogHold| active && given_up.contains(&Sacrifice::Hold(hold.kind));
+        let held = live_holds(inputs).filter(|hold| !given(hold)).map(|hold| hold.from);
+        let held = held.chain(inputs.local_hold).min();
         let backup = if inputs.circular_logging { None } else { Some(inputs.backed_up) };
         let limit = [held, backup.map(Option::unwrap_or_default)].into_iter().flatten().min();
         let lowest = limit.map_or(keep_from, |limit| keep_from.min(limit));

@@ -161,7 +161,6 @@ impl CopyMachine {
                 || self.marking.is_some_and(|mark| !mark.resync),
             suspension: self.suspension().unwrap_or(&NOTHING_STOPPED),
             fault: self.fault.as_ref(),
-            attempts: 0,
         }
     }
 

@@ -5,7 +5,7 @@
 //! copies with a lag also wait for the lag and for the active itself. "Replayed" means
 //! *checkpointed* throughout: what a store holds in memory only is lost with the process, and the
 //! log is what brings it back. Expanded truncation, which breaks these rules when space runs out,
-//! is decided in `cluster-core`.
+//! is decided in [`crate::expanded_truncation`].
 //!
 //! Every condition is a limit with a holder; the lowest limit wins, and all limits that keep a
 //! closed generation are told as [`Blocker`]s. Whole generations only; the open one always stays.

@@ -220,12 +220,13 @@ pub struct ReadTotals {
 }
 
 impl ReadTotals {
-    /// Mean latency of the reads since `earlier`; nothing if there were none.
+    /// Mean latency of the reads since `earlier`: zero if there were none, since a disk that nobody
+    /// waits for is not busy; nothing if the counters went back.
     #[must_use]
     pub fn mean_since(&self, earlier: &Self) -> Option<Duration> {
-        let reads = self.reads.checked_sub(earlier.reads).filter(|reads| *reads > 0)?;
+        let reads = self.reads.checked_sub(earlier.reads)?;
         let micros = self.millis.saturating_sub(earlier.millis).saturating_mul(1_000);
-        Some(Duration::from_micros(micros / reads))
+        Some(Duration::from_micros(micros / reads.max(1)))
     }
 }
 

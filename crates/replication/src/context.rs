@@ -328,6 +328,16 @@ impl PlaneContext {
         self.report(0, v1::data_to_control::Message::CopyForgot(report));
     }
 
+    /// A copy that was marked as cut off has all log that it needs.
+    pub(crate) fn report_not_cut_off(&self, shared: &CopyShared, epoch: Epoch, copy: CopyId) {
+        let report = v1::ClearCutOff {
+            database: ids::bytes(shared.database),
+            epoch: Some(epoch.into()),
+            copy: ids::bytes(copy),
+        };
+        self.report(0, v1::data_to_control::Message::ClearCutOff(report));
+    }
+
     /// Log that these copies and operations need is about to go.
     pub(crate) fn report_cut_off(
         &self,

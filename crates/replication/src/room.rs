@@ -54,8 +54,7 @@ impl Room {
         let store = if same { log } else { self.disk.free_bytes(&self.data).ok() };
         if log.is_some_and(|free| free < self.wake_below.load(Ordering::Relaxed)) {
             self.wake_below.store(0, Ordering::Relaxed);
-            self.due.store(true, Ordering::Relaxed);
-            self.changed.notify_one();
+            self.ask();
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = known.now.after(log, store);
@@ -74,6 +73,12 @@ impl Room {
     /// From now on the first look that finds less free space for log wakes [`Self::changed`].
     pub(crate) fn wake_below(&self, free_bytes: u64) {
         self.wake_below.store(free_bytes, Ordering::Relaxed);
+    }
+
+    /// The volumes are to be looked at before the time.
+    pub(crate) fn ask(&self) {
+        self.due.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
     }
 
     /// Whether the volumes are to be looked at before the time; asked once for each.

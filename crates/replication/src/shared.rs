@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use keelson_copy_core::checkpoint;
 use keelson_copy_core::copy_state::StatusTracker;
 use keelson_types::{
     CopyId, DatabaseId, FailureTag, Generation, LogHold, Position, RefusalReason, StreamId,
@@ -238,6 +239,17 @@ impl CopyShared {
             log_clock: BusyClock::default(),
             stalled: Mutex::default(),
         }
+    }
+
+    /// Whether a whole generation of log would go for a checkpoint.
+    pub(crate) fn may_checkpoint_for_space(&self) -> bool {
+        checkpoint::is_due_for_space(self.checkpointed.load(), self.replayed.load())
+    }
+
+    /// Where the log begins that something in this process needs.
+    pub(crate) fn local_hold(&self) -> Option<Position> {
+        let holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        holds.iter().map(|hold| hold.from).min()
     }
 
     /// Tells everyone who waits that a position moved.

@@ -17,6 +17,9 @@ use crate::context::{PlaneContext, Registry};
 use crate::gate::boottime_now;
 use crate::message::Message;
 
+/// Between two looks that are not due by time.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+
 /// What is known of a volume.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Volume {
@@ -123,6 +126,8 @@ pub(crate) async fn watch(context: Arc<PlaneContext>, registry: Arc<Registry>) {
                 _ = changed.changed() => break,
                 () = context.room.changed() => {
                     if context.room.take_due() {
+                        // Free space is counted anew meanwhile, and what comes together is one look.
+                        tokio::time::sleep(LOOK_PAUSE).await;
                         break;
                     }
                 }
@@ -154,7 +159,8 @@ async fn look(context: &Arc<PlaneContext>, settings: &ClusterSettings) {
 }
 
 fn tell_copies(context: &PlaneContext, registry: &Registry, settings: &ClusterSettings) {
-    let short = context.space.volumes().is_short(settings);
+    let full = !context.room.look().takes_log();
+    let short = full || context.space.volumes().is_short(settings);
     for copy in registry.all() {
         if short || copy.shared.is_lagged() {
             // A full mailbox is worked on; the next look comes.
@@ -203,6 +209,6 @@ mod tests {
         volume.take(&look(14, 240));
         assert_eq!(volume.read_latency, Some(Duration::from_millis(35)));
         volume.take(&look(14, 240));
-        assert_eq!(volume.read_latency, None, "nobody read");
+        assert_eq!(volume.read_latency, Some(Duration::ZERO), "nobody waits for a read");
     }
 }

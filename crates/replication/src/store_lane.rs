@@ -176,8 +176,11 @@ impl StoreWorker {
                 self.report(Completion::StoreReopened(opened.map_err(|error| fault_of(&error))));
             }
             StoreJob::Fetch(work) => self.fetch(work),
-            // A full volume leaves it to the next look.
-            StoreJob::Checkpoint => drop(self.checkpoint()),
+            // One of several that were asked for is enough; a full volume leaves it to the next look.
+            StoreJob::Checkpoint if self.shared.may_checkpoint_for_space() => {
+                self.checkpoint();
+            }
+            StoreJob::Checkpoint => {}
             StoreJob::Close => {
                 if !self.checkpoint() {
                     // It stays open: what it has in memory is on no disk.

@@ -87,10 +87,22 @@ pub(crate) struct Add {
     #[arg(long)]
     preference: Option<u32>,
     /// How long log waits for replay after it arrived, 0 to 14 days; makes a lagged copy
-    #[arg(long, value_name = "TIME", value_parser = changes::seconds, default_value = "0")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = changes::seconds,
+        default_value = "0",
+        allow_hyphen_values = true
+    )]
     replay_lag: i64,
     /// How long log is kept after replay, 0 to 14 days
-    #[arg(long, value_name = "TIME", value_parser = changes::seconds, default_value = "0")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = changes::seconds,
+        default_value = "0",
+        allow_hyphen_values = true
+    )]
     truncation_lag: i64,
     /// Seed only from the copy on this member
     #[arg(long, value_name = "MEMBER", default_value = "")]
@@ -263,7 +275,15 @@ impl Status {
     async fn run(self, global: &Global) -> Outcome {
         let admin = global.client()?.admin();
         loop {
-            let rows = admin.copy_status(&self.database, &self.member).await?;
+            let rows = match admin.copy_status(&self.database, &self.member).await {
+                // What is watched may be just what keeps the answer away.
+                Err(error) if self.watch && error.is_retryable() => {
+                    eprintln!("{error}");
+                    tokio::time::sleep(WATCH_INTERVAL).await;
+                    continue;
+                }
+                rows => rows?,
+            };
             if self.watch && io::stdout().is_terminal() && !global.output.is_data() {
                 // Clear the screen, so that the table stays in place.
                 output::emit("\x1b[2J\x1b[H");

@@ -6,9 +6,9 @@ use keelson_types::{
 };
 
 use super::{Applied, refuse};
-use crate::command::Answer;
+use crate::command::{Answer, Refusal};
 use crate::event::EventKind;
-use crate::state::ClusterState;
+use crate::state::{ClusterState, Database};
 
 #[cfg(test)]
 mod tests;
@@ -76,11 +76,7 @@ impl ClusterState {
         copies: &[CopyId],
         operations: &[OperationId],
     ) -> Applied {
-        let database = self.database_mut(id)?;
-        if database.epoch != epoch {
-            let message = format!("the epoch is {}, not {epoch}", database.epoch);
-            return refuse(RefusalReason::StaleEpoch, message);
-        }
+        let database = self.database_in(id, epoch)?;
         let counts = |copy: &CopyId| database.rule.as_ref().is_some_and(|rule| rule.has(*copy));
         if let Some(copy) = copies.iter().find(|copy| counts(copy)) {
             let message = format!("copy {copy} counts in the commit rule");
@@ -98,6 +94,27 @@ impl ClusterState {
             self.event(index, Some(member), Some(id), EventKind::CopyCutOff(copy));
         }
         Ok(Answer::Done)
+    }
+
+    /// The active of the epoch says that a copy came back before log that it needs had gone. What
+    /// failed in the meantime stays as it is.
+    pub(super) fn clear_cut_off(&mut self, id: DatabaseId, epoch: Epoch, copy: CopyId) -> Applied {
+        let database = self.database_in(id, epoch)?;
+        let config = database.copies.get_mut(&copy).filter(|config| !config.is_stopped());
+        if let Some(config) = config {
+            config.cut_off = false;
+        }
+        Ok(Answer::Done)
+    }
+
+    /// A database whose active of this epoch says something.
+    fn database_in(&mut self, id: DatabaseId, epoch: Epoch) -> Result<&mut Database, Refusal> {
+        let database = self.database_mut(id)?;
+        if database.epoch != epoch {
+            let message = format!("the epoch is {}, not {epoch}", database.epoch);
+            return Err(Refusal::new(RefusalReason::StaleEpoch, message));
+        }
+        Ok(database)
     }
 
     /// An operation needs log, or needs it longer (review S16.3). The hold stays where it was first

@@ -54,6 +54,10 @@ impl Context {
                     let what = "the token belongs to another database";
                     return Err(Refusal::new(RefusalReason::BadArgument, what));
                 }
+                if database.receipts.iter().any(|receipt| receipt.covers(token.end)) {
+                    let what = "the write was given up by an activation with loss";
+                    return Err(Refusal::new(RefusalReason::Discarded, what));
+                }
                 token.end.position
             }
         };

@@ -2,19 +2,14 @@
 
 use keelson_types::{CopyFault, CopyStatus};
 
-/// How often damaged or unfit log is fetched again before the copy waits for an operator (F73).
-pub const RECOPY_ATTEMPTS_MAX: u32 = 3;
-
 /// How a copy gets rid of a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Healing {
     /// The cause is looked at again and again; the copy goes on when it is gone.
     Recheck,
-    /// What is damaged is fetched from another copy, at most this often.
-    Fetch {
-        /// Attempts without success after which the copy waits for an operator.
-        attempts_max: u32,
-    },
+    /// What is damaged is fetched from another copy, with growing pauses for as long as it takes:
+    /// whoever has it may come back (F73 gives up after three times).
+    Fetch,
     /// Only a resume, a seed or an automatic reseed helps.
     Operator,
 }
@@ -33,7 +28,7 @@ pub const fn healing(fault: &CopyFault) -> Healing {
         // Asks the cluster again for its new id.
         | CopyFault::Forgotten
         | CopyFault::Untrusted(_) => Healing::Recheck,
-        CopyFault::LogDamaged(_) => Healing::Fetch { attempts_max: RECOPY_ATTEMPTS_MAX },
+        CopyFault::LogDamaged(_) => Healing::Fetch,
         // Retrying cannot bring back log that is gone (F107), undo a fork (F82), or make a start
         // succeed that killed the process again and again (S9.6).
         CopyFault::MissingLog(_) | CopyFault::Diverged(_) | CopyFault::CrashLoop => {
@@ -42,13 +37,13 @@ pub const fn healing(fault: &CopyFault) -> Healing {
     }
 }
 
-/// Failed while a fault may heal by itself, FailedAndSuspended when it does not or not any more.
-/// The driver then suspends the copy, so that it stays so across restarts.
+/// Failed while a fault may heal by itself, FailedAndSuspended when it does not. The driver then
+/// suspends the copy, so that it stays so across restarts; not one that diverged, since what can be
+/// done about that is found out anew at every connect.
 #[must_use]
-pub const fn fault_status(fault: &CopyFault, attempts: u32) -> CopyStatus {
+pub const fn fault_status(fault: &CopyFault) -> CopyStatus {
     match healing(fault) {
-        Healing::Recheck => CopyStatus::Failed,
-        Healing::Fetch { attempts_max } if attempts < attempts_max => CopyStatus::Failed,
-        Healing::Fetch { .. } | Healing::Operator => CopyStatus::FailedAndSuspended,
+        Healing::Recheck | Healing::Fetch => CopyStatus::Failed,
+        Healing::Operator => CopyStatus::FailedAndSuspended,
     }
 }

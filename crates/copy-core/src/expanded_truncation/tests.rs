@@ -28,6 +28,7 @@ const fn needs(n: u128, generation: u64) -> PassiveFacts {
         member: MemberId::from_u128(n),
         ha: true,
         needs_from: start(generation),
+        heard: true,
         marked: false,
     }
 }
@@ -40,10 +41,10 @@ const fn lagged(n: u128, generation: u64) -> PassiveFacts {
     PassiveFacts { ha: false, ..needs(n, generation) }
 }
 
-/// Protect one copy, keep 50 logs.
 /// The default of the setting: 204,800 MiB.
 const MIN_FREE_BYTES: u64 = 204_800 * 1024 * 1024;
 
+/// Protect one copy, keep 50 logs.
 const SHORT: ExpandedSettings = ExpandedSettings {
     min_copies_to_protect: 1,
     min_free_bytes: MIN_FREE_BYTES,
@@ -64,15 +65,20 @@ fn inputs<'a>(sizes: &'a LogSizes, role: ExpandedRole<'a>) -> ExpandedInputs<'a>
         circular_logging: true,
         backed_up: None,
         holds: &[],
+        local_hold: None,
         now_unix_ms: 1_000,
     }
+}
+
+const fn active(passives: &[PassiveFacts]) -> ExpandedRole<'_> {
+    ExpandedRole::Active { passives, serving_for: REPORTS_AFTER }
 }
 
 /// What the active with these passives does.
 #[track_caller]
 fn check_active(passives: &[PassiveFacts], expected: &Expanded) {
     let sizes = sizes(1_000);
-    let found = expanded_truncation(&inputs(&sizes, ExpandedRole::Active { passives }));
+    let found = expanded_truncation(&inputs(&sizes, active(passives)));
     assert_eq!(found, *expected);
 }
 
@@ -105,7 +111,7 @@ fn zero_copies_to_protect_switches_it_off() {
     let sizes = sizes(1_000);
     let passives = [needs(2, 100), needs(3, 900)];
     let passive = ExpandedRole::Passive { established_start: start(999) };
-    for role in [ExpandedRole::Active { passives: &passives }, passive] {
+    for role in [active(&passives), passive] {
         let mut off = inputs(&sizes, role);
         off.settings = ExpandedSettings::from(&ClusterSettings::default());
         off.free_bytes = 0;
@@ -118,7 +124,7 @@ fn zero_copies_to_protect_switches_it_off() {
 fn it_starts_below_the_threshold() {
     let sizes = sizes(1_000);
     let passives = [needs(2, 100), needs(3, 900)];
-    let mut inputs = inputs(&sizes, ExpandedRole::Active { passives: &passives });
+    let mut inputs = inputs(&sizes, active(&passives));
     for (free_bytes, starts) in
         [(MIN_FREE_BYTES + 1, false), (MIN_FREE_BYTES, false), (MIN_FREE_BYTES - 1, true)]
     {
@@ -157,7 +163,7 @@ fn no_second_copy_is_cut_before_the_first_is_seeded() {
 fn protected_copies_are_never_ignored() {
     let sizes = sizes(1_000);
     let passives = [needs(2, 100), needs(3, 900)];
-    let mut inputs = inputs(&sizes, ExpandedRole::Active { passives: &passives });
+    let mut inputs = inputs(&sizes, active(&passives));
     for (protect, expected) in
         [(1, mark(2, 850)), (2, stuck(CutRefusal::Protected)), (9, stuck(CutRefusal::Protected))]
     {
@@ -182,7 +188,7 @@ fn protected_logs_count_back_from_the_lower_need() {
     let sizes = sizes(30_000);
     let check = |required_low: u64, needed: u64, logs: Option<u64>, expected: u64| {
         let passives = [marked(2, 100), needs(3, needed)];
-        let mut inputs = inputs(&sizes, ExpandedRole::Active { passives: &passives });
+        let mut inputs = inputs(&sizes, active(&passives));
         inputs.required_low = start(required_low);
         inputs.newest = start(30_000);
         inputs.settings.min_logs_to_protect = logs;
@@ -238,7 +244,7 @@ fn a_passive_keeps_log_from_the_established_epoch_on() {
 fn backups_are_respected_with_circular_logging_off() {
     let sizes = sizes(1_000);
     let passives = [marked(2, 50), needs(3, 900)];
-    let mut inputs = inputs(&sizes, ExpandedRole::Active { passives: &passives });
+    let mut inputs = inputs(&sizes, active(&passives));
     inputs.circular_logging = false;
     for (backed_up, expected) in [
         (Some(start(700)), truncate(700)),
@@ -259,7 +265,7 @@ fn hold(n: u128, kind: HoldKind, from: u64) -> LogHold {
 /// The copies and operations that have to be recorded, and the first generation kept.
 fn sacrifices(passives: &[PassiveFacts], holds: &[LogHold]) -> (Vec<u128>, Vec<u128>, u64) {
     let sizes = sizes(1_000);
-    let mut inputs = inputs(&sizes, ExpandedRole::Active { passives });
+    let mut inputs = inputs(&sizes, active(passives));
     inputs.holds = holds;
     let number = |bytes: [u8; 16]| u128::from_be_bytes(bytes);
     match expanded_truncation(&inputs) {
@@ -298,6 +304,62 @@ fn holds_and_copies_give_way_in_order() {
     assert_eq!(sacrifices(&fresh, &repair), (vec![], vec![9], 200));
     let expired = LogHold { expires_unix_ms: 1_000, ..seed(100) };
     assert_eq!(sacrifices(&fresh, &[expired]), (vec![], vec![], 850));
+}
+
+/// Nothing is given up while the ordinary rules let log go: it may be enough, and the next look at
+/// the volume shows it.
+#[test]
+fn what_goes_by_the_ordinary_rules_goes_first() {
+    let sizes = sizes(1_000);
+    let passives = [needs(2, 500), needs(3, 900)];
+    let mut inputs = inputs(&sizes, active(&passives));
+    inputs.ordinary = start(500);
+    assert_eq!(expanded_truncation(&inputs), Expanded::Enough);
+    inputs.truncated = start(500);
+    assert_eq!(expanded_truncation(&inputs), mark(2, 850));
+}
+
+/// F105: who is furthest behind is known when every copy has reported to this active, or had time
+/// to; a copy that was never heard is not taken for it before.
+#[test]
+fn a_young_active_cuts_nobody_off_whom_it_has_not_heard() {
+    let sizes = sizes(1_000);
+    let silent = PassiveFacts { heard: false, needs_from: Position::ZERO, ..lagged(3, 0) };
+    let passives = [needs(2, 900), silent];
+    let young = REPORTS_AFTER - Duration::from_millis(1);
+    for (serving_for, expected) in
+        [(young, stuck(CutRefusal::TooYoung)), (REPORTS_AFTER, mark(3, 850))]
+    {
+        let role = ExpandedRole::Active { passives: &passives, serving_for };
+        assert_eq!(expanded_truncation(&inputs(&sizes, role)), expected, "{serving_for:?}");
+    }
+}
+
+/// F106: a passive decides on its own log only; holds are of the database, and stay.
+#[test]
+fn a_passive_gives_no_hold_up() {
+    let sizes = sizes(1_000);
+    let passive = ExpandedRole::Passive { established_start: start(999) };
+    for (kind, from, expected) in
+        [(HoldKind::Fork, 300, truncate(300)), (HoldKind::Seed, 100, Expanded::Stuck { cut: None })]
+    {
+        let holds = [hold(7, kind, from)];
+        let held = ExpandedInputs { holds: &holds, ..inputs(&sizes, passive) };
+        assert_eq!(expanded_truncation(&held), expected, "{kind:?}");
+    }
+}
+
+/// What this process reads itself never goes, on active and passive.
+#[test]
+fn a_checkpoint_that_is_being_made_keeps_its_log() {
+    let sizes = sizes(1_000);
+    let passives = [needs(2, 900), needs(3, 900)];
+    let passive = ExpandedRole::Passive { established_start: start(999) };
+    for role in [active(&passives), passive] {
+        let mut inputs = inputs(&sizes, role);
+        inputs.local_hold = Some(start(400));
+        assert_eq!(expanded_truncation(&inputs), truncate(400));
+    }
 }
 
 /// F105: a suspended passive that stops ordinary truncation does not stop this: log that everybody

@@ -154,7 +154,7 @@ impl Owner {
     fn serve(&mut self, epoch: Epoch) {
         tracing::info!(database = %self.shared.name, %epoch, "serving");
         self.writer = Some(Writer::new(epoch));
-        self.truncation.due = true;
+        self.serves();
         self.shared.gate.open(epoch);
         self.shared.wake();
     }

@@ -12,6 +12,7 @@ use keelson_copy_core::expanded_truncation::{
 use keelson_copy_core::truncate::Truncation;
 use keelson_types::{CopyId, MemberId, News, OperationId, Position};
 
+use crate::gate::boottime_now;
 use crate::message::Assigned;
 use crate::owner::{Owner, unix_millis};
 
@@ -33,6 +34,9 @@ impl Owner {
     /// Raises the ordinary decision if space is short and the rules of expanded truncation let
     /// more go.
     pub(super) fn expand_truncation(&mut self, decided: &mut Truncation) {
+        if self.truncation.unlooked {
+            return; // Log has gone since the last look, perhaps enough.
+        }
         let Some(free_bytes) = self.context.space.volumes().log.free_bytes else { return };
         let Some(assigned) = self.assigned.clone() else { return };
         match self.expanded(&assigned, decided.up_to, free_bytes) {
@@ -104,7 +108,11 @@ impl Owner {
         decide: impl FnOnce(ExpandedInputs<'_>) -> T,
     ) -> T {
         let role = match &self.writer {
-            Some(_) => ExpandedRole::Active { passives },
+            Some(_) => {
+                let since = self.truncation.serving_since.unwrap_or_else(boottime_now);
+                let serving_for = boottime_now().since(since);
+                ExpandedRole::Active { passives, serving_for }
+            }
             None => ExpandedRole::Passive { established_start: self.established_start() },
         };
         let index = self.shared.index();
@@ -120,6 +128,7 @@ impl Owner {
             circular_logging: assigned.circular_logging,
             backed_up: assigned.backed_up,
             holds: &assigned.holds,
+            local_hold: self.shared.local_hold(),
             now_unix_ms: unix_millis(),
         })
     }
@@ -128,8 +137,11 @@ impl Owner {
     fn passives(&self, assigned: &Assigned) -> Vec<PassiveFacts> {
         let others = assigned.others.iter().filter(|other| !other.leaving);
         let passive = others.map(|other| {
-            let reported = self.reported.get(&other.copy).copied().unwrap_or_default();
+            let reported = self.reported.get(&other.copy).copied();
+            let heard = reported.is_some();
+            let reported = reported.unwrap_or_default();
             PassiveFacts {
+                heard,
                 copy: other.copy,
                 member: other.member,
                 ha: !other.lagged && !other.cut_off,

@@ -118,7 +118,10 @@ impl Owner {
     /// The member looked at its volumes.
     pub(super) fn looked_at_space(&mut self) {
         self.truncation.due = true;
-        if self.context.is_short_of_log_space() {
+        self.truncation.unlooked = false;
+        self.truncation.short =
+            self.context.is_short_of_log_space() || !self.context.room.look().takes_log();
+        if self.truncation.short {
             self.checkpoint_for_space();
         }
         self.check_play_down();

@@ -3,14 +3,13 @@
 //!
 //! The decision is taken when one of its inputs moved by a generation, never by a timer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use keelson_copy_core::checkpoint;
 use keelson_copy_core::truncate::{
     Blocker, OtherCopy, OwnLog, Truncation, TruncationInputs, TruncationOrder, TruncationRole,
     truncation_point,
 };
-use keelson_types::{CopyId, Generation, MemberId, Position};
+use keelson_types::{CopyId, Generation, MemberId, Position, Tick};
 use keelson_wire::v1;
 
 use crate::gate::boottime_now;
@@ -52,6 +51,16 @@ pub(super) struct Truncating {
     pub(super) decided: Option<Truncation>,
     /// What was told of expanded truncation.
     pub(super) told: Told,
+    /// Log went since the member last looked at its volume.
+    pub(super) unlooked: bool,
+    /// The volume was short at a look that no order has told of yet.
+    pub(super) short: bool,
+    /// What the last order said, and where the own log began.
+    ordered: Option<(Position, Position)>,
+    /// Copies whose mark was asked to go.
+    cleared: BTreeSet<CopyId>,
+    /// Since when this copy serves.
+    pub(super) serving_since: Option<Tick>,
     under_way: bool,
 }
 
@@ -135,9 +144,29 @@ impl Owner {
     /// Takes what another copy reports; a decision is due when its checkpoint reached another
     /// generation, or, for a lagged one, its log did.
     pub(super) fn reported(&mut self, copy: CopyId, now: Reported) {
+        self.clear_mark_of(copy, &now);
         let before = self.reported.insert(copy, now).unwrap_or_default();
         let generations = |r: Reported| (r.inspected.generation, r.checkpointed.generation);
         self.truncation.due |= generations(before) != generations(now);
+    }
+
+    /// Takes the mark from a copy that came back before log that it needs had gone, once in each
+    /// service.
+    fn clear_mark_of(&mut self, copy: CopyId, now: &Reported) {
+        let Some(assigned) = &self.assigned else { return };
+        let marked = assigned.others.iter().any(|other| other.copy == copy && other.cut_off);
+        let has_all = now.inspected >= self.truncation.first && self.writer.is_some();
+        if marked && has_all && self.truncation.cleared.insert(copy) {
+            self.context.report_not_cut_off(&self.shared, assigned.assignment.epoch, copy);
+        }
+    }
+
+    /// The copy serves from now on.
+    pub(super) fn serves(&mut self) {
+        self.truncation.due = true;
+        self.truncation.serving_since = Some(boottime_now());
+        self.truncation.ordered = None;
+        self.truncation.cleared.clear();
     }
 
     /// Who keeps log here, as decided last, and since when: what has no time of its own holds since
@@ -158,11 +187,10 @@ impl Owner {
         self.acknowledge_again();
     }
 
-    /// Makes what was replayed durable if space for log is short and log would go for it.
+    /// Makes what was replayed durable if log would go for it: space for it is short.
     pub(super) fn checkpoint_for_space(&self) {
-        let (checkpointed, replayed) = (&self.shared.checkpointed, &self.shared.replayed);
         if let Some(files) = &self.files
-            && checkpoint::is_due_for_space(checkpointed.load(), replayed.load())
+            && self.shared.may_checkpoint_for_space()
         {
             files.store.push(StoreJob::Checkpoint);
         }
@@ -181,13 +209,27 @@ impl Owner {
         self.truncation.under_way = false;
         self.truncation.first = Position { generation: first, offset: 0 };
         self.truncation.due = true;
+        self.truncation.unlooked = true;
+        if self.context.is_short_of_log_space() {
+            self.context.room.ask();
+        }
         self.order_truncation();
     }
 
-    /// Tells the passives which log nobody needs; only an established active does.
-    pub(super) fn order_truncation(&self) {
+    /// Tells the passives which log nobody needs, if that is new or space is short; only an
+    /// established active does.
+    pub(super) fn order_truncation(&mut self) {
+        let Some(decided) = &self.truncation.decided else { return };
+        let order = (decided.up_to, self.truncation.first);
+        let log_is_kept =
+            self.truncation.first.generation < self.machine.durable().position.generation;
+        let presses = self.truncation.short && log_is_kept;
+        if self.truncation.ordered.replace(order) == Some(order) && !presses {
+            return;
+        }
         let peers: Vec<_> = self.peers.values().map(|peer| peer.member).collect();
         peers.into_iter().for_each(|member| self.order_truncation_of(member));
+        self.truncation.short = false;
     }
 
     pub(super) fn order_truncation_of(&self, member: MemberId) {
@@ -201,7 +243,7 @@ impl Owner {
             epoch: Some(epoch.into()),
             up_to: Some(decided.up_to.into()),
             truncated: Some(self.truncation.first.into()),
-            short_of_space: self.context.is_short_of_log_space(),
+            short_of_space: self.truncation.short,
         };
         self.send_source(member, v1::source_message::Message::Truncate(order));
     }

@@ -56,6 +56,8 @@ fn standing(row: &CopyStatusRow, facts: &CopyFacts) -> Value {
         "autoreseed": row.autoreseed.as_ref().map(autoreseed),
         "shortage": facts.shortage,
         "log_free_bytes": facts.log_free_bytes,
+        "log_seconds_to_full": facts.log_seconds_to_full,
+        "log_seconds_to_floor": facts.log_seconds_to_floor,
         "data_free_bytes": facts.data_free_bytes,
         "disk_read_latency_micros": facts.read_latency_micros,
         "log_bytes": facts.log_bytes,

@@ -70,6 +70,12 @@ fn a_copy_is_marked_as_cut_off_first() {
     log.refused(RefusalReason::StaleEpoch, &mark(9));
     log.ok(&mark(1));
     assert!(config(&log, 3).cut_off);
+    let clear =
+        |counter| Command::ClearCutOff { database: DB, epoch: epoch(counter), copy: copy(3) };
+    log.refused(RefusalReason::StaleEpoch, &clear(9));
+    log.ok(&clear(1));
+    assert!(!config(&log, 3).cut_off, "it came back in time");
+    log.ok(&mark(1));
     log.ok(&change(version + 1, &[1, 2, 3]));
     assert!(!config(&log, 3).cut_off);
 }
