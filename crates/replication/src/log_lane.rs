@@ -20,6 +20,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::catalog;
+use crate::gate::boottime_now;
 use crate::lag_file::{self, Kept};
 use crate::mark_file;
 use crate::message::{AfterCut, Completion};
@@ -250,9 +251,10 @@ impl LogWorker {
         let Some((end, frames)) = unsynced else { return Ok(()) };
         let begun = std::time::Instant::now();
         self.log.sync().map_err(|error: LogError| log_fault(&error))?;
-        let took = begun.elapsed();
-        self.syncs.took(took);
-        self.meters.synced(took);
+        self.meters.synced(begun.elapsed());
+        // What a writer waits for here: a thread, the write and the sync.
+        let since = self.shared.log_clock.busy_since();
+        self.syncs.took(since.map_or(begun.elapsed(), |since| boottime_now().since(since)));
         self.note_files();
         self.report(Completion::Logged { end, frames });
         // Recovery trusts what lies before the floor and reads the rest.
