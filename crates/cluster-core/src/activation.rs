@@ -72,8 +72,9 @@ pub(crate) enum Phase {
     Binding { epoch: Epoch, target: CopyId },
     /// For the target to mount.
     Mounting { epoch: Epoch, target: CopyId, deadline: Tick },
-    /// For the opening frame to be committed; no deadline, since it ends with the target's lease.
-    Opening { epoch: Epoch, target: CopyId },
+    /// For the opening frame to be committed. It ends with the target's lease; the target of a
+    /// switchover has a deadline beside, since the copy from before could serve.
+    Opening { epoch: Epoch, target: CopyId, deadline: Option<Tick> },
     /// For the next attempt, which gets its own epoch.
     BackingOff { until: Tick },
     /// For a member to come back; no copy could be bound to the epoch, which is sealed again then.
@@ -108,6 +109,9 @@ pub(crate) struct Activation {
     /// Of a switchover: the copy that served before, which is tried first if the target does not
     /// open in time.
     pub(crate) undo_to: Option<CopyId>,
+    /// In this epoch: until when the copy from before is waited for, since death certificates moved
+    /// the database too often.
+    pub(crate) waits_for_incumbent: Option<(Epoch, Tick)>,
     /// Targets of failed attempts.
     pub(crate) avoid: BTreeSet<CopyId>,
     /// From 1.
@@ -132,6 +136,7 @@ impl Activation {
             operation: None,
             requested: None,
             undo_to: None,
+            waits_for_incumbent: None,
             avoid: BTreeSet::new(),
             attempt: 1,
             rounds: 0,
@@ -164,6 +169,15 @@ impl Activation {
         self.requested.is_some()
     }
 
+    /// Waits for the opening frame of the target, within what is left of a switchover's budget.
+    pub(crate) fn enter_opening(&mut self, now: Tick, epoch: Epoch, target: CopyId) {
+        let budget = match self.phase {
+            Phase::Mounting { deadline, .. } => self.undo_to.map(|_| deadline),
+            _ => None,
+        };
+        self.enter(now, Phase::Opening { epoch, target, deadline: budget });
+    }
+
     /// When grants from before the allocation of `epoch` have run out, counted from when this
     /// leader first saw the epoch in its applied state.
     pub(crate) fn fence_clock(&mut self, now: Tick, epoch: Epoch, config: &ManagerConfig) {
@@ -180,11 +194,12 @@ impl Activation {
                 [Some(sealing.deadline), fence].into_iter().flatten().filter(|at| *at > now).min()
             }
             Phase::Mounting { deadline, .. } => Some(*deadline),
+            Phase::Opening { deadline, .. } => *deadline,
             Phase::BackingOff { until } | Phase::Waiting { until, .. } => Some(*until),
-            Phase::Allocating { .. }
-            | Phase::Queued { .. }
-            | Phase::Binding { .. }
-            | Phase::Opening { .. } => None,
+            Phase::Queued { .. } => {
+                self.waits_for_incumbent.map(|(_, at)| at).filter(|at| *at > now)
+            }
+            Phase::Allocating { .. } | Phase::Binding { .. } => None,
         }
     }
 }

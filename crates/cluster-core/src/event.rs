@@ -150,6 +150,13 @@ pub enum EventKind {
         /// When that ends if nothing more happens, in Unix milliseconds.
         until_unix_ms: u64,
     },
+    /// Death certificates moved a database so often that it waits for the process that died.
+    WaitsForProcess {
+        /// Moves within the window.
+        moves: u32,
+        /// For so long at most, in milliseconds.
+        patience_ms: u64,
+    },
     /// A failover or switchover chose its target.
     Activated {
         /// The epoch.

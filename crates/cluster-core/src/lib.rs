@@ -87,7 +87,7 @@ pub use state::{
     Maintenance, Member, MemberActivation, MemberConfig, NewCopy, OPERATIONS_MAX, RuleRecord,
     STATE_FORMAT_VERSION,
 };
-pub use suppression::{Suppression, suppression};
+pub use suppression::{Suppression, certificates, suppression};
 pub use switchover::{
     CheckRow, CheckVerdict, CopyReport, MoveCheck, MoveInput, MovePlan, Skip, plan_move,
 };

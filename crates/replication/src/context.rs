@@ -321,10 +321,11 @@ impl PlaneContext {
         self.report(0, v1::data_to_control::Message::CopyStopped(report));
     }
 
-    /// The copy lost its files, and asks for the id under which it is another copy.
-    pub(crate) fn report_forgotten(&self, shared: &CopyShared) {
-        let report =
-            v1::CopyForgot { database: ids::bytes(shared.database), copy: ids::bytes(shared.copy) };
+    /// The copy lost its files, and asks for the id under which it is another copy; or `found` them
+    /// again before it got one.
+    pub(crate) fn report_forgotten(&self, shared: &CopyShared, found: bool) {
+        let (database, copy) = (ids::bytes(shared.database), ids::bytes(shared.copy));
+        let report = v1::CopyForgot { database, copy, found };
         self.report(0, v1::data_to_control::Message::CopyForgot(report));
     }
 

@@ -162,7 +162,7 @@ pub(crate) fn describe(
         (Mark::Lagged, copy.kind == CopyKind::Lagged),
         (Mark::Leaving, copy.leaving),
         (Mark::Stopped, copy.is_stopped()),
-        (Mark::Blocked, copy.suspension.activation.is_some()),
+        (Mark::Blocked, copy.suspension.stops_activation().is_some()),
         (Mark::Maintenance, member.is_some_and(|member| member.maintenance.is_some())),
         (Mark::MoveAway, activation.move_away),
     ];
