@@ -7,12 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keelson_types::{CopyId, Epoch, MemberId, OperationId, Tick, Weakness};
+use keelson_types::{Ceiling, CopyId, Epoch, MemberId, MountDial, OperationId, Tick, Weakness};
 
 use crate::command::{ActivateItem, Refusal};
 use crate::decision::{
     ActivationReason, ActivationStep, AgedReply, DECISION_FORMAT, DecisionRecord, StepTiming,
 };
+use crate::dial::{DialQuestion, dialled, missing};
 use crate::loss::{AcceptedLoss, LossReceipt, select_accepted};
 use crate::manager::ManagerConfig;
 use crate::order::SealReply;
@@ -45,6 +46,10 @@ pub(crate) struct Situation<'a> {
     pub(crate) accepted: Option<(OperationId, AcceptedLoss)>,
     /// The operation by which an operator makes an instant of a copy the truth.
     pub(crate) instant: Option<(OperationId, ActivateAt)>,
+    /// The mount dial of a switchover; none for those of the members.
+    pub(crate) dial: Option<MountDial>,
+    /// The process of the former active is being started again.
+    pub(crate) process_expected: bool,
     pub(crate) weakness: Weakness,
 }
 
@@ -261,15 +266,37 @@ pub(crate) fn evaluate(
             let input = accepted.applied_to(input);
             let (epoch, kept) = (sealing.epoch, selection.required_end);
             let receipt = LossReceipt::new(epoch, kept, &replies, &verdict, Some(*operation));
+            let receipt = receipt.of_size(missing(rules, &selection.reached, kept));
             let outcome = (selection, verdict);
             let word = Word::Loss(receipt);
             return bind(situation, (activation, sealing), &input, outcome, word);
         }
     }
+    let copies = copy_inputs(&input);
+    let question = (!verdict.is_lossless()).then(|| DialQuestion {
+        missing_logs: missing(rules, &selection.reached, selection.required_end),
+        over: situation.dial,
+        process_expected: situation.process_expected,
+    });
+    let selection = match &question {
+        Some(question) => dialled(selection, &copies, question),
+        None => selection,
+    };
+    if let (Some(question), Some(best)) = (question, selection.best()) {
+        let target = copies.iter().find(|copy| copy.copy == best.copy);
+        let (epoch, kept) = (sealing.epoch, selection.required_end);
+        let receipt = LossReceipt {
+            dial: question.over.or(target.map(|copy| copy.dial)),
+            ..LossReceipt::new(epoch, kept, &replies, &verdict, None).of_size(question.missing_logs)
+        };
+        let (word, outcome) = (Word::Dial(receipt, question), (selection, verdict));
+        return bind(situation, (activation, sealing), &input, outcome, word);
+    }
     let reasons = selection.candidates.iter().map(|c| (c.copy, c.excluded.clone())).collect();
     let picture = (verdict.clone(), reasons);
     let at = (activation, sealing);
     let decision = record(situation, at, &input, (selection, verdict), None);
+    let decision = DecisionRecord { dial: question, ..decision };
     Evaluation::Stuck(Box::new(decision), picture)
 }
 
@@ -309,6 +336,8 @@ enum Word {
     None,
     /// Loss is accepted.
     Loss(LossReceipt),
+    /// A mount dial allows the loss.
+    Dial(LossReceipt, DialQuestion),
     /// An instant becomes the truth.
     Instant(LossReceipt, Turn, ActivateAt),
 }
@@ -327,12 +356,19 @@ fn bind(
     let (Some(incarnation), true) = (life, all_fenced(situation, activation, sealing)) else {
         return Evaluation::Pending;
     };
+    let mut dial = None;
     let (loss, turn, instant) = match word {
         Word::None => (None, Turn::go_on(input, target), None),
         Word::Loss(receipt) => (Some(receipt), None, None),
+        Word::Dial(receipt, question) => {
+            dial = Some(question);
+            (Some(receipt), None, None)
+        }
         Word::Instant(receipt, turn, order) => (Some(receipt), Some(turn), Some(order)),
     };
     let rule = first_rule_after(input, target, turn.as_ref());
+    let alone = rule.satisfied_by(&BTreeSet::from([target]));
+    let bounded = alone && situation.state.is_bounded(situation.database, target);
     let (required_end, mut sources) = (selection.required_end, selection.sources.clone());
     sources.retain(|source| source.copy != target);
     let at = (activation, sealing);
@@ -345,8 +381,9 @@ fn bind(
         rule,
         required_end,
         sources,
-        decision: DecisionRecord { loss, at: instant, ..decision },
+        decision: DecisionRecord { dial, loss, at: instant, ..decision },
         turn,
+        ceiling: bounded.then(|| Ceiling::first(required_end)),
     }))
 }
 
@@ -429,6 +466,7 @@ fn record(
         candidates: selection.candidates,
         chosen,
         required_end: selection.required_end,
+        dial: None,
         loss: None,
         steps: activation.steps.clone(),
         omitted: 0,

@@ -25,6 +25,7 @@ pub mod autoreseed;
 mod command;
 mod criteria;
 mod decision;
+pub mod dial;
 mod event;
 mod explain;
 mod failure;

@@ -18,8 +18,8 @@ use keelson_types::{
 };
 use keelson_wire::v1::{
     CertifyDeathRequest, ClearCutOff, CopyForgot, CopyNote, CopyStopped, DivergenceReport,
-    EpochGivenUp, EstablishedReport, MarkCutOff, NewsReport, ProposeRule, RuleOutcome, SeedReport,
-    control_to_data, data_to_control,
+    EpochGivenUp, EstablishedReport, MarkCutOff, NewsReport, ProposeCeiling, ProposeRule,
+    RuleOutcome, SeedReport, control_to_data, data_to_control,
 };
 use keelson_wire::{Invalid, Refusal, ids, v1};
 use tokio::sync::Semaphore;
@@ -120,6 +120,7 @@ impl Reports {
         let taken = match message {
             M::Established(report) => self.established(&report),
             M::ProposeRule(proposal) => self.rule(proposal),
+            M::ProposeCeiling(proposal) => self.ceiling(&proposal),
             M::GivenUp(report) => self.given_up(&report),
             M::News(report) => self.news(&report),
             M::CopyStopped(report) => self.copy_stopped(report),
@@ -217,6 +218,24 @@ impl Reports {
                 let _ = context.link.send(control_to_data::Message::Rule(outcome)).await;
             }
         });
+        Ok(())
+    }
+
+    /// What an active promises of its acknowledgements; the next assignment tells it that this is
+    /// recorded.
+    fn ceiling(&self, proposal: &ProposeCeiling) -> Result<(), Invalid> {
+        let database = ids::database(&proposal.database)?;
+        let (epoch, number) = (epoch(proposal.epoch)?, proposal.number);
+        let ceiling = match proposal.ceiling.is_empty() {
+            true => None,
+            false => {
+                let read = serde_json::from_slice(&proposal.ceiling);
+                Some(read.map_err(|_| Invalid("ceiling"))?)
+            }
+        };
+        let command = Command::SetCeiling { database, epoch, number, ceiling };
+        let wanted = move |state: &ClusterState| is_epoch(state, database, epoch);
+        self.propose(command, wanted, |_, _, _| async {});
         Ok(())
     }
 

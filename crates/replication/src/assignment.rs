@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keelson_copy_core::{Assignment as CoreAssignment, PeerCopy};
+use keelson_copy_core::{Assignment as CoreAssignment, PeerCopy, RecordedCeiling};
 use keelson_types::{
     CommitConstraint, CommitRule, CopyId, DatabaseId, Discard, LagSettings, LagSwitch, MemberId,
     MountIntent, SeedOrder, SiteName, StreamId,
@@ -77,6 +77,11 @@ impl Assignment {
             dismount_after: Duration::from_millis(message.dismount_after_millis),
             suspension: json(&message.suspension, "suspension")?,
             discards: message.discards.iter().map(discard).collect(),
+            bounded: message.bounded,
+            ceiling: RecordedCeiling {
+                number: message.ceiling_number,
+                ceiling: json(&message.ceiling, "ceiling")?,
+            },
         };
         let (lag, lag_switch) = (lags(&message)?, lag_switch(&message)?);
         let seed: Option<SeedOrder> = json(&message.seed, "seed")?;

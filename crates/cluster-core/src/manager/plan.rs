@@ -363,6 +363,8 @@ impl Manager {
             config: &self.config,
             accepted: self.accepted_loss(database.id),
             instant: self.instant_wanted(database.id),
+            dial: job.requested.and_then(|_| self.dial_of_move(database.id)),
+            process_expected: process_expected(round, database, job),
             weakness: self.weakness,
         };
         match evaluate(&situation, job, sealing) {
@@ -513,6 +515,17 @@ fn waits_for_incumbent(
         return false;
     }
     waits.is_some()
+}
+
+/// Whether the process of the former active was certified dead, and its member can have it running
+/// again soon: what it acknowledged is not given up before.
+fn process_expected(round: &Round<'_>, database: &Database, job: &Activation) -> bool {
+    let Some(bound) = database.unestablished.last() else { return false };
+    let holder = bound.rule.participants.iter().find(|p| p.copy == bound.rule.active);
+    let member = holder.and_then(|holder| round.state.members.get(&holder.member));
+    let died = member.is_some_and(|member| member.certified_dead.contains(&bound.incarnation));
+    let patience = round.state.settings.span(Setting::CertificatePatience);
+    died && round.now < job.began.after(patience)
 }
 
 fn allocate_again(

@@ -1,6 +1,6 @@
 //! What operators ask for.
 
-use keelson_types::{CopyFault, MountIntent, OperationId, RefusalReason};
+use keelson_types::{CopyFault, MountDial, MountIntent, OperationId, RefusalReason};
 
 use super::*;
 
@@ -150,7 +150,8 @@ fn what_an_earlier_seal_said_of_a_copy_does_not_hinder_a_later_move() {
 fn a_dial_of_best_effort_opens_the_target_with_loss() {
     let moved = |accept_loss| {
         let mut world = World::established();
-        let options = crate::MoveOptions { accept_loss };
+        let dial = if accept_loss { MountDial::BestEffort } else { MountDial::Lossless };
+        let options = crate::MoveOptions::of_dial(Some(dial));
         world.log.state.databases.get_mut(&DB).expect("exists").unestablished[0].rule =
             rule(1, 1, CommitConstraint::None, &[1, 2, 3]);
         world.step(move_with(3, options));
