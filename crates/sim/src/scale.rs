@@ -323,9 +323,14 @@ fn create(database: usize, members: usize) -> Command {
     let (first, round) = (database % members, database / members);
     let copy = |number: usize| {
         let place = (first / SITES + number * (round + 1)) % per_site;
+        // The other sites, beginning with another one each time.
+        let site = match number {
+            0 => site_of(first),
+            _ => (site_of(first) + 1 + (number - 1 + first / SITES + round) % (SITES - 1)) % SITES,
+        };
         NewCopy {
             copy: CopyId::from_u128((database * COPIES + number) as u128 + 1),
-            member: member_id(place * SITES + (site_of(first) + number) % SITES),
+            member: member_id(place * SITES + site),
             preference: number as u32 + 1,
             kind: CopyKind::Ha,
         }
