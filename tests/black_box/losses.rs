@@ -174,6 +174,8 @@ async fn a_mount_dial_opens_an_asynchronous_database_with_a_known_loss() -> Resu
         database.put(format!("k{number}"), "v".repeat(1024)).await?;
     }
     cluster.wait_until_caught_up("DB1").await?;
+    let shown = cluster.cli().json(["database", "show", "DB1"]).await?;
+    ensure!(shown["acknowledges_alone_up_to"].is_string(), "no ceiling: {shown}");
 
     cluster.member("m1").kill()?;
     let view = cluster.seen_from("m2")?;

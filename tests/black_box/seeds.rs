@@ -364,8 +364,8 @@ async fn all_passive_copies_of_a_member_are_seeded_anew() -> Result<()> {
     Ok(())
 }
 
-/// F25: what an operator blocked by itself is blocked after a seed, too; the block of a plain suspend
-/// goes with it.
+/// F25: what an operator blocked by itself is blocked after a seed, too; the block of a plain
+/// suspend goes with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_block_of_activation_survives_a_seed() -> Result<()> {
     let cluster = on_three().await?;

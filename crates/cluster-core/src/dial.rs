@@ -1,8 +1,8 @@
 //! What the mount dials allow where the lossless proof fails (F22-F24, G3).
 //!
 //! Decides how much can be missing at most from the highest log end that was reached, and which of
-//! the eligible copies may be activated by themselves all the same: those whose member's dial is not
-//! below that. A switchover brings a dial of its own. What cannot be told is more than any dial
+//! the eligible copies may be activated by themselves all the same: those whose member's dial is
+//! not below that. A switchover brings a dial of its own. What cannot be told is more than any dial
 //! allows, and a copy whose former active is being started again, with everything, is waited for.
 
 use std::collections::BTreeSet;

@@ -166,8 +166,8 @@ pub enum EventKind {
         /// Why the epoch was allocated; a failover unless it says switchover or mount.
         reason: ActivationReason,
     },
-    /// Acknowledged writes may be gone, on an operator's word or within a mount dial; the receipt is
-    /// in the decision.
+    /// Acknowledged writes may be gone, on an operator's word or within a mount dial; the receipt
+    /// is in the decision.
     ActivatedWithLoss {
         /// The epoch.
         epoch: Epoch,

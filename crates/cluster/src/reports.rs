@@ -311,8 +311,8 @@ impl Reports {
     }
 
     /// A copy that lost its files becomes another one (R4): never its own witness again. The word
-    /// may wait long for a leader, and is looked at again each time it is proposed: a copy that found
-    /// its files meanwhile stays what it is.
+    /// may wait long for a leader, and is looked at again each time it is proposed: a copy that
+    /// found its files meanwhile stays what it is.
     fn copy_forgot(&self, report: &CopyForgot) -> Result<(), Invalid> {
         let (database, old) = (ids::database(&report.database)?, ids::copy(&report.copy)?);
         let lost = self.lost.clone();

@@ -99,8 +99,8 @@ impl CopyMachine {
     }
 
     /// Waits for an operator. A copy that is only behind, and misses log, has a fault of its own
-    /// (F107); one that has left the log of its active has not, even if log is gone besides: what it
-    /// holds may become the truth again, and then nothing is missing.
+    /// (F107); one that has left the log of its active has not, even if log is gone besides: what
+    /// it holds may become the truth again, and then nothing is missing.
     fn cannot_follow(&mut self, why: String, gone: bool, offer: &OpenOffer, out: &mut Vec<Action>) {
         let (fault, refusal) = match gone {
             true => (CopyFault::MissingLog(why), OpenRefusal::Failed),

@@ -1,5 +1,5 @@
-//! The scale run: how long the active manager plans, what it moves and how evenly, when a cluster of
-//! many members and databases loses a site (issue 5).
+//! The scale run: how long the active manager plans, what it moves and how evenly, when a cluster
+//! of many members and databases loses a site (issue 5).
 //!
 //! Consensus and copies answer at once, so what is measured is the manager and the replicated state
 //! alone. Every decision on the way is decided again from its record (G8).

@@ -124,8 +124,8 @@ impl Ceiling {
         passed || position.generation == limit.generation && position.offset <= limit.offset
     }
 
-    /// Bytes that `epoch` can have committed behind `held`, at most; nothing if that cannot be told.
-    /// The log of the epoch goes on behind `begins`. `held` is the end of the log of a copy.
+    /// Bytes that `epoch` can have committed behind `held`, at most; nothing if that cannot be
+    /// told. The log of the epoch goes on behind `begins`. `held` is the end of the log of a copy.
     #[must_use]
     pub fn missing(&self, epoch: Epoch, begins: LogEnd, held: LogEnd) -> Option<u64> {
         if held.epoch > epoch {
@@ -202,7 +202,8 @@ mod tests {
     }
 
     /// 1.10, F23: lossless 0, good availability up to 6, best availability up to 12, best effort
-    /// any number; the comparison is "at most" (13.17); an unknown loss is within none of the three.
+    /// any number; the comparison is "at most" (13.17); an unknown loss is within none of the
+    /// three.
     #[test]
     fn dials_allow_what_the_reference_says() {
         use MountDial as D;

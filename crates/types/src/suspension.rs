@@ -4,10 +4,10 @@
 //! activation; copying and replay go on). Each has its own start and end, since a resume may clear
 //! one and keep the other (F44). A plain suspend stops both, and what stops activation then goes
 //! with replication when the system lets it go on; a *block* of activation that an operator set by
-//! itself stays (F25), until an operator lifts it. It is part of the configuration of a copy in consensus, so it
-//! survives restarts, holds while the member is down, and the active drops the copy from its commit
-//! rule at once (R1). Ends are wall-clock times: they are an operator's appointment, and a clock
-//! that jumps moves them.
+//! itself stays (F25), until an operator lifts it. It is part of the configuration of a copy in
+//! consensus, so it survives restarts, holds while the member is down, and the active drops the
+//! copy from its commit rule at once (R1). Ends are wall-clock times: they are an operator's
+//! appointment, and a clock that jumps moves them.
 
 use std::time::Duration;
 

@@ -205,8 +205,8 @@ impl ClusterState {
         Ok(Answer::Done)
     }
 
-    /// G3: what whoever goes on without this active knows of its acknowledgements. A repeated or late
-    /// proposal changes nothing.
+    /// G3: what whoever goes on without this active knows of its acknowledgements. A repeated or
+    /// late proposal changes nothing.
     pub(super) fn set_ceiling(
         &mut self,
         id: DatabaseId,
