@@ -135,3 +135,65 @@ async fn bad_words_for_a_loss_are_refused_with_codes() -> Result<()> {
     assert_eq!(done["loss"], Value::Null, "{done}");
     Ok(())
 }
+
+/// F22-F24, G3: a database that its active acknowledges alone, whose member is killed. With the
+/// default dial it waits; with `best_availability` on the others it comes up by itself, with a
+/// receipt that names the loss.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_dial_opens_an_asynchronous_database_with_a_known_loss() -> Result<()> {
+    let mut cluster = Cluster::start(3).await?;
+    let create = ["database", "create", "DB1", "--on", "m1,m2,m3", "--commit-constraint", "none"];
+    cluster.cli().succeed(create).await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    cluster.cli().succeed(["switchover", "DB1", "--to", "m1"]).await?;
+    cluster.client().database("DB1").put("k", "v").await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    cluster.member("m1").kill()?;
+    let view = cluster.seen_from("m2")?;
+    eventually("the database waits", || async {
+        let decisions = view.cli.json(["decision", "list", "DB1"]).await?;
+        let text = decisions.to_string();
+        ensure!(text.contains("beyond_dial") && text.contains("possible_loss"), "{text}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(view.cli.json(["database", "show", "DB1"]).await?["losses"], serde_json::json!([]));
+    // Nobody asked for a ceiling before: how much is missing is not known, whatever is set now.
+    let dial =
+        |member| ["member", "set", member, "--auto-database-mount-dial", "best_availability"];
+    for member in ["m2", "m3"] {
+        view.cli.succeed(dial(member)).await?;
+    }
+    let best_effort = ["member", "set", "m2", "--auto-database-mount-dial", "best_effort"];
+    assert_eq!(view.cli.run(best_effort).await?.error_code(), Some("bad_argument"));
+    cluster.member("m1").start()?;
+    cluster.wait_until_whole().await?;
+    cluster.cli().succeed(["switchover", "DB1", "--to", "m1"]).await?;
+    let database = cluster.client().database("DB1");
+    for number in 0..200 {
+        database.put(format!("k{number}"), "v".repeat(1024)).await?;
+    }
+    cluster.wait_until_caught_up("DB1").await?;
+    let shown = cluster.cli().json(["database", "show", "DB1"]).await?;
+    ensure!(shown["acknowledges_alone_up_to"].is_string(), "no ceiling: {shown}");
+
+    cluster.member("m1").kill()?;
+    let view = cluster.seen_from("m2")?;
+    let loss = eventually("it comes up by itself", || async {
+        let shown = view.cli.json(["database", "show", "DB1"]).await?;
+        ensure!(shown["state"] == "established" && shown["active_member"] != "m1", "{shown}");
+        receipt(&view).await
+    })
+    .await?;
+    assert_eq!(loss["mount_dial"], "best_availability", "{loss}");
+    ensure!(loss["missing_logs"].as_u64().is_some_and(|logs| logs <= 12), "{loss}");
+    assert_eq!(loss["unreached_members"], serde_json::json!(["m1"]), "{loss}");
+    let events = view.cli.succeed(["event", "list"]).await?;
+    ensure!(events.contains("activated_with_loss"), "no event: {events}");
+    let value = view.client.database("DB1").get("k199").await?;
+    assert_eq!(value.map(|value| value.len()), Some(1024), "the copies had caught up");
+    cluster.member("m1").start()?;
+    cluster.wait_until_whole().await?;
+    cluster.equal_digest("DB1", 3).await?;
+    Ok(())
+}

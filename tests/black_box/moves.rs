@@ -130,6 +130,7 @@ async fn fails_over(cluster: &mut Cluster) -> Result<()> {
 async fn a_database_that_flaps_is_left_alone_but_fails_over() -> Result<()> {
     let mut cluster = cluster().await?;
     set(&cluster, "move_suppression_moves", "2").await?;
+    set(&cluster, "certificate_moves", "0").await?;
     cluster.wait_until_counting("DB1").await?;
     for _ in 0..2 {
         fails_over(&mut cluster).await?;
@@ -157,6 +158,31 @@ async fn a_database_that_flaps_is_left_alone_but_fails_over() -> Result<()> {
     let to = another(&cluster, &cluster.active_of("DB1").await?);
     cluster.wait_until_counting("DB1").await?;
     cluster.cli().succeed(["switchover", "DB1", "--to", &to]).await?;
+    Ok(())
+}
+
+/// Design §6: death certificates move a database at most twice in five minutes; the third time it
+/// waits for its process, which loses nothing and is activated again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_again_and_again_moves_its_database_twice() -> Result<()> {
+    let mut cluster = cluster().await?;
+    cluster.wait_until_counting("DB1").await?;
+    for _ in 0..2 {
+        fails_over(&mut cluster).await?;
+    }
+    let active = cluster.active_of("DB1").await?;
+    let database = cluster.client().database("DB1");
+    database.put("before", "1").await?;
+    cluster.member(&active).kill_data_process()?;
+    eventually("the database waited for its process", || async {
+        let told = events(&cluster, "waits_for_process").await?;
+        ensure!(told.len() == 1, "{told:?}");
+        database.put("after", "1").await?;
+        Ok(())
+    })
+    .await?;
+    assert_eq!(cluster.active_of("DB1").await?, active, "its process is back");
+    assert_eq!(database.get("before").await?.as_deref(), Some(&b"1"[..]));
     Ok(())
 }
 

@@ -363,3 +363,29 @@ async fn all_passive_copies_of_a_member_are_seeded_anew() -> Result<()> {
     check(&cli.run(["member", "reseed", "m9", "--yes"]).await?, 3, "unknown_member");
     Ok(())
 }
+
+/// F25: what an operator blocked by itself is blocked after a seed, too; the block of a plain
+/// suspend goes with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_of_activation_survives_a_seed() -> Result<()> {
+    let cluster = on_three().await?;
+    let block = ["copy", "suspend", "DB1@m3", "--activation-only", "--comment", "standby"];
+    cluster.cli().succeed(block).await?;
+    let seeded = |blocked: bool| {
+        let cluster = &cluster;
+        async move {
+            let id = begin(cluster, &[]).await?;
+            ensure!(status(cluster, "m3").await?["activation_suspended"] == true);
+            let shown = until_ended(cluster, &id).await?;
+            ensure!(shown["state"] == "succeeded", "{shown}");
+            let row = until_status(cluster, "m3", "Healthy").await?;
+            ensure!(row["activation_suspended"] == blocked, "{row}");
+            ensure!(row["activation_block"] == blocked, "{row}");
+            ensure!(!blocked || row["suspend_comment"] == "standby", "{row}");
+            anyhow::Ok(())
+        }
+    };
+    seeded(true).await?;
+    cluster.cli().succeed(["copy", "resume", "DB1@m3"]).await?;
+    seeded(false).await
+}

@@ -7,12 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keelson_types::{CopyId, Epoch, MemberId, OperationId, Tick, Weakness};
+use keelson_types::{Ceiling, CopyId, Epoch, MemberId, MountDial, OperationId, Tick, Weakness};
 
 use crate::command::{ActivateItem, Refusal};
 use crate::decision::{
     ActivationReason, ActivationStep, AgedReply, DECISION_FORMAT, DecisionRecord, StepTiming,
 };
+use crate::dial::{DialQuestion, dialled, missing};
 use crate::loss::{AcceptedLoss, LossReceipt, select_accepted};
 use crate::manager::ManagerConfig;
 use crate::order::SealReply;
@@ -45,6 +46,10 @@ pub(crate) struct Situation<'a> {
     pub(crate) accepted: Option<(OperationId, AcceptedLoss)>,
     /// The operation by which an operator makes an instant of a copy the truth.
     pub(crate) instant: Option<(OperationId, ActivateAt)>,
+    /// The mount dial of a switchover; none for those of the members.
+    pub(crate) dial: Option<MountDial>,
+    /// The process of the former active is being started again.
+    pub(crate) process_expected: bool,
     pub(crate) weakness: Weakness,
 }
 
@@ -72,8 +77,9 @@ pub(crate) enum Phase {
     Binding { epoch: Epoch, target: CopyId },
     /// For the target to mount.
     Mounting { epoch: Epoch, target: CopyId, deadline: Tick },
-    /// For the opening frame to be committed; no deadline, since it ends with the target's lease.
-    Opening { epoch: Epoch, target: CopyId },
+    /// For the opening frame to be committed. It ends with the target's lease; the target of a
+    /// switchover has a deadline beside, since the copy from before could serve.
+    Opening { epoch: Epoch, target: CopyId, deadline: Option<Tick> },
     /// For the next attempt, which gets its own epoch.
     BackingOff { until: Tick },
     /// For a member to come back; no copy could be bound to the epoch, which is sealed again then.
@@ -108,6 +114,9 @@ pub(crate) struct Activation {
     /// Of a switchover: the copy that served before, which is tried first if the target does not
     /// open in time.
     pub(crate) undo_to: Option<CopyId>,
+    /// In this epoch: until when the copy from before is waited for, since death certificates moved
+    /// the database too often.
+    pub(crate) waits_for_incumbent: Option<(Epoch, Tick)>,
     /// Targets of failed attempts.
     pub(crate) avoid: BTreeSet<CopyId>,
     /// From 1.
@@ -132,6 +141,7 @@ impl Activation {
             operation: None,
             requested: None,
             undo_to: None,
+            waits_for_incumbent: None,
             avoid: BTreeSet::new(),
             attempt: 1,
             rounds: 0,
@@ -164,6 +174,15 @@ impl Activation {
         self.requested.is_some()
     }
 
+    /// Waits for the opening frame of the target, within what is left of a switchover's budget.
+    pub(crate) fn enter_opening(&mut self, now: Tick, epoch: Epoch, target: CopyId) {
+        let budget = match self.phase {
+            Phase::Mounting { deadline, .. } => self.undo_to.map(|_| deadline),
+            _ => None,
+        };
+        self.enter(now, Phase::Opening { epoch, target, deadline: budget });
+    }
+
     /// When grants from before the allocation of `epoch` have run out, counted from when this
     /// leader first saw the epoch in its applied state.
     pub(crate) fn fence_clock(&mut self, now: Tick, epoch: Epoch, config: &ManagerConfig) {
@@ -180,11 +199,12 @@ impl Activation {
                 [Some(sealing.deadline), fence].into_iter().flatten().filter(|at| *at > now).min()
             }
             Phase::Mounting { deadline, .. } => Some(*deadline),
+            Phase::Opening { deadline, .. } => *deadline,
             Phase::BackingOff { until } | Phase::Waiting { until, .. } => Some(*until),
-            Phase::Allocating { .. }
-            | Phase::Queued { .. }
-            | Phase::Binding { .. }
-            | Phase::Opening { .. } => None,
+            Phase::Queued { .. } => {
+                self.waits_for_incumbent.map(|(_, at)| at).filter(|at| *at > now)
+            }
+            Phase::Allocating { .. } | Phase::Binding { .. } => None,
         }
     }
 }
@@ -246,15 +266,37 @@ pub(crate) fn evaluate(
             let input = accepted.applied_to(input);
             let (epoch, kept) = (sealing.epoch, selection.required_end);
             let receipt = LossReceipt::new(epoch, kept, &replies, &verdict, Some(*operation));
+            let receipt = receipt.of_size(missing(rules, &selection.reached, kept));
             let outcome = (selection, verdict);
             let word = Word::Loss(receipt);
             return bind(situation, (activation, sealing), &input, outcome, word);
         }
     }
+    let copies = copy_inputs(&input);
+    let question = (!verdict.is_lossless()).then(|| DialQuestion {
+        missing_logs: missing(rules, &selection.reached, selection.required_end),
+        over: situation.dial,
+        process_expected: situation.process_expected,
+    });
+    let selection = match &question {
+        Some(question) => dialled(selection, &copies, question),
+        None => selection,
+    };
+    if let (Some(question), Some(best)) = (question, selection.best()) {
+        let target = copies.iter().find(|copy| copy.copy == best.copy);
+        let (epoch, kept) = (sealing.epoch, selection.required_end);
+        let receipt = LossReceipt {
+            dial: question.over.or(target.map(|copy| copy.dial)),
+            ..LossReceipt::new(epoch, kept, &replies, &verdict, None).of_size(question.missing_logs)
+        };
+        let (word, outcome) = (Word::Dial(receipt, question), (selection, verdict));
+        return bind(situation, (activation, sealing), &input, outcome, word);
+    }
     let reasons = selection.candidates.iter().map(|c| (c.copy, c.excluded.clone())).collect();
     let picture = (verdict.clone(), reasons);
     let at = (activation, sealing);
     let decision = record(situation, at, &input, (selection, verdict), None);
+    let decision = DecisionRecord { dial: question, ..decision };
     Evaluation::Stuck(Box::new(decision), picture)
 }
 
@@ -294,6 +336,8 @@ enum Word {
     None,
     /// Loss is accepted.
     Loss(LossReceipt),
+    /// A mount dial allows the loss.
+    Dial(LossReceipt, DialQuestion),
     /// An instant becomes the truth.
     Instant(LossReceipt, Turn, ActivateAt),
 }
@@ -312,12 +356,19 @@ fn bind(
     let (Some(incarnation), true) = (life, all_fenced(situation, activation, sealing)) else {
         return Evaluation::Pending;
     };
+    let mut dial = None;
     let (loss, turn, instant) = match word {
         Word::None => (None, Turn::go_on(input, target), None),
         Word::Loss(receipt) => (Some(receipt), None, None),
+        Word::Dial(receipt, question) => {
+            dial = Some(question);
+            (Some(receipt), None, None)
+        }
         Word::Instant(receipt, turn, order) => (Some(receipt), Some(turn), Some(order)),
     };
     let rule = first_rule_after(input, target, turn.as_ref());
+    let alone = rule.satisfied_by(&BTreeSet::from([target]));
+    let bounded = alone && situation.state.is_bounded(situation.database, target);
     let (required_end, mut sources) = (selection.required_end, selection.sources.clone());
     sources.retain(|source| source.copy != target);
     let at = (activation, sealing);
@@ -330,8 +381,9 @@ fn bind(
         rule,
         required_end,
         sources,
-        decision: DecisionRecord { loss, at: instant, ..decision },
+        decision: DecisionRecord { dial, loss, at: instant, ..decision },
         turn,
+        ceiling: bounded.then(|| Ceiling::first(required_end)),
     }))
 }
 
@@ -414,6 +466,7 @@ fn record(
         candidates: selection.candidates,
         chosen,
         required_end: selection.required_end,
+        dial: None,
         loss: None,
         steps: activation.steps.clone(),
         omitted: 0,

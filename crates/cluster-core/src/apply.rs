@@ -77,6 +77,9 @@ impl ClusterState {
             Command::ChangeRule { database, epoch, expected_version, rule } => {
                 self.change_rule(index, *database, *epoch, *expected_version, rule)
             }
+            Command::SetCeiling { database, epoch, number, ceiling } => {
+                self.set_ceiling(*database, *epoch, *number, *ceiling)
+            }
             Command::SwitchLag { database, copy, switch } => {
                 self.switch_lag(index, (*database, *copy), switch)
             }

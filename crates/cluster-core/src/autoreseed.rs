@@ -227,7 +227,7 @@ impl Look<'_> {
         if self.config.autoreseed.is_some() && well {
             return ReseedVerdict::Act(ReseedWish::Done);
         }
-        if active || self.config.seeding.is_some() {
+        if active || self.config.is_remade() {
             return ReseedVerdict::Nothing;
         }
         if !self.config.is_stopped() {

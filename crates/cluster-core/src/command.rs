@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 
 use keelson_types::{
-    ActivationPolicy, ClusterId, CommitRule, CopyId, DatabaseId, DatabaseName, Epoch, FailureTag,
-    IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold, MemberId, MountIntent, NetworkConfig,
-    OperationId, Position, RefusalReason, Refused, ResumeRequest, SeedOrder, SeedProgress,
-    SiteName, StreamId, SuspendRequest, TrafficPolicy,
+    ActivationPolicy, Ceiling, ClusterId, CommitRule, CopyId, DatabaseId, DatabaseName, Epoch,
+    FailureTag, IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold, MemberId, MountIntent,
+    NetworkConfig, OperationId, Position, RefusalReason, Refused, ResumeRequest, SeedOrder,
+    SeedProgress, SiteName, StreamId, SuspendRequest, TrafficPolicy,
 };
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,9 @@ pub struct ActivateItem {
     /// It is activated at an instant.
     #[serde(default)]
     pub turn: Option<Turn>,
+    /// With which the epoch begins, if its active acknowledges alone and keeps a ceiling.
+    #[serde(default)]
+    pub ceiling: Option<Ceiling>,
 }
 
 /// A change of the replicated state.
@@ -398,6 +401,18 @@ pub enum Command {
         expected_version: u64,
         /// The new rule, version `expected_version + 1`.
         rule: CommitRule,
+    },
+    /// The active of the epoch promises to commit nothing behind a ceiling, raises it, or gives it
+    /// up. It obeys the lower one of what may be recorded.
+    SetCeiling {
+        /// The database.
+        database: DatabaseId,
+        /// Refused if the epoch moved on.
+        epoch: Epoch,
+        /// Changes nothing unless it is higher than that of the recorded one.
+        number: u64,
+        /// The ceiling; nothing for none.
+        ceiling: Option<Ceiling>,
     },
     /// Raises the first half of all future epochs (S19).
     RaiseRecoveryGeneration {

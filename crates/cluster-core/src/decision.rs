@@ -8,6 +8,7 @@ use keelson_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::dial::DialQuestion;
 use crate::loss::LossReceipt;
 use crate::order::SealReply;
 use crate::point_in_time::ActivateAt;
@@ -145,7 +146,10 @@ pub struct DecisionRecord {
     pub chosen: Option<CopyId>,
     /// Highest end among the reached logs.
     pub required_end: LogEnd,
-    /// What was given up, if an operator accepted loss.
+    /// What the mount dials were asked, if the proof failed and no operator accepted loss.
+    #[serde(default)]
+    pub dial: Option<DialQuestion>,
+    /// What was given up, if an operator accepted loss, or a dial did.
     #[serde(default)]
     pub loss: Option<LossReceipt>,
     /// When the steps were reached.
@@ -171,14 +175,15 @@ impl DecisionRecord {
         let exclusions = exclusions.map(|exclusion| match exclusion {
             Exclusion::Faulty(fault) => 16 + fault_bytes(Some(fault)),
             Exclusion::OtherEpoch(_) => 60,
+            Exclusion::BeyondDial { .. } => 90,
             _ => 16,
         });
         let ids = self.alive.len() + self.reached.len() + self.verdict.named() + self.avoid.len();
         let lists = self.rules.len() * 250 + self.candidates.len() * 380 + self.steps.len() * 36;
-        let loss = self.loss.as_ref().map_or(0, |loss| 350 + loss.unreached.len() * 39);
+        let loss = self.loss.as_ref().map_or(0, |loss| 420 + loss.unreached.len() * 39);
         let lists = lists + copies.sum::<usize>();
         let sums = participants + replies.sum::<usize>() + exclusions.sum::<usize>() + loss;
-        1_000 + self.code_version.len() + ids * 39 + lists + sums
+        1_100 + self.code_version.len() + ids * 39 + lists + sums
     }
 
     /// Leaves entries out until the record is below [`DECISION_BYTES_MAX`], the least telling

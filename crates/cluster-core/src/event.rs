@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use keelson_types::{
     ActivationPolicy, CommitConstraint, CopyId, DatabaseId, Epoch, FailureTag, IncarnationId,
-    LogEnd, MemberId, MountIntent, News, OperationId, Position, SeedScope,
+    LogEnd, MemberId, MountDial, MountIntent, News, OperationId, Position, SeedScope,
 };
 use serde::{Deserialize, Serialize};
 
@@ -150,6 +150,13 @@ pub enum EventKind {
         /// When that ends if nothing more happens, in Unix milliseconds.
         until_unix_ms: u64,
     },
+    /// Death certificates moved a database so often that it waits for the process that died.
+    WaitsForProcess {
+        /// Moves within the window.
+        moves: u32,
+        /// For so long at most, in milliseconds.
+        patience_ms: u64,
+    },
     /// A failover or switchover chose its target.
     Activated {
         /// The epoch.
@@ -159,7 +166,8 @@ pub enum EventKind {
         /// Why the epoch was allocated; a failover unless it says switchover or mount.
         reason: ActivationReason,
     },
-    /// An operator accepted that acknowledged writes may be gone; the receipt is in the decision.
+    /// Acknowledged writes may be gone, on an operator's word or within a mount dial; the receipt
+    /// is in the decision.
     ActivatedWithLoss {
         /// The epoch.
         epoch: Epoch,
@@ -169,6 +177,12 @@ pub enum EventKind {
         certain: Option<Position>,
         /// Copies that were not reached and may hold more.
         unreached: BTreeSet<CopyId>,
+        /// Logs that can be missing at most, if that is known.
+        #[serde(default)]
+        missing_logs: Option<u64>,
+        /// The mount dial within which that is; nothing for an operator's word.
+        #[serde(default)]
+        dial: Option<MountDial>,
     },
     /// An operator made an instant of the new active the truth; the receipt is in the decision.
     ActivatedAtInstant {

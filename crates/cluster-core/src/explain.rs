@@ -6,12 +6,14 @@
 use std::collections::BTreeSet;
 
 use keelson_types::{
-    ActivationPolicy, ContentIndexState, CopyId, LOG_UNIT_BYTES, MemberId, RefusalReason, Weakness,
+    ActivationPolicy, ContentIndexState, CopyId, LOG_UNIT_BYTES, MemberId, MountDial,
+    RefusalReason, Weakness,
 };
 
 use crate::command::Refusal;
 use crate::criteria::{COPY_QUEUE_LOGS, IndexFit, MemberFit, REPLAY_QUEUE_LOGS};
 use crate::decision::DecisionRecord;
+use crate::dial::{DialQuestion, dialled, missing};
 use crate::order::SealReply;
 use crate::point_in_time::rank_at;
 use crate::proof::{Verdict, lossless};
@@ -68,7 +70,13 @@ pub fn explain(record: &DecisionRecord, changes: &[String]) -> Result<Explanatio
     }
     let selection = inputs.select(record);
     let verdict = lossless(&record.rules, &selection.reached, Weakness::None);
-    let allowed = verdict.is_lossless() || record.loss.is_some();
+    let asked = record.dial.filter(|_| !verdict.is_lossless());
+    let missing_logs = missing(&record.rules, &selection.reached, selection.required_end);
+    let selection = match asked.map(|question| DialQuestion { missing_logs, ..question }) {
+        Some(question) => dialled(selection, &inputs.copies, &question),
+        None => selection,
+    };
+    let allowed = verdict.is_lossless() || record.loss.is_some() || asked.is_some();
     let best = selection.best().map(|best| best.copy);
     let chosen = best.filter(|_| allowed);
     let differences = differences(record, &selection, &verdict, chosen);
@@ -205,6 +213,7 @@ impl Inputs {
             "actives" => copy.actives = value.parse().ok()?,
             "max_active" => copy.max_active = limit()?,
             "max_active_preferred" => copy.max_active_preferred = limit()?,
+            "mount_dial" => copy.dial = value.parse::<MountDial>().ok()?,
             "failed_before" if yes()? => drop(self.avoid.insert(copy.copy)),
             "failed_before" => drop(self.avoid.remove(&copy.copy)),
             "content_index" | "copy_queue" | "replay_queue" | "short_of_space" => {
@@ -228,7 +237,7 @@ impl Inputs {
 }
 
 /// Keys that a change may name.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "alive",
     "answers",
     "preference",
@@ -236,6 +245,7 @@ const KEYS: [&str; 17] = [
     "actives",
     "max_active",
     "max_active_preferred",
+    "mount_dial",
     "failed_before",
     "content_index",
     "copy_queue",
@@ -304,9 +314,28 @@ fn criteria(
         found("max_active", &|one| matches!(one, Exclusion::MaximumActive(_)), actives.clone()),
         found("requested", &is(Exclusion::NotRequested), String::new()),
         found("instant", &at, String::new()),
+        found("mount_dial", &is_beyond_dial, beyond_dial(candidate, copy)),
+        found("process_gone", &is(Exclusion::ProcessExpected), String::new()),
     ];
     rows.extend(order(candidate, reply, selection, actives));
     rows
+}
+
+const fn is_beyond_dial(one: &Exclusion) -> bool {
+    matches!(one, Exclusion::BeyondDial { .. })
+}
+
+/// The dial of a copy, and what it would have to allow.
+fn beyond_dial(candidate: &Candidate, copy: Option<&CopyInput>) -> String {
+    let beyond = candidate.excluded.iter().find_map(|one| match one {
+        Exclusion::BeyondDial { dial, missing_logs } => Some((dial, missing_logs)),
+        _ => None,
+    });
+    match beyond {
+        None => copy.map(|copy| copy.dial.to_string()).unwrap_or_default(),
+        Some((dial, Some(missing))) => format!("{dial}, {missing} logs may be missing"),
+        Some((dial, None)) => format!("{dial}, nobody knows how much is missing"),
+    }
 }
 
 /// The criteria that put candidates in order.

@@ -25,6 +25,7 @@ pub mod autoreseed;
 mod command;
 mod criteria;
 mod decision;
+pub mod dial;
 mod event;
 mod explain;
 mod failure;
@@ -87,7 +88,7 @@ pub use state::{
     Maintenance, Member, MemberActivation, MemberConfig, NewCopy, OPERATIONS_MAX, RuleRecord,
     STATE_FORMAT_VERSION,
 };
-pub use suppression::{Suppression, suppression};
+pub use suppression::{Suppression, certificates, suppression};
 pub use switchover::{
     CheckRow, CheckVerdict, CopyReport, MoveCheck, MoveInput, MovePlan, Skip, plan_move,
 };

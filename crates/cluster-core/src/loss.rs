@@ -9,13 +9,17 @@
 //! was given up never comes back as the truth; until that frame is committed, the older rules stay
 //! in every proof (R2) and nothing was acknowledged in between.
 //!
-//! What unreached copies hold is not known, so it counts as infinite.
+//! What unreached copies hold is not known, so it counts as infinite, unless the active kept a
+//! ceiling ([`crate::dial`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keelson_types::{CopyId, Discard, Epoch, LogEnd, MemberId, OperationId, Position, Weakness};
+use keelson_types::{
+    CopyId, Discard, Epoch, LogEnd, MemberId, MountDial, OperationId, Position, Weakness,
+};
 use serde::{Deserialize, Serialize};
 
+use crate::dial::missing;
 use crate::order::SealReply;
 use crate::proof::{Verdict, lossless};
 use crate::select::{Candidate, Selection, SelectionInput, select};
@@ -46,8 +50,14 @@ pub struct LossReceipt {
     /// Copies of the failed proof that were not reached. They may hold more, and nobody knows how
     /// much was acknowledged.
     pub unreached: BTreeSet<CopyId>,
-    /// The operator's operation.
+    /// The operator's operation; none for what a mount dial allowed by itself.
     pub operation: Option<OperationId>,
+    /// Logs of 1 MiB that can be missing at most; none if nobody knows.
+    #[serde(default)]
+    pub missing_logs: Option<u64>,
+    /// The mount dial that allowed it.
+    #[serde(default)]
+    pub dial: Option<MountDial>,
 }
 
 impl LossReceipt {
@@ -67,7 +77,13 @@ impl LossReceipt {
             Verdict::Lossless => BTreeSet::new(),
             Verdict::PossibleLoss { unreached, .. } => unreached.clone(),
         };
-        Self { epoch, kept, certain, unreached, operation }
+        Self { epoch, kept, certain, unreached, operation, missing_logs: None, dial: None }
+    }
+
+    /// The same, with what is known of its size.
+    #[must_use]
+    pub fn of_size(self, missing_logs: Option<u64>) -> Self {
+        Self { missing_logs, ..self }
     }
 
     /// Whether the frame that ends here is given up.
@@ -150,7 +166,9 @@ pub fn preview(
     let selection = select_accepted(&input, accepted);
     let target = selection.best().map(|best| best.copy);
     let next = database.epoch.next(database.epoch.recovery);
+    let missing = missing(&database.unestablished, &selection.reached, selection.required_end);
     let receipt = LossReceipt::new(next, selection.required_end, &reports, &verdict, None);
+    let receipt = receipt.of_size(missing);
     let receipt = target.map(|_| receipt);
     MountPreview { verdict, candidates: selection.candidates, target, receipt }
 }

@@ -2,7 +2,8 @@
 //! work.
 
 use keelson_types::{
-    CopyId, DatabaseId, DatabaseState, Epoch, MemberId, MountIntent, OperationId, SeedProgress,
+    CopyId, DatabaseId, DatabaseState, Epoch, MemberId, MountDial, MountIntent, OperationId,
+    SeedProgress,
 };
 use serde::{Deserialize, Serialize};
 
@@ -63,12 +64,35 @@ pub enum OperationKind {
 }
 
 /// What an operator allows a switchover.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MoveOptions {
     /// Where the old active is not reached and nothing proves that nothing is missing, the target
-    /// is opened with loss (the mount dial `best_effort`, F22).
+    /// is opened with loss, whatever it is (the mount dial `best_effort`, F22).
     #[serde(default)]
     pub accept_loss: bool,
+    /// How much may be missing; none for the dial of the target's member (F23).
+    #[serde(default = "lossless")]
+    pub dial: Option<MountDial>,
+}
+
+// A move without another word is lossless, whatever the dials of members say.
+#[expect(clippy::unnecessary_wraps, reason = "the default of a field")]
+const fn lossless() -> Option<MountDial> {
+    Some(MountDial::Lossless)
+}
+
+impl Default for MoveOptions {
+    fn default() -> Self {
+        Self::of_dial(lossless())
+    }
+}
+
+impl MoveOptions {
+    /// The options that a mount dial means.
+    #[must_use]
+    pub fn of_dial(dial: Option<MountDial>) -> Self {
+        Self { accept_loss: dial == Some(MountDial::BestEffort), dial }
+    }
 }
 
 /// Where a database was and is, for the result of a switchover (F37).

@@ -1,7 +1,7 @@
 //! What the active manager and a data process say to each other: seals and mounts.
 
 use keelson_types::{
-    CommitRule, CopyFault, CopyId, DatabaseId, Epoch, LogEnd, MemberId, Position, StreamId,
+    Ceiling, CommitRule, CopyFault, CopyId, DatabaseId, Epoch, LogEnd, MemberId, Position, StreamId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +110,8 @@ pub struct MountOrder {
     pub required_end: LogEnd,
     /// Where to fetch, holders of the highest end first; without the target.
     pub sources: Vec<Source>,
+    /// The active commits nothing behind it, until another one is recorded.
+    pub ceiling: Option<Ceiling>,
     /// All other copies.
     pub peers: Vec<Peer>,
 }

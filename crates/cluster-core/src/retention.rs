@@ -57,7 +57,7 @@ pub fn may_release(
 /// Whether another copy goes on holding the timeline: one that leaves, or is made anew, does not.
 fn keeps(other: &CopyConfig, held: &HeldTimeline) -> bool {
     let same = |theirs: &HeldTimeline| theirs.discard.epoch == held.discard.epoch;
-    !other.leaving && other.seeding.is_none() && other.suspension.held.iter().any(same)
+    !other.leaving && !other.is_remade() && other.suspension.held.iter().any(same)
 }
 
 /// The timelines whose retention has run out and was not told yet; they are marked as told.
@@ -84,7 +84,7 @@ pub fn next_end_unix_ms(config: &CopyConfig, settings: &ClusterSettings) -> Opti
 
 #[cfg(test)]
 mod tests {
-    use keelson_types::{Discard, Epoch, LogEnd, Position};
+    use keelson_types::{Discard, Epoch, LogEnd, OperationId, Position, SeedScope};
 
     use super::*;
     use crate::testing::{DB, Log, copy, create, epoch};
@@ -144,6 +144,16 @@ mod tests {
         let settings = ClusterSettings::default();
         assert!(may_release(database, copy(1), &settings, DAY).is_err());
         assert!(may_release(database, copy(2), &settings, DAY).is_ok(), "copy 1 stays");
+        // One that is made anew keeps nothing; one whose index alone is seeded goes on as it is.
+        for (scope, kept) in [(SeedScope::Everything, false), (SeedScope::Catalog, true)] {
+            let mut log = holding(&[(5, 0)], &[(5, 0)]);
+            let database = log.state.databases.get_mut(&DB).expect("exists");
+            let (operation, fresh) = (OperationId::from_u128(9), CopyId::from_u128(99));
+            let order = crate::autoreseed::order(operation, fresh, keelson_types::OldFiles::Keep);
+            let other = database.copies.get_mut(&copy(2)).expect("exists");
+            other.seeding = Some(keelson_types::SeedOrder { scope, ..order });
+            assert_eq!(may_release(database, copy(1), &settings, DAY).is_ok(), kept, "{scope:?}");
+        }
     }
 
     /// The end of a retention is told once; nothing else happens by itself (G4).

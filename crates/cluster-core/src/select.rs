@@ -14,8 +14,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_types::{
-    ActivationPolicy, CommitRule, CopyFault, CopyId, Epoch, LogEnd, MemberId, Participant,
-    Position, Weakness,
+    ActivationPolicy, CommitRule, CopyFault, CopyId, Epoch, LogEnd, MemberId, MountDial,
+    Participant, Position, Weakness,
 };
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,15 @@ pub enum Exclusion {
     ReplayedBeyond(Position),
     /// Its log ends before the instant at which it was to be activated.
     LacksInstant,
+    /// The proof failed, and more may be missing than the mount dial allows (F24).
+    BeyondDial {
+        /// The dial.
+        dial: MountDial,
+        /// Logs of 1 MiB that can be missing; none if nobody knows, which is within no dial.
+        missing_logs: Option<u64>,
+    },
+    /// The process of the former active is being started again, with all that it acknowledged.
+    ProcessExpected,
 }
 
 /// A copy and what speaks against it.

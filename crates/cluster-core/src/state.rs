@@ -16,10 +16,10 @@
 use std::collections::BTreeMap;
 
 use keelson_types::{
-    ActivationPolicy, ClusterId, ClusterSettings, CommitConstraint, CommitRule,
+    ActivationPolicy, Ceiling, ClusterId, ClusterSettings, CommitConstraint, CommitRule,
     ContentIndexSettings, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch, FailureTag,
-    IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold, MemberId, MemberName, MountIntent,
-    Networks, OperationId, Position, SeedOrder, SiteName, StreamId, Suspension,
+    IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold, MemberId, MemberName, MountDial,
+    MountIntent, Networks, OperationId, Position, SeedOrder, SiteName, StreamId, Suspension,
 };
 use serde::{Deserialize, Serialize};
 
@@ -163,6 +163,9 @@ pub struct MemberActivation {
     /// Databases are moved away, and come back only where no other copy can serve.
     #[serde(default)]
     pub move_away: bool,
+    /// How much may be missing from a copy there that is activated by itself (F22).
+    #[serde(default)]
+    pub dial: MountDial,
 }
 
 /// That a member is under maintenance.
@@ -360,6 +363,23 @@ pub struct RuleRecord {
     pub incarnation: IncarnationId,
     /// The rule; `rule.active` is the target.
     pub rule: CommitRule,
+    /// End of the log that the epoch goes on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begins: Option<LogEnd>,
+    /// The active commits nothing behind it; nothing if it made no such promise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceiling: Option<Ceiling>,
+    /// Number of the proposal of that; 0 for what the epoch began with.
+    #[serde(default)]
+    pub ceiling_number: u64,
+}
+
+impl RuleRecord {
+    /// The record of an epoch whose active promised nothing of what it commits.
+    #[must_use]
+    pub const fn new(epoch: Epoch, incarnation: IncarnationId, rule: CommitRule) -> Self {
+        Self { epoch, incarnation, rule, begins: None, ceiling: None, ceiling_number: 0 }
+    }
 }
 
 /// One row of a database's epoch history.
@@ -529,6 +549,22 @@ impl ClusterState {
         })
     }
 
+    /// What the active of the newest epoch promised of what it commits.
+    #[must_use]
+    pub fn newest_ceiling(&self, database: DatabaseId) -> Option<&RuleRecord> {
+        let database = self.databases.get(&database)?;
+        database.unestablished.last().filter(|record| record.epoch == database.epoch)
+    }
+
+    /// Whether a member would activate a copy of the database with loss by itself, so that its
+    /// active has to keep a ceiling.
+    #[must_use]
+    pub fn is_bounded(&self, database: &Database, active: CopyId) -> bool {
+        let passive = database.copies.iter().filter(|(id, _)| **id != active);
+        let mut members = passive.filter_map(|(_, copy)| self.members.get(&copy.member));
+        members.any(|member| member.activation.dial != MountDial::Lossless)
+    }
+
     /// The order by which the bound target of the newest epoch is mounted.
     #[must_use]
     pub fn mount_order(&self, database: DatabaseId) -> Option<MountOrder> {
@@ -543,6 +579,7 @@ impl ClusterState {
             rule: database.rule.clone()?,
             required_end: binding.required_end,
             sources: binding.sources.clone(),
+            ceiling: self.newest_ceiling(database.id).and_then(|record| record.ceiling),
             peers: others
                 .map(|(id, copy)| Peer { copy: *id, member: copy.member, kind: copy.kind })
                 .collect(),

@@ -283,7 +283,9 @@ fn best_first(input: &MoveInput<'_>) -> Vec<CopyId> {
         | Exclusion::MaximumActive(_)
         | Exclusion::NotRequested
         | Exclusion::ReplayedBeyond(_)
-        | Exclusion::LacksInstant => false,
+        | Exclusion::LacksInstant
+        | Exclusion::BeyondDial { .. }
+        | Exclusion::ProcessExpected => false,
     };
     let ranked = rank(&picture).candidates.into_iter();
     let elsewhere = ranked.filter(|candidate| Some(candidate.copy) != input.database.target);

@@ -92,7 +92,7 @@ pub(crate) fn rule(
 pub(crate) fn rule_record(counter: u64, rule: CommitRule) -> RuleRecord {
     let incarnation =
         IncarnationId::from_u128(100 + u128::from_be_bytes(rule.active.into_bytes()) % 1_000);
-    RuleRecord { epoch: epoch(counter), incarnation, rule }
+    RuleRecord::new(epoch(counter), incarnation, rule)
 }
 
 pub(crate) fn reply(n: u128, sealed: Epoch, end: LogEnd) -> SealReply {

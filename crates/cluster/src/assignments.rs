@@ -223,12 +223,12 @@ fn members(state: &ClusterState) -> AssignMembers {
 fn databases_on(state: &ClusterState, me: MemberId) -> BTreeMap<DatabaseId, DatabaseAssignment> {
     let here = state.databases.values().filter_map(|database| {
         let copy = database.copy_on(me)?;
-        Some((database.id, assignment(database, copy)))
+        Some((database.id, assignment(state, database, copy)))
     });
     here.collect()
 }
 
-fn assignment(database: &Database, this_copy: CopyId) -> DatabaseAssignment {
+fn assignment(state: &ClusterState, database: &Database, this_copy: CopyId) -> DatabaseAssignment {
     let copy = |(id, config): (&CopyId, &CopyConfig)| CopyAssignment {
         copy: ids::bytes(*id),
         member: ids::bytes(config.member),
@@ -243,6 +243,8 @@ fn assignment(database: &Database, this_copy: CopyId) -> DatabaseAssignment {
     };
     let own = database.copies.get(&this_copy);
     let lag = own.map(|config| config.lag).unwrap_or_default();
+    let active = database.target == Some(this_copy);
+    let promised = state.newest_ceiling(database.id).filter(|_| active);
     DatabaseAssignment {
         database: ids::bytes(database.id),
         name: database.name.to_string(),
@@ -270,6 +272,9 @@ fn assignment(database: &Database, this_copy: CopyId) -> DatabaseAssignment {
         lag_disabled: own.and_then(|config| config.lag_switch.disabled().map(str::to_owned)),
         play_down_max_delay_seconds: lag.play_down_max_delay().as_secs(),
         discards: database.receipts.iter().map(discarded).collect(),
+        bounded: state.is_bounded(database, this_copy),
+        ceiling: promised.and_then(|r| r.ceiling).map(|c| whole_json(&c)).unwrap_or_default(),
+        ceiling_number: promised.map_or(0, |record| record.ceiling_number),
         seed: own.and_then(|config| config.seeding.as_ref()).map(whole_json).unwrap_or_default(),
     }
 }

@@ -103,6 +103,11 @@ pub(crate) fn mount_order(order: &MountOrder) -> v1::MountOrder {
         rule: Some((&order.rule).into()),
         required_end: Some(order.required_end.into()),
         sources: order.sources.iter().map(source).collect(),
+        ceiling: order
+            .ceiling
+            .map(|ceiling| serde_json::to_vec(&ceiling).expect("numbers only"))
+            .unwrap_or_default()
+            .into(),
     }
 }
 

@@ -196,6 +196,7 @@ fn data_process_may_propose(sender: MemberId, command: &Command) -> bool {
         Command::AppendEvent { member, .. } => *member == Some(sender),
         Command::Established { .. }
         | Command::ChangeRule { .. }
+        | Command::SetCeiling { .. }
         | Command::AllocateEpochs(_)
         | Command::SuspendFailed { .. }
         | Command::MarkCutOff { .. }

@@ -4,7 +4,7 @@
 //! A proposal ends without outcome only when the state says that it no longer matters: the epoch
 //! moved on, or the life is over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use keelson_types::{
 };
 use keelson_wire::v1::{
     CertifyDeathRequest, ClearCutOff, CopyForgot, CopyNote, CopyStopped, DivergenceReport,
-    EpochGivenUp, EstablishedReport, MarkCutOff, NewsReport, ProposeRule, RuleOutcome, SeedReport,
-    control_to_data, data_to_control,
+    EpochGivenUp, EstablishedReport, MarkCutOff, NewsReport, ProposeCeiling, ProposeRule,
+    RuleOutcome, SeedReport, control_to_data, data_to_control,
 };
 use keelson_wire::{Invalid, Refusal, ids, v1};
 use tokio::sync::Semaphore;
@@ -52,6 +52,32 @@ pub(crate) struct Reports {
     telling: Arc<Semaphore>,
     /// Seeds of which a report is on its way, progress and end apart.
     seeds: Arc<Mutex<BTreeSet<(OperationId, bool)>>>,
+    lost: LostFiles,
+}
+
+/// Copies of this member that said that they lost their files, with the number of the word: what is
+/// taken back, or said again in a later life, does not count any more.
+#[derive(Clone, Default)]
+struct LostFiles {
+    words: Arc<Mutex<(u64, BTreeMap<CopyId, u64>)>>,
+}
+
+impl LostFiles {
+    fn lost(&self, copy: CopyId) -> u64 {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        words.0 += 1;
+        let word = words.0;
+        words.1.insert(copy, word);
+        word
+    }
+
+    fn found(&self, copy: CopyId) {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&copy);
+    }
+
+    fn stands(&self, copy: CopyId, word: u64) -> bool {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner).1.get(&copy) == Some(&word)
+    }
 }
 
 /// The right to report of a seed; given back when dropped.
@@ -84,6 +110,7 @@ impl Reports {
             under_way: semaphore(UNDER_WAY_MAX),
             telling: semaphore(NEWS_MAX),
             seeds: Arc::default(),
+            lost: LostFiles::default(),
         }
     }
 
@@ -93,6 +120,7 @@ impl Reports {
         let taken = match message {
             M::Established(report) => self.established(&report),
             M::ProposeRule(proposal) => self.rule(proposal),
+            M::ProposeCeiling(proposal) => self.ceiling(&proposal),
             M::GivenUp(report) => self.given_up(&report),
             M::News(report) => self.news(&report),
             M::CopyStopped(report) => self.copy_stopped(report),
@@ -193,6 +221,24 @@ impl Reports {
         Ok(())
     }
 
+    /// What an active promises of its acknowledgements; the next assignment tells it that this is
+    /// recorded.
+    fn ceiling(&self, proposal: &ProposeCeiling) -> Result<(), Invalid> {
+        let database = ids::database(&proposal.database)?;
+        let (epoch, number) = (epoch(proposal.epoch)?, proposal.number);
+        let ceiling = match proposal.ceiling.is_empty() {
+            true => None,
+            false => {
+                let read = serde_json::from_slice(&proposal.ceiling);
+                Some(read.map_err(|_| Invalid("ceiling"))?)
+            }
+        };
+        let command = Command::SetCeiling { database, epoch, number, ceiling };
+        let wanted = move |state: &ClusterState| is_epoch(state, database, epoch);
+        self.propose(command, wanted, |_, _, _| async {});
+        Ok(())
+    }
+
     fn given_up(&self, report: &EpochGivenUp) -> Result<(), Invalid> {
         let database = ids::database(&report.database)?;
         let expected = epoch(report.epoch)?;
@@ -264,15 +310,25 @@ impl Reports {
         Ok(())
     }
 
-    /// A copy that lost its files becomes another one (R4): never its own witness again.
+    /// A copy that lost its files becomes another one (R4): never its own witness again. The word
+    /// may wait long for a leader, and is looked at again each time it is proposed: a copy that
+    /// found its files meanwhile stays what it is.
     fn copy_forgot(&self, report: &CopyForgot) -> Result<(), Invalid> {
         let (database, old) = (ids::database(&report.database)?, ids::copy(&report.copy)?);
+        let lost = self.lost.clone();
+        if report.found {
+            tracing::info!(%database, %old, "a copy has found its files again");
+            lost.found(old);
+            return Ok(());
+        }
+        let word = lost.lost(old);
         let new = CopyId::from_bytes(rand::random());
         tracing::warn!(%database, %old, %new, "a copy has lost its files and gets a new id");
         let command = Command::ReplaceCopy { database, old, new };
         let wanted = move |state: &ClusterState| {
             let database = state.databases.get(&database);
             database.is_some_and(|d| d.copies.contains_key(&old) && d.target != Some(old))
+                && lost.stands(old, word)
         };
         self.propose(command, wanted, |_, _, outcome| async {
             if let Outcome::Refused(refusal) = outcome {
@@ -452,4 +508,21 @@ fn voters(context: &Context) -> Vec<ClusterNode> {
     let membership = metrics.membership_config.membership();
     let voters = membership.voter_ids().filter_map(|id| membership.get_node(&id).cloned());
     voters.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A word that waited counts only as long as nothing newer was said of the copy.
+    #[test]
+    fn a_copy_that_found_its_files_takes_its_word_back() {
+        let (lost, copy) = (LostFiles::default(), CopyId::from_u128(1));
+        let first = lost.lost(copy);
+        assert!(lost.stands(copy, first) && !lost.stands(CopyId::from_u128(2), first));
+        lost.found(copy);
+        assert!(!lost.stands(copy, first), "it healed");
+        let second = lost.lost(copy);
+        assert!(lost.stands(copy, second) && !lost.stands(copy, first), "it was lost again");
+    }
 }

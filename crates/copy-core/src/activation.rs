@@ -6,6 +6,7 @@
 use keelson_types::{CommitRule, Epoch, EpochStart, LogEnd, Position};
 
 use crate::active::Active;
+use crate::ceiling::CeilingState;
 use crate::event::{Action, MountFailure, MountOrder, StopReason};
 use crate::machine::{CopyMachine, Role};
 
@@ -233,7 +234,9 @@ impl CopyMachine {
         // the same positions are another log from now on.
         self.committed = self.committed.min(start.previous_end);
         self.save(out);
-        let active = Active::new(epoch, activation.order.rule, end, activation.requests);
+        self.generation_ends = [start.previous_end].into();
+        let mut active = Active::new(epoch, activation.order.rule, end, activation.requests);
+        active.ceiling = CeilingState::new(activation.order.ceiling);
         self.become_active(active, out);
     }
 

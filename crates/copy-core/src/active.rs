@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use keelson_types::{CommitRule, CopyId, Epoch, MemberId, Position, Tick, Weakness};
 
+use crate::ceiling::CeilingState;
 use crate::event::{Action, Assignment, OpenRefusal, StopReason};
 use crate::machine::{CopyMachine, Role};
 use crate::rule_change::RuleState;
@@ -27,6 +28,7 @@ pub(crate) struct Active {
     pub(crate) serving: bool,
     pub(crate) held_since: Option<Tick>,
     pub(crate) rule: RuleState,
+    pub(crate) ceiling: CeilingState,
     pub(crate) peers: BTreeMap<CopyId, Peer>,
 }
 
@@ -97,6 +99,7 @@ impl Active {
             serving: false,
             held_since: None,
             rule: RuleState::new(rule),
+            ceiling: CeilingState::default(),
             peers: BTreeMap::new(),
         }
     }
@@ -286,6 +289,7 @@ impl CopyMachine {
         self.note_silence(now);
         self.change_rule(now, out);
         self.advance_commit(out);
+        self.keep_ceiling(out);
         self.serve_when_replayed(out);
     }
 
@@ -317,7 +321,7 @@ impl CopyMachine {
         }
         let required = active.rule.required();
         let reach = required.map(|rule| active.reach(rule, own.position)).min();
-        let reach = reach.unwrap_or(Position::ZERO);
+        let reach = active.below_ceiling(reach.unwrap_or(Position::ZERO));
         if reach < active.opening_end || reach <= self.committed && active.established {
             return;
         }

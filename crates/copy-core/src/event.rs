@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use keelson_types::{
-    CommitConstraint, CommitRule, CopyFault, CopyId, DatabaseId, Discard, Epoch, EpochStart,
-    EpochTable, LogEnd, MemberId, Position, SiteName, StreamId, Suspension, Weakness,
+    Ceiling, CommitConstraint, CommitRule, CopyFault, CopyId, DatabaseId, Discard, Epoch,
+    EpochStart, EpochTable, LogEnd, MemberId, Position, SiteName, StreamId, Suspension, Weakness,
 };
 
 use crate::divergence::{Touched, Verdict};
@@ -86,6 +86,20 @@ pub struct Assignment {
     pub suspension: Suspension,
     /// Log that was given up, oldest first.
     pub discards: Vec<Discard>,
+    /// Somebody would go on without what this copy acknowledged alone, if that is little enough: it
+    /// keeps a ceiling.
+    pub bounded: bool,
+    /// What is recorded of the ceiling of the newest epoch; told to its active.
+    pub ceiling: RecordedCeiling,
+}
+
+/// A ceiling in consensus, or none, and the number of the proposal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RecordedCeiling {
+    /// Rises with every proposal of an epoch; 0 for what the epoch began with.
+    pub number: u64,
+    /// The ceiling; nothing if there is none.
+    pub ceiling: Option<Ceiling>,
 }
 
 /// A holder of log that a copy needs before it is activated.
@@ -111,6 +125,8 @@ pub struct MountOrder {
     pub required_end: LogEnd,
     /// Who has it, best first.
     pub sources: Vec<LogSource>,
+    /// The ceiling that was recorded with it.
+    pub ceiling: Option<Ceiling>,
 }
 
 /// An active's offer to ship its log.
@@ -430,6 +446,13 @@ pub enum Action {
         expected_version: u64,
         /// The rule.
         rule: CommitRule,
+    },
+    /// Ask consensus to record a ceiling, or none, until an [`Event::Assigned`] shows it.
+    ProposeCeiling {
+        /// Epoch of the proposal.
+        epoch: Epoch,
+        /// Its number, and what is to be recorded.
+        proposal: RecordedCeiling,
     },
     /// This copy cannot serve the epoch: ask for a new activation.
     GiveUp {

@@ -13,6 +13,7 @@ mod activation;
 mod active;
 mod byte_codec;
 pub mod catalog;
+mod ceiling;
 pub mod checkpoint;
 pub mod copy_state;
 pub mod divergence;
@@ -38,7 +39,7 @@ pub use active::PeerView;
 pub use byte_codec::DecodeError;
 pub use event::{
     Action, Assignment, CopyConfig, Event, LogSource, MountFailure, MountOrder, OpenOffer,
-    OpenRefusal, PeerCopy, Recovered, SealAnswer, SealRefusal, StopReason,
+    OpenRefusal, PeerCopy, RecordedCeiling, Recovered, SealAnswer, SealRefusal, StopReason,
 };
 pub use keelson_types::Refused;
 pub use machine::CopyMachine;

@@ -4,7 +4,7 @@
 //! `replayed ≤ min(committed, durable)` (R10), `durable ≤ end`, a saved seal is never above the
 //! promised one, and an active or activating copy is sealed for exactly its epoch.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use keelson_types::{
     CopyFault, Epoch, EpochTable, LogEnd, MemberId, Position, Suspension, Tick, Weakness,
@@ -19,6 +19,9 @@ use crate::passive::Passive;
 use crate::seal::Sealing;
 use crate::status::Contact;
 use crate::undo::{Ground, Marking};
+
+/// Generations whose end is remembered: a ceiling asks for the newest one.
+const GENERATION_ENDS_MAX: usize = 4;
 
 /// What the copy is doing.
 #[derive(Debug)]
@@ -81,6 +84,8 @@ pub struct CopyMachine {
     /// Since when the lease is known to be lost; it may be lost while the copy is being activated.
     pub(crate) lease_lost_at: Option<Tick>,
     /// For the status page.
+    /// Ends of the generations that this copy closed while it was active, the newest last.
+    pub(crate) generation_ends: VecDeque<Position>,
     pub(crate) contact: Contact,
 }
 
@@ -129,6 +134,7 @@ impl CopyMachine {
             gave_up: Epoch::ZERO,
             taken_up: Epoch::ZERO,
             lease_lost_at: None,
+            generation_ends: VecDeque::new(),
             contact: Contact::default(),
         }
     }
@@ -291,7 +297,7 @@ impl CopyMachine {
             self.stop(StopReason::Deposed(epoch), out);
         }
         let mine = assignment.active == Some(self.config.copy);
-        let rule = assignment.rule.clone();
+        let (rule, ceiling) = (assignment.rule.clone(), assignment.ceiling);
         let was_suspended = self.is_suspended();
         let told = self.assignment.replace(assignment);
         self.forgive_divergence(told);
@@ -303,6 +309,7 @@ impl CopyMachine {
         if let Some(rule) = rule.clone() {
             self.rule_published(epoch, rule);
         }
+        self.ceiling_published(epoch, ceiling);
         if !mine || self.own_epoch().is_some() || self.answered_seal >= epoch {
             return;
         }
@@ -448,6 +455,11 @@ impl CopyMachine {
 
     fn appended(&mut self, end: Position) {
         if let Role::Active(active) = &self.role {
+            if end.generation > self.end.position.generation {
+                self.generation_ends.push_back(self.end.position);
+                let surplus = self.generation_ends.len().saturating_sub(GENERATION_ENDS_MAX);
+                self.generation_ends.drain(..surplus);
+            }
             self.end = LogEnd { epoch: active.epoch, position: end };
         }
     }

@@ -50,7 +50,7 @@ impl CopyMachine {
         let standing = self.standing(&offer, touched);
         let verdict = climb(&standing);
         if let Some(why) = refused(&verdict.rung, &standing, offer.epoch) {
-            let gone = verdict.rung == Rung::Seed { why: SeedReason::LogGone };
+            let gone = is_only_behind(&verdict.rung, &standing);
             out.push(Action::Climbed(verdict));
             return self.cannot_follow(why, gone, &offer, out);
         }
@@ -98,7 +98,9 @@ impl CopyMachine {
         }
     }
 
-    /// Waits for an operator; log that is gone has a fault of its own (F107).
+    /// Waits for an operator. A copy that is only behind, and misses log, has a fault of its own
+    /// (F107); one that has left the log of its active has not, even if log is gone besides: what
+    /// it holds may become the truth again, and then nothing is missing.
     fn cannot_follow(&mut self, why: String, gone: bool, offer: &OpenOffer, out: &mut Vec<Action>) {
         let (fault, refusal) = match gone {
             true => (CopyFault::MissingLog(why), OpenRefusal::Failed),
@@ -202,6 +204,12 @@ impl CopyMachine {
         };
         self.marking.map(|marking| CopyFault::Untrusted(why(marking).into()))
     }
+}
+
+/// Whether the own log is a part of the other one, but for what nobody holds any more.
+fn is_only_behind(rung: &Rung, standing: &Standing) -> bool {
+    *rung == Rung::Seed { why: SeedReason::LogGone }
+        && standing.own_end.position <= standing.common.position
 }
 
 /// Why nothing but a seed or somebody's word helps.

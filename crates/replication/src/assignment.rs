@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keelson_copy_core::{Assignment as CoreAssignment, PeerCopy};
+use keelson_copy_core::{Assignment as CoreAssignment, PeerCopy, RecordedCeiling};
 use keelson_types::{
     CommitConstraint, CommitRule, CopyId, DatabaseId, Discard, LagSettings, LagSwitch, MemberId,
     MountIntent, SeedOrder, SiteName, StreamId,
@@ -53,16 +53,7 @@ impl Assignment {
             let site = site.map_err(|_| Invalid("members.site"))?;
             let may_count = !row.leaving && !row.lagged && !row.suspended;
             if copy != this_copy {
-                others.push(OtherFacts {
-                    copy,
-                    member,
-                    lagged: row.lagged,
-                    leaving: row.leaving,
-                    cut_off: row.cut_off,
-                    suspended_since_unix_ms: row
-                        .suspended
-                        .then_some(row.suspended_since_unix_millis),
-                });
+                others.push(other(copy, member, row));
             }
             copies.push(PeerCopy { copy, member, site, may_count, suspended: row.suspended });
         }
@@ -77,6 +68,8 @@ impl Assignment {
             dismount_after: Duration::from_millis(message.dismount_after_millis),
             suspension: json(&message.suspension, "suspension")?,
             discards: message.discards.iter().map(discard).collect(),
+            bounded: message.bounded,
+            ceiling: ceiling(&message)?,
         };
         let (lag, lag_switch) = (lags(&message)?, lag_switch(&message)?);
         let seed: Option<SeedOrder> = json(&message.seed, "seed")?;
@@ -131,6 +124,22 @@ fn lag_switch(message: &v1::DatabaseAssignment) -> Result<LagSwitch, Invalid> {
         None => Ok(LagSwitch::enable()),
         Some(why) => LagSwitch::disable(why).map_err(|_| Invalid("lag_disabled")),
     }
+}
+
+fn other(copy: CopyId, member: MemberId, row: &v1::CopyAssignment) -> OtherFacts {
+    OtherFacts {
+        copy,
+        member,
+        lagged: row.lagged,
+        leaving: row.leaving,
+        cut_off: row.cut_off,
+        suspended_since_unix_ms: row.suspended.then_some(row.suspended_since_unix_millis),
+    }
+}
+
+fn ceiling(message: &v1::DatabaseAssignment) -> Result<RecordedCeiling, Invalid> {
+    let ceiling = json(&message.ceiling, "ceiling")?;
+    Ok(RecordedCeiling { number: message.ceiling_number, ceiling })
 }
 
 fn discard(discard: &v1::DiscardedLog) -> Discard {

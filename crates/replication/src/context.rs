@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, RwLock};
 
-use keelson_copy_core::StopReason;
 use keelson_copy_core::divergence::RungCost;
 use keelson_copy_core::lag::BootId;
 use keelson_copy_core::paths::{End, Overrides, Purpose, Way, ways};
 use keelson_copy_core::range_fetch::FetchCost;
+use keelson_copy_core::{RecordedCeiling, StopReason};
 use keelson_env::StoreOpener;
 use keelson_net::{Connector, Expect, Lane as ChannelLane, PeerChannel};
 use keelson_types::{
@@ -299,6 +299,23 @@ impl PlaneContext {
         self.report(0, v1::data_to_control::Message::ProposeRule(proposal));
     }
 
+    /// Proposes a ceiling of what is committed.
+    pub(crate) fn propose_ceiling(
+        &self,
+        shared: &CopyShared,
+        epoch: Epoch,
+        proposal: &RecordedCeiling,
+    ) {
+        let ceiling = proposal.ceiling.map(|ceiling| serde_json::to_vec(&ceiling));
+        let proposal = v1::ProposeCeiling {
+            database: ids::bytes(shared.database),
+            epoch: Some(epoch.into()),
+            number: proposal.number,
+            ceiling: ceiling.transpose().expect("numbers only").unwrap_or_default().into(),
+        };
+        self.report(0, v1::data_to_control::Message::ProposeCeiling(proposal));
+    }
+
     /// Leaves something for the list of events, of a copy or of the member as a whole.
     pub(crate) fn tell(&self, database: Option<DatabaseId>, news: &News) {
         tracing::info!(?database, ?news, "told the cluster");
@@ -321,10 +338,11 @@ impl PlaneContext {
         self.report(0, v1::data_to_control::Message::CopyStopped(report));
     }
 
-    /// The copy lost its files, and asks for the id under which it is another copy.
-    pub(crate) fn report_forgotten(&self, shared: &CopyShared) {
-        let report =
-            v1::CopyForgot { database: ids::bytes(shared.database), copy: ids::bytes(shared.copy) };
+    /// The copy lost its files, and asks for the id under which it is another copy; or `found` them
+    /// again before it got one.
+    pub(crate) fn report_forgotten(&self, shared: &CopyShared, found: bool) {
+        let (database, copy) = (ids::bytes(shared.database), ids::bytes(shared.copy));
+        let report = v1::CopyForgot { database, copy, found };
         self.report(0, v1::data_to_control::Message::CopyForgot(report));
     }
 

@@ -172,6 +172,13 @@ fn read_order(order: v1::MountOrder) -> Result<MountOrder, keelson_wire::Invalid
         rule: CommitRule::try_from(rule)?,
         required_end: order.required_end.map(LogEnd::from).unwrap_or_default(),
         sources: order.sources.iter().map(source).collect::<Result<_, _>>()?,
+        ceiling: match order.ceiling.is_empty() {
+            true => None,
+            false => {
+                let read = serde_json::from_slice(&order.ceiling);
+                Some(read.map_err(|_| keelson_wire::Invalid("ceiling"))?)
+            }
+        },
     })
 }
 

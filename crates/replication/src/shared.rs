@@ -136,6 +136,8 @@ pub(crate) struct CopyShared {
     pub(crate) log_from: AtomicPosition,
     /// Keys of the store are in doubt: it is nobody's donor, and takes no digest.
     pub(crate) marked: AtomicBool,
+    /// It was told that the files are gone, and that was not taken back.
+    pub(crate) forgotten: AtomicBool,
     /// Wakes those who wait for a position; the number only says that something moved.
     pub(crate) moved: watch::Sender<u64>,
     /// Data address of the active's member, as last heard; empty if unknown.
@@ -220,6 +222,7 @@ impl CopyShared {
             checkpointed: AtomicPosition::default(),
             log_from: AtomicPosition::default(),
             marked: AtomicBool::new(false),
+            forgotten: AtomicBool::new(false),
             moved: watch::Sender::new(0),
             active_address: Mutex::default(),
             store: StoreSlot::default(),

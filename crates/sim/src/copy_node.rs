@@ -22,7 +22,7 @@ use keelson_format::{Chunk, ControlRecord, Cursor};
 use keelson_log::{ControlFile, Log, LogError};
 use keelson_types::{CopyFault, CopyId, DatabaseId, Epoch, LogEnd, MemberId, Position, Tick};
 
-use crate::messages::{DataMessage, Operation, Reply, RuleProposal, ToControl};
+use crate::messages::{CeilingProposal, DataMessage, Operation, Reply, RuleProposal, ToControl};
 use crate::probes::Probe;
 use lag::Lag;
 use repair::Repair;
@@ -117,6 +117,7 @@ pub(crate) struct CopyNode {
     established: Option<Epoch>,
     gave_up: Option<Epoch>,
     proposal: Option<RuleProposal>,
+    ceiling: Option<CeilingProposal>,
     seals: BTreeMap<u64, (Epoch, bool)>,
     mounts: BTreeMap<u64, Epoch>,
     lag: Option<Lag>,
@@ -183,6 +184,11 @@ impl CopyNode {
                 self.proposal = Some(RuleProposal { database, epoch, expected_version, rule });
                 self.report(moment);
             }
+            Action::ProposeCeiling { epoch, proposal } => {
+                let database = self.database;
+                self.ceiling = Some(CeilingProposal { database, epoch, proposal });
+                self.report(moment);
+            }
             Action::GiveUp { epoch, reason } => {
                 match reason {
                     StopReason::Restarted => moment.out.push(Out::Fired(Probe::RestartGivesUp)),
@@ -240,6 +246,9 @@ impl CopyNode {
         if let Some(proposal) = &self.proposal {
             say(ToControl::ProposeRule(proposal.clone()));
         }
+        if let Some(proposal) = self.ceiling {
+            say(ToControl::ProposeCeiling(proposal));
+        }
     }
 
     pub(crate) fn assigned(
@@ -251,6 +260,8 @@ impl CopyNode {
         let epoch = assignment.epoch;
         self.established.take_if(|own| *own < epoch || *own == epoch && established);
         self.gave_up.take_if(|own| *own < epoch);
+        let known = assignment.ceiling.number;
+        self.ceiling.take_if(|own| own.epoch < epoch || own.proposal.number <= known);
         let version = assignment.rule.as_ref().map_or(0, |rule| rule.version);
         let decided = self.proposal.take_if(|p| p.epoch < epoch || p.rule.version <= version);
         if let Some(proposal) = decided {

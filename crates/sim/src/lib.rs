@@ -7,6 +7,7 @@ mod copy_node;
 mod messages;
 mod params;
 mod probes;
+pub mod scale;
 mod trace;
 mod world;
 

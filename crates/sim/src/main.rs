@@ -7,6 +7,7 @@ use keelson_types::Weakness;
 
 const USAGE: &str = "usage: keelson-sim [--seeds N] [--from S] [--steps K]
        [--replay SEED] [--trace]
+       [--scale MEMBERS,DATABASES]   the loss of a site of so large a cluster, instead
        [--without RULE]   RULE is switched off on purpose: a name of keelson_types::Weakness";
 
 struct Options {
@@ -16,6 +17,7 @@ struct Options {
     replay: Option<u64>,
     trace: bool,
     weakness: Weakness,
+    scale: Option<(usize, usize)>,
 }
 
 /// Every rule that can be switched off.
@@ -48,6 +50,7 @@ fn options() -> Result<Options, String> {
         replay: None,
         trace: false,
         weakness: Weakness::None,
+        scale: None,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -60,6 +63,10 @@ fn options() -> Result<Options, String> {
             "--from" => options.from = number()?,
             "--steps" => options.steps = Some(number()?),
             "--replay" => options.replay = Some(number()?),
+            "--scale" => {
+                let sizes = args.next().ok_or("--scale needs MEMBERS,DATABASES")?;
+                options.scale = Some(scale(&sizes)?);
+            }
             "--trace" => options.trace = true,
             "--without" => {
                 let name = args.next().ok_or("--without needs a name")?;
@@ -71,6 +78,14 @@ fn options() -> Result<Options, String> {
     Ok(options)
 }
 
+fn scale(sizes: &str) -> Result<(usize, usize), String> {
+    let bad = || format!("--scale {sizes:?} is not MEMBERS,DATABASES, with 4 members or more");
+    let (members, databases) = sizes.split_once(',').ok_or_else(bad)?;
+    let number = |text: &str| text.parse::<usize>().map_err(|_| bad());
+    let (members, databases) = (number(members)?, number(databases)?);
+    if members < 4 { Err(bad()) } else { Ok((members, databases)) }
+}
+
 fn main() -> ExitCode {
     let options = match options() {
         Ok(options) => options,
@@ -79,6 +94,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some((members, databases)) = options.scale {
+        let report = keelson_sim::scale::lose_a_site(members, databases);
+        println!("{report}");
+        return if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let seeds = match options.replay {
         Some(seed) => seed..seed + 1,
         None => options.from..options.from + options.seeds,

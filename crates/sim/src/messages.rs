@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use keelson_cluster_core::{CoveredPair, Grant, MountFailure, MountOrder, SealAnswer, SealItem};
 use keelson_copy_core::range_fetch::{self, FetchFailure, FetchRequest};
-use keelson_copy_core::{Assignment, OpenOffer, OpenRefusal};
+use keelson_copy_core::{Assignment, OpenOffer, OpenRefusal, RecordedCeiling};
 use keelson_env::StoreItem;
 use keelson_format::Chunk;
 use keelson_types::{
@@ -74,6 +74,7 @@ pub(crate) enum ControlMessage {
     GaveUp { database: DatabaseId, epoch: Epoch },
     ProposeRule(RuleProposal),
     RuleRefused { proposal: RuleProposal },
+    ProposeCeiling(CeilingProposal),
 }
 
 impl ControlMessage {
@@ -96,8 +97,17 @@ impl ControlMessage {
             Self::GaveUp { .. } => "gave up",
             Self::ProposeRule(_) => "propose rule",
             Self::RuleRefused { .. } => "rule refused",
+            Self::ProposeCeiling(_) => "propose ceiling",
         }
     }
+}
+
+/// A ceiling of what an active commits, on its way to the leader.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct CeilingProposal {
+    pub(crate) database: DatabaseId,
+    pub(crate) epoch: Epoch,
+    pub(crate) proposal: RecordedCeiling,
 }
 
 /// A change of a rule, on its way to the leader.
@@ -147,6 +157,7 @@ pub(crate) enum ToControl {
     Established { database: DatabaseId, epoch: Epoch },
     GaveUp { database: DatabaseId, epoch: Epoch },
     ProposeRule(RuleProposal),
+    ProposeCeiling(CeilingProposal),
 }
 
 /// A client's operation.

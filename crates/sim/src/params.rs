@@ -1,7 +1,7 @@
 //! Everything that a run depends on, drawn from its seed.
 
 use keelson_env::SplitMix64;
-use keelson_types::{CommitConstraint, Weakness};
+use keelson_types::{CommitConstraint, MountDial, Weakness};
 
 /// One millisecond of simulated time, in nanoseconds.
 pub const MS: u64 = 1_000_000;
@@ -81,6 +81,8 @@ pub struct Params {
     pub sites: usize,
     /// The constraint that databases begin with; automatic if none.
     pub constraint: Option<CommitConstraint>,
+    /// The mount dial of every member.
+    pub dial: MountDial,
     /// How long writes wait for a silent participant, in milliseconds; none for ever.
     pub degrade_after_ms: Option<u64>,
     /// How long an active without a lease waits, in milliseconds.
@@ -150,6 +152,10 @@ impl Params {
             drift_ppm: random.below(4_500),
             sites: 1 + random.below(2) as usize,
             constraint: random.chance(1, 3).then(|| any_constraint(&mut random)),
+            dial: match seed.is_multiple_of(4) {
+                true => MountDial::BestAvailability,
+                false => MountDial::Lossless,
+            },
             degrade_after_ms: if random.chance(1, 8) {
                 None
             } else {

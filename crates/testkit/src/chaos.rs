@@ -70,6 +70,9 @@ pub async fn run(options: &ChaosOptions) -> Result<Outcome> {
     println!("chaos: {} faults with seed {}", options.faults, options.seed);
     let cluster = ClusterOptions { network: true, settings: SETTINGS.into(), ..Default::default() };
     let cluster = Cluster::start_with(cluster).await?;
+    // What is measured is how a failover goes, however many there were before.
+    let unlimited = ["cluster", "settings", "set", "certificate_moves", "0"];
+    cluster.cli().succeed(unlimited).await?;
     cluster.create_database("DB1", &["m1", "m2", "m3"]).await?;
     cluster.wait_until_counting("DB1").await?;
     let database = cluster.client().database("DB1");

@@ -18,6 +18,7 @@ mod lag_settings;
 mod limits;
 mod log_hold;
 mod log_sizes;
+mod mount_dial;
 mod network;
 mod news;
 mod position;
@@ -53,6 +54,7 @@ pub use limits::{
 };
 pub use log_hold::{HoldKind, LogHold};
 pub use log_sizes::{LogSizes, Queue};
+pub use mount_dial::{CEILING_AHEAD_BYTES, Ceiling, MountDial, missing_logs};
 pub use network::{
     NETWORK_NAME_BYTES_MAX, NETWORKS_MAX, NetworkConfig, NetworkRole, Networks, SUBNETS_MAX,
     Subnet, TrafficPolicy,

@@ -136,6 +136,16 @@ settings! {
     /// The window of move suppression.
     MoveSuppressionWindow = "move_suppression_window", Millis(SECOND, DAY), Some(600 * SECOND),
         "how far back failovers of a database count for move_suppression_moves";
+    /// Moves of one database by death certificates that are too many for another one (design §6).
+    CertificateMoves = "certificate_moves", Count(0, 1_000), Some(2),
+        "moves of a database by death certificates within the window after which it waits for its \
+         process; 0: never";
+    /// The window of these.
+    CertificateWindow = "certificate_window", Millis(SECOND, DAY), Some(300 * SECOND),
+        "how far back moves of a database by death certificates count for certificate_moves";
+    /// How long such a database waits.
+    CertificatePatience = "certificate_patience", Millis(0, 600 * SECOND), Some(10 * SECOND),
+        "how long a database that certificates moved too often waits for the process that died";
     /// How long the target of a switchover may take to open the database (F35).
     SwitchoverBudget = "switchover_budget", Millis(100, 10 * SECOND), Some(10 * SECOND),
         "how long the target of a switchover may take to serve before the move is undone";

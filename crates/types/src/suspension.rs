@@ -2,10 +2,12 @@
 //!
 //! Two things can be stopped: *replication* (copying and replay) and *activation* (automatic
 //! activation; copying and replay go on). Each has its own start and end, since a resume may clear
-//! one and keep the other (F44). It is part of the configuration of a copy in consensus, so it
-//! survives restarts, holds while the member is down, and the active drops the copy from its commit
-//! rule at once (R1). Ends are wall-clock times: they are an operator's appointment, and a clock
-//! that jumps moves them.
+//! one and keep the other (F44). A plain suspend stops both, and what stops activation then goes
+//! with replication when the system lets it go on; a *block* of activation that an operator set by
+//! itself stays (F25), until an operator lifts it. It is part of the configuration of a copy in
+//! consensus, so it survives restarts, holds while the member is down, and the active drops the
+//! copy from its commit rule at once (R1). Ends are wall-clock times: they are an operator's
+//! appointment, and a clock that jumps moves them.
 
 use std::time::Duration;
 
@@ -68,12 +70,18 @@ pub const HELD_TIMELINES_MAX: usize = 8;
 pub struct Suspension {
     /// Copying and replay are stopped.
     pub replication: Option<Stop>,
-    /// The copy is no automatic candidate.
+    /// The copy is no automatic candidate, because an operator blocked that by itself.
     pub activation: Option<Stop>,
+    /// The same as the other half of a plain suspend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub along: Option<Stop>,
     /// Who stopped replication, or activation if only that is stopped.
     pub by: SuspendedBy,
     /// Why; at most [`SUSPEND_COMMENT_CHARS_MAX`] characters.
     pub comment: String,
+    /// Why the block was set, when another comment is in front of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub block_comment: String,
     /// Discarded timelines that the copy holds, oldest first, at most [`HELD_TIMELINES_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<HeldTimeline>,
@@ -118,8 +126,10 @@ impl Suspension {
     pub const NONE: Self = Self {
         replication: None,
         activation: None,
+        along: None,
         by: SuspendedBy::Operator,
         comment: String::new(),
+        block_comment: String::new(),
         held: Vec::new(),
     };
 
@@ -137,17 +147,20 @@ impl Suspension {
             let since_unix_ms = old.map_or(facts.now_unix_ms, |stop| stop.since_unix_ms);
             Some(Stop { since_unix_ms, until_unix_ms })
         };
-        let replication =
-            if request.activation_only { self.replication } else { stop(self.replication) };
+        let mut after = Self { comment: request.comment.clone(), ..self.clone() };
         // What the system suspended stays so: an operator's comment must not turn it into
         // something that an ordinary resume, or the end of a time, sets going again.
-        let by = if self.replication.is_some() { self.by } else { SuspendedBy::Operator };
-        let replication = match by {
-            SuspendedBy::Operator => replication,
-            SuspendedBy::Fault | SuspendedBy::DiscardedTimeline => self.replication,
-        };
-        let (comment, held) = (request.comment.clone(), self.held.clone());
-        Ok(Self { replication, activation: stop(self.activation), by, comment, held })
+        let by_system = self.replication.is_some() && self.by != SuspendedBy::Operator;
+        if request.activation_only || by_system {
+            after.activation = stop(self.activation);
+            after.block_comment.clone_from(&request.comment);
+        } else {
+            (after.replication, after.along) = (stop(self.replication), stop(self.along));
+        }
+        if !by_system {
+            after.by = SuspendedBy::Operator;
+        }
+        Ok(after)
     }
 
     /// The suspension after the system stopped replication, with the fault or receipt as comment
@@ -157,10 +170,9 @@ impl Suspension {
         let since_unix_ms = self.replication.map_or(now_unix_ms, |stop| stop.since_unix_ms);
         Self {
             replication: Some(Stop { since_unix_ms, until_unix_ms: None }),
-            activation: self.activation,
             by: if self.by == SuspendedBy::DiscardedTimeline { self.by } else { by },
             comment: comment.chars().take(SUSPEND_COMMENT_CHARS_MAX).collect(),
-            held: self.held.clone(),
+            ..self.clone()
         }
     }
 
@@ -193,47 +205,67 @@ impl Suspension {
                         release it to let the copy follow the active again";
             return Err(Refused::precondition(text));
         }
-        Ok(self.without_replication(request.replication_only))
+        if !request.replication_only {
+            return Ok(Self::NONE);
+        }
+        // The operator wants the other half of a plain suspend to stay, by itself.
+        let block = self.stops_activation();
+        let comment = if self.activation.is_some() { &self.block_comment } else { &self.comment };
+        Ok(Self::blocked(block, comment))
     }
 
-    /// What is left when replication goes on again.
-    fn without_replication(&self, keep_activation: bool) -> Self {
-        match self.activation.filter(|_| keep_activation) {
-            None => Self::default(),
-            activation => {
-                let comment = self.comment.clone();
-                let (by, held) = (SuspendedBy::Operator, Vec::new());
-                Self { replication: None, activation, by, comment, held }
+    /// What is left when the system lets replication go on, after a seed or for another try: the
+    /// block that an operator set by itself.
+    #[must_use]
+    pub fn when_replication_goes_on(&self) -> Self {
+        Self::blocked(self.activation, &self.block_comment)
+    }
+
+    fn blocked(activation: Option<Stop>, comment: &str) -> Self {
+        match activation {
+            None => Self::NONE,
+            Some(_) => {
+                let comment = comment.to_owned();
+                Self { activation, block_comment: comment.clone(), comment, ..Self::NONE }
             }
         }
+    }
+
+    /// Whether the copy is no automatic candidate, for whatever reason, and until when.
+    #[must_use]
+    pub fn stops_activation(&self) -> Option<Stop> {
+        let end = |stop: &Stop| stop.until_unix_ms.unwrap_or(u64::MAX);
+        [self.activation, self.along].into_iter().flatten().max_by_key(end)
     }
 
     /// The suspension at a later time: what has run out is gone.
     #[must_use]
     pub fn at(&self, now_unix_ms: u64) -> Self {
         let left = |stop: Option<Stop>| stop.filter(|stop| !stop.is_over(now_unix_ms));
-        let (replication, activation) = (left(self.replication), left(self.activation));
-        match (replication, activation) {
-            (None, None) => Self::default(),
-            (None, Some(_)) => {
-                let (by, held) = (SuspendedBy::Operator, Vec::new());
-                Self { replication, activation, by, held, ..self.clone() }
+        let [replication, activation, along] =
+            [self.replication, self.activation, self.along].map(left);
+        match replication {
+            _ if [replication, activation, along]
+                == [self.replication, self.activation, self.along] =>
+            {
+                self.clone()
             }
-            (Some(_), _) => Self { replication, activation, ..self.clone() },
+            None => Self::blocked(activation, &self.block_comment),
+            Some(_) => Self { replication, activation, along, ..self.clone() },
         }
     }
 
     /// When [`Self::at`] changes next, in Unix milliseconds.
     #[must_use]
     pub fn next_end_unix_ms(&self) -> Option<u64> {
-        let ends = [self.replication, self.activation].into_iter().flatten();
+        let ends = [self.replication, self.activation, self.along].into_iter().flatten();
         ends.filter_map(|stop| stop.until_unix_ms).min()
     }
 
     /// Whether anything is stopped.
     #[must_use]
     pub const fn is_none(&self) -> bool {
-        self.replication.is_none() && self.activation.is_none()
+        self.replication.is_none() && self.activation.is_none() && self.along.is_none()
     }
 }
 

@@ -135,6 +135,9 @@ fn activation(member: &keelson_wire::v1::MemberStatus) -> String {
     }
     words.extend(member.max_active.map(|max| format!("at most {max}")));
     words.extend(member.max_active_preferred.map(|max| format!("rather at most {max}")));
+    if member.auto_database_mount_dial != "lossless" {
+        words.push(member.auto_database_mount_dial.clone());
+    }
     if member.move_away {
         words.push("moved away".into());
     }
@@ -170,6 +173,7 @@ pub(crate) fn members(status: &ClusterStatusResponse) -> Value {
             "max_active": member.max_active,
             "max_active_preferred": member.max_active_preferred,
             "move_away": member.move_away,
+            "auto_database_mount_dial": member.auto_database_mount_dial,
             "maintenance": member.maintenance.as_ref().map(|maintenance| json!({
                 "since_unix_millis": maintenance.since_unix_millis,
                 "comment": maintenance.comment,

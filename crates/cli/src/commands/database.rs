@@ -406,10 +406,18 @@ fn show(global: &Global, info: &DatabaseInfo, active: &CopyFacts) {
         ("expanded truncation", expanded(active)),
         ("copies", copies.collect::<Vec<_>>().join("; ")),
         ("epochs", epochs.collect::<Vec<_>>().join("; ")),
+        ("acknowledges alone up to", ceiling(info)),
         ("moves suppressed until", text::time(info.moves_suppressed_until_unix_millis)),
         ("given up", info.losses.iter().map(mount::sentence).collect::<Vec<_>>().join("; ")),
     ];
     output::print_one(global.output, &rows, &data(info, active));
+}
+
+/// Up to where an active that acknowledges alone may acknowledge; empty if it keeps no ceiling.
+fn ceiling(info: &DatabaseInfo) -> String {
+    let border = info.ceiling_border.map(|at| text::position(Some(&at)));
+    let ahead = text::size(info.ceiling_ahead_bytes);
+    border.map(|at| format!("{ahead} behind {at}")).unwrap_or_default()
 }
 
 fn content_index(info: &DatabaseInfo) -> String {
@@ -484,6 +492,7 @@ fn data(info: &DatabaseInfo, active: &CopyFacts) -> Value {
         "copies": copies.collect::<Value>(),
         "epochs": epochs.collect::<Value>(),
         "recent_moves": info.recent_moves,
+        "acknowledges_alone_up_to": Some(ceiling(info)).filter(|ceiling| !ceiling.is_empty()),
         "moves_suppressed_until": text::time(info.moves_suppressed_until_unix_millis),
         "losses": info.losses.iter().map(mount::loss_data).collect::<Value>(),
     })

@@ -5,7 +5,7 @@ mod ping;
 mod reseed;
 
 use clap::{Args, Subcommand};
-use keelson_types::ActivationPolicy;
+use keelson_types::{ActivationPolicy, MountDial};
 use keelson_wire::v1::SetMemberRequest;
 use serde_json::json;
 
@@ -70,6 +70,10 @@ pub(crate) struct Set {
     /// Most databases that become active there while another copy can serve, or none
     #[arg(long, value_name = "COUNT", value_parser = limit)]
     max_active_preferred: Option<i64>,
+    /// How much may be missing from a copy there that becomes active by itself: lossless,
+    /// good_availability (6 MiB of log) or best_availability (12 MiB)
+    #[arg(long, value_name = "DIAL")]
+    auto_database_mount_dial: Option<MountDial>,
     /// Move its databases away at once and keep them away while another copy can serve
     #[arg(long, value_name = "BOOL")]
     activation_disabled_and_move_now: Option<bool>,
@@ -144,6 +148,7 @@ impl Set {
             self.activation_policy.is_some(),
             self.max_active.is_some(),
             self.max_active_preferred.is_some(),
+            self.auto_database_mount_dial.is_some(),
             self.activation_disabled_and_move_now.is_some(),
         ];
         if !changes.contains(&true) {
@@ -164,6 +169,7 @@ impl Set {
             activation_policy: self.activation_policy.map(|policy| policy.to_string()),
             max_active: self.max_active,
             max_active_preferred: self.max_active_preferred,
+            auto_database_mount_dial: self.auto_database_mount_dial.map(|dial| dial.to_string()),
             move_away: self.activation_disabled_and_move_now,
         };
         let client = global.connect().await?;

@@ -34,8 +34,9 @@ pub(crate) struct Switchover {
     all_or_none: bool,
     #[command(flatten)]
     skips: Skips,
-    /// What may be missing where the old active cannot be reached: lossless, good_availability,
-    /// best_availability or best_effort; an unknown loss is infinite
+    /// What may be missing where the old active cannot be reached: lossless, good_availability (6
+    /// logs), best_availability (12), best_effort, or none for the dial of the target's member; an
+    /// unknown loss is infinite
     #[arg(long, value_name = "DIAL", default_value = "lossless")]
     mount_dial: String,
     /// Refuse when something is overridden that did not pass

@@ -41,7 +41,7 @@ impl ClusterState {
             }
             Command::EndSuspensions => Ok(self.end_suspensions(index)),
             Command::ReplaceCopy { database, old, new } => {
-                self.check_not_seeded(*database, *old)?;
+                self.check_not_remade(*database, *old)?;
                 let known = self.database(*database)?;
                 if known.target.is_none() && known.copies.contains_key(old) {
                     // Its files may be all that is left (G4): first another copy has to serve.
@@ -273,9 +273,9 @@ impl ClusterState {
     }
 
     /// A seed that runs gives the copy a new id itself.
-    fn check_not_seeded(&self, id: DatabaseId, copy: CopyId) -> Result<(), Refusal> {
+    fn check_not_remade(&self, id: DatabaseId, copy: CopyId) -> Result<(), Refusal> {
         let config = self.database(id)?.copies.get(&copy);
-        if config.is_some_and(|config| config.seeding.is_some()) {
+        if config.is_some_and(CopyConfig::is_remade) {
             let message = "the copy is being seeded, which gives it a new id";
             return refuse(RefusalReason::SeedInProgress, message);
         }
@@ -300,11 +300,13 @@ impl ClusterState {
         if database.target == Some(old) {
             return refuse(RefusalReason::Precondition, "the copy is the active one");
         }
+        self.end_index_seed(index, id, old)?;
+        let database = self.database_mut(id)?;
         if let Some(copy) = database.copies.remove(&old) {
             let member = copy.member;
             // A fresh copy has neither the fault of the old one nor its missing log.
             let suspension = match copy.suspension.by {
-                SuspendedBy::Fault => Suspension::NONE,
+                SuspendedBy::Fault => copy.suspension.when_replication_goes_on(),
                 _ => copy.suspension.clone(),
             };
             let fresh = CopyConfig {

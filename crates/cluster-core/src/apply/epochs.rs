@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use keelson_types::{
-    CommitRule, CopyId, DatabaseId, DatabaseState, Epoch, MountIntent, RefusalReason, Weakness,
+    Ceiling, CommitRule, CopyId, DatabaseId, DatabaseState, Epoch, MountIntent, RefusalReason,
+    Weakness,
 };
 
 use super::{Applied, refuse};
@@ -91,9 +92,9 @@ impl ClusterState {
         let now = self.clock_unix_ms;
         let database = self.database_mut(item.database)?;
         let record = RuleRecord {
-            epoch: item.epoch,
-            incarnation: item.incarnation,
-            rule: item.rule.clone(),
+            begins: Some(item.required_end),
+            ceiling: item.ceiling,
+            ..RuleRecord::new(item.epoch, item.incarnation, item.rule.clone())
         };
         let before = database.rule.iter().flat_map(|rule| &rule.participants);
         let left = before.map(|p| p.copy).filter(|copy| !item.rule.has(*copy));
@@ -128,9 +129,17 @@ impl ClusterState {
         let kind = EventKind::Activated { epoch, target, reason };
         self.event(index, member, Some(item.database), kind);
         self.note_suppression(index, item.database, unix_ms);
-        if let Some(LossReceipt { kept, certain, unreached, .. }) = item.decision.loss.clone() {
+        if let Some(receipt) = item.decision.loss.clone() {
+            let LossReceipt { kept, certain, unreached, missing_logs, dial, .. } = receipt;
             let kind = match &item.turn {
-                None => EventKind::ActivatedWithLoss { epoch, kept, certain, unreached },
+                None => EventKind::ActivatedWithLoss {
+                    epoch,
+                    kept,
+                    certain,
+                    unreached,
+                    missing_logs,
+                    dial,
+                },
                 Some(turn) => {
                     let holders = turn.holders.clone();
                     EventKind::ActivatedAtInstant { epoch, kept, certain, holders }
@@ -194,6 +203,30 @@ impl ClusterState {
         let member = database.target_member();
         self.event(index, member, Some(id), EventKind::Established(epoch));
         Ok(Answer::Done)
+    }
+
+    /// G3: what whoever goes on without this active knows of its acknowledgements. A repeated or
+    /// late proposal changes nothing.
+    pub(super) fn set_ceiling(
+        &mut self,
+        id: DatabaseId,
+        epoch: Epoch,
+        number: u64,
+        ceiling: Option<Ceiling>,
+    ) -> Applied {
+        let database = self.database_mut(id)?;
+        if database.epoch != epoch {
+            let message = format!("the epoch is {}, not {epoch}", database.epoch);
+            return refuse(RefusalReason::StaleEpoch, message);
+        }
+        match database.unestablished.last_mut().filter(|record| record.epoch == epoch) {
+            None => refuse(RefusalReason::Precondition, "the epoch has no target"),
+            Some(record) if record.ceiling_number >= number => Ok(Answer::Done),
+            Some(record) => {
+                (record.ceiling, record.ceiling_number) = (ceiling, number);
+                Ok(Answer::Done)
+            }
+        }
     }
 
     pub(super) fn change_rule(
@@ -300,6 +333,7 @@ fn push_rule(rules: &mut Vec<RuleRecord>, record: RuleRecord) {
             && a.rule.active == b.rule.active
             && a.rule.constraint == b.rule.constraint
             && a.rule.participants == b.rule.participants
+            && (a.begins, a.ceiling) == (b.begins, b.ceiling)
     };
     if let Some(settled) = rules.pop()
         && !rules.iter().any(|older| same(older, &settled))

@@ -1,8 +1,6 @@
 //! The steps of the automatic reseed of a copy (F129), as commands.
 
-use keelson_types::{
-    CopyId, DatabaseId, RefusalReason, ResumeRequest, SeedOrder, SuspendFacts, SuspendedBy,
-};
+use keelson_types::{CopyId, DatabaseId, RefusalReason, SeedOrder, SuspendedBy};
 
 use super::databases::known_copy;
 use super::{Applied, refuse};
@@ -51,12 +49,12 @@ impl ClusterState {
         copy: CopyId,
         before: AutoReseed,
     ) -> Applied {
-        let now_unix_ms = self.clock_unix_ms;
         let config = known_copy(self.database_mut(id)?, copy)?;
-        let facts = SuspendFacts { active: false, seeding: config.seeding.is_some(), now_unix_ms };
-        // A block of automatic activation is an operator's and stays.
-        let request = ResumeRequest { replication_only: true, ..ResumeRequest::default() };
-        config.suspension = config.suspension.resume(&request, &facts)?;
+        if config.is_remade() {
+            let message = "the copy is being seeded, which resumes it";
+            return refuse(RefusalReason::SeedInProgress, message);
+        }
+        config.suspension = config.suspension.when_replication_goes_on();
         config.resumes += 1;
         config.cut_off = false;
         config.failure = None;

@@ -3,7 +3,7 @@
 
 use keelson_types::{
     CopyId, DatabaseId, HoldKind, LogHold, OperationId, Position, RefusalReason, SeedOrder,
-    SeedProgress, SeedScope, Suspension,
+    SeedProgress, SeedScope,
 };
 
 use super::{Applied, refuse};
@@ -135,7 +135,7 @@ impl ClusterState {
             let fresh = super::databases::known_copy(self.database_mut(id)?, order.copy)?;
             fresh.seeding = None;
             if !order.manual_resume {
-                fresh.suspension = Suspension::NONE;
+                fresh.suspension = fresh.suspension.when_replication_goes_on();
                 fresh.resumes += 1;
             }
         } else {
@@ -147,6 +147,20 @@ impl ClusterState {
         let kind = EventKind::SeedEnded { copy, operation, scope, failure };
         self.event(index, Some(config.member), Some(id), kind);
         Ok(Answer::Done)
+    }
+
+    /// An index is seeded for the files of one copy: it ends with them.
+    pub(super) fn end_index_seed(
+        &mut self,
+        index: u64,
+        id: DatabaseId,
+        copy: CopyId,
+    ) -> Result<(), Refusal> {
+        let config = self.database(id)?.copies.get(&copy);
+        let order = config.filter(|c| !c.is_remade()).and_then(|config| config.seeding.as_ref());
+        let Some(operation) = order.map(|order| order.operation) else { return Ok(()) };
+        let gone = Refusal::new(RefusalReason::UnknownCopy, "the copy lost its files");
+        self.end_seed(index, (id, copy, operation), &Err(gone)).map(drop)
     }
 
     fn finish_seed(

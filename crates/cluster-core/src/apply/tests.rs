@@ -39,6 +39,7 @@ pub(crate) fn decision(database: DatabaseId, epoch: Epoch) -> DecisionRecord {
         candidates: Vec::new(),
         chosen: None,
         required_end: LogEnd::ZERO,
+        dial: None,
         loss: None,
         steps: Vec::new(),
         omitted: 0,
@@ -81,6 +82,7 @@ fn binding(log: &Log, database: u128, n: u128) -> ActivateItem {
         required_end: LogEnd::ZERO,
         sources: Vec::new(),
         decision: decision(id, recorded.epoch),
+        ceiling: None,
         turn: None,
     }
 }

@@ -309,6 +309,23 @@ fn the_word_of_an_operator_goes_first() {
     assert_eq!(world.config().autoreseed, None);
 }
 
+/// While the index alone is seeded the copy is resumed as ever; a seed of the copy waits.
+#[test]
+fn a_seed_of_the_index_stops_no_resume() {
+    let index_seed = |world: &mut World| {
+        let (operation, fresh) = (OperationId::from_u128(900), CopyId::from_u128(900));
+        let scope = keelson_types::SeedScope::Catalog;
+        let order = SeedOrder { scope, ..order(operation, fresh, OldFiles::Keep) };
+        world.stamped(Command::BeginSeed { database: DB, copy: copy(3), order });
+    };
+    let mut world = World::suspended(FailureTag::Store);
+    index_seed(&mut world);
+    assert_eq!(world.after(15 * MINUTE), act(ReseedWish::Resume));
+    let mut world = World::suspended(FailureTag::MissingLog);
+    index_seed(&mut world);
+    blocked(world.after(15 * MINUTE), "is being seeded by operation");
+}
+
 /// A step that was decided twice, by an old and a new leader, is taken once.
 #[test]
 fn a_repeated_step_changes_nothing() {

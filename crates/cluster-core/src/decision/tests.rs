@@ -36,6 +36,7 @@ fn record(copies: u128, rules: u64, fault: Option<&CopyFault>) -> DecisionRecord
         actives: u32::MAX,
         max_active: Some(u32::MAX),
         max_active_preferred: Some(u32::MAX),
+        dial: keelson_types::MountDial::BestAvailability,
         marks: marks.into(),
     };
     let unreached = members.iter().map(|n| copy(*n)).collect();

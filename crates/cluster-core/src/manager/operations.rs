@@ -1,7 +1,7 @@
 //! What operators ask for: moves, mounts, dismounts.
 
 use keelson_types::{
-    DatabaseId, DatabaseState, MemberId, MountIntent, OperationId, RefusalReason, Tick,
+    DatabaseId, DatabaseState, MemberId, MountDial, MountIntent, OperationId, RefusalReason, Tick,
 };
 
 use super::batch::{Batch, Owner};
@@ -176,6 +176,15 @@ impl Manager {
             }
             Goal::Move { .. } | Goal::At(_) | Goal::Dismount => None,
         })
+    }
+
+    /// The mount dial of the switchover under way; none if the dials of members count.
+    pub(super) fn dial_of_move(&self, id: DatabaseId) -> Option<MountDial> {
+        let mut operations = self.operations.values().filter(|o| o.database == id);
+        operations.find_map(|pending| match pending.goal {
+            Goal::Move { options, .. } => Some(options.dial),
+            Goal::Mount { .. } | Goal::At(_) | Goal::Dismount => None,
+        })?
     }
 
     /// The operation by which an operator makes an instant of a copy the truth, until it ends.

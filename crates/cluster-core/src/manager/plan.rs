@@ -14,6 +14,7 @@ use crate::decision::ActivationReason;
 use crate::event::EventKind;
 use crate::order::SealItem;
 use crate::state::{ClusterState, Database};
+use crate::suppression::certificates;
 
 /// Waiting points that one database may pass in one step.
 const TRANSITIONS_MAX: usize = 8;
@@ -222,7 +223,7 @@ impl Manager {
                 self.attempt_failed(now, job, epoch, target);
                 Flow::Again
             }
-            Phase::Mounting { epoch, target, .. } | Phase::Opening { epoch, target }
+            Phase::Mounting { epoch, target, .. } | Phase::Opening { epoch, target, .. }
                 if database.epoch == epoch =>
             {
                 if database.state == DatabaseState::Established {
@@ -233,12 +234,26 @@ impl Manager {
                     allocate_again(now, database, job, reason, batch);
                     return Flow::Stay;
                 }
-                let late = matches!(job.phase, Phase::Mounting { deadline, .. } if now >= deadline);
-                if late {
+                let deadline = match job.phase {
+                    Phase::Mounting { deadline, .. } => Some(deadline),
+                    Phase::Opening { deadline, .. } => deadline,
+                    _ => None,
+                };
+                if deadline.is_some_and(|deadline| now >= deadline) {
                     self.attempt_failed(now, job, epoch, target);
                     return Flow::Again;
                 }
                 Flow::Stay
+            }
+            Phase::Mounting { target, .. } | Phase::Opening { target, .. }
+                if database.target.is_none() =>
+            {
+                // The target gave its epoch up by itself, which allocates the next one (S8).
+                job.try_another(target);
+                let reason = database.newest_reason().cloned();
+                job.reason = reason.unwrap_or(ActivationReason::Wedged);
+                job.enter(now, Phase::Queued { epoch: database.epoch });
+                Flow::Again
             }
             Phase::Binding { .. } | Phase::Mounting { .. } | Phase::Opening { .. } => Flow::Over,
             Phase::BackingOff { until } if now >= until => {
@@ -302,6 +317,9 @@ impl Manager {
             return Flow::Over;
         }
         job.fence_clock(round.now, epoch, &self.config);
+        if waits_for_incumbent(round, database, job, epoch, batch) {
+            return Flow::Stay;
+        }
         let members = || database.copies.values().map(|copy| copy.member);
         let load = |member: &MemberId| round.load.get(member).copied().unwrap_or(0);
         if members().any(|member| load(&member) >= self.config.activations_per_member_max) {
@@ -345,6 +363,8 @@ impl Manager {
             config: &self.config,
             accepted: self.accepted_loss(database.id),
             instant: self.instant_wanted(database.id),
+            dial: job.requested.and_then(|_| self.dial_of_move(database.id)),
+            process_expected: process_expected(round, database, job),
             weakness: self.weakness,
         };
         match evaluate(&situation, job, sealing) {
@@ -456,6 +476,56 @@ impl Manager {
         let mut others = database.copies.iter().filter(|(id, _)| **id != target);
         others.any(|(id, copy)| counts(*id) && copy.may_count() && alive.contains(&copy.member))
     }
+}
+
+/// Whether a database that death certificates moved too often waits for the member from before. If
+/// its process comes back it is asked first; if not, the database goes wherever it can.
+fn waits_for_incumbent(
+    round: &Round<'_>,
+    database: &Database,
+    job: &mut Activation,
+    epoch: Epoch,
+    batch: &mut Batch,
+) -> bool {
+    let incumbent = database.incumbent().filter(|copy| !job.avoid.contains(copy));
+    let copy = incumbent.and_then(|copy| database.copies.get(&copy));
+    let Some(member) = copy.map(|copy| copy.member) else { return false };
+    let fresh = job.waits_for_incumbent.is_none_or(|(known, _)| known != epoch);
+    if fresh && job.reason == ActivationReason::DeathCertified {
+        // The allocation of this epoch has just set the clock.
+        let found = certificates(round.state, database.id, round.state.clock_unix_ms);
+        let patience = round.state.settings.span(Setting::CertificatePatience);
+        let held = found.until_unix_ms.is_some() && !patience.is_zero();
+        let until = if held { round.now.after(patience) } else { round.now };
+        job.waits_for_incumbent = Some((epoch, until));
+        if held {
+            let moves = u32::try_from(found.moves).unwrap_or(u32::MAX);
+            let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+            let kind = EventKind::WaitsForProcess { moves, patience_ms };
+            let (member, database) = (Some(member), Some(database.id));
+            let told = Command::AppendEvent { member, database, kind };
+            batch.single.push((Owner::Nobody, told));
+        }
+    }
+    let waits =
+        job.waits_for_incumbent.filter(|(known, until)| *known == epoch && *until > round.now);
+    if waits.is_some() && round.contacts.alive.contains(&member) {
+        job.waits_for_incumbent = Some((epoch, round.now));
+        job.requested = incumbent;
+        return false;
+    }
+    waits.is_some()
+}
+
+/// Whether the process of the former active was certified dead, and its member can have it running
+/// again soon: what it acknowledged is not given up before.
+fn process_expected(round: &Round<'_>, database: &Database, job: &Activation) -> bool {
+    let Some(bound) = database.unestablished.last() else { return false };
+    let holder = bound.rule.participants.iter().find(|p| p.copy == bound.rule.active);
+    let member = holder.and_then(|holder| round.state.members.get(&holder.member));
+    let died = member.is_some_and(|member| member.certified_dead.contains(&bound.incarnation));
+    let patience = round.state.settings.span(Setting::CertificatePatience);
+    died && round.now < job.began.after(patience)
 }
 
 fn allocate_again(

@@ -194,10 +194,11 @@ impl Manager {
         match (&job.phase, result) {
             (Phase::Mounting { epoch: at, target, .. }, Ok(())) if *at == epoch => {
                 let target = *target;
-                job.enter(now, Phase::Opening { epoch, target });
+                job.enter_opening(now, epoch, target);
             }
             (
-                Phase::Mounting { epoch: at, target, .. } | Phase::Opening { epoch: at, target },
+                Phase::Mounting { epoch: at, target, .. }
+                | Phase::Opening { epoch: at, target, .. },
                 Err(_),
             ) if *at == epoch => {
                 let target = *target;
@@ -238,7 +239,7 @@ impl Manager {
         let Some(job) = self.jobs.get_mut(&database) else { return };
         match job.phase {
             Phase::Mounting { epoch: at, target, .. } if at == epoch => {
-                job.enter(now, Phase::Opening { epoch, target });
+                job.enter_opening(now, epoch, target);
             }
             Phase::Opening { epoch: at, .. } if at == epoch => {}
             _ => return,

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keelson_types::{ActivationPolicy, CopyId, Epoch, MemberId, SiteName, Weakness};
+use keelson_types::{ActivationPolicy, CopyId, Epoch, MemberId, MountDial, SiteName, Weakness};
 use serde::{Deserialize, Serialize};
 
 use super::{SelectionInput, holds_given_up};
@@ -37,6 +37,9 @@ pub struct CopyInput {
     /// Most of them where another copy can serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_active_preferred: Option<u32>,
+    /// The mount dial of its member.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dial: MountDial,
     /// What holds of the copy; absent is false.
     #[serde(default, skip_serializing_if = "is_default")]
     pub marks: BTreeSet<Mark>,
@@ -162,7 +165,7 @@ pub(crate) fn describe(
         (Mark::Lagged, copy.kind == CopyKind::Lagged),
         (Mark::Leaving, copy.leaving),
         (Mark::Stopped, copy.is_stopped()),
-        (Mark::Blocked, copy.suspension.activation.is_some()),
+        (Mark::Blocked, copy.suspension.stops_activation().is_some()),
         (Mark::Maintenance, member.is_some_and(|member| member.maintenance.is_some())),
         (Mark::MoveAway, activation.move_away),
     ];
@@ -176,6 +179,7 @@ pub(crate) fn describe(
         actives: actives.get(&copy.member).copied().unwrap_or(0),
         max_active: activation.max_active,
         max_active_preferred: activation.max_active_preferred,
+        dial: activation.dial,
         marks: marks.into_iter().filter(|(_, holds)| *holds).map(|(mark, _)| mark).collect(),
     }
 }

@@ -125,7 +125,7 @@ fn copies(state: &ClusterState, database: &Database, facts: &AllFacts) -> Vec<Co
                 lagged: copy.kind == CopyKind::Lagged,
                 failure: failure_of(copy, said),
                 blocked: blocked
-                    || copy.suspension.activation.is_some()
+                    || copy.suspension.stops_activation().is_some()
                     || member.is_some_and(|member| member.maintenance.is_some()),
             }
         })

@@ -165,11 +165,13 @@ fn lag_switch(request: &SetCopyRequest) -> Result<Option<LagSwitch>, Refusal> {
 
 /// A suspension as status pages show it; nothing if nothing is suspended.
 pub(super) fn suspension(value: &Suspension, settings: &ClusterSettings) -> Option<CopySuspension> {
-    let stops = [value.replication, value.activation];
+    let blocked = value.stops_activation();
+    let stops = [value.replication, blocked];
     let first = stops.into_iter().flatten().next()?;
     Some(CopySuspension {
         replication: value.replication.is_some(),
-        activation: value.activation.is_some(),
+        activation: blocked.is_some(),
+        activation_block: value.activation.is_some(),
         comment: value.comment.clone(),
         since_unix_millis: first.since_unix_ms,
         until_unix_millis: first.until_unix_ms.unwrap_or(0),

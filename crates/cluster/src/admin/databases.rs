@@ -179,7 +179,10 @@ impl Context {
         });
         let constraint = rule.map_or_else(|| database.wanted_constraint(), |rule| rule.constraint);
         let now = clock::unix_millis();
-        let moved = self.applied.read(|state| suppression(state, database.id, now));
+        let (moved, ceiling) = self.applied.read(|state| {
+            let promised = state.newest_ceiling(database.id);
+            (suppression(state, database.id, now), promised.and_then(|record| record.ceiling))
+        });
         DatabaseInfo {
             database: ids::bytes(database.id),
             name: database.name.to_string(),
@@ -208,6 +211,8 @@ impl Context {
             autoreseed: database.settings.autoreseed,
             losses: database.receipts.iter().map(|loss| self.receipt(database, loss)).collect(),
             recent_moves: u32::try_from(moved.moves).unwrap_or(u32::MAX),
+            ceiling_border: ceiling.map(|ceiling| ceiling.border.position.into()),
+            ceiling_ahead_bytes: ceiling.map_or(0, |ceiling| ceiling.ahead_bytes),
             moves_suppressed_until_unix_millis: moved.until_unix_ms.unwrap_or(0),
         }
     }

@@ -101,6 +101,8 @@ impl Context {
             certain: receipt.certain.map(Into::into),
             unreached: receipt.unreached.iter().map(member).collect(),
             operation: receipt.operation.map(ids::bytes).unwrap_or_default(),
+            missing_logs: receipt.missing_logs,
+            dial: receipt.dial.map(|dial| dial.to_string()).unwrap_or_default(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_cluster_core::{Command, MemberConfig, OperationState};
-use keelson_types::{MemberId, OperationId, RefusalReason};
+use keelson_types::{MemberId, MountDial, OperationId, RefusalReason};
 use keelson_wire::v1::{
     BeginMaintenanceRequest, EndMaintenanceRequest, MaintenanceResponse, MoveRow, SetMemberRequest,
 };
@@ -139,6 +139,9 @@ impl Context {
                 *limit = u32::try_from(asked).ok();
             }
         }
+        if let Some(dial) = &asked.auto_database_mount_dial {
+            wanted.dial = automatic_dial(dial)?;
+        }
         wanted.move_away = asked.move_away.unwrap_or(known.move_away);
         if wanted != known {
             let command = Command::SetActivation { member, activation: wanted };
@@ -152,5 +155,17 @@ impl Context {
 
     async fn move_away(self: &Arc<Self>, member: MemberId) -> Result<Vec<MoveRow>, Refusal> {
         self.move_databases(MoveOrder::away(self, member, "move away")).await
+    }
+}
+
+/// A mount dial that may be set: any loss is accepted by an operator's word alone (G3).
+fn automatic_dial(name: &str) -> Result<MountDial, Refusal> {
+    let named = name.parse::<MountDial>();
+    match named.map_err(|what| refusal(RefusalReason::BadArgument, what))? {
+        MountDial::BestEffort => {
+            let what = "best_effort is an operator's word for one move or mount, no setting";
+            Err(refusal(RefusalReason::BadArgument, what))
+        }
+        dial => Ok(dial),
     }
 }

@@ -121,18 +121,14 @@ fn skips(names: &[String]) -> Result<BTreeSet<Skip>, Refusal> {
     Ok(skip)
 }
 
-/// Whether the dial of a move accepts loss. How much may be missing is not known in logs, so an
-/// unknown loss counts as infinite: the dials between behave as `lossless` does.
-fn accepts_loss(dial: &str) -> Result<bool, Refusal> {
+/// The mount dial of a move (F22); with `none` that of the target's member counts.
+fn options(dial: &str) -> Result<MoveOptions, Refusal> {
     match dial {
-        "" | "none" | "lossless" | "good_availability" | "best_availability" => Ok(false),
-        "best_effort" => Ok(true),
-        _ => {
-            let what = format!(
-                "{dial:?} is no mount dial: lossless, good_availability, best_availability or \
-                 best_effort"
-            );
-            Err(refusal(RefusalReason::BadArgument, what))
+        "" => Ok(MoveOptions::default()),
+        "none" => Ok(MoveOptions::of_dial(None)),
+        name => {
+            let dial = name.parse().map_err(|what| refusal(RefusalReason::BadArgument, what))?;
+            Ok(MoveOptions::of_dial(Some(dial)))
         }
     }
 }
@@ -274,8 +270,7 @@ impl Context {
             (None, Some(home)) => self.applied.read(|state| at_home(state, home)),
             (None, None) => vec![(self.database_called(&request.database)?.id, to)],
         };
-        let (skip, accept_loss) = (skips(&request.skip)?, accepts_loss(&request.mount_dial)?);
-        let options = MoveOptions { accept_loss };
+        let (skip, options) = (skips(&request.skip)?, options(&request.mount_dial)?);
         Ok(MoveOrder {
             databases,
             skip,

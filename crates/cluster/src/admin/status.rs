@@ -184,6 +184,7 @@ fn member_status(state: &ClusterState, member: &Member, facts: &AllFacts) -> Mem
         max_active: member.activation.max_active,
         max_active_preferred: member.activation.max_active_preferred,
         move_away: member.activation.move_away,
+        auto_database_mount_dial: member.activation.dial.to_string(),
         witness: member.config.data_address.is_empty(),
         stopped: member.stopped.as_ref().map(|stopped| v1::Maintenance {
             since_unix_millis: stopped.since_unix_ms,

@@ -7,13 +7,7 @@ use keelson_types::{SuspendFacts, SuspendRequest};
 
 use CopyStatus as S;
 
-static NOT_SUSPENDED: Suspension = Suspension {
-    replication: None,
-    activation: None,
-    by: SuspendedBy::Operator,
-    comment: String::new(),
-    held: Vec::new(),
-};
+static NOT_SUSPENDED: Suspension = Suspension::NONE;
 
 /// A passive copy in good order.
 fn healthy(suspension: &Suspension) -> StateFacts<'_> {

@@ -1,6 +1,7 @@
 //! The machine of a copy, one file per area: arrange, step, assert the exact actions.
 
 mod activation;
+mod ceiling;
 mod commit;
 mod faults;
 mod hold;

@@ -80,6 +80,8 @@ pub(crate) fn assignment(epoch: Epoch, active: Option<u128>) -> Assignment {
         dismount_after: Duration::from_secs(30),
         suspension: Suspension::NONE,
         discards: Vec::new(),
+        bounded: false,
+        ceiling: keelson_copy_core::RecordedCeiling::default(),
     }
 }
 
@@ -90,6 +92,7 @@ pub(crate) fn order(counter: u64, required_end: LogEnd, sources: &[u128]) -> Mou
         rule: rule(1, 0, &[0, 1, 2]),
         required_end,
         sources: sources.iter().map(source).collect(),
+        ceiling: None,
     }
 }
 

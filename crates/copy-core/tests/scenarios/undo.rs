@@ -5,7 +5,7 @@ use keelson_copy_core::range_fetch::FetchCost;
 use keelson_copy_core::{
     Action, Assignment, Event, Ground, Marking, MountFailure, OpenOffer, OpenRefusal, Recovered,
 };
-use keelson_types::{CopyFault, CopyStatus, Discard, LogEnd, Position};
+use keelson_types::{CopyFault, CopyStatus, Discard, FailureTag, LogEnd, Position};
 
 use crate::support::{Bench, assignment, at, end, epoch, member, offer, order, start, table};
 
@@ -141,17 +141,28 @@ fn what_cannot_be_resynced_waits_for_a_seed_and_says_why() {
     }
 }
 
-/// F107: what the active has truncated is missing, not diverged.
+/// F107: what the active has truncated is missing; a copy that left its log has diverged, whatever
+/// is truncated besides, and may follow again if its own log becomes the truth.
 #[test]
-fn log_that_the_active_lacks_is_named_as_missing() {
-    let mut bench = bereft();
-    let rows = [start(1, Position::ZERO), start(2, at(1, 300))];
-    let offer = OpenOffer { log_from: at(1, 301), ..offer(2, &rows, at(2, 80)) };
+fn log_that_the_active_lacks_is_missing_for_a_copy_that_is_behind_only() {
     let (member, epoch) = (member(1), epoch(2));
-    let refused = Action::SendRefused { member, epoch, refusal: OpenRefusal::Failed };
-    bench.check(Event::Open(offer), &[refused]);
-    assert!(matches!(bench.machine.view().fault, Some(CopyFault::MissingLog(_))));
-    assert_eq!(bench.machine.view().status, CopyStatus::FailedAndSuspended);
+    for (forks_at, log_from, behind) in [(300, 301, false), (500, 501, true)] {
+        let mut bench = bereft();
+        let rows = [start(1, Position::ZERO), start(2, at(1, forks_at))];
+        let offer = OpenOffer { log_from: at(1, log_from), ..offer(2, &rows, at(2, 80)) };
+        let refusal = if behind { OpenRefusal::Failed } else { OpenRefusal::Diverged };
+        bench.check(Event::Open(offer), &[Action::SendRefused { member, epoch, refusal }]);
+        let why = SeedReason::LogGone;
+        assert_eq!(bench.verdicts.last().map(|v| &v.rung), Some(&Rung::Seed { why }));
+        let view = bench.machine.view();
+        assert_eq!(view.status, CopyStatus::FailedAndSuspended);
+        let tag = view.fault.expect("failed").tag();
+        let expected = if behind { FailureTag::MissingLog } else { FailureTag::Diverged };
+        assert_eq!(tag, expected, "forks at {forks_at}");
+        // Another active, whose log contains this one: nothing is missing then.
+        bench.step(Event::Assigned(assignment(crate::support::epoch(3), Some(2))));
+        assert_eq!(bench.machine.view().fault.is_some(), behind);
+    }
 }
 
 #[test]

@@ -42,6 +42,9 @@ impl Owner {
             Action::ProposeRule { epoch, expected_version, rule } => {
                 self.context.propose_rule(&self.shared, epoch, expected_version, &rule);
             }
+            Action::ProposeCeiling { epoch, proposal } => {
+                self.context.propose_ceiling(&self.shared, epoch, &proposal);
+            }
             Action::GiveUp { epoch, reason } => {
                 self.context.report_given_up(&self.shared, epoch, &reason);
             }

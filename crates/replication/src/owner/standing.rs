@@ -52,12 +52,17 @@ impl Owner {
 
     /// R4: asks consensus for an id under which this copy is another one. Once for each owner: what
     /// is refused, since the copy is still the one to be mounted, is asked for again by the next.
+    /// The word may wait long for a leader: an owner that finds the files again takes it back.
     fn tell_forgotten(&mut self) {
+        if self.files.is_some() && self.shared.forgotten.swap(false, Ordering::Relaxed) {
+            self.context.report_forgotten(&self.shared, true);
+        }
         let forgot = !self.forgotten_told && self.fault() == Some(CopyFault::Forgotten);
         let Some(assigned) = self.assigned.as_ref().filter(|_| forgot) else { return };
         if assigned.assignment.active != Some(self.shared.copy) {
             self.forgotten_told = true;
-            self.context.report_forgotten(&self.shared);
+            self.shared.forgotten.store(true, Ordering::Relaxed);
+            self.context.report_forgotten(&self.shared, false);
         }
     }
 

@@ -255,7 +255,7 @@ impl Life {
     /// Orders a mount with what the log holds.
     fn mount(&mut self, epoch: Epoch) -> oneshot::Receiver<Result<(), MountFailure>> {
         let (rule, required_end) = (alone(), self.owner.machine.end());
-        let order = MountOrder { epoch, rule, required_end, sources: Vec::new() };
+        let order = MountOrder { epoch, rule, required_end, sources: Vec::new(), ceiling: None };
         let (reply, mounted) = oneshot::channel();
         self.told(Message::Mount(order, reply));
         mounted
@@ -334,6 +334,8 @@ fn assigned(active: Option<CopyId>) -> Assigned {
         PeerCopy { copy, member, site, may_count, suspended: false }
     };
     let assignment = Assignment {
+        bounded: false,
+        ceiling: keelson_copy_core::RecordedCeiling::default(),
         epoch: Epoch::new(0, 1),
         active,
         rule: active.map(|_| alone()),

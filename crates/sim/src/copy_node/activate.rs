@@ -85,6 +85,7 @@ impl CopyNode {
             rule: order.rule,
             required_end: order.required_end,
             sources: order.sources.iter().map(source).collect(),
+            ceiling: order.ceiling,
         };
         self.step(moment, Event::Mount { request, order });
     }

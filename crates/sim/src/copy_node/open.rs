@@ -137,6 +137,7 @@ impl CopyNode {
             established: None,
             gave_up: None,
             proposal: None,
+            ceiling: None,
             seals: BTreeMap::new(),
             mounts: BTreeMap::new(),
             lag: None,

@@ -125,6 +125,7 @@ impl CopyNode {
         self.writes.clear();
         self.reads.clear();
         self.proposal = None;
+        self.ceiling = None;
         if *reason == StopReason::Dismounted {
             moment.out.push(Out::Fired(Probe::Dismounted));
             let database = self.database;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use keelson_cluster_core::{
     ClusterState, LeaseConfig, LeaseHolder, LeaseTable, Manager, ManagerConfig, MountOrder, Outcome,
 };
-use keelson_copy_core::{Assignment, PeerCopy};
+use keelson_copy_core::{Assignment, PeerCopy, RecordedCeiling};
 use keelson_types::{
     CopyId, DatabaseState, Discard, IncarnationId, LagSettings, MemberId, MountIntent, Tick,
 };
@@ -367,6 +367,21 @@ fn discards_of(database: &keelson_cluster_core::Database) -> Vec<Discard> {
     receipts.map(keelson_cluster_core::LossReceipt::discard).collect()
 }
 
+/// What is recorded of the ceiling of the newest epoch, for its active.
+fn ceiling_of(
+    state: &ClusterState,
+    database: &keelson_cluster_core::Database,
+    copy: CopyId,
+) -> RecordedCeiling {
+    let active = database.target == Some(copy);
+    let record = state.newest_ceiling(database.id).filter(|_| active);
+    let told = |r: &keelson_cluster_core::RuleRecord| RecordedCeiling {
+        number: r.ceiling_number,
+        ceiling: r.ceiling,
+    };
+    record.map(told).unwrap_or_default()
+}
+
 /// What the state says of a database to its copy on a member.
 fn assignment_of(state: &ClusterState, index: usize, member: MemberId) -> Option<Assigned> {
     let database = state.databases.get(&database_id(index))?;
@@ -391,6 +406,8 @@ fn assignment_of(state: &ClusterState, index: usize, member: MemberId) -> Option
         dismount_after: Duration::from_millis(database.settings.dismount_after_ms),
         suspension: database.copies.get(&copy)?.suspension.clone(),
         discards: discards_of(database),
+        bounded: state.is_bounded(database, copy),
+        ceiling: ceiling_of(state, database, copy),
     };
     let lag = database.copies.get(&copy)?.lag;
     Some((copy, assignment, database.state == DatabaseState::Established, lag))

@@ -398,6 +398,7 @@ impl World {
             }
             ToControl::GaveUp { database, epoch } => ControlMessage::GaveUp { database, epoch },
             ToControl::ProposeRule(proposal) => ControlMessage::ProposeRule(proposal),
+            ToControl::ProposeCeiling(proposal) => ControlMessage::ProposeCeiling(proposal),
         };
         self.say_to_leader(member, message);
     }

@@ -6,12 +6,13 @@ use keelson_cluster_core::{
     AcceptedLoss, ActivateAt, ActivationReason, AllocateItem, Command, ManagerAction, ManagerEvent,
     MoveOptions, OperationKind, Outcome, RenewRequest,
 };
+use keelson_copy_core::RecordedCeiling;
 use keelson_types::{DatabaseId, Epoch, IncarnationId, MemberId, OperationId, Tick};
 
 use super::consensus::Origin;
 use super::control::lease_config;
 use super::{World, member_id, member_index};
-use crate::messages::{ControlMessage, RuleProposal};
+use crate::messages::{CeilingProposal, ControlMessage, RuleProposal};
 use crate::probes::Probe;
 
 /// How long an answer to a seal is waited for.
@@ -202,6 +203,11 @@ impl World {
             }
             ControlMessage::GaveUp { database, epoch } => self.given_up(to, database, epoch),
             ControlMessage::ProposeRule(proposal) => self.rule_asked(from, to, proposal),
+            ControlMessage::ProposeCeiling(CeilingProposal { database, epoch, proposal }) => {
+                let RecordedCeiling { number, ceiling } = proposal;
+                let command = Command::SetCeiling { database, epoch, number, ceiling };
+                self.propose(to, command, Origin::None);
+            }
             _ => {}
         }
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use keelson_cluster_core::{
-    ClusterState, Command, ConstraintSetting, CopyKind, DatabaseSettings, MemberConfig, NewCopy,
+    ClusterState, Command, ConstraintSetting, CopyKind, DatabaseSettings, MemberActivation,
+    MemberConfig, NewCopy,
 };
 use keelson_env::{MemStoreOpener, SimDisk, SplitMix64};
 use keelson_types::{ClusterId, CommitConstraint, CopyId, DatabaseName, MemberName, SiteName};
@@ -104,7 +105,10 @@ impl World {
         let mut commands = vec![Command::InitCluster { cluster: ClusterId::from_u128(1) }];
         for index in 0..self.params.members {
             let member = member_config(index, index % self.params.sites);
+            let id = member.id;
             commands.push(Command::AddMember { member });
+            let activation = MemberActivation { dial: self.params.dial, ..Default::default() };
+            commands.push(Command::SetActivation { member: id, activation });
         }
         for index in 0..self.params.databases {
             let copies = (0..self.params.copies).map(|n| NewCopy {

@@ -28,7 +28,7 @@ fn suspended(request: &SuspendRequest) -> Suspension {
 
 /// Which of replication and activation is stopped.
 fn stops(suspension: &Suspension) -> (bool, bool) {
-    (suspension.replication.is_some(), suspension.activation.is_some())
+    (suspension.replication.is_some(), suspension.stops_activation().is_some())
 }
 
 /// F43, F44: suspend stops copying, replay and activation; activation-only blocks just that.
@@ -40,6 +40,7 @@ fn suspend_stops_replication_unless_activation_only() {
     let both = both.expect("accepted");
     assert_eq!(stops(&both), (true, true));
     assert_eq!(both.activation.map(|stop| stop.since_unix_ms), Some(NOW), "the start stays");
+    assert_eq!(both.along.map(|stop| stop.since_unix_ms), Some(NOW + 9));
     assert_eq!(both.replication.map(|stop| stop.since_unix_ms), Some(NOW + 9));
     assert_eq!(both.comment, "work");
 }
@@ -92,6 +93,37 @@ fn senseless_suspends_are_refused() {
         assert!(!refused.message.is_empty());
     }
     assert_eq!(suspended(&full(&"é".repeat(512))).comment.chars().count(), 512);
+}
+
+/// F25, F44: what an operator blocked by itself survives a seed, another try of the system and the
+/// end of a plain suspend, with its comment; the activation half of a plain suspend goes with
+/// replication.
+#[test]
+fn only_a_block_of_its_own_outlives_the_stop_of_replication() {
+    const HOUR: u64 = 3_600_000;
+    let fault = |s: Suspension| s.suspended_by_system(SuspendedBy::Fault, "log gone", NOW);
+    let plain = |s: Suspension| s.suspend(&for_hours(1), &facts(NOW)).expect("accepted");
+    let block = |s: Suspension| s.suspend(&activation_only(), &facts(NOW)).expect("accepted");
+    let none = Suspension::NONE;
+    for (before, survives, what) in [
+        (plain(none.clone()), false, "a plain suspend"),
+        (fault(none.clone()), false, "a fault"),
+        (block(none.clone()), true, "a block"),
+        (plain(block(none.clone())), true, "a plain suspend on a block"),
+        (block(plain(none.clone())), true, "a block on a plain suspend"),
+        (fault(block(none.clone())), true, "a fault on a block"),
+        // Nobody but the operator ends what he said of a failed copy.
+        (plain(fault(none.clone())), true, "a plain suspend on a fault"),
+    ] {
+        let after = before.when_replication_goes_on();
+        assert_eq!(stops(&after), (false, survives), "{what}");
+        let comment =
+            if what.starts_with("a plain suspend on a fault") { "work" } else { "policy" };
+        assert!(!survives || after.comment == comment, "{what}: {}", after.comment);
+    }
+    let later = plain(block(none)).at(NOW + HOUR);
+    assert_eq!((stops(&later), later.comment.as_str()), ((false, true), "policy"));
+    assert_eq!(later.stops_activation().and_then(|stop| stop.until_unix_ms), None);
 }
 
 /// F61: a copy being seeded is resumed by the end of the seed only.

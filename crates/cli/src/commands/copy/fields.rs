@@ -112,6 +112,7 @@ fn lag(row: &CopyStatusRow, facts: &CopyFacts) -> Value {
         "replay_lag_seconds": row.replay_lag_seconds,
         "truncation_lag_seconds": row.truncation_lag_seconds,
         "activation_suspended": row.suspension.as_ref().is_some_and(|s| s.activation),
+        "activation_block": row.suspension.as_ref().is_some_and(|s| s.activation_block),
         "replication_suspended": row.suspension.as_ref().is_some_and(|s| s.replication),
         "actual_lag_millis": facts.actual_lag_millis,
         "replay_lag_status": facts.lag_status,

@@ -106,10 +106,15 @@ pub(super) fn sentence(loss: &LossReceipt) -> String {
         return format!("log behind {kept} is given up{certain}");
     }
     let unreached = loss.unreached.join(", ");
-    format!(
-        "log behind {kept} is given up{certain}; how much was acknowledged is not known, \
-         {unreached} may hold more"
-    )
+    let size = match loss.missing_logs {
+        Some(logs) => format!("at most {logs} logs were acknowledged"),
+        None => "how much was acknowledged is not known".to_owned(),
+    };
+    let word = match loss.dial.as_str() {
+        "" => String::new(),
+        dial => format!(" (mount dial {dial})"),
+    };
+    format!("log behind {kept} is given up{certain}; {size}{word}, {unreached} may hold more")
 }
 
 /// A receipt as JSON.
@@ -118,7 +123,13 @@ pub(super) fn loss_data(loss: &LossReceipt) -> Value {
         "epoch": text::epoch(loss.epoch.as_ref()),
         "kept": text::log_end(loss.kept.as_ref()),
         "certainly_acknowledged_up_to": loss.certain.as_ref().map(|at| text::position(Some(at))),
-        "missing_at_most": if loss.unreached.is_empty() { "known" } else { "unknown" },
+        "missing_at_most": match loss.missing_logs {
+            _ if loss.unreached.is_empty() => "known".to_owned(),
+            Some(logs) => format!("{logs} logs"),
+            None => "unknown".to_owned(),
+        },
+        "missing_logs": loss.missing_logs,
+        "mount_dial": Some(&loss.dial).filter(|dial| !dial.is_empty()),
         "unreached_members": loss.unreached,
         "operation": text::id(&loss.operation),
     })

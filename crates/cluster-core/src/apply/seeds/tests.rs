@@ -126,6 +126,51 @@ fn a_seed_gives_a_new_copy_that_resumes() {
     log.refused(RefusalReason::Precondition, &end(Ok(())));
 }
 
+/// F25: what an operator blocked by itself is blocked after a seed, too, and after the copy became
+/// another one because it forgot; the other half of a plain suspend goes with it.
+#[test]
+fn a_block_of_activation_survives_a_seed_and_a_replacement() {
+    let block = |n, activation_only| {
+        let request = SuspendRequest {
+            activation_only,
+            comment: "standby".into(),
+            ..SuspendRequest::default()
+        };
+        Command::SuspendCopy { database: DB, copy: copy(n), request }
+    };
+    for (blocked, seeded) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut log = suspended();
+        if blocked {
+            log.ok(&block(3, true));
+        }
+        if seeded {
+            log.ok(&begin(3, order(None)));
+            log.ok(&end(Ok(())));
+        } else {
+            let copies = &mut log.state.databases.get_mut(&DB).unwrap().copies;
+            copies.get_mut(&copy(3)).unwrap().suspension.by = SuspendedBy::Fault;
+            log.ok(&Command::ReplaceCopy { database: DB, old: copy(3), new: NEW });
+        }
+        let fresh = &config(&log, NEW).unwrap().suspension;
+        assert!(fresh.replication.is_none());
+        assert_eq!(fresh.stops_activation().is_some(), blocked, "seeded: {seeded}");
+        assert_eq!(fresh.comment, if blocked { "standby" } else { "" });
+    }
+}
+
+/// An index is seeded for the files of one copy: a copy that lost them becomes another one, and
+/// the seed ends.
+#[test]
+fn a_copy_that_forgets_ends_the_seed_of_its_index() {
+    let mut log = three_copies();
+    activate(&mut log, 1);
+    log.ok(&begin(3, index_order()));
+    log.ok(&Command::ReplaceCopy { database: DB, old: copy(3), new: NEW });
+    assert!(config(&log, NEW).is_some_and(|fresh| fresh.seeding.is_none()));
+    assert!(log.state.operations[&SEED].is_finished());
+    assert!(log.state.databases[&DB].holds.is_empty());
+}
+
 /// F58: with manual resume the new copy waits.
 #[test]
 fn a_manual_resume_leaves_the_new_copy_suspended() {

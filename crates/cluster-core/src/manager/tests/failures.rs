@@ -3,6 +3,7 @@
 use keelson_types::CopyFault;
 
 use super::*;
+use crate::event::EventKind;
 
 const ALL: [(u128, LogEnd); 3] = {
     let end = LogEnd { epoch: Epoch::new(0, 1), position: keelson_types::Position::new(1, 5) };
@@ -258,4 +259,81 @@ fn a_seal_of_a_member_that_restarts_meanwhile_is_asked_again() {
     assert_eq!(world.sealed(2, 2, end(1, 5)), [], "the old answer of member 3 does not count");
     let actions = world.sealed(3, 2, end(1, 9));
     assert_eq!((bound(&actions).target, bound(&actions).incarnation), (copy(3), life(13)));
+}
+
+/// Certificates have moved the database twice, in a minute; it is active on member 1 again, in
+/// epoch 3. Then its process dies a third time.
+fn certified_too_often(patience_ms: u64) -> (World, Vec<ManagerAction>) {
+    let mut world = World::established();
+    let (name, value) = ("certificate_patience".to_owned(), Some(patience_ms));
+    let command = Box::new(Command::ChangeSetting { name, value });
+    world.log.ok(&Command::Stamped { unix_ms: 1_700_000_000_000, command });
+    for (from, to, counter) in [(1, 2, 2), (2, 1, 3)] {
+        let (member, incarnation) = (member(from), life(from));
+        world.step(ManagerEvent::DeathCertified { member, incarnation });
+        let others = ALL.iter().filter(|(n, _)| *n != from);
+        let actions: Vec<_> = others.flat_map(|(n, end)| world.sealed(*n, counter, *end)).collect();
+        assert_eq!(bound(&actions).target, copy(to));
+        world.mounted(counter);
+        if from == 1 {
+            restart(&mut world, 1, 11);
+            world.alive(1);
+        }
+    }
+    let died = ManagerEvent::DeathCertified { member: member(1), incarnation: life(11) };
+    let actions = world.step(died);
+    (world, actions)
+}
+
+/// Design §6: certificates move a database at most twice in five minutes. Then it waits for its
+/// process, which is activated again when it is back.
+#[test]
+fn a_database_that_certificates_moved_too_often_waits_for_its_process() {
+    let (mut world, actions) = certified_too_often(10_000);
+    assert_eq!(others(&actions), [], "nobody is sealed yet");
+    let told = |event: &crate::Event| {
+        matches!(event.kind, EventKind::WaitsForProcess { moves: 2, patience_ms: 10_000 })
+    };
+    assert_eq!(world.log.state.events.iter().filter(|event| told(event)).count(), 1);
+    restart(&mut world, 1, 21);
+    let actions = world.alive(1);
+    assert_eq!(others(&actions), [seal(1, 4), seal(3, 4)]);
+    world.sealed(3, 4, end(3, 5));
+    assert_eq!(bound(&world.sealed(1, 4, end(3, 5))).target, copy(1));
+    world.mounted(4);
+    // An activation of the same copy is no move: the next certificate waits, too.
+    let died = ManagerEvent::DeathCertified { member: member(1), incarnation: life(21) };
+    assert_eq!(others(&world.step(died)), []);
+}
+
+/// A loss of service that lasts breaks through: the process does not come back in time, or cannot
+/// open the copy.
+#[test]
+fn a_database_does_not_wait_for_ever_for_its_process() {
+    let (mut world, _) = certified_too_often(10_000);
+    assert_eq!(others(&world.later(ms(9_999)).step(ManagerEvent::Timer)), []);
+    restart(&mut world, 2, 22);
+    assert_eq!(others(&world.alive(2)), [], "another member changes nothing");
+    let actions = world.later(ms(1)).step(ManagerEvent::Timer);
+    assert_eq!(others(&actions), [seal(2, 4), seal(3, 4)]);
+
+    let (mut world, _) = certified_too_often(10_000);
+    restart(&mut world, 1, 21);
+    world.alive(1);
+    restart(&mut world, 2, 22);
+    world.alive(2);
+    world.sealed(2, 4, end(3, 5));
+    world.sealed(3, 4, end(3, 5));
+    let told =
+        crate::SealReply { fault: Some(CopyFault::CrashLoop), ..reply(1, epoch(4), end(3, 5)) };
+    let answers = vec![answer(4, Ok(told))];
+    let actions = world.step(ManagerEvent::SealReplies { member: member(1), answers });
+    assert_eq!(bound(&actions).target, copy(2));
+}
+
+/// What the operator switched off holds nothing back.
+#[test]
+fn without_patience_certificates_move_as_ever() {
+    let (_, actions) = certified_too_often(0);
+    assert_eq!(others(&actions), [seal(3, 4)]);
 }

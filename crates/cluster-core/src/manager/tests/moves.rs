@@ -1,6 +1,6 @@
 //! What operators ask for.
 
-use keelson_types::{CopyFault, MountIntent, OperationId, RefusalReason};
+use keelson_types::{CopyFault, MountDial, MountIntent, OperationId, RefusalReason};
 
 use super::*;
 
@@ -150,7 +150,8 @@ fn what_an_earlier_seal_said_of_a_copy_does_not_hinder_a_later_move() {
 fn a_dial_of_best_effort_opens_the_target_with_loss() {
     let moved = |accept_loss| {
         let mut world = World::established();
-        let options = crate::MoveOptions { accept_loss };
+        let dial = if accept_loss { MountDial::BestEffort } else { MountDial::Lossless };
+        let options = crate::MoveOptions::of_dial(Some(dial));
         world.log.state.databases.get_mut(&DB).expect("exists").unestablished[0].rule =
             rule(1, 1, CommitConstraint::None, &[1, 2, 3]);
         world.step(move_with(3, options));
@@ -278,9 +279,74 @@ fn a_switchover_over_its_budget_is_undone() {
     };
     let mut world = over_budget();
     assert_eq!(bound(&world.run_seals(&ends, 3)).target, copy(1));
+    // The copy from before has the time that every mount has.
+    assert_eq!(proposals(&world.later(ms(2_000)).step(ManagerEvent::Timer)), []);
     assert_eq!(finished(&world.mounted(3)), [Err(RefusalReason::TargetUnfit)]);
     let mut world = over_budget();
     world.step(ManagerEvent::DeathCertified { member: member(1), incarnation: life(1) });
     let actions = world.run_seals(&ends[1..], 3);
     assert_eq!(bound(&actions).target, copy(3), "anybody before nobody");
+}
+
+/// Whatever ends the attempt of a switchover, the copy that served before is tried next, though
+/// another one is preferred: the mount fails, its opening frame is not committed within the budget,
+/// the target gives its epoch up by itself before or after it answered, or it dies.
+#[test]
+fn every_end_of_a_switchover_gives_the_database_back() {
+    let ends = [(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))];
+    let given_up = |world: &mut World| {
+        let tag = keelson_types::FailureTag::LogIo;
+        let reason = ActivationReason::Failed { tag };
+        world.log.ok(&allocate(2, reason));
+        drop(world.step(ManagerEvent::Applied));
+    };
+    type Ending<'a> = (&'a str, &'a dyn Fn(&mut World));
+    let table: [Ending<'_>; 6] = [
+        ("mount failed", &|w| drop(w.mount_result(2, Err(MountFailure::LogNotFetched)))),
+        ("mount failed late", &|w| {
+            w.mount_result(2, Ok(()));
+            drop(w.mount_result(2, Err(MountFailure::Timeout)));
+        }),
+        ("not established in time", &|w| {
+            w.mount_result(2, Ok(()));
+            drop(w.later(ms(10_000)).step(ManagerEvent::Timer));
+        }),
+        ("given up while mounting", &given_up),
+        ("given up while opening", &|w| {
+            w.mount_result(2, Ok(()));
+            given_up(w);
+        }),
+        ("certified dead", &|w| {
+            let (member, incarnation) = (member(3), life(3));
+            drop(w.step(ManagerEvent::DeathCertified { member, incarnation }));
+        }),
+    ];
+    for (what, ending) in table {
+        let mut world = World::established();
+        let (copy, preference, leaving, lag) = (copy(1), Some(9), None, None);
+        world.log.ok(&Command::SetCopy { database: DB, copy, preference, leaving, lag });
+        world.step(move_to(3));
+        assert_eq!(bound(&world.run_seals(&ends, 2)).target, super::copy(3), "{what}");
+        ending(&mut world);
+        assert_eq!(world.database().epoch, epoch(3), "{what}");
+        let actions = world.run_seals(&ends, 3);
+        assert_eq!(bound(&actions).target, super::copy(1), "{what}");
+        assert_eq!(finished(&world.mounted(3)), [Err(RefusalReason::TargetUnfit)], "{what}");
+    }
+}
+
+/// The budget counts from the mount: what mounting took is not there for the opening frame.
+#[test]
+fn the_budget_of_a_switchover_bounds_mounting_and_opening_together() {
+    let ends = [(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))];
+    let mut world = World::established();
+    let (name, value) = ("switchover_budget".to_owned(), Some(1_000));
+    world.log.ok(&Command::ChangeSetting { name, value });
+    world.step(move_to(2));
+    world.run_seals(&ends, 2);
+    world.later(ms(900)).mount_result(2, Ok(()));
+    assert_eq!(proposals(&world.later(ms(99)).step(ManagerEvent::Timer)), []);
+    let actions = world.later(ms(1)).step(ManagerEvent::Timer);
+    let reason = ActivationReason::MountFailed { copy: copy(2) };
+    assert_eq!(proposals(&actions), [allocate(2, reason)]);
 }

@@ -320,7 +320,7 @@ impl World {
                 inspected: known.map(|log| log.end),
                 checkpointed: known.map(|log| log.checkpointed),
                 suspended_since_unix_ms: config.is_stopped().then_some(1),
-                needs_no_log: config.seeding.is_some(),
+                needs_no_log: config.is_remade(),
             })
         });
         let (others, holds) = (others.collect::<Vec<_>>(), self.holds());
