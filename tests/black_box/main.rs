@@ -38,4 +38,5 @@ mod seeds;
 mod selection;
 mod sites;
 mod space;
+mod tokens;
 mod witnesses;
