@@ -7,6 +7,7 @@
 mod bad_input;
 mod catalog_seeds;
 mod command_line;
+mod console;
 mod copies;
 mod crashes;
 mod damage;
@@ -40,4 +41,5 @@ mod seeds;
 mod selection;
 mod sites;
 mod space;
+mod tokens;
 mod witnesses;
