@@ -40,4 +40,5 @@ mod seeds;
 mod selection;
 mod sites;
 mod space;
+mod tokens;
 mod witnesses;

@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::block_on;
 use crate::commands::{
     bench, certs, cluster, completions, config, copy, database, decision, event, guarantee, health,
-    kv, log, member, network, operation, redistribute, search, server, site, switchover,
+    kv, log, member, network, operation, redistribute, search, server, site, switchover, token,
 };
 use crate::context::Global;
 use crate::failure::Outcome;
@@ -85,6 +85,9 @@ enum Command {
     /// Certificates
     #[command(subcommand)]
     Certs(certs::Command),
+    /// Access tokens
+    #[command(subcommand)]
+    Token(token::Command),
     /// Configuration files
     #[command(subcommand)]
     Config(config::Command),
@@ -124,6 +127,7 @@ impl Cli {
             Command::Search(command) => block_on(command.run(global)),
             Command::Log(command) => command.run(global),
             Command::Certs(command) => command.run(global),
+            Command::Token(command) => block_on(command.run(global)),
             Command::Config(command) => command.run(global),
             Command::Bench(command) => command.run(global),
             Command::Completions(command) => command.run(),

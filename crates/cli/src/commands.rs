@@ -22,3 +22,4 @@ pub(crate) mod search;
 pub(crate) mod server;
 pub(crate) mod site;
 pub(crate) mod switchover;
+pub(crate) mod token;

@@ -15,7 +15,7 @@ use crate::output::{self, Format};
 /// Options that every command takes.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Global {
-    /// Client configuration (endpoints and certificates). Default: `client.toml` in the directory
+    /// Client configuration (endpoints, and certificates or a token). Default: `client.toml` in the directory
     /// `keelson` of the user's configuration directory.
     #[arg(
         long,
@@ -25,6 +25,16 @@ pub(crate) struct Global {
         help_heading = "Global"
     )]
     pub(crate) client: Option<PathBuf>,
+
+    /// File with the secret of an access token, to be shown instead of the certificate.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "KEELSON_TOKEN_FILE",
+        help_heading = "Global"
+    )]
+    pub(crate) token_file: Option<PathBuf>,
 
     /// How results are printed.
     #[arg(short, long, global = true, value_enum, default_value_t, help_heading = "Global")]
@@ -54,8 +64,7 @@ impl Global {
 
     /// The same with other bounds.
     pub(crate) fn client_with(&self, options: ClientOptions) -> Outcome<Client> {
-        let config = ClientConfig::load(&self.client_file()?)?;
-        Ok(Client::new(config, options)?)
+        Ok(Client::new(self.config()?, options)?)
     }
 
     /// A client of the servers at `endpoints` instead of those of the configuration.
@@ -64,8 +73,15 @@ impl Global {
         endpoints: Vec<String>,
         options: ClientOptions,
     ) -> Outcome<Client> {
-        let config = ClientConfig { endpoints, ..ClientConfig::load(&self.client_file()?)? };
-        Ok(Client::new(config, options)?)
+        Ok(Client::new(ClientConfig { endpoints, ..self.config()? }, options)?)
+    }
+
+    fn config(&self) -> Outcome<ClientConfig> {
+        let config = ClientConfig::load(&self.client_file()?)?;
+        Ok(match &self.token_file {
+            Some(file) => config.with_token_file(file.clone()),
+            None => config,
+        })
     }
 
     fn client_file(&self) -> Outcome<PathBuf> {

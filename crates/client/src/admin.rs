@@ -52,6 +52,9 @@ macro_rules! ask {
 
 mod copies;
 mod moves;
+mod tokens;
+
+pub use tokens::TokenRequest;
 
 /// Whether a call may be sent to several members in turn while it is unanswered.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,12 +1,10 @@
 //! The entry point: one client per cluster, cheap to clone.
 
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keelson_net::{TlsError, TlsFiles, TlsStore};
-use keelson_types::RefusalReason;
+use keelson_net::Credentials;
 
 use crate::pool::Pool;
 use crate::topology::TopologyCache;
@@ -74,14 +72,23 @@ impl Client {
     /// `bad_configuration` if the certificate files cannot be read, `bad_certificate` if they
     /// cannot be used.
     pub fn new(config: ClientConfig, options: ClientOptions) -> Result<Self, ClientError> {
-        let files = TlsFiles { ca: config.ca, cert: config.cert, key: config.key };
-        let tls = TlsStore::open(files).map_err(|error| bad_files(&error))?;
+        let credentials = config.credentials()?;
+        Ok(Self::with_credentials(config.endpoints, credentials, options))
+    }
+
+    /// A client of the servers at `endpoints` that shows these credentials; it contacts nobody yet.
+    #[must_use]
+    pub fn with_credentials(
+        endpoints: Vec<String>,
+        credentials: Credentials,
+        options: ClientOptions,
+    ) -> Self {
         let shared = Shared {
-            pool: Pool::new(tls, options.channels_per_member),
-            topology: TopologyCache::new(config.endpoints),
+            pool: Pool::new(credentials, options.channels_per_member),
+            topology: TopologyCache::new(endpoints),
             options,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Self { shared: Arc::new(shared) }
     }
 
     /// A handle for a database. Nothing is checked before the first call.
@@ -108,10 +115,10 @@ impl Client {
         self.shared.topology.picture()
     }
 
-    /// The certificates that the client shows and trusts, for calls that it has no method for.
+    /// What the client shows to servers, for calls that it has no method for.
     #[must_use]
-    pub fn tls(&self) -> Arc<keelson_net::TlsStore> {
-        self.shared.pool.tls()
+    pub fn credentials(&self) -> Credentials {
+        self.shared.pool.credentials()
     }
 
     /// Fetches a new picture from any member.
@@ -122,17 +129,6 @@ impl Client {
         self.shared.topology.refresh(&self.shared.pool).await?;
         Ok(self.topology())
     }
-}
-
-fn bad_files(error: &TlsError) -> ClientError {
-    let reason = match error {
-        TlsError::Expired { .. }
-        | TlsError::NotYetValid { .. }
-        | TlsError::WrongAuthority { .. } => RefusalReason::BadCertificate,
-        _ => RefusalReason::BadConfiguration,
-    };
-    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-    ClientError::new(reason, format!("{error}{cause}"))
 }
 
 impl fmt::Debug for Client {

@@ -3,20 +3,24 @@
 //! The file is TOML; paths in it are relative to the file itself, so that a directory made by
 //! `keelson dev` or `keelson certs` can be moved as a whole.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
+use keelson_net::{Credentials, TlsError, TlsFiles, TlsStore, TokenFiles};
 use keelson_types::RefusalReason;
 use serde::{Deserialize, Serialize};
 
 use crate::ClientError;
 
-/// Where the cluster is and who this client is.
+/// Where the cluster is and who this client is: by a certificate, or by a token. A token that is
+/// named is shown, and a certificate beside it is not.
 ///
 /// ```toml
 /// endpoints = ["10.0.0.1:7400", "10.0.0.2:7400"]   # control addresses; several are safer
 /// ca = "ca.pem"                                     # authority of the cluster
 /// cert = "client.pem"                               # this client's certificate
 /// key = "client.key"                                # and its private key
+/// # token_file = "client.token"                     # or, instead of both, its token
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,9 +30,14 @@ pub struct ClientConfig {
     /// PEM file with the cluster's certificate authority.
     pub ca: PathBuf,
     /// PEM file with the client's certificate.
-    pub cert: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
     /// PEM file with the private key of `cert`.
-    pub key: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// File with the secret of the client's token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
 }
 
 impl ClientConfig {
@@ -47,11 +56,35 @@ impl ClientConfig {
         let mut config: Self =
             toml::from_str(&text).map_err(|error| bad(error.to_string().trim().to_owned()))?;
         let base = path.parent().unwrap_or_else(|| Path::new("."));
-        for file in [&mut config.ca, &mut config.cert, &mut config.key] {
+        let optional = [&mut config.cert, &mut config.key, &mut config.token_file];
+        for file in optional.into_iter().flatten().chain([&mut config.ca]) {
             *file = base.join(&*file);
         }
         config.check().map_err(bad)?;
         Ok(config)
+    }
+
+    /// The same cluster with a token instead of what the file names.
+    #[must_use]
+    pub fn with_token_file(self, token_file: PathBuf) -> Self {
+        Self { token_file: Some(token_file), cert: None, key: None, ..self }
+    }
+
+    /// Reads what the client shows to the servers.
+    ///
+    /// # Errors
+    /// `bad_configuration` if the files cannot be read, `bad_certificate` if they cannot be used.
+    pub(crate) fn credentials(&self) -> Result<Credentials, ClientError> {
+        let ca = self.ca.clone();
+        let read = match (&self.token_file, &self.cert, &self.key) {
+            (Some(token), _, _) => Credentials::token(TokenFiles { ca, token: token.clone() }),
+            (None, Some(cert), Some(key)) => {
+                let files = TlsFiles { ca, cert: cert.clone(), key: key.clone() };
+                TlsStore::open(files).map(Credentials::from)
+            }
+            _ => return Err(ClientError::new(RefusalReason::BadConfiguration, NOTHING_TO_SHOW)),
+        };
+        read.map_err(|error| bad_files(&error))
     }
 
     /// What is wrong with the values, if anything.
@@ -62,11 +95,30 @@ impl ClientConfig {
         for endpoint in &self.endpoints {
             check_address(endpoint)?;
         }
-        for file in [&self.ca, &self.cert, &self.key] {
+        let optional = [&self.cert, &self.key, &self.token_file];
+        for file in optional.into_iter().flatten().chain([&self.ca]) {
             std::fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?;
         }
-        Ok(())
+        if self.cert.is_some() == self.key.is_some() {
+            return Ok(());
+        }
+        Err("cert and key go together".into())
     }
+}
+
+/// Said by a client that has neither.
+const NOTHING_TO_SHOW: &str =
+    "the client has neither a certificate (cert and key) nor a token (token_file)";
+
+fn bad_files(error: &TlsError) -> ClientError {
+    let reason = match error {
+        TlsError::Expired { .. }
+        | TlsError::NotYetValid { .. }
+        | TlsError::WrongAuthority { .. } => RefusalReason::BadCertificate,
+        _ => RefusalReason::BadConfiguration,
+    };
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    ClientError::new(reason, format!("{error}{cause}"))
 }
 
 fn check_address(address: &str) -> Result<(), String> {

@@ -45,12 +45,14 @@ mod session;
 mod topology;
 mod watch;
 
-pub use admin::Admin;
+pub use admin::{Admin, TokenRequest};
 pub use batch::WriteBatch;
 pub use client::{Client, ClientOptions};
 pub use config::ClientConfig;
 pub use database::{Database, Read, Written};
 pub use error::ClientError;
+/// The secret of a token, and what a client shows.
+pub use keelson_net::{AccessSecret, Credentials};
 /// The messages that answers consist of; see the protobuf files.
 pub use keelson_wire::v1;
 pub use operations::{Operations, succeeded};

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use keelson_net::{
-    CONTROL_MESSAGE_BYTES_MAX, DATA_MESSAGE_BYTES_MAX, Expect, PeerChannel, TlsStore,
+    CONTROL_MESSAGE_BYTES_MAX, Credentials, DATA_MESSAGE_BYTES_MAX, Expect, PeerChannel,
 };
 use keelson_wire::v1::admin_client::AdminClient;
 use keelson_wire::v1::kv_client::KvClient;
@@ -26,18 +26,18 @@ struct Lanes {
 
 /// The channels of one client.
 pub(crate) struct Pool {
-    tls: Arc<TlsStore>,
+    credentials: Credentials,
     per_member: usize,
     members: RwLock<HashMap<String, Arc<Lanes>>>,
 }
 
 impl Pool {
-    pub(crate) fn new(tls: Arc<TlsStore>, per_member: usize) -> Self {
-        Self { tls, per_member: per_member.max(1), members: RwLock::default() }
+    pub(crate) fn new(credentials: Credentials, per_member: usize) -> Self {
+        Self { credentials, per_member: per_member.max(1), members: RwLock::default() }
     }
 
-    pub(crate) fn tls(&self) -> Arc<TlsStore> {
-        self.tls.clone()
+    pub(crate) fn credentials(&self) -> Credentials {
+        self.credentials.clone()
     }
 
     /// The Kv service at a data address.
@@ -79,7 +79,7 @@ impl Pool {
     }
 
     fn open(&self, address: &str) -> Arc<Lanes> {
-        let dial = |_| PeerChannel::new(self.tls.clone(), address, Expect::Address);
+        let dial = |_| PeerChannel::new(self.credentials.clone(), address, Expect::Address);
         let channels = (0..self.per_member).map(dial).collect();
         let lanes = Arc::new(Lanes { channels, next: AtomicUsize::new(0) });
         let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);

@@ -13,6 +13,7 @@ mod records;
 mod reseeds;
 mod seeds;
 mod settings;
+mod tokens;
 mod turns;
 
 use keelson_types::{DatabaseId, IncarnationId, MemberId, RefusalReason, Weakness};
@@ -104,6 +105,8 @@ impl ClusterState {
             Command::ChangeSetting { name, value } => self.change_setting(index, name, *value),
             Command::SetNetwork { name, network } => self.set_network(index, name, network.clone()),
             Command::SetCompression { policy } => self.set_compression(index, *policy),
+            Command::IssueToken { token, replace } => self.issue_token(index, token, *replace),
+            Command::RevokeToken { name } => self.revoke_token(index, name),
             Command::SetActivation { .. }
             | Command::SetCopyPolicy { .. }
             | Command::BeginMaintenance { .. }

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use keelson_types::{
     ActivationPolicy, Ceiling, ClusterId, CommitRule, CopyId, DatabaseId, DatabaseName, Epoch,
     FailureTag, IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold, MemberId, MountIntent,
-    NetworkConfig, OperationId, Position, RefusalReason, Refused, ResumeRequest, SeedOrder,
-    SeedProgress, SiteName, StreamId, SuspendRequest, TrafficPolicy,
+    NetworkConfig, NewToken, OperationId, Position, RefusalReason, Refused, ResumeRequest,
+    SeedOrder, SeedProgress, SiteName, StreamId, SuspendRequest, TokenName, TrafficPolicy,
 };
 use serde::{Deserialize, Serialize};
 
@@ -456,6 +456,18 @@ pub enum Command {
     SetCompression {
         /// The policy.
         policy: TrafficPolicy,
+    },
+    /// Adds an access token, or gives a known one a new secret and new rights.
+    IssueToken {
+        /// The token, with the digest of its secret.
+        token: NewToken,
+        /// Also if the name is in use.
+        replace: bool,
+    },
+    /// Forgets an access token: nobody gets in with it any more.
+    RevokeToken {
+        /// Its name.
+        name: TokenName,
     },
     /// Records an event.
     AppendEvent {

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use keelson_types::{
-    ActivationPolicy, CommitConstraint, CopyId, DatabaseId, Epoch, FailureTag, IncarnationId,
-    LogEnd, MemberId, MountDial, MountIntent, News, OperationId, Position, SeedScope,
+    ActivationPolicy, CommitConstraint, CopyId, DatabaseId, DatabaseName, Epoch, FailureTag,
+    IncarnationId, LogEnd, MemberId, MountDial, MountIntent, News, OperationId, Position,
+    SeedScope, TokenName, TokenRole,
 };
 use serde::{Deserialize, Serialize};
 
@@ -298,6 +299,24 @@ pub enum EventKind {
     NetworksChanged {
         /// Name of the network, or of the policy.
         what: String,
+    },
+    /// An administrator issued an access token.
+    TokenIssued {
+        /// Its name.
+        name: TokenName,
+        /// What its holder may do.
+        role: TokenRole,
+        /// Databases whose data it is for; all if there is none.
+        databases: BTreeSet<DatabaseName>,
+        /// When it ends, in Unix milliseconds.
+        expires_unix_ms: Option<u64>,
+    },
+    /// An administrator revoked it.
+    TokenRevoked {
+        /// Its name.
+        name: TokenName,
+        /// What its holder could do.
+        role: TokenRole,
     },
     /// Free text.
     Note(String),

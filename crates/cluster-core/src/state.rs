@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 
 use keelson_types::{
-    ActivationPolicy, Ceiling, ClusterId, ClusterSettings, CommitConstraint, CommitRule,
+    AccessTokens, ActivationPolicy, Ceiling, ClusterId, ClusterSettings, CommitConstraint, CommitRule,
     ContentIndexSettings, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch, FailureTag,
     IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold, MemberId, MemberName, MountDial,
     MountIntent, Networks, OperationId, Position, SeedOrder, SiteName, StreamId, Suspension,
@@ -63,6 +63,9 @@ pub struct ClusterState {
     /// Named lists of subnets, and what is compressed on them (F114).
     #[serde(default)]
     pub networks: Networks,
+    /// Access tokens, without their secrets.
+    #[serde(default, skip_serializing_if = "AccessTokens::is_empty")]
+    pub tokens: AccessTokens,
     /// All members, witnesses included.
     pub members: BTreeMap<MemberId, Member>,
     /// All databases.
@@ -84,6 +87,7 @@ impl Default for ClusterState {
             clock_unix_ms: 0,
             settings: ClusterSettings::default(),
             networks: Networks::default(),
+            tokens: AccessTokens::default(),
             members: BTreeMap::new(),
             databases: BTreeMap::new(),
             operations: BTreeMap::new(),

@@ -27,6 +27,7 @@ mod seeds;
 mod settings;
 mod sites;
 mod status;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -40,20 +41,21 @@ use keelson_wire::v1::{
     CopyStatusResponse, CreateDatabaseRequest, CreateDatabaseResponse, CreateForkRequest,
     DismountDatabaseRequest, DropForkRequest, DropForkResponse, EndMaintenanceRequest,
     ExplainDecisionRequest, ExplainDecisionResponse, ForkInfo, GuaranteeRequest, GuaranteeResponse,
-    HealthRequest, HealthResponse, InitClusterRequest, InitClusterResponse, ListDecisionsRequest,
-    ListDecisionsResponse, ListEventsRequest, ListEventsResponse, ListForksRequest,
-    ListForksResponse, ListNetworksRequest, ListNetworksResponse, ListSettingsRequest,
-    ListSettingsResponse, MaintenanceResponse, MountDatabaseRequest, MoveRequest, MoveResponse,
+    HealthRequest, HealthResponse, InitClusterRequest, InitClusterResponse, IssueTokenRequest,
+    IssueTokenResponse, ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest,
+    ListEventsResponse, ListForksRequest, ListForksResponse, ListNetworksRequest,
+    ListNetworksResponse, ListSettingsRequest, ListSettingsResponse, ListTokensRequest,
+    ListTokensResponse, MaintenanceResponse, MountDatabaseRequest, MoveRequest, MoveResponse,
     NoteBackupRequest, NoteBackupResponse, OperationStarted, PreviewActivationResponse,
     PreviewMountResponse, RedistributeRequest, RedistributeResponse, RedundancyRequest,
     RedundancyResponse, RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest,
     RemoveDatabaseResponse, RemoveMemberRequest, RemoveMemberResponse, RepairCopyRequest,
-    RepairCopyResponse, ResumeCopyRequest, ResumeCopyResponse, ScrubCopiesRequest,
-    ScrubCopiesResponse, SeedCopyRequest, SeedCopyResponse, SetCopyRequest, SetCopyResponse,
-    SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest, SetMemberResponse,
-    SetNetworkRequest, SetNetworkResponse, SetSettingRequest, SetSettingResponse,
-    ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest, SuspendCopyResponse,
-    SwitchoverRequest, TopologyRequest, TopologyResponse,
+    RepairCopyResponse, ResumeCopyRequest, ResumeCopyResponse, RevokeTokenRequest,
+    RevokeTokenResponse, ScrubCopiesRequest, ScrubCopiesResponse, SeedCopyRequest,
+    SeedCopyResponse, SetCopyRequest, SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse,
+    SetMemberRequest, SetMemberResponse, SetNetworkRequest, SetNetworkResponse, SetSettingRequest,
+    SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest,
+    SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -161,6 +163,11 @@ arms! {
     set_network(SetNetworkRequest) -> SetNetworkResponse = Some("set_network"), admin_set_network;
     scrub_copies(ScrubCopiesRequest) -> ScrubCopiesResponse =
         Some("scrub_copies"), admin_scrub_copies;
+    issue_token(IssueTokenRequest) -> IssueTokenResponse =
+        Some("issue_token"), admin_issue_token;
+    list_tokens(ListTokensRequest) -> ListTokensResponse = None, admin_list_tokens;
+    revoke_token(RevokeTokenRequest) -> RevokeTokenResponse =
+        Some("revoke_token"), admin_revoke_token;
     list_events(ListEventsRequest) -> ListEventsResponse = None, admin_list_events;
     list_decisions(ListDecisionsRequest) -> ListDecisionsResponse = None, admin_list_decisions;
 }

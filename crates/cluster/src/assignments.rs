@@ -217,6 +217,7 @@ fn members(state: &ClusterState) -> AssignMembers {
         recovery: state.recovery_generation,
         settings: state.settings.changed().clone().into_iter().collect(),
         networks: json(&state.networks),
+        tokens: json(&state.tokens),
     }
 }
 

@@ -311,6 +311,6 @@ impl Cluster for ClusterApi {
         request: Request<MemberFactsRequest>,
     ) -> Result<Response<MemberFactsResponse>, Status> {
         Self::check_facts_reader(&request)?;
-        Ok(Response::new(self.0.facts_here(request.into_inner()).await))
+        Ok(Response::new(self.0.facts_once_told(request.into_inner()).await?))
     }
 }

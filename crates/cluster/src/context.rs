@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use keelson_cluster_core::Member;
+use keelson_net::TokenBook;
 use keelson_types::{
     ClusterId, IncarnationId, MemberId, MemberName, RefusalReason, SiteName, Tick,
 };
@@ -68,6 +69,8 @@ pub(crate) struct Context {
     pub(crate) stopping: AtomicBool,
     /// Forming or joining a cluster happens once at a time.
     pub(crate) forming: tokio::sync::Mutex<()>,
+    /// The access tokens that count here.
+    pub(crate) tokens: TokenBook,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use keelson_net::{CONTROL_MESSAGE_BYTES_MAX, Connector, Lane};
+use keelson_net::{CONTROL_MESSAGE_BYTES_MAX, Connector, Lane, TokenBook};
 use keelson_types::IncarnationId;
 use keelson_wire::v1::admin_server::AdminServer;
 use keelson_wire::v1::cluster_server::ClusterServer;
@@ -37,7 +37,7 @@ use crate::quorum::QuorumClock;
 use crate::raft_types::{Raft, node_id};
 use crate::storage::{self, Opened, Storage, StorageFault};
 use crate::timings::Timings;
-use crate::{rounds, scheduled, standing_down, suspensions};
+use crate::{rounds, scheduled, standing_down, suspensions, tokens};
 
 /// How long the address of the last life may take to answer.
 const IDENTIFY_DEADLINE: Duration = Duration::from_secs(1);
@@ -140,6 +140,7 @@ impl ControlPlane {
             lease_until: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             forming: tokio::sync::Mutex::new(()),
+            tokens: TokenBook::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -164,6 +165,12 @@ impl ControlPlane {
     #[must_use]
     pub fn applied(&self) -> Applied {
         self.context.applied.clone()
+    }
+
+    /// The access tokens that count at this member.
+    #[must_use]
+    pub fn tokens(&self) -> TokenBook {
+        self.context.tokens.clone()
     }
 
     /// What this member knows by itself, for metrics.
@@ -304,6 +311,7 @@ fn spawn_tasks(
     let progress = Arc::new(Progress::default());
     context.spawn(LeaderTask::new(context.clone(), quorum, inputs).run());
     context.spawn(suspensions::run(context.clone()));
+    context.spawn(tokens::follow(context.clone()));
     context.spawn(rounds::run(context.clone()));
     context.spawn(standing_down::run(context.clone()));
     context.spawn(scheduled::run(context.clone()));

@@ -56,6 +56,52 @@ impl Context {
         }
     }
 
+    /// The same, once both processes were told what the request speaks of.
+    ///
+    /// # Errors
+    /// `deadline_exceeded` if they were not told in time.
+    pub(crate) async fn facts_once_told(
+        &self,
+        request: MemberFactsRequest,
+    ) -> Result<MemberFactsResponse, Refusal> {
+        self.told(request.told_index).await?;
+        Ok(self.facts_here(request).await)
+    }
+
+    /// Waits until both processes of this member were told what was decided at `index`.
+    async fn told(&self, index: u64) -> Result<(), Refusal> {
+        self.reached(index, DATA_DEADLINE).await?;
+        if index == 0 {
+            return Ok(());
+        }
+        self.bring_tokens_up_to_date();
+        if self.data.borrow().is_none() {
+            return Ok(());
+        }
+        let mut assigned = self.assigned.clone();
+        let told = assigned.wait_for(|assigned| *assigned >= index);
+        match tokio::time::timeout(DATA_DEADLINE, told).await {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                let what = format!("the data process was not told of entry {index} in time");
+                Err(Refusal::new(RefusalReason::DeadlineExceeded, what))
+            }
+        }
+    }
+
+    /// The members that do not confirm in time that both their processes were told what was decided
+    /// at `index`.
+    pub(crate) async fn not_told(self: &Arc<Self>, index: u64) -> Vec<String> {
+        let all: Vec<_> = self.applied.read(|state| state.members.keys().copied().collect());
+        let ask = |member: MemberId| async move {
+            // Of no database: that it answers is enough.
+            let databases = vec![ids::bytes(DatabaseId::from_u128(0))];
+            let request = MemberFactsRequest { databases, told_index: index };
+            self.facts_from(member, request).await.is_err().then(|| self.name_of_member(member))
+        };
+        join_all(all.into_iter().map(ask)).await.into_iter().flatten().collect()
+    }
+
     /// Asks `members` at the same time.
     pub(crate) async fn facts_of(
         self: &Arc<Self>,
@@ -64,7 +110,7 @@ impl Context {
     ) -> AllFacts {
         let databases: Vec<_> = databases.iter().map(|id| ids::bytes(*id)).collect();
         let ask = |member: MemberId| {
-            let request = MemberFactsRequest { databases: databases.clone() };
+            let request = MemberFactsRequest { databases: databases.clone(), told_index: 0 };
             async move { (member, self.facts_from(member, request).await) }
         };
         join_all(members.into_iter().map(ask)).await.into_iter().collect()
@@ -76,7 +122,7 @@ impl Context {
         request: MemberFactsRequest,
     ) -> Result<MemberFactsResponse, Refusal> {
         match self.remote(member)? {
-            None => Ok(self.facts_here(request).await),
+            None => self.facts_once_told(request).await,
             Some(mut client) => {
                 let send = |request| async move { client.member_facts(request).await };
                 let facts = call(FACTS_DEADLINE, request, send).await?;

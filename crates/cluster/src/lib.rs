@@ -17,6 +17,7 @@
 //! | `cluster_service`, `admin`, `operations`, `facts`, `picture` | what is served |
 //! | `rounds` | what the leader looks at from time to time |
 //! | `standing_down` | a leader under maintenance lets another one lead |
+//! | `tokens` | which access tokens this process lets in |
 //! | `giving_away` | what a member does with its databases before it stops |
 //! | `control_plane`, `context` | start, stop, shared handles |
 
@@ -48,6 +49,7 @@ mod standing_down;
 mod storage;
 mod suspensions;
 mod timings;
+mod tokens;
 
 pub use applied::Applied;
 pub use clock::now as boottime_now;

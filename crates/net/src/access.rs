@@ -10,20 +10,32 @@
 //! | reader | read data |
 //!
 //! A call that the table does not name needs an administrator: a new one is closed until somebody
-//! decides otherwise. Whose data a reader or a writer may touch is in the certificate too
-//! ([`PeerIdentity::may_use`]) and is checked by the service, which knows the database.
+//! decides otherwise. Whose data a reader or a writer may touch is in the certificate or the token
+//! too ([`PeerIdentity::may_use`]) and is checked by the service, which knows the database.
+//!
+//! Who calls is known by the certificate of the connection, or by a token in the header
+//! `authorization` of the call. Tokens never make a member: what members say to each other takes a
+//! certificate.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures::future::{Either, Ready, ready};
-use http::{Request, Response};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Request, Response};
+use hyper::body::Frame;
 use keelson_types::RefusalReason;
 use keelson_wire::Refusal;
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
-use crate::{PeerIdentity, Role};
+use crate::identity::nobody;
+use crate::server::Connection;
+use crate::tokens::Pass;
+use crate::{AccessSecret, PeerIdentity, Role, TokenBook};
 
 const MEMBER: u8 = 1;
 const ADMIN: u8 = 2;
@@ -81,6 +93,8 @@ const CALLS: &[(&str, &[&str], u8)] = &[
         STAFF,
     ),
     ("Operations", &["GetOperation", "ListOperations", "WatchOperation", "CancelOperation"], STAFF),
+    // Not even members: what a token may is decided by people.
+    ("Admin", &["IssueToken", "ListTokens", "RevokeToken"], ADMIN),
     // Facts are for status pages, and hold no data.
     ("Cluster", &["MemberFacts"], STAFF),
 ];
@@ -113,58 +127,164 @@ pub fn may_call(role: &Role, service: &str, method: &str) -> bool {
     allowed & bit(role) != 0
 }
 
-/// Whether a request for `path` may go on. Health and reflection are for everybody who showed a
-/// certificate.
-fn admit(path: &str, peer: Option<&PeerIdentity>) -> Result<(), Refusal> {
-    let forbidden = |what: String| Err(Refusal::new(RefusalReason::Forbidden, what));
-    let Some(call) = path.strip_prefix("/keelson.v1.") else { return Ok(()) };
-    let Some(peer) = peer else {
-        return forbidden("the caller showed no client certificate".into());
+/// Calls of clients that are answered with a stream. They end when their token does.
+const STREAMS: &[(&str, &str)] =
+    &[("Kv", "Scan"), ("Kv", "Watch"), ("Kv", "ReadSalvage"), ("Operations", "WatchOperation")];
+
+/// What may be asked by somebody unknown.
+const OPEN: &str = "/grpc.health.v1.Health/Check";
+
+/// Who sent a request, and what watches over it if a token vouches for that.
+type Admitted = (Option<PeerIdentity>, Option<Pass>);
+
+/// Whether a request may go on, and whose it is. A token that is shown decides, whatever the
+/// connection's certificate says; a bad one is never passed over in silence. Reflection is for
+/// everybody who is known, health for everybody.
+fn admit(
+    path: &str,
+    headers: &HeaderMap,
+    connection: &Connection,
+    tokens: Option<&TokenBook>,
+) -> Result<Admitted, Refusal> {
+    let (peer, pass) = match shown_token(headers)? {
+        Some(secret) => {
+            let refused = || {
+                let what = "no tokens are taken here: members have certificates";
+                Refusal::new(RefusalReason::Unauthenticated, what)
+            };
+            let (holder, pass) = tokens.ok_or_else(refused)?.enter(&secret)?;
+            connection.vouched();
+            let address = connection.address;
+            (Some(PeerIdentity { address, ..holder }), Some(pass))
+        }
+        None => (connection.certificate.clone(), None),
     };
-    let (service, method) = call.split_once('/').unwrap_or((call, ""));
-    if may_call(&peer.role, service, method) {
-        return Ok(());
+    if path == OPEN {
+        return Ok((peer, None));
     }
-    forbidden(format!("{peer} may not call {service}.{method}"))
+    let Some(known) = &peer else { return Err(nobody()) };
+    let Some(call) = path.strip_prefix("/keelson.v1.") else { return Ok((peer, pass)) };
+    let (service, method) = call.split_once('/').unwrap_or((call, ""));
+    if !may_call(&known.role, service, method) {
+        let what = format!("{known} may not call {service}.{method}");
+        return Err(Refusal::new(RefusalReason::Forbidden, what));
+    }
+    Ok((peer, pass.filter(|_| STREAMS.contains(&(service, method)))))
+}
+
+/// The token of a request, if it shows one.
+fn shown_token(headers: &HeaderMap) -> Result<Option<AccessSecret>, Refusal> {
+    let mut shown = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = shown.next() else { return Ok(None) };
+    let bad = |what: &str| Refusal::new(RefusalReason::Unauthenticated, what);
+    if shown.next().is_some() {
+        return Err(bad("the header authorization is there twice"));
+    }
+    let text = value.to_str().ok().and_then(|text| text.split_once(' '));
+    let token = text.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let (_, token) = token.ok_or_else(|| bad("the header authorization is not: Bearer TOKEN"))?;
+    let secret = AccessSecret::parse(token);
+    secret.map(Some).map_err(|refused| Refusal::new(refused.reason, refused.message))
 }
 
 /// Refuses requests before they reach the service inside.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission<S> {
     inner: S,
+    tokens: Option<TokenBook>,
 }
 
 impl<S> Admission<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        Self { inner }
+    pub(crate) fn new(inner: S, tokens: Option<TokenBook>) -> Self {
+        Self { inner, tokens }
     }
 }
+
+type Guarded<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
 
 impl<S, B> Service<Request<B>> for Admission<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Either<Ready<Result<S::Response, S::Error>>, S::Future>;
+    type Future =
+        Either<Ready<Result<S::Response, S::Error>>, Either<S::Future, Guarded<S::Error>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        match admit(request.uri().path(), request.extensions().get()) {
-            Ok(()) => Either::Right(self.inner.call(request)),
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let unknown = Connection::default();
+        let connection = request.extensions().get().unwrap_or(&unknown);
+        let (path, headers) = (request.uri().path(), request.headers());
+        let (peer, pass) = match admit(path, headers, connection, self.tokens.as_ref()) {
+            Ok(admitted) => admitted,
             Err(refusal) => {
                 tracing::info!(%refusal, "refused");
-                Either::Left(ready(Ok(Status::from(refusal).into_http())))
+                return Either::Left(ready(Ok(Status::from(refusal).into_http())));
             }
+        };
+        // Services know who asks, and need no secret.
+        request.headers_mut().remove(AUTHORIZATION);
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
         }
+        let answer = self.inner.call(request);
+        Either::Right(match pass {
+            None => Either::Left(answer),
+            Some(pass) => Either::Right(Box::pin(async move {
+                Ok(answer.await?.map(|body| Body::new(GuardedBody::new(body, pass))))
+            })),
+        })
+    }
+}
+
+/// A stream that ends when its token does: nothing is sent after that.
+struct GuardedBody {
+    inner: Body,
+    ended: Option<Pin<Box<dyn Future<Output = Refusal> + Send>>>,
+}
+
+impl GuardedBody {
+    fn new(inner: Body, pass: Pass) -> Self {
+        Self { inner, ended: Some(Box::pin(pass.ended())) }
+    }
+}
+
+impl hyper::body::Body for GuardedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        let Some(ended) = &mut this.ended else { return Poll::Ready(None) };
+        if let Poll::Ready(refusal) = ended.as_mut().poll(cx) {
+            tracing::info!(%refusal, "a stream was cut off");
+            this.ended = None;
+            let mut trailers = HeaderMap::new();
+            let written = Status::from(refusal).add_header(&mut trailers);
+            return Poll::Ready(Some(written.map(|()| Frame::trailers(trailers))));
+        }
+        Pin::new(&mut this.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended.is_none() || self.inner.is_end_stream()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use keelson_types::{AccessTokens, NewToken, TokenName, TokenRole};
     use prost::Message;
     use prost_types::FileDescriptorSet;
 
@@ -187,17 +307,125 @@ mod tests {
         }
     }
 
-    #[test]
-    fn who_showed_nothing_or_an_unknown_role_gets_health_only() {
+    fn connection(role: Option<Role>) -> Connection {
         let peer = |role| PeerIdentity { name: "x".into(), role, ..PeerIdentity::default() };
-        let check = "/grpc.health.v1.Health/Check";
-        let other = peer(Role::Other("ops".into()));
-        assert!(admit(check, None).is_ok() && admit(check, Some(&other)).is_ok());
-        for peer in [None, Some(&other)] {
-            let refusal = admit("/keelson.v1.Kv/Get", peer).unwrap_err();
-            assert_eq!(refusal.reason, RefusalReason::Forbidden);
+        Connection { certificate: role.map(peer), ..Connection::default() }
+    }
+
+    fn book(secret: &AccessSecret, role: TokenRole) -> TokenBook {
+        let mut tokens = AccessTokens::default();
+        let new = NewToken {
+            name: TokenName::new("t").unwrap(),
+            role,
+            databases: BTreeSet::new(),
+            digest: secret.digest(),
+            expires_unix_ms: None,
+        };
+        tokens.issue(&new, false, 1).unwrap();
+        let book = TokenBook::default();
+        book.replace(&tokens);
+        book
+    }
+
+    fn headers(values: &[&str]) -> HeaderMap {
+        let values = values.iter().map(|value| (AUTHORIZATION, value.parse().unwrap()));
+        values.collect()
+    }
+
+    #[test]
+    fn who_is_unknown_gets_health_only_and_an_unknown_role_no_call_of_ours() {
+        let (nobody, other) = (connection(None), connection(Some(Role::Other("ops".into()))));
+        let none = HeaderMap::new();
+        let reason = |path: &str, connection: &Connection| {
+            admit(path, &none, connection, None).err().map(|refusal| refusal.reason)
+        };
+        let (unauthenticated, forbidden) =
+            (Some(RefusalReason::Unauthenticated), Some(RefusalReason::Forbidden));
+        let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+        for (path, of_nobody, of_other) in [
+            (OPEN, None, None),
+            ("/grpc.health.v1.Health/Watch", unauthenticated, None),
+            (reflection, unauthenticated, None),
+            ("/keelson.v1.Kv/Get", unauthenticated, forbidden),
+            ("/keelson.v1.Cluster/Identify", unauthenticated, forbidden),
+        ] {
+            assert_eq!((reason(path, &nobody), reason(path, &other)), (of_nobody, of_other));
         }
-        assert!(admit("/keelson.v1.Kv/Get", Some(&peer(Role::Reader))).is_ok());
-        assert!(admit("/keelson.v1.Kv", Some(&peer(Role::Reader))).is_err());
+        let reader = connection(Some(Role::Reader));
+        assert_eq!(reason("/keelson.v1.Kv/Get", &reader), None);
+        assert_eq!(reason("/keelson.v1.Kv", &reader), forbidden);
+    }
+
+    #[test]
+    fn a_token_that_is_shown_decides_and_garbage_is_refused() {
+        let secret = AccessSecret::generate().unwrap();
+        let book = book(&secret, TokenRole::Reader);
+        let bearer = format!("bearer {}", secret.reveal());
+        let other = format!("Bearer {}", AccessSecret::generate().unwrap().reveal());
+        let admin = connection(Some(Role::Admin));
+        let get = "/keelson.v1.Kv/Get";
+        let may = |path: &str, values: &[&str], connection: &Connection| {
+            admit(path, &headers(values), connection, Some(&book))
+        };
+        let (peer, pass) = may(get, &[&bearer], &connection(None)).unwrap();
+        assert!(peer.unwrap().by_token && pass.is_none());
+        assert!(may("/keelson.v1.Kv/Watch", &[&bearer], &admin).unwrap().1.is_some());
+        let refusal = may("/keelson.v1.Kv/Put", &[&bearer], &admin).err().unwrap();
+        assert_eq!(refusal.reason, RefusalReason::Forbidden);
+        let garbage: [&[&str]; 7] = [
+            &[&other],
+            &[&bearer, &bearer],
+            &[""],
+            &["Bearer"],
+            &["Bearer "],
+            &["Basic YTpi"],
+            &[secret.reveal()],
+        ];
+        for values in garbage {
+            for connection in [&connection(None), &admin] {
+                let refusal = may(get, values, connection).err().unwrap();
+                assert_eq!(refusal.reason, RefusalReason::Unauthenticated, "{values:?}");
+            }
+        }
+        let refusal = admit(get, &headers(&[&bearer]), &admin, None).err().unwrap();
+        assert_eq!(refusal.reason, RefusalReason::Unauthenticated, "no tokens are taken there");
+    }
+
+    #[test]
+    fn every_call_by_token_is_as_by_certificate_and_none_is_a_members() {
+        let set = FileDescriptorSet::decode(keelson_wire::DESCRIPTORS).unwrap();
+        let secret = AccessSecret::generate().unwrap();
+        let shown = headers(&[&format!("Bearer {}", secret.reveal())]);
+        let member = connection(Some(Role::Member));
+        for (token, role) in [
+            (TokenRole::Reader, Role::Reader),
+            (TokenRole::Writer, Role::Writer),
+            (TokenRole::Operator, Role::Operator),
+            (TokenRole::Admin, Role::Admin),
+        ] {
+            let book = book(&secret, token);
+            for service in set.file.iter().flat_map(|file| &file.service) {
+                for method in &service.method {
+                    let (service, method) = (service.name(), method.name());
+                    let path = format!("/keelson.v1.{service}/{method}");
+                    let may = admit(&path, &shown, &member, Some(&book)).is_ok();
+                    assert_eq!(may, may_call(&role, service, method), "{role} {path}");
+                    let among_members = matches!(service, "Cluster" | "Replication");
+                    assert!(!may || !among_members || method == "MemberFacts", "{role} {path}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_stream_of_clients_is_watched() {
+        let set = FileDescriptorSet::decode(keelson_wire::DESCRIPTORS).unwrap();
+        let services = set.file.iter().flat_map(|file| &file.service);
+        let clients = services.filter(|s| !["Cluster", "Replication"].contains(&s.name()));
+        let streams = clients.flat_map(|service| {
+            let streams = service.method.iter().filter(|method| method.server_streaming());
+            streams.map(|method| (service.name(), method.name()))
+        });
+        assert_eq!(streams.collect::<BTreeSet<_>>(), STREAMS.iter().copied().collect());
     }
 }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use http::header::AUTHORIZATION;
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri};
 use keelson_types::RefusalReason;
@@ -25,7 +26,7 @@ use tonic::body::Body;
 use crate::connect::{Connection, connect};
 use crate::failure::ConnectFailureKind;
 use crate::limits::{BACKOFF_MAX, BACKOFF_MIN};
-use crate::{ConnectFailure, Expect, TlsStore};
+use crate::{ConnectFailure, Credentials, Expect, TlsStore};
 
 /// What a connection is for. Each lane to an address has a connection of its own, so that bulk data
 /// never delays heartbeats.
@@ -91,7 +92,7 @@ struct State {
 }
 
 struct Shared {
-    tls: Arc<TlsStore>,
+    credentials: Credentials,
     address: String,
     expect: Expect,
     state: Mutex<State>,
@@ -117,9 +118,9 @@ impl fmt::Debug for PeerChannel {
 impl PeerChannel {
     /// A channel outside a [`Connector`]'s cache.
     #[must_use]
-    pub fn new(tls: Arc<TlsStore>, address: &str, expect: Expect) -> Self {
-        let state = Mutex::default();
-        let shared = Shared { tls, address: address.to_owned(), expect, state };
+    pub fn new(credentials: impl Into<Credentials>, address: &str, expect: Expect) -> Self {
+        let (credentials, state) = (credentials.into(), Mutex::default());
+        let shared = Shared { credentials, address: address.to_owned(), expect, state };
         Self { shared: Arc::new(shared) }
     }
 
@@ -177,8 +178,8 @@ impl PeerChannel {
         let shared = self.shared.clone();
         tokio::spawn(async move {
             let attempt = Attempt { shared, ended: Some(ended) };
-            let identity = attempt.shared.tls.current();
-            let outcome = connect(&attempt.shared.address, &attempt.shared.expect, &identity).await;
+            let shown = attempt.shared.credentials.shown();
+            let outcome = connect(&attempt.shared.address, &attempt.shared.expect, &shown).await;
             attempt.finish(outcome);
         });
         attempt
@@ -186,6 +187,9 @@ impl PeerChannel {
 
     async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
         address_request(&mut request, &self.shared.address)?;
+        if let Some(token) = self.shared.credentials.header() {
+            request.headers_mut().insert(AUTHORIZATION, token);
+        }
         let mut repeated = false;
         loop {
             let mut connection = self.connection().await?;

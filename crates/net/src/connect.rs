@@ -20,12 +20,13 @@ use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 
 use crate::ConnectFailure;
+use crate::credentials::Shown;
 use crate::failure::ConnectFailureKind as Kind;
 use crate::limits::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, KEEPALIVE_INTERVAL,
     KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
 };
-use crate::tls::{ALPN, TlsIdentity};
+use crate::tls::ALPN;
 use crate::verify::{self, PeerVerifier};
 
 /// Whom a certificate must name.
@@ -45,9 +46,9 @@ pub(crate) type Connection = SendRequest<Body>;
 pub(crate) async fn connect(
     address: &str,
     expect: &Expect,
-    identity: &TlsIdentity,
+    shown: &Shown,
 ) -> Result<Connection, ConnectFailure> {
-    let attempt = attempt(address, expect, identity);
+    let attempt = attempt(address, expect, shown);
     timeout(CONNECT_TIMEOUT, attempt).await.unwrap_or_else(|_| {
         let detail = format!("not connected after {} s", CONNECT_TIMEOUT.as_secs());
         Err(ConnectFailure::new(address, Kind::NoAnswer, detail))
@@ -57,14 +58,14 @@ pub(crate) async fn connect(
 async fn attempt(
     address: &str,
     expect: &Expect,
-    identity: &TlsIdentity,
+    shown: &Shown,
 ) -> Result<Connection, ConnectFailure> {
     let dialled = server_name(address)?;
     let tcp = TcpStream::connect(address)
         .await
         .map_err(|error| ConnectFailure::of_tcp(address, &error))?;
     tcp.set_nodelay(true).map_err(|error| ConnectFailure::of_tcp(address, &error))?;
-    let connector = TlsConnector::from(Arc::new(client_config(expect, identity)));
+    let connector = TlsConnector::from(Arc::new(client_config(expect, shown)));
     let stream = connector
         .connect(dialled, tcp)
         .await
@@ -111,18 +112,23 @@ fn server_name(address: &str) -> Result<ServerName<'static>, ConnectFailure> {
     ServerName::try_from(host.to_owned()).map_err(|_| bad("the host is no name or IP address"))
 }
 
-fn client_config(expect: &Expect, identity: &TlsIdentity) -> ClientConfig {
+fn client_config(expect: &Expect, shown: &Shown) -> ClientConfig {
     let member = match expect {
         Expect::Member(name) => Some(name.clone()),
         Expect::Address => None,
     };
-    let verifier = PeerVerifier::new(identity.roots.clone(), member);
-    let mut config = ClientConfig::builder_with_provider(verify::provider())
+    let verifier = PeerVerifier::new(shown.roots.clone(), member);
+    let config = ClientConfig::builder_with_provider(verify::provider())
         .with_protocol_versions(verify::VERSIONS)
         .expect("the provider speaks TLS 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.key.clone())));
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match &shown.key {
+        Some(key) => {
+            config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key.clone())))
+        }
+        None => config.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     config

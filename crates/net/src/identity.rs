@@ -1,9 +1,10 @@
-//! Who a peer is: common name and organisational unit of its certificate. The first word of the
-//! unit is the role; further words limit a reader or a writer to these databases.
+//! Who a peer is: common name and organisational unit of its certificate, or the grant of its token.
+//! The first word of the unit is the role; further words limit a reader or a writer to these
+//! databases.
 //!
 //! The identity of a request is put into its extensions by the server of this crate, after the
-//! certificate was verified against the cluster's authority. A request without one did not come
-//! through this server and is refused.
+//! certificate was verified against the cluster's authority, or the token was found. A request
+//! without one did not come through this server and is refused.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -67,17 +68,19 @@ impl fmt::Display for Role {
     }
 }
 
-/// The verified identity of the other side of a connection.
+/// The verified identity of the other side of a connection, or of the sender of a request.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PeerIdentity {
-    /// Common name: the name of a member or of a user.
+    /// Common name: the name of a member or of a user; or the name of a token.
     pub name: String,
-    /// First word of the organisational unit.
+    /// First word of the organisational unit, or what the token is for.
     pub role: Role,
-    /// Databases whose data it may use, if its certificate names any.
+    /// Databases whose data it may use, if its certificate or token names any.
     pub databases: Vec<String>,
-    /// Where it connected from; `None` for an identity read from a file.
+    /// Where it connected from; `None` for an identity that no connection showed.
     pub address: Option<SocketAddr>,
+    /// It showed a token, not a certificate.
+    pub by_token: bool,
 }
 
 impl PeerIdentity {
@@ -96,7 +99,7 @@ impl PeerIdentity {
         let mut words = unit.unwrap_or_default().split_whitespace();
         let role = Role::from_unit(words.next().unwrap_or_default());
         let databases = words.map(str::to_owned).collect();
-        Ok(Self { name, role, databases, address: None })
+        Ok(Self { name, role, databases, address: None, by_token: false })
     }
 }
 
@@ -118,24 +121,30 @@ pub fn require_database<T>(request: &tonic::Request<T>, database: &str) -> Resul
     if peer.may_use(database) {
         return Ok(());
     }
-    let what = format!("the certificate of {peer} is not for {database}");
+    let shown = if peer.by_token { "token" } else { "certificate" };
+    let what = format!("the {shown} of {peer} is not for {database}");
     Err(Refusal::new(RefusalReason::Forbidden, what))
 }
 
 impl fmt::Display for PeerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name, self.role)
+        let shown = if self.by_token { ", token" } else { "" };
+        write!(f, "{} ({}{shown})", self.name, self.role)
     }
 }
 
 /// Who sent a request.
 ///
 /// # Errors
-/// `forbidden` if the request did not come over a verified connection.
+/// `unauthenticated` if nobody vouches for the sender.
 pub fn peer_of<T>(request: &tonic::Request<T>) -> Result<&PeerIdentity, Refusal> {
-    request.extensions().get::<PeerIdentity>().ok_or_else(|| {
-        Refusal::new(RefusalReason::Forbidden, "the caller showed no client certificate")
-    })
+    request.extensions().get::<PeerIdentity>().ok_or_else(nobody)
+}
+
+/// The refusal of a call with neither a certificate nor a token.
+pub(crate) fn nobody() -> Refusal {
+    let what = "the caller showed neither a client certificate nor a token";
+    Refusal::new(RefusalReason::Unauthenticated, what)
 }
 
 /// The name of the member that sent a request. Whether that member belongs to the cluster is for
@@ -146,7 +155,7 @@ pub fn peer_of<T>(request: &tonic::Request<T>) -> Result<&PeerIdentity, Refusal>
 pub fn require_member<T>(request: &tonic::Request<T>) -> Result<MemberName, Refusal> {
     let peer = peer_of(request)?;
     let refuse = |what: String| Refusal::new(RefusalReason::Forbidden, what);
-    if peer.role != Role::Member {
+    if peer.role != Role::Member || peer.by_token {
         return Err(refuse(format!("only members may call this; {peer} is not one")));
     }
     let name = MemberName::new(peer.name.as_str());
@@ -172,10 +181,12 @@ mod tests {
             require_member(&request(Some(Role::Member))),
             Ok(MemberName::new("m1").unwrap())
         );
-        for role in [None, Some(Role::Admin), Some(Role::Other("ops".into()))] {
-            let refusal = require_member(&request(role)).unwrap_err();
+        for role in [Role::Admin, Role::Other("ops".into())] {
+            let refusal = require_member(&request(Some(role))).unwrap_err();
             assert_eq!(refusal.reason, RefusalReason::Forbidden);
         }
+        let refusal = require_member(&request(None)).unwrap_err();
+        assert_eq!(refusal.reason, RefusalReason::Unauthenticated);
         assert!(peer_of(&request(Some(Role::Admin))).is_ok());
     }
 

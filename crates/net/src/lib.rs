@@ -1,17 +1,20 @@
-//! Connections: mutual TLS in both directions, channels that reconnect, limits of HTTP/2, the
-//! private link between the two processes of a member. The only crate that names rustls and rcgen.
+//! Connections: TLS in both directions, channels that reconnect, limits of HTTP/2, the private link
+//! between the two processes of a member. The only crate that names rustls and rcgen.
 //!
 //! Nothing here decides anything about databases. A server learns *who* speaks ([`PeerIdentity`],
-//! from the certificate); which calls its role may make is one table ([`may_call`]), enforced
+//! from the certificate or the token); which calls its role may make is one table ([`may_call`]), enforced
 //! before any service; what depends on the contents of a request is for the services, with
 //! [`require_member`] and [`require_database`].
 //!
 //! | need | use |
 //! | --- | --- |
 //! | own certificate and authority, reloaded when the files change | [`TlsFiles`], [`TlsStore`] |
-//! | make certificates | [`certs`] |
+//! | make certificates, make secrets of tokens | [`certs`], [`AccessSecret`] |
+//! | what a client shows | [`Credentials`] |
+//! | which tokens there are | [`TokenBook`] |
 //! | serve gRPC | [`bind`], [`TlsServer`], [`serve`] |
 //! | serve pages to programs without gRPC | [`serve_pages`] |
+//! | serve a web site to browsers | [`serve_site`] |
 //! | call another member | [`Connector::channel`] → [`PeerChannel`] |
 //! | talk to the other process of this member | [`link`] |
 //! | say what this process uses | [`ProcessUsage`] |
@@ -19,12 +22,16 @@
 mod access;
 mod channel;
 mod connect;
+mod credentials;
 mod failure;
 mod identity;
 mod limits;
 mod pages;
+mod secret;
 mod server;
+mod site;
 mod tls;
+mod tokens;
 mod usage;
 mod verify;
 
@@ -34,14 +41,18 @@ pub mod link;
 pub use access::may_call;
 pub use channel::{Connector, Lane, PeerChannel};
 pub use connect::Expect;
+pub use credentials::{Credentials, TokenFiles};
 pub use failure::{ConnectFailure, ConnectFailureKind};
 pub use identity::{PeerIdentity, Role, peer_of, require_database, require_member};
 pub use limits::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, CONTROL_MESSAGE_BYTES_MAX, DATA_MESSAGE_BYTES_MAX,
     FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
-    STREAMS_PER_CONNECTION_MAX,
+    STREAMS_PER_CONNECTION_MAX, UNKNOWN_TIMEOUT,
 };
 pub use pages::{Page, serve_pages};
+pub use secret::AccessSecret;
 pub use server::{BindError, RefusedHandshake, TlsServer, bind, serve};
+pub use site::{SiteRequest, SiteResponse, serve_site};
 pub use tls::{TlsError, TlsFiles, TlsIdentity, TlsStore};
+pub use tokens::TokenBook;
 pub use usage::ProcessUsage;

@@ -27,6 +27,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for the TLS handshake, on the accepting side.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connection without a certificate on which no valid token was shown for this long is closed.
+pub const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Largest message of `Kv` and `Replication`: a batch of 16 MiB and what surrounds it. Services set
 /// it with `max_decoding_message_size` and `max_encoding_message_size`.
 pub const DATA_MESSAGE_BYTES_MAX: usize = 20 * 1024 * 1024;

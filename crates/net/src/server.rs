@@ -1,9 +1,10 @@
-//! The accepting side: a listener that takes only verified peers and hands their identity to the
-//! services.
+//! The accepting side: a listener that takes verified peers, and perhaps clients with tokens, and
+//! hands their identity to the services.
 //!
 //! Handshakes run beside each other, each with a time limit; their number and that of the
-//! connections are bounded. A peer that is refused is logged once per line with its address and the
-//! reason, and listed by [`TlsServer::refusals`].
+//! connections are bounded. Who shows no certificate must show a token soon ([`UNKNOWN_TIMEOUT`]),
+//! and takes no place from those who have one. A peer that is refused is logged once per line with
+//! its address and the reason, and listed by [`TlsServer::refusals`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,6 +12,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -18,7 +20,7 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,9 +33,9 @@ use crate::failure::tls_error;
 use crate::limits::{
     CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, DRAIN_TIMEOUT, FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT,
     HANDSHAKES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
-    STREAMS_PER_CONNECTION_MAX,
+    STREAMS_PER_CONNECTION_MAX, UNKNOWN_TIMEOUT,
 };
-use crate::{PeerIdentity, TlsStore};
+use crate::{PeerIdentity, TlsStore, TokenBook};
 
 /// Refused handshakes that are remembered.
 const REFUSALS_KEPT: usize = 32;
@@ -106,6 +108,7 @@ pub struct RefusedHandshake {
 #[derive(Clone)]
 pub struct TlsServer {
     tls: Arc<TlsStore>,
+    tokens: Option<TokenBook>,
     refusals: Arc<Mutex<VecDeque<RefusedHandshake>>>,
     connections_max: usize,
 }
@@ -120,7 +123,13 @@ impl TlsServer {
     /// A server that shows the certificate of `tls` and asks for one of the same authority.
     #[must_use]
     pub fn new(tls: Arc<TlsStore>) -> Self {
-        Self { tls, refusals: Arc::default(), connections_max: CONNECTIONS_MAX }
+        Self { tls, tokens: None, refusals: Arc::default(), connections_max: CONNECTIONS_MAX }
+    }
+
+    /// Lets in clients without a certificate too, for calls with one of these tokens.
+    #[must_use]
+    pub fn with_tokens(self, tokens: TokenBook) -> Self {
+        Self { tokens: Some(tokens), ..self }
     }
 
     /// Bounds the number of connections (8192 by default); more are closed at once.
@@ -148,21 +157,48 @@ impl TlsServer {
     async fn handshake(&self, tcp: TcpStream, peer: SocketAddr) -> Result<Handshaken, String> {
         // Latency matters more than a refused option, and the handshake finds a dead socket anyway.
         let _ = tcp.set_nodelay(true);
-        let acceptor = TlsAcceptor::from(self.tls.current().server.clone());
+        let identity = self.tls.current();
+        let config = if self.tokens.is_some() { &identity.open_server } else { &identity.server };
+        let acceptor = TlsAcceptor::from(config.clone());
         let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await;
         let stream = stream
             .map_err(|_| format!("no TLS handshake within {} s", HANDSHAKE_TIMEOUT.as_secs()))?
             .map_err(|error| describe(&error))?;
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let certificate = certificates.first().ok_or("the peer showed no certificate")?;
-        let identity = PeerIdentity::from_der(certificate)?;
-        Ok(Handshaken { stream, identity: PeerIdentity { address: Some(peer), ..identity } })
+        let certificate = match certificates.first() {
+            Some(certificate) => {
+                let identity = PeerIdentity::from_der(certificate)?;
+                Some(PeerIdentity { address: Some(peer), ..identity })
+            }
+            None if self.tokens.is_some() => None,
+            None => return Err("the peer showed no certificate".into()),
+        };
+        let vouched = Arc::new(AtomicBool::new(certificate.is_some()));
+        let connection = Connection { certificate, address: Some(peer), vouched };
+        Ok(Handshaken { stream, connection })
     }
 }
 
 struct Handshaken {
     stream: TlsStream<TcpStream>,
-    identity: PeerIdentity,
+    connection: Connection,
+}
+
+/// What is known of a connection; every request on it carries it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Connection {
+    /// The identity of its certificate, if it showed one.
+    pub(crate) certificate: Option<PeerIdentity>,
+    /// Where it comes from.
+    pub(crate) address: Option<SocketAddr>,
+    vouched: Arc<AtomicBool>,
+}
+
+impl Connection {
+    /// A valid token came over it.
+    pub(crate) fn vouched(&self) {
+        self.vouched.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Why a handshake failed, for a person.
@@ -201,8 +237,9 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let (accepted, incoming) = mpsc::channel(HANDSHAKES_MAX);
     let (stop, stopped) = oneshot::channel::<()>();
+    let tokens = server.tokens.clone();
     let accepting = tokio::spawn(accept_all(listener, server, accepted));
-    let admission = tower::layer::layer_fn(Admission::new);
+    let admission = tower::layer::layer_fn(move |inner| Admission::new(inner, tokens.clone()));
     let serving = http2_server().layer(admission).add_routes(routes).serve_with_incoming_shutdown(
         ReceiverStream::new(incoming),
         async {
@@ -242,6 +279,8 @@ async fn accept_all(
     accepted: mpsc::Sender<io::Result<PeerStream>>,
 ) {
     let connections = Arc::new(Semaphore::new(server.connections_max));
+    // The other half is for those with certificates, members above all.
+    let unknown = Arc::new(Semaphore::new((server.connections_max / 2).max(1)));
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
         let handshake = handshakes.clone().acquire_owned().await;
@@ -258,33 +297,62 @@ async fn accept_all(
             server.refuse(peer, format!("{} connections are open", server.connections_max));
             continue;
         };
-        let (server, accepted) = (server.clone(), accepted.clone());
+        let (server, accepted, unknown) = (server.clone(), accepted.clone(), unknown.clone());
         tokio::spawn(async move {
-            match server.handshake(tcp, peer).await {
-                Ok(Handshaken { stream, identity }) => {
-                    drop(handshake);
-                    let stream = PeerStream { stream, identity, _connection: connection };
-                    // An error means that the server stopped meanwhile.
-                    let _ = accepted.send(Ok(stream)).await;
-                }
+            let handshaken = server.handshake(tcp, peer).await;
+            drop(handshake);
+            match handshaken.and_then(|done| PeerStream::new(done, connection, &unknown)) {
+                // An error means that the server stopped meanwhile.
+                Ok(stream) => drop(accepted.send(Ok(stream)).await),
                 Err(reason) => server.refuse(peer, reason),
             }
         });
     }
 }
 
-/// A verified connection. Its identity goes into the extensions of every request.
+/// A connection after its handshake. What is known of it goes into the extensions of every request.
 struct PeerStream {
     stream: TlsStream<TcpStream>,
-    identity: PeerIdentity,
-    _connection: OwnedSemaphorePermit,
+    connection: Connection,
+    /// Runs while nobody vouches for it.
+    patience: Option<Pin<Box<Sleep>>>,
+    _turns: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+}
+
+impl PeerStream {
+    /// # Errors
+    /// Too many are unknown.
+    fn new(
+        handshaken: Handshaken,
+        turn: OwnedSemaphorePermit,
+        unknown: &Arc<Semaphore>,
+    ) -> Result<Self, String> {
+        let Handshaken { stream, connection } = handshaken;
+        if connection.certificate.is_some() {
+            return Ok(Self { stream, connection, patience: None, _turns: (turn, None) });
+        }
+        let another = unknown.clone().try_acquire_owned();
+        let another = another.map_err(|_| "too many connections without a certificate")?;
+        let patience = Some(Box::pin(tokio::time::sleep(UNKNOWN_TIMEOUT)));
+        Ok(Self { stream, connection, patience, _turns: (turn, Some(another)) })
+    }
+
+    /// Whether it was unknown for too long.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(patience) = &mut self.patience else { return false };
+        if self.connection.vouched.load(Ordering::Relaxed) {
+            self.patience = None;
+            return false;
+        }
+        patience.as_mut().poll(cx).is_ready()
+    }
 }
 
 impl Connected for PeerStream {
-    type ConnectInfo = PeerIdentity;
+    type ConnectInfo = Connection;
 
-    fn connect_info(&self) -> PeerIdentity {
-        self.identity.clone()
+    fn connect_info(&self) -> Connection {
+        self.connection.clone()
     }
 }
 
@@ -294,6 +362,9 @@ impl AsyncRead for PeerStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.is_over(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

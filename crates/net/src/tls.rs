@@ -25,7 +25,7 @@ use crate::verify;
 pub(crate) const ALPN: &[u8] = b"h2";
 
 /// How often the files are looked at, at most.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where the three PEM files are.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -135,7 +135,12 @@ impl TlsError {
 pub struct TlsIdentity {
     own: PeerIdentity,
     not_after: SystemTime,
+    /// For peers that must show a certificate.
     pub(crate) server: Arc<ServerConfig>,
+    /// For peers that may show a token instead. A certificate that is shown must be good.
+    pub(crate) open_server: Arc<ServerConfig>,
+    /// For browsers.
+    pub(crate) site: Arc<ServerConfig>,
     pub(crate) roots: Arc<RootCertStore>,
     pub(crate) key: Arc<CertifiedKey>,
 }
@@ -167,28 +172,20 @@ impl TlsFiles {
     /// # Errors
     /// The first problem found, in the order authority, certificate, key.
     pub fn load(&self) -> Result<TlsIdentity, TlsError> {
-        let authorities = certificates("authority", &self.ca)?;
-        let mut roots = RootCertStore::empty();
-        for authority in &authorities {
-            check_time(authority, &self.ca)?;
-            roots.add(authority.clone()).map_err(|error| TlsError::Malformed {
-                what: "authority",
-                path: self.ca.clone(),
-                reason: error.to_string(),
-            })?;
-        }
+        let roots = Arc::new(read_roots(&self.ca)?);
         let chain = certificates("certificate", &self.cert)?;
         let not_after = check_time(&chain[0], &self.cert)?;
         let own = PeerIdentity::from_der(&chain[0])
             .map_err(|reason| malformed("certificate", &self.cert, reason))?;
-        let roots = Arc::new(roots);
         let key = Arc::new(self.key_pair(chain.clone())?);
         if !verify::issued_by(&roots, &chain) {
             let (cert, ca) = (self.cert.clone(), self.ca.clone());
             return Err(TlsError::WrongAuthority { cert, ca });
         }
-        let server = Arc::new(server_config(&roots, &key));
-        Ok(TlsIdentity { own, not_after, server, roots, key })
+        let server = Arc::new(server_config(&roots, &key, Certificates::Required));
+        let open_server = Arc::new(server_config(&roots, &key, Certificates::Optional));
+        let site = Arc::new(site_config(&key));
+        Ok(TlsIdentity { own, not_after, server, open_server, site, roots, key })
     }
 
     fn key_pair(&self, chain: Vec<CertificateDer<'static>>) -> Result<CertifiedKey, TlsError> {
@@ -204,18 +201,32 @@ impl TlsFiles {
     }
 
     fn stamps(&self) -> Stamps {
-        [&self.ca, &self.cert, &self.key].map(|path| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some((metadata.modified().ok()?, metadata.len()))
-        })
+        [&self.ca, &self.cert, &self.key].map(|path| stamp(path))
     }
 }
 
-fn malformed(what: &'static str, path: &Path, reason: String) -> TlsError {
+/// The authorities of a file, checked.
+pub(crate) fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in &certificates("authority", path)? {
+        check_time(authority, path)?;
+        let added = roots.add(authority.clone());
+        added.map_err(|error| malformed("authority", path, error.to_string()))?;
+    }
+    Ok(roots)
+}
+
+/// When a file was written and how long it is; it changes when the file does.
+pub(crate) fn stamp(path: &Path) -> Stamp {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+pub(crate) fn malformed(what: &'static str, path: &Path, reason: String) -> TlsError {
     TlsError::Malformed { what, path: path.to_owned(), reason }
 }
 
-fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+pub(crate) fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|source| TlsError::Missing { what, path: path.to_owned(), source })
 }
 
@@ -250,12 +261,26 @@ fn check_time(certificate: &CertificateDer<'_>, path: &Path) -> Result<SystemTim
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(end))
 }
 
+/// What a server asks of its peers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Certificates {
+    Required,
+    Optional,
+}
+
 /// No session resumption: every connection checks both certificates anew.
-fn server_config(roots: &Arc<RootCertStore>, key: &Arc<CertifiedKey>) -> ServerConfig {
+fn server_config(
+    roots: &Arc<RootCertStore>,
+    key: &Arc<CertifiedKey>,
+    asked: Certificates,
+) -> ServerConfig {
     let provider = verify::provider();
-    let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
-        .build()
-        .expect("the store holds at least one authority");
+    let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
+    let clients = match asked {
+        Certificates::Required => clients,
+        Certificates::Optional => clients.allow_unauthenticated(),
+    };
+    let clients = clients.build().expect("the store holds at least one authority");
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(verify::VERSIONS)
         .expect("the provider speaks TLS 1.3")
@@ -267,7 +292,22 @@ fn server_config(roots: &Arc<RootCertStore>, key: &Arc<CertifiedKey>) -> ServerC
     config
 }
 
-type Stamps = [Option<(SystemTime, u64)>; 3];
+/// For a site that asks for no certificates. Browsers that come back resume nothing, as everybody.
+fn site_config(key: &Arc<CertifiedKey>) -> ServerConfig {
+    let mut config = ServerConfig::builder_with_provider(verify::provider())
+        .with_protocol_versions(verify::VERSIONS)
+        .expect("the provider speaks TLS 1.3")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key.clone())));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config
+}
+
+pub(crate) type Stamp = Option<(SystemTime, u64)>;
+
+type Stamps = [Stamp; 3];
 
 struct State {
     identity: Arc<TlsIdentity>,

@@ -40,6 +40,7 @@ fn every_call_has_its_roles() {
             ("Kv", _) => "-a----",
             ("Admin", "Topology") => "maowr-",
             ("Admin", "GuaranteeHealth" | "GuaranteeFlush") => "maow--",
+            ("Admin", "IssueToken" | "ListTokens" | "RevokeToken") => "-a----",
             ("Admin", name) if name.starts_with("List") || name.starts_with("Preview") => "mao---",
             ("Admin", "ClusterStatus" | "ShowDatabase" | "CopyStatus" | "CompareDigests") => {
                 "mao---"

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use keelson_net::certs::{Authority, CertRequest, IssuedCert, Validity};
 use keelson_net::{
-    ConnectFailureKind, Connector, Expect, Lane, PeerChannel, TlsFiles, TlsServer, TlsStore, bind,
-    require_member, serve,
+    AccessSecret, ConnectFailureKind, Connector, Credentials, Expect, Lane, PeerChannel, TlsFiles,
+    TlsServer, TlsStore, TokenBook, TokenFiles, bind, require_member, serve,
 };
-use keelson_types::{MemberName, RefusalReason};
+use keelson_types::{AccessTokens, MemberName, NewToken, RefusalReason, TokenName, TokenRole};
 use keelson_wire::{refusal_of, v1};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,13 +47,13 @@ impl Operations for WhoAsked {
         std::future::pending().await
     }
 
-    type WatchOperationStream = tokio_stream::Empty<Result<v1::Operation, Status>>;
+    type WatchOperationStream = futures::stream::Pending<Result<v1::Operation, Status>>;
 
     async fn watch_operation(
         &self,
         _request: Request<v1::GetOperationRequest>,
     ) -> Result<Response<Self::WatchOperationStream>, Status> {
-        Ok(Response::new(tokio_stream::empty()))
+        Ok(Response::new(futures::stream::pending()))
     }
 
     async fn cancel_operation(
@@ -367,4 +367,77 @@ async fn a_call_under_way_when_the_connection_breaks_has_an_unknown_outcome() {
     cut.send(()).unwrap();
     let refusal = refusal_of(&call.await.unwrap().unwrap_err());
     assert_eq!(refusal.reason, RefusalReason::ConnectionLost, "{refusal}");
+}
+
+fn tokens(secret: &AccessSecret) -> AccessTokens {
+    let mut tokens = AccessTokens::default();
+    let new = NewToken {
+        name: TokenName::new("ann").unwrap(),
+        role: TokenRole::Operator,
+        databases: std::collections::BTreeSet::new(),
+        digest: secret.digest(),
+        expires_unix_ms: None,
+    };
+    tokens.issue(&new, false, 1).unwrap();
+    tokens
+}
+
+/// A server that takes tokens, and those that it takes.
+async fn serve_with(world: &World, tokens: &AccessTokens) -> (Running, TokenBook) {
+    let book = TokenBook::default();
+    book.replace(tokens);
+    let request = CertRequest::member("m1", &["127.0.0.1".into()]);
+    let server = TlsServer::new(world.store("m1", &request)).with_tokens(book.clone());
+    (Running::start(server, "127.0.0.1:0").await, book)
+}
+
+#[tokio::test]
+async fn a_client_with_a_token_needs_no_certificate_and_is_no_member() {
+    let world = World::new();
+    let secret = AccessSecret::generate().unwrap();
+    let (running, book) = serve_with(&world, &tokens(&secret)).await;
+    let path = world.dir.path().join("token");
+    std::fs::write(&path, secret.reveal()).unwrap();
+    let files = TokenFiles { ca: world.dir.path().join("m1.ca"), token: path };
+    let channel =
+        PeerChannel::new(Credentials::token(files).unwrap(), &running.address, Expect::Address);
+    let answer = ask(channel.clone()).await.unwrap();
+    assert_eq!(
+        (answer.kind.as_str(), answer.subject.as_str()),
+        ("ann (operator, token)", "forbidden")
+    );
+    // Certificates work beside it.
+    let store = world.store("bob", &CertRequest::admin("bob"));
+    let by_certificate = PeerChannel::new(store, &running.address, member("m1"));
+    assert_eq!(ask(by_certificate).await.unwrap().kind, "bob (admin)");
+    book.replace(&AccessTokens::default());
+    assert_eq!(failure_of(channel).await.0, RefusalReason::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_is_revoked() {
+    let world = World::new();
+    let secret = AccessSecret::generate().unwrap();
+    let (running, book) = serve_with(&world, &tokens(&secret)).await;
+    let tls = world.store("m2", &CertRequest::member("m2", &[]));
+    let bearer = Credentials::bearer(tls, secret);
+    let channel = PeerChannel::new(bearer, &running.address, Expect::Address);
+    let request = Request::new(v1::GetOperationRequest::default());
+    let answer = OperationsClient::new(channel).watch_operation(request).await.unwrap();
+    book.replace(&AccessTokens::default());
+    let ended = answer.into_inner().message().await.unwrap_err();
+    assert_eq!(refusal_of(&ended).reason, RefusalReason::Unauthenticated);
+}
+
+#[tokio::test]
+async fn where_no_tokens_are_taken_a_client_without_a_certificate_does_not_get_in() {
+    let world = World::new();
+    let secret = AccessSecret::generate().unwrap();
+    let request = CertRequest::member("m1", &["127.0.0.1".into()]);
+    let running = Running::start(TlsServer::new(world.store("m1", &request)), "127.0.0.1:0").await;
+    let tls = world.store("m2", &CertRequest::member("m2", &[]));
+    let channel =
+        PeerChannel::new(Credentials::bearer(tls, secret), &running.address, Expect::Address);
+    assert_eq!(failure_of(channel).await.0, RefusalReason::BadCertificate);
+    assert_eq!(running.refusal().await, "the peer showed no certificate");
 }

@@ -10,7 +10,7 @@ use keelson_copy_core::paths::{End, Overrides, Purpose, Way, ways};
 use keelson_copy_core::range_fetch::FetchCost;
 use keelson_copy_core::{RecordedCeiling, StopReason};
 use keelson_env::StoreOpener;
-use keelson_net::{Connector, Expect, Lane as ChannelLane, PeerChannel};
+use keelson_net::{Connector, Expect, Lane as ChannelLane, PeerChannel, TokenBook};
 use keelson_types::{
     ClusterId, ClusterSettings, CommitRule, CopyFault, CopyId, DatabaseId, Epoch, IncarnationId,
     MemberId, MemberName, Networks, News, OperationId,
@@ -85,6 +85,8 @@ pub(crate) struct PlaneContext {
     pub(crate) members: RwLock<BTreeMap<MemberId, Peer>>,
     /// As last heard from the control process.
     pub(crate) networks: RwLock<Networks>,
+    /// The access tokens that count here, as last heard from the control process.
+    pub(crate) tokens: TokenBook,
     /// How log goes to the others, for status pages.
     pub(crate) log_paths: LogPaths,
     /// Who indexes what.
@@ -159,6 +161,7 @@ impl PlaneContext {
             catching_up: Arc::new(Semaphore::new(CATCHING_UP_MAX)),
             members: RwLock::default(),
             networks: RwLock::default(),
+            tokens: TokenBook::default(),
             log_paths: LogPaths::default(),
             reports: parts.reports,
             boot: boot_id(),

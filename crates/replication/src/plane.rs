@@ -13,8 +13,8 @@ use std::time::Duration;
 use keelson_copy_core::paths::{Overrides, Purpose, Way};
 use keelson_env::Disk;
 use keelson_log::{OsDisk, Quota};
-use keelson_net::Connector;
 use keelson_net::link::{LinkReceiver, LinkSender};
+use keelson_net::{Connector, TokenBook};
 use keelson_store::{StoreFactory, StoreLimits};
 use keelson_types::{
     ClusterId, ClusterSettings, DatabaseId, IncarnationId, MemberId, MemberName, Tick,
@@ -137,6 +137,12 @@ impl DataPlane {
         tokio::spawn(scrub::run(context.clone(), registry.clone()));
         tokio::spawn(catalog::run(context.clone(), registry.clone()));
         Ok(Self { context, registry, link_down, stop_wanted })
+    }
+
+    /// The access tokens that count at this member.
+    #[must_use]
+    pub fn tokens(&self) -> TokenBook {
+        self.context.tokens.clone()
     }
 
     /// Ends when the control process is gone; the process must exit at once then.
@@ -263,6 +269,8 @@ impl Follower {
         // Sent by the control process of this member, which checked them.
         let networks = serde_json::from_slice(&members.networks).unwrap_or_default();
         *self.context.networks.write().unwrap_or_else(PoisonError::into_inner) = networks;
+        let tokens = serde_json::from_slice(&members.tokens).unwrap_or_default();
+        self.context.tokens.replace(&tokens);
         let read = members.members.iter().filter_map(read_member);
         let members: BTreeMap<MemberId, Peer> = read.collect();
         let dead = members.iter().filter(|(_, peer)| !peer.alive).map(|(id, _)| *id);

@@ -91,9 +91,10 @@ async fn serve_data(
     ignore_signals()?;
     let (sender, receiver) = open_link()?;
     let tls = TlsStore::open(config.tls().clone()).map_err(Problem::from)?;
-    let mut listeners = vec![bind_patiently(config.data_address()).await?];
+    let for_clients = bind_patiently(config.data_address()).await?;
+    let mut for_members = Vec::new();
     for address in config.replication_addresses() {
-        listeners.push(bind_patiently(address).await?);
+        for_members.push(bind_patiently(address).await?);
     }
     let plane_config = DataPlaneConfig {
         member: identity.member,
@@ -109,9 +110,13 @@ async fn serve_data(
     let plane = plane.context("the data plane does not start")?;
     let stop = CancellationToken::new();
     let routes = with_common_services(plane.routes()).await?;
-    let each = listeners.into_iter().map(|listener| {
+    // Members have certificates: where only they are expected, no tokens are taken.
+    let members = TlsServer::new(tls);
+    let clients = members.clone().with_tokens(plane.tokens());
+    let listeners = for_members.into_iter().map(|listener| (listener, members.clone()));
+    let each = listeners.chain([(for_clients, clients)]).map(|(listener, server)| {
         let shutdown = stop.clone().cancelled_owned();
-        serve(listener, TlsServer::new(tls.clone()), routes.clone(), shutdown)
+        serve(listener, server, routes.clone(), shutdown)
     });
     let mut serving = tokio::spawn(futures::future::try_join_all(each).map_ok(drop));
     let data_address = config.advertise_data().to_owned();

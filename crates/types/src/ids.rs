@@ -231,6 +231,10 @@ name!(
     DatabaseName
 );
 name!(
+    /// An operator's name for an access token; its holder is known by it.
+    TokenName
+);
+name!(
     /// An operator's name for a site (a datacenter).
     SiteName
 );

@@ -6,6 +6,7 @@
 //! and the decision records are stored as JSON; the bytes of logs and control files are the
 //! business of `format`.
 
+mod access_token;
 mod activation_policy;
 mod commit_rule;
 mod content_index;
@@ -34,6 +35,10 @@ mod time;
 mod watermarks;
 mod weakness;
 
+pub use access_token::{
+    AccessToken, AccessTokens, NewToken, TOKEN_DATABASES_MAX, TOKEN_LIFE_MAX_MS, TOKENS_MAX,
+    TokenDigest, TokenRole, token_name,
+};
 pub use activation_policy::ActivationPolicy;
 pub use commit_rule::{CommitConstraint, CommitRule, Participant};
 pub use content_index::{
@@ -47,6 +52,7 @@ pub use fork::{ForkAddress, Instant, NoForkAddress};
 pub use ids::{
     CheckpointId, ClusterId, CopyId, DatabaseId, DatabaseName, ForkName, IncarnationId, LogId,
     MemberId, MemberName, NameError, OperationId, SessionId, SiteName, StoreId, StreamId,
+    TokenName,
 };
 pub use lag_settings::{LAG_MAX, LagSettings, LagSwitch, PLAY_DOWN_MAX_DELAY};
 pub use limits::{

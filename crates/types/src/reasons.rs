@@ -194,9 +194,17 @@ refusals! {
     /// An argument has no meaning.
     BadArgument = "bad_argument",
         "see the message; --help lists the allowed values";
-    /// The caller's certificate does not allow this.
+    /// The caller's certificate or token does not allow this.
     Forbidden = "forbidden",
-        "use a certificate of the needed role (keelson certs issue)";
+        "use a certificate or a token of the needed role (keelson certs issue, keelson token \
+         issue)";
+    /// The caller showed neither a certificate nor a token that is valid.
+    Unauthenticated = "unauthenticated",
+        "use a certificate of the cluster, or a token that is neither revoked nor expired (keelson \
+         token list)";
+    /// No access token of that name.
+    UnknownToken = "unknown_token",
+        "keelson token list shows the tokens";
     /// The position asked for is no longer in the log.
     Truncated = "truncated",
         "start from a current position; older log is gone";

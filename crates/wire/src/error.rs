@@ -65,6 +65,7 @@ fn code_of(reason: RefusalReason) -> Code {
         | R::UnknownSite
         | R::UnknownOperation
         | R::UnknownSetting
+        | R::UnknownToken
         | R::UnknownFork => Code::NotFound,
         R::NoContentIndex => Code::FailedPrecondition,
         R::ContentIndexNotReady => Code::Unavailable,
@@ -73,6 +74,7 @@ fn code_of(reason: RefusalReason) -> Code {
             Code::InvalidArgument
         }
         R::Forbidden => Code::PermissionDenied,
+        R::Unauthenticated => Code::Unauthenticated,
         R::Truncated | R::Discarded => Code::OutOfRange,
         R::DeadlineExceeded => Code::DeadlineExceeded,
         R::Internal => Code::Internal,
@@ -99,7 +101,8 @@ pub fn refusal_of(status: &Status) -> Refusal {
     let reason = RefusalReason::from_code(&detail.code).unwrap_or_else(|| match status.code() {
         Code::DeadlineExceeded | Code::Cancelled => RefusalReason::DeadlineExceeded,
         Code::Unavailable | Code::Unknown => RefusalReason::NoLeader,
-        Code::PermissionDenied | Code::Unauthenticated => RefusalReason::Forbidden,
+        Code::PermissionDenied => RefusalReason::Forbidden,
+        Code::Unauthenticated => RefusalReason::Unauthenticated,
         Code::InvalidArgument | Code::OutOfRange => RefusalReason::BadArgument,
         Code::ResourceExhausted => RefusalReason::Overloaded,
         _ => RefusalReason::Internal,

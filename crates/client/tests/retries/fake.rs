@@ -93,8 +93,9 @@ impl World {
         let config = ClientConfig {
             endpoints: members.iter().map(|member| member.control.clone()).collect(),
             ca: files.ca,
-            cert: files.cert,
-            key: files.key,
+            cert: Some(files.cert),
+            key: Some(files.key),
+            token_file: None,
         };
         let options = ClientOptions { deadline, ..ClientOptions::default() };
         let client = Client::new(config, options).unwrap();

@@ -94,7 +94,7 @@ impl Context {
         found.ok_or_else(|| refusal(RefusalReason::UnknownDatabase, format!("no database {name}")))
     }
 
-    pub(super) fn name_of_member(&self, id: MemberId) -> String {
+    pub(crate) fn name_of_member(&self, id: MemberId) -> String {
         let name = self
             .applied
             .read(|state| state.members.get(&id).map(|member| member.config.name.to_string()));

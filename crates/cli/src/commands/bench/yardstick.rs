@@ -90,7 +90,7 @@ async fn calls(global: &Global, database: &str) -> Outcome<Histogram<u64>> {
     let address = address.ok_or_else(|| {
         Failure::new(RefusalReason::UnknownDatabase, format!("{database} has no active copy"))
     })?;
-    let channel = PeerChannel::new(client.tls(), &address.data, Expect::Address);
+    let channel = PeerChannel::new(client.credentials(), &address.data, Expect::Address);
     let mut health = HealthClient::new(channel);
     let (mut latencies, begun) = (histogram(), Instant::now());
     while begun.elapsed() < MEASURED {
