@@ -19,7 +19,8 @@ issue() {
 }
 
 for member in $MEMBERS; do
-  issue member "$member" --host "$member"
+  # By this name browsers on the host reach its console.
+  issue member "$member" --host "$member" --host localhost
 done
 issue admin admin
 issue monitor metrics

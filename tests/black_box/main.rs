@@ -7,6 +7,7 @@
 mod bad_input;
 mod catalog_seeds;
 mod command_line;
+mod console;
 mod copies;
 mod crashes;
 mod damage;

@@ -65,6 +65,7 @@ pub struct Config {
     advertise_replication: Vec<String>,
     metrics_address: Option<String>,
     metrics_are_local: bool,
+    console_address: Option<String>,
     profile: Profile,
     tls: TlsFiles,
     log_level: String,
@@ -191,6 +192,12 @@ impl Config {
         self.metrics_are_local
     }
 
+    /// Where the web console is served, if anywhere.
+    #[must_use]
+    pub fn console_address(&self) -> Option<&str> {
+        self.console_address.as_deref()
+    }
+
     /// The times of consensus and leases.
     #[must_use]
     pub fn profile(&self) -> Profile {
@@ -274,6 +281,7 @@ struct Checks {
 impl Checks {
     fn all(mut self, path: &Path, raw: RawConfig, unknown: Vec<String>) -> Parsed {
         let metrics_are_local = self.metrics(&raw);
+        self.console(&raw);
         let name = raw.name.and_then(|name| self.name(&name, "name", MemberName::new));
         let site = self.name(&raw.site, "site", SiteName::new);
         let tls = self.tls(&raw.tls);
@@ -318,6 +326,7 @@ impl Checks {
                     advertise_replication,
                     metrics_address: raw.metrics_address,
                     metrics_are_local,
+                    console_address: raw.console_address,
                     profile,
                     tls,
                     log_level: raw.log.level,
@@ -395,16 +404,29 @@ impl Checks {
     /// Whether metrics are served on loopback only.
     fn metrics(&mut self, raw: &RawConfig) -> bool {
         let Some(address) = &raw.metrics_address else { return true };
-        self.listen("metrics_address", address);
-        for (key, other) in
-            [("control_address", &raw.control_address), ("data_address", &raw.data_address)]
-        {
-            if other == address {
-                self.problem(format!("metrics_address and {key} are both {address:?}"));
-            }
-        }
+        self.listen_apart(raw, "metrics_address", address);
         let mut resolved = address.to_socket_addrs().into_iter().flatten();
         resolved.all(|address| address.ip().is_loopback())
+    }
+
+    fn console(&mut self, raw: &RawConfig) {
+        let Some(address) = &raw.console_address else { return };
+        self.listen_apart(raw, "console_address", address);
+        if raw.metrics_address.as_ref() == Some(address) {
+            self.problem(format!("console_address and metrics_address are both {address:?}"));
+        }
+    }
+
+    /// At an address that neither of the two processes listens at.
+    fn listen_apart(&mut self, raw: &RawConfig, key: &str, address: &str) {
+        self.listen(key, address);
+        for (other, taken) in
+            [("control_address", &raw.control_address), ("data_address", &raw.data_address)]
+        {
+            if taken == address {
+                self.problem(format!("{key} and {other} are both {address:?}"));
+            }
+        }
     }
 
     /// Others must be able to dial it: not "every interface", not port 0.

@@ -12,6 +12,7 @@
 
 mod bounds;
 pub mod config;
+mod console;
 mod control;
 mod data;
 pub mod dev;

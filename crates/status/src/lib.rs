@@ -5,6 +5,9 @@
 //! | --- | --- |
 //! | everything that a member knows at one moment | [`Snapshot`] |
 //! | the text that Prometheus collects | [`metrics()`] |
+//! | a decision record in one line | [`decision::line`] |
+
+pub mod decision;
 
 mod exposition;
 mod metrics;

@@ -32,6 +32,8 @@ pub struct ClusterOptions {
     pub replication: bool,
     /// Variables in the environment of every member.
     pub environment: Vec<(String, String)>,
+    /// Members serve the web console.
+    pub console: bool,
     /// Keep the directory for people to look at.
     pub keep: bool,
 }
@@ -49,6 +51,7 @@ impl Default for ClusterOptions {
             network: false,
             replication: false,
             environment: Vec::new(),
+            console: false,
             keep,
         }
     }
@@ -300,6 +303,14 @@ impl Cluster {
         self.address(number, "data_address")
     }
 
+    /// Address of the web console of member `number` (from 1), as its configuration has it.
+    ///
+    /// # Errors
+    /// It serves none, or the configuration cannot be read.
+    pub fn console_address(&self, number: usize) -> Result<String> {
+        self.address(number, "console_address")
+    }
+
     fn address(&self, number: usize, key: &str) -> Result<String> {
         let path = self.path.join(format!("m{number}/keelson.toml"));
         let text = std::fs::read_to_string(&path)?;
@@ -520,6 +531,9 @@ async fn write_member(
         let reached = network.forward(name, &format!("127.1.0.{number}"), &own).await?;
         besides =
             format!("replication_addresses = \"{own}\"\nadvertise_replication = \"{reached}\"\n");
+    }
+    if options.console {
+        besides.push_str(&format!("console_address = \"127.0.0.1:{}\"\n", free_port()?));
     }
     let elsewhere = options.data_dirs.iter().find(|(member, _)| *member == number);
     let data_dir = elsewhere.map_or_else(|| "data".into(), |(_, path)| path.display().to_string());

@@ -8,6 +8,7 @@
 //! program.
 
 mod binary;
+mod browser;
 mod cli;
 mod cluster;
 mod logs;
@@ -16,12 +17,14 @@ mod ports;
 mod process;
 mod records;
 mod wait;
+mod webdriver;
 mod writer;
 
 pub mod chaos;
 pub mod demo;
 
 pub use binary::keelson_binary;
+pub use browser::{Browser, Visit};
 pub use cli::{Cli, Output};
 pub use cluster::{Cluster, ClusterOptions, View};
 pub use logs::{LogLine, unexpected_errors};
@@ -30,4 +33,5 @@ pub use ports::free_port;
 pub use process::MemberProcess;
 pub use records::{PackageRecords, synthesize_packages};
 pub use wait::{eventually, eventually_for};
+pub use webdriver::{Screen, WebDriver};
 pub use writer::{Oracle, Verified, Writer, WriterOptions};

@@ -6,6 +6,7 @@
 
 mod check;
 mod compose;
+mod console;
 mod dag;
 mod demo;
 mod peers;
@@ -62,6 +63,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
         help: "a cluster in containers: up, down, test, or arguments for Compose itself",
         run: compose::run,
     },
+    Subcommand {
+        name: "console-shots",
+        help: "the web console in a real browser, with an image of each page; [FOLDER]",
+        run: console::run,
+    },
     Subcommand { name: "check", help: "the read-only gate, as in CI", run: check::run },
     Subcommand {
         name: "dag",
@@ -115,7 +121,7 @@ fn subcommand_names() -> impl Iterator<Item = &'static str> {
 fn usage() -> String {
     let mut text = String::from("usage: cargo xtask SUBCOMMAND [ARGUMENTS]\n\n");
     for subcommand in SUBCOMMANDS {
-        text.push_str(&format!("  {:<7} {}\n", subcommand.name, subcommand.help));
+        text.push_str(&format!("  {:<13} {}\n", subcommand.name, subcommand.help));
     }
     text
 }

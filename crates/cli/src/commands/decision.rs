@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use keelson_client::Client;
+use keelson_status::decision::Names;
 use serde_json::Value;
 
 use crate::context::Global;
 use crate::failure::Outcome;
 use crate::output;
 use crate::text;
-use table::Names;
 
 /// Names and comments make a table easier to read, and are not waited for longer than this.
 const NAMES_PATIENCE: Duration = Duration::from_secs(2);

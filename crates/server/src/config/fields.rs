@@ -159,6 +159,15 @@ pub const FIELDS: &[Field] = &[
         sample: "127.0.0.1:7403",
     },
     Field {
+        key: "console_address",
+        meaning: "Where the control process serves the web console, over TLS with this member's \
+            certificate. Browsers log in with a token (keelson token issue).",
+        default: Some("no console is served"),
+        bound: ADDRESS,
+        takes_effect: AT_START,
+        sample: "127.0.0.1:7404",
+    },
+    Field {
         key: "profile",
         meaning: "Times of consensus and leases: lan for one site (lease 1 s), wan for round \
             trips up to 150 ms (lease 4 s). Equal on all members.",

@@ -29,6 +29,7 @@ pub(super) struct RawConfig {
     pub(super) advertise_control: Option<String>,
     pub(super) advertise_data: Option<String>,
     pub(super) metrics_address: Option<String>,
+    pub(super) console_address: Option<String>,
     pub(super) profile: String,
     pub(super) tls: RawTls,
     pub(super) log: RawLog,
@@ -66,6 +67,7 @@ impl RawConfig {
             advertise_control: keys.optional("advertise_control"),
             advertise_data: keys.optional("advertise_data"),
             metrics_address: keys.optional("metrics_address"),
+            console_address: keys.optional("console_address"),
             profile: keys.or("profile", DEFAULT_PROFILE),
             tls: RawTls {
                 ca: keys.needed("tls.ca").map(PathBuf::from),

@@ -105,9 +105,27 @@ fn the_members_in_deploy_are_configured_alike() {
         let config = Config::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
         assert_eq!((config.name().as_str(), config.site().as_str()), (member, site));
         assert_eq!(config.advertise_control(), format!("{member}:7400"));
+        assert_eq!(config.console_address(), Some("0.0.0.0:7404"));
         let key = format!("/etc/keelson/identity/{member}.key");
         assert_eq!(config.tls().key, Path::new(&key));
         assert!(config.unknown_keys().is_empty());
+    }
+}
+
+#[test]
+fn the_console_has_an_address_of_its_own() {
+    let with = |lines: &str| Config::parse(Path::new("x"), &format!("{NEEDED}{lines}{TLS}"));
+    let console = |lines: &str| with(lines).unwrap().console_address().map(str::to_owned);
+    assert_eq!(console(""), None);
+    let own = "console_address = '127.0.0.1:7404'\n";
+    assert_eq!(console(own).as_deref(), Some("127.0.0.1:7404"));
+    for taken in [
+        "console_address = '127.0.0.1:7400'\n".to_owned(),
+        "console_address = '127.0.0.1:7401'\n".to_owned(),
+        format!("{own}metrics_address = '127.0.0.1:7404'\n"),
+        "console_address = 'nowhere'\n".to_owned(),
+    ] {
+        assert_eq!(with(&taken).unwrap_err().len(), 1, "{taken}");
     }
 }
 

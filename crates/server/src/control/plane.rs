@@ -21,6 +21,7 @@ use super::bind_patiently;
 use super::child_link::ChildLink;
 use super::supervisor::{LifeEvent, Steering};
 use crate::config::Profile;
+use crate::console::{self, Console};
 use crate::services::with_common_services;
 use crate::witness::Kind;
 use crate::{Config, MemberIdentity, Problem, metrics};
@@ -65,6 +66,7 @@ impl ControlMain {
         // Only now: the control plane asks first whether somebody else answers at this address.
         let listener = bind_patiently(self.config.control_address()).await?;
         let _metrics = self.serve_metrics(&plane).await?;
+        let _console = self.serve_console(&plane).await?;
         let stop = CancellationToken::new();
         let routes = with_common_services(plane.routes()).await?;
         let shutdown = stop.clone().cancelled_owned();
@@ -99,6 +101,18 @@ impl ControlMain {
         let listener = bind_patiently(address).await?;
         let (config, tls, pictures) = (self.config.clone(), self.tls.clone(), plane.pictures());
         let serving = async move { metrics::serve(listener, &config, tls, pictures).await };
+        Ok(Some(AbortOnDropHandle::new(tokio::spawn(serving))))
+    }
+
+    /// Served until the handle is dropped; `None` if it is not wanted.
+    async fn serve_console(
+        &self,
+        plane: &ControlPlane,
+    ) -> Result<Option<AbortOnDropHandle<()>>, Problem> {
+        let Some(address) = self.config.console_address() else { return Ok(None) };
+        let listener = bind_patiently(address).await?;
+        let console = Console::new(&self.config, self.tls.clone(), plane.tokens());
+        let serving = console::serve(listener, self.tls.clone(), console);
         Ok(Some(AbortOnDropHandle::new(tokio::spawn(serving))))
     }
 

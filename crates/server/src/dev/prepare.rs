@@ -10,7 +10,8 @@ use super::MEMBERS_MAX;
 use crate::Config;
 use crate::files::make_directory;
 
-/// Control port of the first member; each further one has the next ten, and data is one above.
+/// Control port of the first member; each further one has the next ten. Data is one above, the
+/// console four above.
 const FIRST_PORT: u16 = 7400;
 
 /// A cluster whose files are there.
@@ -39,11 +40,13 @@ pub struct DevMember {
     pub control_address: String,
     /// Address of its data process.
     pub data_address: String,
+    /// Address of its console; none if its configuration has none.
+    pub console_address: Option<String>,
 }
 
 /// Writes certificates, configurations and `client.toml` without starting anything. If `dir` holds
 /// a cluster already, that one is returned and `members` and `first_port` are ignored. Ports are
-/// `first_port + 10 i` and one above (7400 by default), free ones instead of those that are taken.
+/// `first_port + 10 i` (7400 by default), one and four above, free ones instead of those that are taken.
 ///
 /// A crash leaves a directory without `client.toml`, which is refused until it is removed.
 ///
@@ -93,19 +96,20 @@ fn write_member(
     make_directory(&home)?;
     let issued = authority.issue(&CertRequest::member(&name, &[]))?;
     issued.write(&home.join("member.pem"), &home.join("member.key"))?;
-    let (control, data) = ports.pair()?;
-    let (control_address, data_address) =
-        (format!("127.0.0.1:{control}"), format!("127.0.0.1:{data}"));
+    let [control_address, data_address, console_address] =
+        ports.three()?.map(|port| format!("127.0.0.1:{port}"));
     let text = format!(
         "# Member of a dev cluster. See keelson config explain.\n\
          name = \"{name}\"\nsite = \"dev\"\ndata_dir = \"data\"\nrun_dir = \".\"\n\
-         control_address = \"{control_address}\"\ndata_address = \"{data_address}\"\n\n\
+         control_address = \"{control_address}\"\ndata_address = \"{data_address}\"\n\
+         console_address = \"{console_address}\"\n\n\
          [tls]\nca = \"../certs/ca.pem\"\ncert = \"member.pem\"\nkey = \"member.key\"\n\n\
          [log]\nlevel = \"info\"\nfile = \"keelson.log\"\n"
     );
     let config = home.join("keelson.toml");
     crate::files::replace(&config, text.as_bytes())?;
-    Ok(DevMember { name, dir: home, config, control_address, data_address })
+    let console_address = Some(console_address);
+    Ok(DevMember { name, dir: home, config, control_address, data_address, console_address })
 }
 
 /// Finds the members of a former run by their configurations.
@@ -124,6 +128,7 @@ fn existing(dir: &Path) -> anyhow::Result<DevCluster> {
             config: path,
             control_address: config.advertise_control().to_owned(),
             data_address: config.advertise_data().to_owned(),
+            console_address: config.console_address().map(str::to_owned),
         });
     }
     ensure!(!members.is_empty(), "{} has a client.toml and no members", dir.display());
@@ -139,10 +144,11 @@ struct Ports {
 }
 
 impl Ports {
-    fn pair(&mut self) -> anyhow::Result<(u16, u16)> {
+    /// For control, data and console.
+    fn three(&mut self) -> anyhow::Result<[u16; 3]> {
         let wanted = self.next;
         self.next = self.next.checked_add(10).context("ports end at 65535")?;
-        Ok((self.one(wanted)?, self.one(wanted + 1)?))
+        Ok([self.one(wanted)?, self.one(wanted + 1)?, self.one(wanted + 4)?])
     }
 
     fn one(&mut self, wanted: u16) -> anyhow::Result<u16> {
@@ -172,9 +178,11 @@ mod tests {
             let report = crate::config::check(&member.config).unwrap();
             assert_eq!(report.config.advertise_control(), member.control_address);
             assert_eq!(report.config.run_dir(), member.dir);
+            assert_eq!(report.config.console_address(), member.console_address.as_deref());
             addresses.extend([&member.control_address, &member.data_address]);
+            addresses.extend(&member.console_address);
         }
-        assert_eq!(addresses.len(), 6, "no port twice");
+        assert_eq!(addresses.len(), 9, "no port twice");
         let again = prepare(dir.path(), 5, None).unwrap();
         assert_eq!((again.existed, again.members), (true, made.members.clone()));
         let client = std::fs::read_to_string(made.client_toml).unwrap();

@@ -225,6 +225,12 @@ fn greet(cluster: &DevCluster, copies: &[CopyStatusRow]) {
     for suggestion in suggestions(copies) {
         say(&format!("  {suggestion}"));
     }
+    let console = cluster.members.iter().find_map(|member| member.console_address.as_ref());
+    if let Some(address) = console {
+        say("\nThe web console; it asks for a token, and the browser for an exception:");
+        say(&format!("  https://{address}/"));
+        say("  keelson token issue operator me --expires 12h");
+    }
     say(&format!(
         "\nCtrl-C stops it; keelson dev --dir {} starts it again.",
         cluster.dir.display()
@@ -269,6 +275,7 @@ mod tests {
             config: "c".into(),
             control_address: String::new(),
             data_address: String::new(),
+            console_address: None,
         };
         let members = ["m1", "m2", "m3"].map(member);
         assert_eq!(spread(&members, 0, 3), ["m1", "m2", "m3"]);

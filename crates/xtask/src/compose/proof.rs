@@ -17,6 +17,7 @@ const MEMBERS: [&str; 4] = ["m1", "m2", "m3", "m4"];
 /// Networks of its own, so that it can run beside the cluster that people use.
 const SETTINGS: &[(&str, &str)] = &[
     ("KEELSON_CLIENT_NET", "172.29.81"),
+    ("KEELSON_CONSOLE_PORTS", "751"),
     ("KEELSON_REPLICATION_NET", "172.29.82"),
     ("KEELSON_MEMORY", "768m"),
 ];

@@ -63,7 +63,9 @@ pub(super) const CRATES: &[CrateRow] = &[
     ),
     row("keelson-client", 5, DRIVER, &["keelson-types", "keelson-wire", "keelson-net"]),
     // Its snapshot is made of the messages that the services of a member answer with.
-    row("keelson-status", 5, PURE, &["keelson-types", "keelson-wire"]),
+    row("keelson-status", 4, PURE, &["keelson-types", "keelson-wire"]),
+    // Pages are made of the same messages.
+    row("keelson-console", 5, PURE, &["keelson-types", "keelson-wire", "keelson-status"]),
     row(
         "keelson-server",
         6,
@@ -73,6 +75,9 @@ pub(super) const CRATES: &[CrateRow] = &[
             "keelson-wire",
             "keelson-net",
             "keelson-status",
+            // The console acts for whoever is logged in as any other client does.
+            "keelson-client",
+            "keelson-console",
             "keelson-log",
             "keelson-store",
             "keelson-replication",
@@ -90,6 +95,8 @@ pub(super) const CRATES: &[CrateRow] = &[
             "keelson-net",
             "keelson-client",
             "keelson-server",
+            // Decision records in one line, as the console shows them.
+            "keelson-status",
             // How a writer of much paces itself (F113): a pure rule.
             "keelson-cluster-core",
             // The offline commands `keelson log dump` and `keelson log verify` read files

@@ -1,0 +1,85 @@
+//! Logging in with a token, and out.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use keelson_client::Client;
+use keelson_console::{pages, web};
+use keelson_net::{AccessSecret, SiteRequest, SiteResponse};
+
+use super::answer::{forgetful, page, redirect, with_cookie};
+use super::{Console, Owner, cookie, is_own_form, lock, now_ms};
+
+impl Console {
+    /// The form, which repeats a word of its own: nobody logs somebody else in.
+    pub(super) fn login_form(&self, problem: &str) -> SiteResponse {
+        let status = if problem.is_empty() { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+        let Ok(word) = AccessSecret::generate() else {
+            return super::text(StatusCode::INTERNAL_SERVER_ERROR, "no random numbers\n");
+        };
+        let form = pages::login(&self.frame(None), word.reveal(), problem);
+        with_cookie(page(status, form), &web::set_login(word.reveal()))
+    }
+
+    pub(super) fn login(&self, request: &SiteRequest) -> SiteResponse {
+        let (address, now) = (request.peer.ip(), now_ms());
+        if let Err(seconds) = lock(&self.0.attempts).may_try(address, now) {
+            let mut response =
+                self.login_form(&format!("Too many tries failed; try again in {seconds} s."));
+            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+            return response;
+        }
+        let form = web::fields(&request.body);
+        let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+        let word = AccessSecret::parse(field(web::CSRF_FIELD)).ok();
+        let sent = cookie(request, web::LOGIN_COOKIE).and_then(|it| AccessSecret::parse(it).ok());
+        if word.is_none() || word != sent || !is_own_form(request) {
+            return self.login_form("The form was too old. Please try again.");
+        }
+        let secret = AccessSecret::parse(field("token")).ok();
+        let holder = secret.map(|secret| (self.0.tokens.holder(&secret), secret));
+        match holder {
+            Some((Ok(identity), secret)) => {
+                tracing::info!(%identity, peer = %request.peer, "logged in to the console");
+                let client = self.client(&secret);
+                let owner = Owner { identity, secret, client, notice: Arc::default() };
+                self.begin(owner, now)
+            }
+            Some((Err(refusal), _)) => {
+                tracing::info!(%refusal, peer = %request.peer, "a login to the console failed");
+                lock(&self.0.attempts).failed(address, now);
+                self.login_form(&format!("That did not work: {}.", refusal.message))
+            }
+            None => {
+                lock(&self.0.attempts).failed(address, now);
+                self.login_form("That is no token: it begins with keelson_ and has 72 characters.")
+            }
+        }
+    }
+
+    fn begin(&self, owner: Owner, now: u64) -> SiteResponse {
+        let (Ok(session), Ok(csrf)) = (AccessSecret::generate(), AccessSecret::generate()) else {
+            return super::text(StatusCode::INTERNAL_SERVER_ERROR, "no random numbers\n");
+        };
+        warm(&owner.client);
+        let csrf = csrf.reveal().to_owned();
+        lock(&self.0.sessions).begin(session.digest(), owner, csrf, now);
+        let response = with_cookie(redirect("/"), &web::set_session(session.reveal()));
+        forgetful(response, web::LOGIN_COOKIE)
+    }
+
+    pub(super) fn logout(&self, request: &SiteRequest) -> SiteResponse {
+        let secret = cookie(request, web::SESSION_COOKIE);
+        if let Some(secret) = secret.and_then(|secret| AccessSecret::parse(secret).ok()) {
+            lock(&self.0.sessions).end(secret.digest());
+        }
+        forgetful(redirect("/login"), web::SESSION_COOKIE)
+    }
+}
+
+/// Finds the other members, so that pages come from them when this one cannot answer.
+fn warm(client: &Client) {
+    let client = client.clone();
+    // Without an answer this member alone is asked.
+    tokio::spawn(async move { drop(client.refresh_topology().await) });
+}
