@@ -15,8 +15,8 @@ use crate::output::{self, Format};
 /// Options that every command takes.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Global {
-    /// Client configuration (endpoints, and certificates or a token). Default: `client.toml` in the directory
-    /// `keelson` of the user's configuration directory.
+    /// Client configuration (endpoints, and certificates or a token). Default: `client.toml` in the
+    /// directory `keelson` of the user's configuration directory.
     #[arg(
         long,
         global = true,

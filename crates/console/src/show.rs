@@ -152,9 +152,27 @@ impl Tone {
     }
 }
 
-/// A state: sign, colour and word.
+/// A state: sign, colour and word. Short ones stay in one line.
 pub(crate) fn tag(tone: Tone, text: &str) -> Markup {
-    html! { span class=(tone.class()) { span aria-hidden="true" { (tone.sign()) } " " (text) } }
+    let short = if text.chars().count() <= 24 { " short" } else { "" };
+    html! {
+        span class=(format!("{}{short}", tone.class())) {
+            span aria-hidden="true" { (tone.sign()) } " " (text)
+        }
+    }
+}
+
+/// The same of something that is worth a look only if it is not as it should be.
+pub(crate) fn quiet(tone: Tone, text: &str) -> Markup {
+    match tone {
+        Tone::Good => html! { span.quiet { span aria-hidden="true" { (tone.sign()) } " " (text) } },
+        tone => tag(tone, text),
+    }
+}
+
+/// A moment in a table.
+pub(crate) fn when(unix_ms: u64) -> Markup {
+    html! { span.when { (moment(unix_ms)) } }
 }
 
 /// A database, with the way to its page.

@@ -1,5 +1,5 @@
-//! Who a peer is: common name and organisational unit of its certificate, or the grant of its token.
-//! The first word of the unit is the role; further words limit a reader or a writer to these
+//! Who a peer is: common name and organisational unit of its certificate, or the grant of its
+//! token. The first word of the unit is the role; further words limit a reader or a writer to these
 //! databases.
 //!
 //! The identity of a request is put into its extensions by the server of this crate, after the

@@ -2,8 +2,8 @@
 //! between the two processes of a member. The only crate that names rustls and rcgen.
 //!
 //! Nothing here decides anything about databases. A server learns *who* speaks ([`PeerIdentity`],
-//! from the certificate or the token); which calls its role may make is one table ([`may_call`]), enforced
-//! before any service; what depends on the contents of a request is for the services, with
+//! from the certificate or the token); which calls its role may make is one table ([`may_call`]),
+//! enforced before any service; what depends on the contents of a request is for the services, with
 //! [`require_member`] and [`require_database`].
 //!
 //! | need | use |

@@ -1,7 +1,7 @@
 //! The secret of an access token: made, read, digested, sent; never shown by accident.
 //!
-//! `keelson_` and 64 hexadecimal digits: 256 random bits behind a word by which scanners find secrets
-//! that got lost. `Debug` shows nothing of it; only [`AccessSecret::reveal`] does.
+//! `keelson_` and 64 hexadecimal digits: 256 random bits behind a word by which scanners find
+//! secrets that got lost. `Debug` shows nothing of it; only [`AccessSecret::reveal`] does.
 
 use std::fmt;
 

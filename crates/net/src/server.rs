@@ -111,6 +111,7 @@ pub struct TlsServer {
     tokens: Option<TokenBook>,
     refusals: Arc<Mutex<VecDeque<RefusedHandshake>>>,
     connections_max: usize,
+    unknown_timeout: Duration,
 }
 
 impl fmt::Debug for TlsServer {
@@ -123,7 +124,13 @@ impl TlsServer {
     /// A server that shows the certificate of `tls` and asks for one of the same authority.
     #[must_use]
     pub fn new(tls: Arc<TlsStore>) -> Self {
-        Self { tls, tokens: None, refusals: Arc::default(), connections_max: CONNECTIONS_MAX }
+        Self {
+            tls,
+            tokens: None,
+            refusals: Arc::default(),
+            connections_max: CONNECTIONS_MAX,
+            unknown_timeout: UNKNOWN_TIMEOUT,
+        }
     }
 
     /// Lets in clients without a certificate too, for calls with one of these tokens.
@@ -136,6 +143,13 @@ impl TlsServer {
     #[must_use]
     pub fn with_connections_max(self, connections_max: usize) -> Self {
         Self { connections_max, ..self }
+    }
+
+    /// Closes connections on which neither a certificate nor a valid token was shown for this long
+    /// ([`UNKNOWN_TIMEOUT`] by default).
+    #[must_use]
+    pub fn with_unknown_timeout(self, unknown_timeout: Duration) -> Self {
+        Self { unknown_timeout, ..self }
     }
 
     /// The last peers that were refused, oldest first.
@@ -301,7 +315,10 @@ async fn accept_all(
         tokio::spawn(async move {
             let handshaken = server.handshake(tcp, peer).await;
             drop(handshake);
-            match handshaken.and_then(|done| PeerStream::new(done, connection, &unknown)) {
+            let patience = server.unknown_timeout;
+            let stream =
+                handshaken.and_then(|done| PeerStream::new(done, connection, &unknown, patience));
+            match stream {
                 // An error means that the server stopped meanwhile.
                 Ok(stream) => drop(accepted.send(Ok(stream)).await),
                 Err(reason) => server.refuse(peer, reason),
@@ -326,6 +343,7 @@ impl PeerStream {
         handshaken: Handshaken,
         turn: OwnedSemaphorePermit,
         unknown: &Arc<Semaphore>,
+        patience: Duration,
     ) -> Result<Self, String> {
         let Handshaken { stream, connection } = handshaken;
         if connection.certificate.is_some() {
@@ -333,7 +351,7 @@ impl PeerStream {
         }
         let another = unknown.clone().try_acquire_owned();
         let another = another.map_err(|_| "too many connections without a certificate")?;
-        let patience = Some(Box::pin(tokio::time::sleep(UNKNOWN_TIMEOUT)));
+        let patience = Some(Box::pin(tokio::time::sleep(patience)));
         Ok(Self { stream, connection, patience, _turns: (turn, Some(another)) })
     }
 

@@ -1,9 +1,9 @@
 //! A web site over TLS, for browsers: HTTP/1.1, no client certificates; who somebody is, the site
 //! finds out by itself.
 //!
-//! Everybody may knock, so everything is bounded: connections in all and of one address, the time of
-//! a handshake, of the head and of the body of a request, of an answer, and the size of each. Whoever
-//! reads or writes slowly holds a place among few, and nothing of the process besides.
+//! Everybody may knock, so everything is bounded: connections in all and of one address, the time
+//! of a handshake, of the head and of the body of a request, of an answer, and the size of each.
+//! Whoever reads or writes slowly holds a place among few, and nothing of the process besides.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -441,3 +441,28 @@ async fn where_no_tokens_are_taken_a_client_without_a_certificate_does_not_get_i
     assert_eq!(failure_of(channel).await.0, RefusalReason::BadCertificate);
     assert_eq!(running.refusal().await, "the peer showed no certificate");
 }
+
+#[tokio::test]
+async fn a_connection_on_which_nobody_shows_who_it_is_does_not_last() {
+    let world = World::new();
+    let secret = AccessSecret::generate().unwrap();
+    let book = TokenBook::default();
+    book.replace(&tokens(&secret));
+    let request = CertRequest::member("m1", &["127.0.0.1".into()]);
+    let server = TlsServer::new(world.store("m1", &request)).with_tokens(book);
+    let server = server.with_unknown_timeout(Duration::from_millis(200));
+    let running = Running::start(server, "127.0.0.1:0").await;
+    let tls = world.store("m2", &CertRequest::member("m2", &[]));
+    let with = |secret| {
+        let bearer = Credentials::bearer(tls.clone(), secret);
+        PeerChannel::new(bearer, &running.address, Expect::Address)
+    };
+    let (known, unknown) = (with(secret), with(AccessSecret::generate().unwrap()));
+    assert!(ask(known.clone()).await.is_ok());
+    assert_eq!(failure_of(unknown.clone()).await.0, RefusalReason::Unauthenticated);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while unknown.is_connected() && tokio::time::Instant::now() < deadline {
+        tokio::task::yield_now().await;
+    }
+    assert!(!unknown.is_connected() && known.is_connected());
+}

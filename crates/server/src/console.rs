@@ -1,9 +1,9 @@
 //! The web console of a member, served by its control process.
 //!
 //! It decides nothing and knows nothing by itself: whoever is logged in is a client with a token,
-//! and every question and every action is a call of `Admin` or `Operations` with that token, sent as
-//! any client sends it. So roles, audit, refusals and revocation are those of the services. What is
-//! here: sessions, forms, and who is asked for which page.
+//! and every question and every action is a call of `Admin` or `Operations` with that token, sent
+//! as any client sends it. So roles, audit, refusals and revocation are those of the services. What
+//! is here: sessions, forms, and who is asked for which page.
 
 mod act;
 mod answer;
@@ -152,7 +152,7 @@ impl Console {
                     None => self.unknown(&session),
                 }
             }
-            asked => self.show(&session, asked).await,
+            asked => self.show(&session, asked, &request.query).await,
         }
     }
 

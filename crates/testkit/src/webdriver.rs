@@ -164,6 +164,7 @@ impl WebDriver {
             "width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile,
         });
         self.devtools("Emulation.setDeviceMetricsOverride", &metrics)?;
+        self.devtools("Emulation.setScrollbarsHidden", &json!({ "hidden": true }))?;
         let value = if dark { "dark" } else { "light" };
         let feature = json!({ "name": "prefers-color-scheme", "value": value });
         self.devtools("Emulation.setEmulatedMedia", &json!({ "features": [feature] })).map(drop)

@@ -1,8 +1,8 @@
 //! Access tokens as the cluster keeps them: who may what until when, and a digest of the secret.
 //!
-//! The secret itself is 256 random bits that the issuer draws; nobody but its holder has it. A plain
-//! SHA-256 of it is as good as any slow hash: slow hashes make guessing of *guessable* secrets
-//! expensive, and nobody guesses 256 bits; but every call of a client would pay for one.
+//! The secret itself is 256 random bits that the issuer draws; nobody but its holder has it. A
+//! plain SHA-256 of it is as good as any slow hash: slow hashes make guessing of *guessable*
+//! secrets expensive, and nobody guesses 256 bits; but every call of a client would pay for one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -183,8 +183,8 @@ impl AccessTokens {
     /// anything. When there is no room, tokens that have expired make some.
     ///
     /// # Errors
-    /// `bad_argument` for what has no meaning; `already_exists` for a name in use unless it is to be
-    /// replaced, or a secret in use; `precondition` if there are too many.
+    /// `bad_argument` for what has no meaning; `already_exists` for a name in use unless it is to
+    /// be replaced, or a secret in use; `precondition` if there are too many.
     pub fn issue(&mut self, new: &NewToken, replace: bool, now: u64) -> Result<bool, Refused> {
         check(new, now)?;
         let known = self.0.get(new.name.as_str());

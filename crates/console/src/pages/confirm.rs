@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::layout::{Frame, Mode, table};
 use crate::action::{Action, MOVE_CHECKS, MoveSkips};
-use crate::show::{Tone, apart, tag};
+use crate::show::{Tone, apart, quiet, tag};
 
 /// What the service says that an action would do.
 #[derive(Clone, PartialEq, Debug)]
@@ -44,7 +44,7 @@ pub fn confirm(frame: &Frame, action: &Action, plan: &Plan) -> String {
     let main = html! {
         h1 { (action.title()) }
         p { (action.meaning()) }
-        (shown(plan))
+        (would_do(plan))
         @if let Some((message, code)) = refusal {
             p.alert role="status" {
                 span aria-hidden="true" { "✗ " } strong { "It would be refused: " } (message) " "
@@ -66,6 +66,7 @@ pub fn confirm(frame: &Frame, action: &Action, plan: &Plan) -> String {
                 a.button href=(action.page()) { "Back" }
             }
         }
+        (checks(plan))
     };
     frame.page(&action.title(), "/", Mode::Still, &main)
 }
@@ -74,27 +75,103 @@ fn may_skip(action: &Action) -> bool {
     matches!(action, Action::Switchover { .. } | Action::BeginMaintenance { .. })
 }
 
-fn shown(plan: &Plan) -> Markup {
-    match plan {
-        Plan::Unchecked => html! {},
-        Plan::Moves(moves) if moves.is_empty() => html! { p { "No database has to move." } },
-        Plan::Moves(moves) => html! {
-            section aria-label="What would move" {
-                ul.plain { @for row in moves { li { (would(row)) } } }
+/// One check of a plan.
+struct Check {
+    of: String,
+    name: String,
+    tone: Tone,
+    verdict: String,
+    measured: String,
+    threshold: String,
+}
+
+impl Check {
+    fn of_move(row: &MoveRow, check: &MoveCheckRow) -> Self {
+        let tone = match check.verdict.as_str() {
+            "passed" => Tone::Good,
+            "overridden" => Tone::Warn,
+            _ => Tone::Bad,
+        };
+        Self {
+            of: format!("{}@{}", row.database, check.member),
+            name: apart(&check.check),
+            tone,
+            verdict: check.verdict.clone(),
+            measured: check.measured.clone(),
+            threshold: check.threshold.clone(),
+        }
+    }
+
+    fn of_seed(check: &SeedCheckRow) -> Self {
+        Self {
+            of: String::new(),
+            name: apart(&check.name),
+            tone: Tone::of(check.passed),
+            verdict: if check.passed { "passed" } else { "failed" }.into(),
+            measured: check.found.clone(),
+            threshold: String::new(),
+        }
+    }
+
+    fn row(&self) -> Vec<Markup> {
+        vec![
+            html! { (self.name) },
+            tag(self.tone, &self.verdict),
+            html! { (self.measured) },
+            html! { (self.threshold) },
+            html! { (self.of) },
+        ]
+    }
+}
+
+impl Plan {
+    fn checks(&self) -> Vec<Check> {
+        match self {
+            Self::Unchecked => Vec::new(),
+            Self::Moves(moves) => {
+                let of = |row: &MoveRow| {
+                    let checks = row.checks.iter().map(|check| Check::of_move(row, check));
+                    checks.collect::<Vec<_>>()
+                };
+                moves.iter().flat_map(of).collect()
             }
-            (checks(moves))
-        },
-        Plan::Seed(checks) => {
-            let rows = checks.iter().map(|check| {
-                let verdict = if check.passed { "passed" } else { "failed" };
-                vec![
-                    html! { (apart(&check.name)) },
-                    tag(Tone::of(check.passed), verdict),
-                    html! { (check.found) },
-                ]
-            });
-            let rows: Vec<_> = rows.collect();
-            table("checks", "Checks of the seed", &["Check", "Verdict", "Found"], &rows)
+            Self::Seed(checks) => checks.iter().map(Check::of_seed).collect(),
+        }
+    }
+}
+
+/// What would be done, and what speaks against it.
+fn would_do(plan: &Plan) -> Markup {
+    let checks = plan.checks();
+    let doubtful: Vec<_> =
+        checks.iter().filter(|one| one.tone != Tone::Good).map(Check::row).collect();
+    let passed = checks.len() - doubtful.len();
+    html! {
+        @if let Plan::Moves(moves) = plan {
+            @if moves.is_empty() { p { "No database has to move." } }
+            ul.plain aria-label="What would move" { @for row in moves { li { (would(row)) } } }
+        }
+        @if !checks.is_empty() {
+            @let count = format!("{passed} of {} checks passed", checks.len());
+            p { (quiet(Tone::of(doubtful.is_empty()), &count)) }
+        }
+        @if !doubtful.is_empty() {
+            (table("doubts", "Checks that did not pass", &HEAD, &doubtful))
+        }
+    }
+}
+
+const HEAD: [&str; 5] = ["Check", "Verdict", "Measured", "Threshold", "Copy"];
+
+/// Every check, with its values and bounds.
+fn checks(plan: &Plan) -> Markup {
+    let rows: Vec<_> = plan.checks().iter().map(Check::row).collect();
+    html! {
+        @if !rows.is_empty() {
+            section aria-labelledby="every-check" {
+                h2 #every-check { "Every check" }
+                (table("checks", "Every check of every copy", &HEAD, &rows))
+            }
         }
     }
 }
@@ -113,28 +190,6 @@ fn would(row: &MoveRow) -> Markup {
             @if row.warning { " " (tag(Tone::Warn, "with a warning")) }
         },
     }
-}
-
-fn checks(moves: &[MoveRow]) -> Markup {
-    let all = moves.iter().flat_map(|row| row.checks.iter().map(move |check| (row, check)));
-    let rows: Vec<_> = all.map(|(row, check)| check_row(row, check)).collect();
-    let head = ["Copy", "Check", "Verdict", "Measured", "Threshold"];
-    table("checks", "Every check of every copy", &head, &rows)
-}
-
-fn check_row(row: &MoveRow, check: &MoveCheckRow) -> Vec<Markup> {
-    let tone = match check.verdict.as_str() {
-        "passed" => Tone::Good,
-        "overridden" => Tone::Warn,
-        _ => Tone::Bad,
-    };
-    vec![
-        html! { (row.database) "@" (check.member) },
-        html! { (apart(&check.check)) },
-        tag(tone, &check.verdict),
-        html! { (check.measured) },
-        html! { (check.threshold) },
-    ]
 }
 
 fn fields(action: &Action) -> Markup {

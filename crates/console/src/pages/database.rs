@@ -1,5 +1,6 @@
 //! One database: its copies, who holds its log back, its redundancy, and what can be done.
 
+use keelson_status::decision::Names;
 use keelson_wire::v1::{CopyFacts, CopyStatusRow, DatabaseInfo, LogHolder, RedundancyRow};
 use maud::{Markup, html};
 
@@ -19,6 +20,8 @@ pub struct DatabaseView {
     pub redundancy: Option<RedundancyRow>,
     /// Its newest decision records as JSON, oldest first.
     pub decisions: Vec<String>,
+    /// What the ids in them stand for.
+    pub names: Names,
 }
 
 /// The page of a database.
@@ -35,7 +38,7 @@ pub fn database(frame: &Frame, view: &DatabaseView) -> String {
         (epochs(view))
         section aria-labelledby="decisions" {
             h2 #decisions { "Newest decisions" }
-            (super::decisions::list("newest-decisions", &view.decisions))
+            (super::decisions::listed("newest-decisions", &view.decisions, &view.names))
         }
     };
     frame.page(name, "/", Mode::Live, &main)

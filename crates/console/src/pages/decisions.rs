@@ -6,25 +6,70 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 use super::layout::{Frame, Mode, table};
-use crate::show::{Tone, apart, moment, tag};
+use crate::show::{Tone, apart, moment, quiet, tag, when};
 
 /// The newest events first.
 #[must_use]
 pub fn events(frame: &Frame, events: &[EventInfo]) -> String {
     let rows = events.iter().rev().map(|event| {
         vec![
-            html! { (moment(event.unix_millis)) },
+            when(event.unix_millis),
             html! { (apart(&event.kind)) },
             html! { (event.subject) },
-            html! { span.message { (event.message) } },
+            details(event),
         ]
     });
     let rows: Vec<_> = rows.collect();
     let main = html! {
         h1 { "Events" }
         (table("events", "The newest events first", &["Time", "Event", "Of", "Details"], &rows))
+        p { a href="/events?limit=400" { "Show more" } }
     };
     frame.page("Events", "/events", Mode::Live, &main)
+}
+
+/// What an event says beyond its kind. What somebody asked for comes first with who and the end of
+/// it; the request itself is long.
+fn details(event: &EventInfo) -> Markup {
+    let message: Value = serde_json::from_str(&event.message).unwrap_or_default();
+    let text = |name: &str| message[name].as_str().unwrap_or_default().to_owned();
+    if event.kind != "asked" {
+        return html! { span.message { (plain(&message, &event.message)) } };
+    }
+    let outcome = text("outcome");
+    html! {
+        b { (text("by")) } " " (apart(&text("call"))) " "
+        (quiet(if outcome == "done" { Tone::Good } else { Tone::Warn }, &outcome))
+        details id=(format!("asked-{}", event.index)) {
+            summary { "Request" }
+            code { (text("request")) }
+        }
+    }
+}
+
+/// JSON as people write such things: without braces, without ids in full, without what is empty.
+fn plain(value: &Value, otherwise: &str) -> String {
+    match value {
+        Value::Object(fields) => match (fields.get("recovery"), fields.get("counter")) {
+            (Some(recovery), Some(counter)) if fields.len() == 2 => format!("{recovery}.{counter}"),
+            _ => {
+                let parts = fields.iter().map(|(name, value)| (name, plain(value, "")));
+                let said = parts.filter(|(_, text)| !text.is_empty());
+                said.map(|(name, text)| format!("{} {text}", apart(name)))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            }
+        },
+        Value::Array(items) => {
+            items.iter().map(|item| plain(item, "")).collect::<Vec<_>>().join(" ")
+        }
+        Value::String(text) if uuid::Uuid::parse_str(text).is_ok() => {
+            text.chars().take(8).collect()
+        }
+        Value::String(text) => text.clone(),
+        Value::Null => otherwise.to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// The newest decisions first.
@@ -40,12 +85,8 @@ pub fn decisions(frame: &Frame, records: &[String], names: &Names) -> String {
     frame.page("Decisions", "/decisions", Mode::Live, &main)
 }
 
-/// Records of one database, whose name is known.
-pub(super) fn list(id: &str, records: &[String]) -> Markup {
-    listed(id, records, &Names::default())
-}
-
-fn listed(id: &str, records: &[String], names: &Names) -> Markup {
+/// A table of records.
+pub(super) fn listed(id: &str, records: &[String], names: &Names) -> Markup {
     let rows = records.iter().rev().map(|record| {
         let record: Value = serde_json::from_str(record).unwrap_or_default();
         let line = line(names, &record);
@@ -56,7 +97,7 @@ fn listed(id: &str, records: &[String], names: &Names) -> Markup {
         };
         vec![
             html! { a href=(format!("/decisions/{}", line.index)) { (line.index) } },
-            html! { (moment(line.unix_ms)) },
+            when(line.unix_ms),
             html! { (line.database) },
             html! { (line.epoch) },
             html! { (line.reason) },
@@ -158,6 +199,6 @@ fn row(
 fn met(one: &Criterion) -> Markup {
     html! {
         (tag(Tone::of(one.met), if one.met { "yes" } else { "no" }))
-        @if !one.measured.is_empty() { " " (one.measured) }
+        @if !one.measured.is_empty() { " " span.dim { (one.measured) } }
     }
 }

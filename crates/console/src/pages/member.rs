@@ -41,10 +41,7 @@ fn limit(limit: Option<u32>) -> String {
 fn summary(frame: &Frame, status: &MemberStatus) -> Markup {
     let (tone, state) = state_of(status);
     let mut rows = vec![
-        (
-            "State",
-            html! { (tag(tone, state)) @if status.leader { " " (tag(Tone::Off, "leader")) } },
-        ),
+        ("State", html! { (tag(tone, state)) @if status.leader { " " span.role { "leads" } } }),
         ("Votes", html! { @if status.voter { "yes" } @else { "no" } }),
     ];
     if !status.witness {

@@ -46,7 +46,7 @@ fn done(one: &Operation) -> (u64, u64) {
 fn progress(one: &Operation) -> Markup {
     let (done, total) = done(one);
     html! {
-        @if total > 0 {
+        @if total > 0 && one.state == "running" {
             progress max=(total) value=(done) aria-label=(format!("progress of {}", name(one))) {}
             " " (percent(done, total)) " % "
         }

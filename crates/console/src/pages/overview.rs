@@ -9,7 +9,9 @@ use maud::{Markup, html};
 
 use super::layout::{Frame, Mode};
 use super::operations::bar;
-use crate::show::{Tone, apart, copy_state, database_link, logs, member_link, size, span, tag};
+use crate::show::{
+    Tone, apart, copy_state, database_link, logs, member_link, quiet, size, span, tag,
+};
 
 /// What the page is made of.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -100,7 +102,7 @@ fn card(view: &Overview, member: &MemberStatus) -> Markup {
     let space = view.copies.iter().find(facts).and_then(|row| row.facts.as_ref());
     html! {
         h3 { (member_link(&member.name)) " " small { (member.site) } }
-        p { (tag(tone, state)) @if member.leader { " " (tag(Tone::Off, "leader")) } }
+        p { (tag(tone, state)) @if member.leader { " " span.role { "leads" } } }
         @if !member.witness {
             p.dim { (member.actives) " active of " (member.copies) " copies" }
             @if let Some(facts) = space { (space_line(facts)) }
@@ -167,7 +169,7 @@ fn heading(view: &Overview, name: &str) -> Markup {
         (database_link(name))
         @if let Some(row) = redundancy {
             br;
-            (tag(Tone::of(row.verdict == "green"), &format!("{} redundant", row.redundant)))
+            (quiet(Tone::of(row.verdict == "green"), &format!("{} redundant", row.redundant)))
         }
     }
 }
@@ -203,7 +205,7 @@ pub(super) fn details(row: &CopyStatusRow, facts: &CopyFacts) -> Markup {
         }
         @if !index.state.is_empty() && index.state != "Disabled" {
             div.dim {
-                "index " (tag(Tone::of_index(&index.state), &apart(&index.state)))
+                "index " (quiet(Tone::of_index(&index.state), &apart(&index.state)))
                 @if index.state == "Crawling" { " " (index.crawl_percent) " %" }
                 @if let Some(percent) = index.seeding_percent { " " (percent) " %" }
             }

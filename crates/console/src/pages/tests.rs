@@ -242,7 +242,8 @@ fn a_switchover_shows_its_checks_and_offers_to_leave_some_out() {
     let page = confirm(&frame(), &action, &Plan::Moves(vec![row("would_move", "overridden")]));
     let text = text_of(&page);
     assert!(text.contains("DB1 would move from m1 to m2"), "{text}");
-    assert!(text.contains("DB1@m2 copy queue ! overridden 12 logs 10 logs"), "{text}");
+    assert!(text.contains("copy queue ! overridden 12 logs 10 logs DB1@m2"), "{text}");
+    assert!(text.contains("0 of 1 checks passed"), "{text}");
     assert!(page.contains("name=\"skip_lag\" checked") && page.contains("value=\"why\""), "{page}");
     let page = confirm(&frame(), &action, &Plan::Moves(vec![row("refused", "failed")]));
     assert!(text_of(&page).contains("It would be refused: its queue is too long queue_too_long"));
@@ -308,6 +309,29 @@ fn a_decision_has_a_column_for_each_candidate_and_a_row_for_each_criterion() {
     assert!(text.contains("Criterion m2 m1"), "{text}");
     assert!(text.contains("may activate ✓ yes x ✗ no x"), "{text}");
     assert!(text.contains("Decided again from its inputs it is the same."), "{text}");
+}
+
+#[test]
+fn events_are_said_in_words_and_requests_are_folded() {
+    let event = |kind: &str, message: &str| EventInfo {
+        kind: kind.into(),
+        message: message.into(),
+        ..EventInfo::default()
+    };
+    let id = "01010101-0101-0101-0101-010101010101";
+    let epoch = r#""epoch":{"recovery":0,"counter":4}"#;
+    let activated = format!("{{{epoch},\"target\":\"{id}\",\"tag\":null,\"of\":[1,2]}}");
+    let asked =
+        r#"{"by":"ann (operator)","call":"move_databases","request":"Req","outcome":"done"}"#;
+    let all = [event("activated", &activated), event("asked", asked), event("note", "hello")];
+    let text = text_of(&events(&frame(), &all));
+    for word in [
+        "epoch 0.4, of 1 2, target 01010101",
+        "ann (operator) move databases ✓ done Request Req",
+        "note hello",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 use keelson_client::{Client, ClientError, v1};
 use keelson_console::pages::{self, DatabaseView, MemberView, Overview};
-use keelson_console::{Route, Session};
+use keelson_console::{Route, Session, web};
 use keelson_net::SiteResponse;
 use keelson_status::decision::Names;
 use keelson_types::{OperationId, RefusalReason};
@@ -25,7 +25,7 @@ const NEEDED: Duration = Duration::from_secs(8);
 const WELCOME: Duration = Duration::from_secs(2);
 
 /// Events and decisions of a page.
-const EVENTS: u32 = 200;
+const EVENTS: u32 = 100;
 const DECISIONS: u32 = 50;
 const DECISIONS_OF_ONE: u32 = 5;
 
@@ -45,6 +45,12 @@ async fn welcome<T: Default>(ask: impl Future<Output = Found<T>>) -> T {
     }
 }
 
+/// How many events a query asks for; the service bounds it.
+fn wanted(query: &str) -> u32 {
+    let limit = web::fields(query.as_bytes()).get("limit").and_then(|limit| limit.parse().ok());
+    limit.unwrap_or(EVENTS)
+}
+
 /// The operation that a path names.
 pub(super) fn operation_id(text: &str) -> Found<OperationId> {
     let unknown = || ClientError::new(RefusalReason::UnknownOperation, "that is no operation");
@@ -53,7 +59,12 @@ pub(super) fn operation_id(text: &str) -> Found<OperationId> {
 
 impl Console {
     /// The page of a route that is no action.
-    pub(super) async fn show(&self, session: &Session<Owner>, asked: Route) -> SiteResponse {
+    pub(super) async fn show(
+        &self,
+        session: &Session<Owner>,
+        asked: Route,
+        query: &str,
+    ) -> SiteResponse {
         let client = &session.owner.client;
         let document = match asked {
             Route::Overview => overview(client)
@@ -71,7 +82,7 @@ impl Console {
             Route::Operation(id) => operation(client, &id)
                 .await
                 .map(|one| pages::operation(&self.frame(Some(session)), &one)),
-            Route::Events => needed(client.admin().list_events(EVENTS))
+            Route::Events => needed(client.admin().list_events(wanted(query)))
                 .await
                 .map(|all| pages::events(&self.frame(Some(session)), &all)),
             Route::Decisions => decisions(client).await.map(|(records, names)| {
@@ -103,14 +114,15 @@ async fn overview(client: &Client) -> Found<Overview> {
 
 async fn database(client: &Client, name: &str) -> Found<DatabaseView> {
     let admin = client.admin();
-    let (info, copies, redundancy, decisions) = tokio::join!(
+    let (info, copies, redundancy, decisions, names) = tokio::join!(
         needed(admin.show_database(name)),
         needed(admin.copy_status(name, "")),
         welcome(admin.redundancy(name)),
         welcome(admin.list_decisions(name, DECISIONS_OF_ONE)),
+        names(client),
     );
     let redundancy = redundancy.into_iter().next();
-    Ok(DatabaseView { info: info?, copies: copies?, redundancy, decisions })
+    Ok(DatabaseView { info: info?, copies: copies?, redundancy, decisions, names })
 }
 
 async fn member(client: &Client, name: &str) -> Found<MemberView> {
@@ -132,9 +144,15 @@ async fn operation(client: &Client, id: &str) -> Found<v1::Operation> {
 }
 
 async fn decisions(client: &Client) -> Found<(Vec<String>, Names)> {
-    let (admin, operations) = (client.admin(), client.operations());
-    let (records, operations, topology) = tokio::join!(
-        needed(admin.list_decisions("", DECISIONS)),
+    let admin = client.admin();
+    let (records, names) = tokio::join!(needed(admin.list_decisions("", DECISIONS)), names(client));
+    Ok((records?, names))
+}
+
+/// What the ids in records stand for, as far as it can be learned now.
+async fn names(client: &Client) -> Names {
+    let operations = client.operations();
+    let (operations, topology) = tokio::join!(
         welcome(operations.list()),
         tokio::time::timeout(WELCOME, client.refresh_topology()),
     );
@@ -150,6 +168,5 @@ async fn decisions(client: &Client) -> Found<(Vec<String>, Names)> {
         let id = OperationId::from_slice(&operation.operation)?;
         (!operation.comment.is_empty()).then(|| (id.to_string(), operation.comment))
     });
-    let names = Names { of: members.chain(databases).collect(), comments: comments.collect() };
-    Ok((records?, names))
+    Names { of: members.chain(databases).collect(), comments: comments.collect() }
 }

@@ -46,7 +46,8 @@ pub struct DevMember {
 
 /// Writes certificates, configurations and `client.toml` without starting anything. If `dir` holds
 /// a cluster already, that one is returned and `members` and `first_port` are ignored. Ports are
-/// `first_port + 10 i` (7400 by default), one and four above, free ones instead of those that are taken.
+/// `first_port + 10 i` (7400 by default), one and four above, free ones instead of those that are
+/// taken.
 ///
 /// A crash leaves a directory without `client.toml`, which is refused until it is removed.
 ///

@@ -232,7 +232,7 @@ mod tests {
         let source = Source::open(&root, Some(Format::JsonLines), Shape::default()).unwrap();
         std::fs::remove_file(root.join("b")).unwrap();
         let output = output::Format::Json;
-        let global = Global { client: None, output, yes: false, what_if: true };
+        let global = Global { client: None, token_file: None, output, yes: false, what_if: true };
         let report = Mutex::new(Report::new(&global, "DB1", &root, &source));
         let mut counts = Vec::new();
         let mut records = 0;
