@@ -16,10 +16,11 @@
 use std::collections::BTreeMap;
 
 use keelson_types::{
-    AccessTokens, ActivationPolicy, Ceiling, ClusterId, ClusterSettings, CommitConstraint, CommitRule,
-    ContentIndexSettings, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch, FailureTag,
-    IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold, MemberId, MemberName, MountDial,
-    MountIntent, Networks, OperationId, Position, SeedOrder, SiteName, StreamId, Suspension,
+    AccessTokens, ActivationPolicy, Ceiling, ClusterId, ClusterSettings, CommitConstraint,
+    CommitRule, ContentIndexSettings, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch,
+    FailureTag, IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold, MemberId, MemberName,
+    MountDial, MountIntent, Networks, OperationId, Position, SeedOrder, SiteName, StreamId,
+    Suspension,
 };
 use serde::{Deserialize, Serialize};
 
