@@ -203,11 +203,7 @@ impl World {
             }
             ControlMessage::GaveUp { database, epoch } => self.given_up(to, database, epoch),
             ControlMessage::ProposeRule(proposal) => self.rule_asked(from, to, proposal),
-            ControlMessage::ProposeCeiling(CeilingProposal { database, epoch, proposal }) => {
-                let RecordedCeiling { number, ceiling } = proposal;
-                let command = Command::SetCeiling { database, epoch, number, ceiling };
-                self.propose(to, command, Origin::None);
-            }
+            ControlMessage::ProposeCeiling(proposal) => self.ceiling_asked(to, proposal),
             _ => {}
         }
     }
@@ -224,6 +220,14 @@ impl World {
         leading.given_up.insert(database, (expected, now));
         let item = AllocateItem { database, expected, reason: ActivationReason::Wedged };
         self.propose(to, Command::AllocateEpochs(vec![item]), Origin::None);
+    }
+
+    /// Asked again and again until it is recorded; its number makes that once.
+    fn ceiling_asked(&mut self, to: usize, asked: CeilingProposal) {
+        let CeilingProposal { database, epoch, proposal } = asked;
+        let RecordedCeiling { number, ceiling } = proposal;
+        let command = Command::SetCeiling { database, epoch, number, ceiling };
+        self.propose(to, command, Origin::None);
     }
 
     fn rule_asked(&mut self, from: usize, to: usize, proposal: RuleProposal) {
