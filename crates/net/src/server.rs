@@ -205,7 +205,7 @@ pub(crate) struct Connection {
     pub(crate) certificate: Option<PeerIdentity>,
     /// Where it comes from.
     pub(crate) address: Option<SocketAddr>,
-    vouched: Arc<AtomicBool>,
+    pub(crate) vouched: Arc<AtomicBool>,
 }
 
 impl Connection {
