@@ -355,7 +355,8 @@ mod tests {
         let report = lose_a_site(12, 120);
         assert!(report.is_well(), "{report}");
         assert_eq!(report.hit, 30, "{report}");
-        let (fewest, most, _) = report.actives;
-        assert!(most - fewest <= 6, "{report}");
+        // Second preferences decide before the number of actives: nobody gets more than twice.
+        let (fewest, most, mean) = report.actives;
+        assert!(fewest >= 10 && f64::from(most) <= 2.0 * mean, "{report}");
     }
 }
