@@ -176,7 +176,8 @@ mod tests {
             digest: secret.digest(),
             expires_unix_ms,
         };
-        tokens.issue(&new, false, 1).unwrap();
+        let issued = expires_unix_ms.map_or(1, |end| end - 1);
+        tokens.issue(&new, false, issued).unwrap();
         let book = TokenBook::default();
         book.replace(&tokens);
         (book, tokens)

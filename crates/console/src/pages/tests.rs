@@ -65,14 +65,17 @@ fn view() -> Overview {
     }
 }
 
-/// Without tags, in one line.
+/// Without tags, in one line; a tag ends a word.
 fn text_of(page: &str) -> String {
     let mut text = String::new();
     let mut inside = false;
     for letter in page.chars() {
         match letter {
             '<' => inside = true,
-            '>' => inside = false,
+            '>' => {
+                inside = false;
+                text.push(' ');
+            }
             letter if !inside => text.push(letter),
             _ => {}
         }
