@@ -34,8 +34,9 @@ async fn with_a_floor() -> Result<Cluster> {
     Ok(cluster)
 }
 
-/// F104-F107, G7: the looks at the volume keep pace with the log (their period is a minute here), and
-/// copies are checkpointed for it; what came between two looks is all that the floor gives away.
+/// F104-F107, G7: the looks at the volume keep pace with the log (their period is a minute here),
+/// and copies are checkpointed for it; what came between two looks is all that the floor gives
+/// away.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_others_stay_above_their_reserve_under_load() -> Result<()> {
     let mut cluster = with_a_floor().await?;

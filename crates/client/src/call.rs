@@ -3,8 +3,8 @@
 //!
 //! Invariants: a call ends within its deadline; an address named in a refusal is tried at once (a
 //! few times, then with waits), and one that names nobody is asked once more, because members keep
-//! requests for a database that is on its way; a write whose outcome is open ends with `outcome_unknown` and never
-//! with a reason that sounds as if nothing had happened.
+//! requests for a database that is on its way; a write whose outcome is open ends with
+//! `outcome_unknown` and never with a reason that sounds as if nothing had happened.
 //!
 //! A try that gets no answer is not waited for blindly: now and then the topology is asked, and
 //! when the database has moved away from the silent member the try is given up (a paused process

@@ -31,6 +31,7 @@ mod tokens;
 
 use std::sync::Arc;
 
+use keelson_net::require_database;
 use keelson_types::{DatabaseName, MemberName, RefusalReason};
 use keelson_wire::Refusal;
 use keelson_wire::v1::admin_server::Admin;
@@ -83,15 +84,18 @@ fn database_name(text: &str) -> Result<DatabaseName, Refusal> {
 }
 
 /// One arm of the dispatch table: answers, and records changes for the audit. Which roles may ask
-/// for what is the table of `net`, enforced before a request comes here.
+/// for what is the table of `net`, enforced before a request comes here; what a writer may ask is
+/// checked against its databases, too.
 macro_rules! arms {
-    ($($method:ident($request:ty) -> $response:ty = $change:expr, $handler:ident;)*) => {
+    ($($method:ident($request:ty) -> $response:ty =
+        $change:expr, $handler:ident $(, $check:ident)?;)*) => {
         #[tonic::async_trait]
         impl Admin for AdminApi {
             $(async fn $method(
                 &self,
                 request: Request<$request>,
             ) -> Result<Response<$response>, Status> {
+                $($check(&request, &request.get_ref().database)?;)?
                 let asking = Asking::of(&request, $change)?;
                 let ended = self.0.$handler(request.into_inner()).await;
                 self.0.audit(asking, &ended);
@@ -131,8 +135,10 @@ arms! {
     resume_copy(ResumeCopyRequest) -> ResumeCopyResponse = Some("resume_copy"), admin_resume_copy;
     repair_copy(RepairCopyRequest) -> RepairCopyResponse = Some("repair_copy"), admin_repair_copy;
     set_copy(SetCopyRequest) -> SetCopyResponse = Some("set_copy"), admin_set_copy;
-    guarantee_health(GuaranteeRequest) -> GuaranteeResponse = None, admin_guarantee_health;
-    guarantee_flush(GuaranteeRequest) -> GuaranteeResponse = None, admin_guarantee_flush;
+    guarantee_health(GuaranteeRequest) -> GuaranteeResponse =
+        None, admin_guarantee_health, require_database;
+    guarantee_flush(GuaranteeRequest) -> GuaranteeResponse =
+        None, admin_guarantee_flush, require_database;
     copy_status(CopyStatusRequest) -> CopyStatusResponse = None, admin_copy_status;
     switchover(SwitchoverRequest) -> OperationStarted = Some("switchover"), admin_switchover;
     move_databases(MoveRequest) -> MoveResponse = Some("move_databases"), admin_move_databases;

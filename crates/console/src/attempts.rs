@@ -1,7 +1,8 @@
 //! How often somebody may try to log in.
 //!
 //! A token cannot be guessed; the limit keeps whoever tries from costing anything. Failed tries of
-//! one address are counted, and those of all, in windows of a minute; a success takes nothing away.
+//! one address are counted, and those of all, so that the memory of it is bounded, in windows of a
+//! minute; a success takes nothing away.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,7 +14,7 @@ const WINDOW_MS: u64 = 60_000;
 const PER_ADDRESS: u32 = 10;
 
 /// Failed tries of all addresses in a window.
-const IN_ALL: u32 = 200;
+const IN_ALL: u32 = 4096;
 
 /// The failed tries of the present window.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -30,7 +31,7 @@ impl Attempts {
     /// In how many seconds it may.
     pub fn may_try(&mut self, address: IpAddr, now_ms: u64) -> Result<(), u64> {
         self.turn(now_ms);
-        let tried = self.of.get(&address).copied().unwrap_or(0);
+        let tried = self.of.get(&site(address)).copied().unwrap_or(0);
         if tried < PER_ADDRESS && self.all < IN_ALL {
             return Ok(());
         }
@@ -42,7 +43,7 @@ impl Attempts {
         self.turn(now_ms);
         self.all = self.all.saturating_add(1);
         // At most as many addresses as tries are let through.
-        *self.of.entry(address).or_default() += 1;
+        *self.of.entry(site(address)).or_default() += 1;
     }
 
     fn turn(&mut self, now_ms: u64) {
@@ -50,6 +51,15 @@ impl Attempts {
         if window != self.window {
             *self = Self { window, ..Self::default() };
         }
+    }
+}
+
+/// Who counts as one: an address, or the network of 64 bits that one host of the newer protocol
+/// has.
+fn site(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(long) => IpAddr::V6((long.to_bits() >> 64 << 64).into()),
     }
 }
 

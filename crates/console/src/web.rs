@@ -23,7 +23,6 @@ pub const SECURITY_HEADERS: &[(&str, &str)] = &[
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src \
          'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     ),
-    ("strict-transport-security", "max-age=31536000"),
     ("x-content-type-options", "nosniff"),
     ("x-frame-options", "DENY"),
     // Not "no-referrer": browsers then send forms from nowhere (`Origin: null`).

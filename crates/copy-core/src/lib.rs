@@ -6,8 +6,8 @@
 //! for those completions.
 //!
 //! Beside the machine stand the decisions that need no history of events, as plain functions over
-//! values: [`checkpoint`], [`copy_state`], [`divergence`], [`expanded_truncation`], [`io_watch`], [`lag`],
-//! [`salvage`], [`scrub`], [`truncate`].
+//! values: [`checkpoint`], [`copy_state`], [`divergence`], [`expanded_truncation`], [`io_watch`],
+//! [`lag`], [`salvage`], [`scrub`], [`truncate`].
 
 mod activation;
 mod active;

@@ -224,7 +224,9 @@ where
         let (peer, pass) = match admit(path, headers, connection, self.tokens.as_ref()) {
             Ok(admitted) => admitted,
             Err(refusal) => {
-                tracing::info!(%refusal, "refused");
+                if connection.note_refusal() {
+                    tracing::info!(%refusal, "refused");
+                }
                 return Either::Left(ready(Ok(Status::from(refusal).into_http())));
             }
         };
@@ -305,6 +307,13 @@ mod tests {
                 seen.push((service, method));
             }
         }
+    }
+
+    #[test]
+    fn somebody_unknown_fills_no_log() {
+        let (unknown, known) = (connection(None), connection(Some(Role::Reader)));
+        let logged = |of: &Connection| (0..20).filter(|_| of.note_refusal()).count();
+        assert_eq!((logged(&unknown), logged(&known)), (1, 20));
     }
 
     fn connection(role: Option<Role>) -> Connection {

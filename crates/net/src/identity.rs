@@ -122,7 +122,7 @@ pub fn require_database<T>(request: &tonic::Request<T>, database: &str) -> Resul
         return Ok(());
     }
     let shown = if peer.by_token { "token" } else { "certificate" };
-    let what = format!("the {shown} of {peer} is not for {database}");
+    let what = format!("the {shown} of {peer} is not for {database:?}");
     Err(Refusal::new(RefusalReason::Forbidden, what))
 }
 

@@ -12,7 +12,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -188,7 +188,8 @@ impl TlsServer {
             None => return Err("the peer showed no certificate".into()),
         };
         let vouched = Arc::new(AtomicBool::new(certificate.is_some()));
-        let connection = Connection { certificate, address: Some(peer), vouched };
+        let refused = Arc::default();
+        let connection = Connection { certificate, address: Some(peer), vouched, refused };
         Ok(Handshaken { stream, connection })
     }
 }
@@ -198,6 +199,9 @@ struct Handshaken {
     connection: Connection,
 }
 
+/// Refused requests after which a connection of somebody unknown is closed.
+const REFUSALS_OF_UNKNOWN_MAX: u32 = 16;
+
 /// What is known of a connection; every request on it carries it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Connection {
@@ -206,12 +210,28 @@ pub(crate) struct Connection {
     /// Where it comes from.
     pub(crate) address: Option<SocketAddr>,
     pub(crate) vouched: Arc<AtomicBool>,
+    /// Requests on it that were refused.
+    pub(crate) refused: Arc<AtomicU32>,
 }
 
 impl Connection {
     /// A valid token came over it.
     pub(crate) fn vouched(&self) {
         self.vouched.store(true, Ordering::Relaxed);
+    }
+
+    fn is_unknown(&self) -> bool {
+        self.certificate.is_none() && !self.vouched.load(Ordering::Relaxed)
+    }
+
+    /// Counts a refusal; whether it may be logged. Whoever is unknown fills no log.
+    pub(crate) fn note_refusal(&self) -> bool {
+        self.refused.fetch_add(1, Ordering::Relaxed) == 0 || !self.is_unknown()
+    }
+
+    /// Whether somebody unknown was refused too often to be heard any further.
+    fn is_spent(&self) -> bool {
+        self.is_unknown() && self.refused.load(Ordering::Relaxed) >= REFUSALS_OF_UNKNOWN_MAX
     }
 }
 
@@ -362,7 +382,7 @@ impl PeerStream {
             self.patience = None;
             return false;
         }
-        patience.as_mut().poll(cx).is_ready()
+        self.connection.is_spent() || patience.as_mut().poll(cx).is_ready()
     }
 }
 

@@ -333,7 +333,8 @@ mod tests {
         assert_eq!(pending.load(Ordering::Relaxed), 0);
     }
 
-    /// A request is kept while nobody is named, and while this copy is named and does not serve yet.
+    /// A request is kept while nobody is named, and while this copy is named and does not serve
+    /// yet.
     #[test]
     fn a_database_is_moving_until_somebody_else_is_named_or_this_copy_answers() {
         let shared = CopyShared::for_tests();

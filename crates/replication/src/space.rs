@@ -126,7 +126,8 @@ pub(crate) async fn watch(context: Arc<PlaneContext>, registry: Arc<Registry>) {
                 _ = changed.changed() => break,
                 () = context.room.changed() => {
                     if context.room.take_due() {
-                        // Free space is counted anew meanwhile, and what comes together is one look.
+                        // Free space is counted anew meanwhile, and what comes together is one
+                        // look.
                         tokio::time::sleep(LOOK_PAUSE).await;
                         break;
                     }

@@ -176,7 +176,8 @@ impl StoreWorker {
                 self.report(Completion::StoreReopened(opened.map_err(|error| fault_of(&error))));
             }
             StoreJob::Fetch(work) => self.fetch(work),
-            // One of several that were asked for is enough; a full volume leaves it to the next look.
+            // One of several that were asked for is enough; a full volume leaves it to the next
+            // look.
             StoreJob::Checkpoint if self.shared.may_checkpoint_for_space() => {
                 self.checkpoint();
             }

@@ -105,7 +105,7 @@ impl Ceiling {
     fn limit(&self, epoch: Epoch) -> Position {
         match self.border.epoch == epoch {
             true => Position {
-                offset: self.border.position.offset + self.ahead_bytes,
+                offset: self.border.position.offset.saturating_add(self.ahead_bytes),
                 ..self.border.position
             },
             false => Position {
@@ -144,7 +144,7 @@ impl Ceiling {
             false => 0,
             true => self.since_opening(begins.position)?,
         };
-        Some(before + after + self.ahead_bytes)
+        before.checked_add(after)?.checked_add(self.ahead_bytes)
     }
 
     fn missing_in_epoch(&self, epoch: Epoch, held: Position) -> Option<u64> {
@@ -156,7 +156,9 @@ impl Ceiling {
             return Some(limit.offset - held.offset);
         }
         match self.border.epoch == epoch {
-            true => Some(bytes(held, self.border.position, self.previous_end)? + self.ahead_bytes),
+            true => {
+                bytes(held, self.border.position, self.previous_end)?.checked_add(self.ahead_bytes)
+            }
             false => None,
         }
     }
@@ -182,7 +184,7 @@ fn bytes(from: Position, to: Position, first_ends: Option<u64>) -> Option<u64> {
         return Some(to.offset);
     }
     let rest = first_ends?.checked_sub(from.offset)?;
-    (from.generation.next() == to.generation).then_some(rest + to.offset)
+    rest.checked_add(to.offset).filter(|_| from.generation.next() == to.generation)
 }
 
 /// A loss in logs: begun MiB.

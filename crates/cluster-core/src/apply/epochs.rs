@@ -325,8 +325,10 @@ fn is_ha(copy: &crate::state::CopyConfig) -> bool {
 }
 
 /// Adds the rule of a newly bound epoch. Rules that are settled by now and equal another settled
-/// one in everything the proof and the fences look at are kept once, so that many failed attempts
-/// do not pile up. The newest one is never merged: its active may still change it.
+/// one in everything but their epoch are kept once, so that many failed attempts do not pile up:
+/// the newest of them, since a log that ends in its epoch says nothing of what that epoch
+/// acknowledged behind it, but would say everything of an older one. The newest of all is never
+/// merged: its active may still change it.
 fn push_rule(rules: &mut Vec<RuleRecord>, record: RuleRecord) {
     let same = |a: &RuleRecord, b: &RuleRecord| {
         a.incarnation == b.incarnation
@@ -335,9 +337,8 @@ fn push_rule(rules: &mut Vec<RuleRecord>, record: RuleRecord) {
             && a.rule.participants == b.rule.participants
             && (a.begins, a.ceiling) == (b.begins, b.ceiling)
     };
-    if let Some(settled) = rules.pop()
-        && !rules.iter().any(|older| same(older, &settled))
-    {
+    if let Some(settled) = rules.pop() {
+        rules.retain(|older| !same(older, &settled));
         rules.push(settled);
     }
     rules.push(record);

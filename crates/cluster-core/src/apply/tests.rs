@@ -467,7 +467,14 @@ fn repeated_failures_do_not_pile_up_rules_or_history() {
     }
     let database = &log.state.databases[&DB];
     let actives: Vec<_> = database.unestablished.iter().map(|record| record.rule.active).collect();
-    assert_eq!(actives, [copy(1), copy(2), copy(3), copy(3)]);
+    assert_eq!(actives, [copy(1), copy(3), copy(2), copy(3)]);
+    let epochs: Vec<_> = database.unestablished.iter().map(|record| record.epoch).collect();
+    let newest = database.epoch.counter;
+    assert_eq!(
+        epochs[1..],
+        [newest - 2, newest - 1, newest].map(epoch),
+        "of equal ones the newest"
+    );
     assert_eq!(database.history.len(), EPOCH_HISTORY_MAX);
 }
 

@@ -52,11 +52,14 @@ pub fn confirm(frame: &Frame, action: &Action, plan: &Plan) -> String {
             }
         }
         form.card.stack method="post" action=(action.path()) {
-            (frame.csrf())
             (fields(action))
             div.buttons {
+                // The word goes with this button only: asking again is a GET, whose fields are
+                // in the address.
                 @if refusal.is_none() || may_skip(action) {
-                    button class=(class) { (action.button()) }
+                    button class=(class) name=(crate::web::CSRF_FIELD) value=(frame.csrf_word()) {
+                        (action.button())
+                    }
                 }
                 @if may_skip(action) {
                     button formmethod="get" formaction=(action.path()) name="again" value="1" {

@@ -113,9 +113,13 @@ impl Frame {
     }
 
     /// The word that every form repeats.
+    pub(super) fn csrf_word(&self) -> &str {
+        self.viewer.as_ref().map(|viewer| viewer.csrf.as_str()).unwrap_or_default()
+    }
+
+    /// The same as a field.
     pub(super) fn csrf(&self) -> Markup {
-        let word = self.viewer.as_ref().map(|viewer| viewer.csrf.as_str()).unwrap_or_default();
-        html! { input type="hidden" name=(crate::web::CSRF_FIELD) value=(word); }
+        html! { input type="hidden" name=(crate::web::CSRF_FIELD) value=(self.csrf_word()); }
     }
 }
 

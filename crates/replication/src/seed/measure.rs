@@ -1,5 +1,5 @@
-//! How long log takes on this member from its arrival in a lane until it is durable, for the throttle
-//! of a source: the disk and the processors together.
+//! How long log takes on this member from its arrival in a lane until it is durable, for the
+//! throttle of a source: the disk and the processors together.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
