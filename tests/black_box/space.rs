@@ -260,8 +260,9 @@ async fn a_busy_disk_defers_a_play_down() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_plays_a_lag_down() -> Result<()> {
     let (cluster, end) = lagged_cluster().await?;
-    let none = cluster.cli().run(["copy", "set", "DB1@m2", "--disable-lag", "audit"]).await?;
-    check(&none, 3, "precondition");
+    let both = ["copy", "set", "DB1@m2", "--preference", "3", "--disable-lag", "audit"];
+    check(&cluster.cli().run(both).await?, 3, "precondition");
+    assert_eq!(status(&cluster, "m2").await?["activation_preference"], 2, "nothing is half done");
     let long = "x".repeat(513);
     let refused = cluster.cli().run(["copy", "set", "DB1@m3", "--disable-lag", &long]).await?;
     check(&refused, 3, "bad_argument");

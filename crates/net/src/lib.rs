@@ -27,6 +27,7 @@ mod failure;
 mod identity;
 mod limits;
 mod pages;
+mod places;
 mod secret;
 mod server;
 mod site;

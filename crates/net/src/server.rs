@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +35,7 @@ use crate::limits::{
     HANDSHAKES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
     STREAMS_PER_CONNECTION_MAX, UNKNOWN_TIMEOUT,
 };
+use crate::places::{Addresses, Place};
 use crate::{PeerIdentity, TlsStore, TokenBook};
 
 /// Refused handshakes that are remembered.
@@ -199,6 +200,9 @@ struct Handshaken {
     connection: Connection,
 }
 
+/// Connections that one address may have before somebody vouches for them.
+const UNKNOWN_PER_ADDRESS_MAX: usize = 256;
+
 /// Refused requests after which a connection of somebody unknown is closed.
 const REFUSALS_OF_UNKNOWN_MAX: u32 = 16;
 
@@ -314,7 +318,10 @@ async fn accept_all(
 ) {
     let connections = Arc::new(Semaphore::new(server.connections_max));
     // The other half is for those with certificates, members above all.
-    let unknown = Arc::new(Semaphore::new((server.connections_max / 2).max(1)));
+    let unknown = UnknownPlaces {
+        all: Arc::new(Semaphore::new((server.connections_max / 2).max(1))),
+        of_address: Addresses::new(UNKNOWN_PER_ADDRESS_MAX),
+    };
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
         let handshake = handshakes.clone().acquire_owned().await;
@@ -336,8 +343,9 @@ async fn accept_all(
             let handshaken = server.handshake(tcp, peer).await;
             drop(handshake);
             let patience = server.unknown_timeout;
+            let unknown = (peer.ip(), &unknown);
             let stream =
-                handshaken.and_then(|done| PeerStream::new(done, connection, &unknown, patience));
+                handshaken.and_then(|done| PeerStream::new(done, connection, unknown, patience));
             match stream {
                 // An error means that the server stopped meanwhile.
                 Ok(stream) => drop(accepted.send(Ok(stream)).await),
@@ -351,9 +359,35 @@ async fn accept_all(
 struct PeerStream {
     stream: TlsStream<TcpStream>,
     connection: Connection,
-    /// Runs while nobody vouches for it.
-    patience: Option<Pin<Box<Sleep>>>,
-    _turns: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    /// While nobody vouches for it.
+    unknown: Option<Unknown>,
+    _turn: OwnedSemaphorePermit,
+}
+
+/// What a connection has that nobody vouches for yet; all of it is given back then.
+struct Unknown {
+    patience: Pin<Box<Sleep>>,
+    _places: (OwnedSemaphorePermit, Place),
+}
+
+/// Places for connections without a certificate: of all together, and of each address.
+#[derive(Clone)]
+struct UnknownPlaces {
+    all: Arc<Semaphore>,
+    of_address: Addresses,
+}
+
+impl UnknownPlaces {
+    /// # Errors
+    /// Too many are unknown.
+    fn enter(&self, address: IpAddr, patience: Duration) -> Result<Unknown, String> {
+        let one = self.of_address.enter(address);
+        let one = one.ok_or("too many connections without a certificate from there")?;
+        let another = self.all.clone().try_acquire_owned();
+        let another = another.map_err(|_| "too many connections without a certificate")?;
+        let patience = Box::pin(tokio::time::sleep(patience));
+        Ok(Unknown { patience, _places: (another, one) })
+    }
 }
 
 impl PeerStream {
@@ -362,27 +396,25 @@ impl PeerStream {
     fn new(
         handshaken: Handshaken,
         turn: OwnedSemaphorePermit,
-        unknown: &Arc<Semaphore>,
+        (address, places): (IpAddr, &UnknownPlaces),
         patience: Duration,
     ) -> Result<Self, String> {
         let Handshaken { stream, connection } = handshaken;
-        if connection.certificate.is_some() {
-            return Ok(Self { stream, connection, patience: None, _turns: (turn, None) });
-        }
-        let another = unknown.clone().try_acquire_owned();
-        let another = another.map_err(|_| "too many connections without a certificate")?;
-        let patience = Some(Box::pin(tokio::time::sleep(patience)));
-        Ok(Self { stream, connection, patience, _turns: (turn, Some(another)) })
+        let unknown = match connection.certificate {
+            Some(_) => None,
+            None => Some(places.enter(address, patience)?),
+        };
+        Ok(Self { stream, connection, unknown, _turn: turn })
     }
 
     /// Whether it was unknown for too long.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(patience) = &mut self.patience else { return false };
+        let Some(unknown) = &mut self.unknown else { return false };
         if self.connection.vouched.load(Ordering::Relaxed) {
-            self.patience = None;
+            self.unknown = None;
             return false;
         }
-        self.connection.is_spent() || patience.as_mut().poll(cx).is_ready()
+        self.connection.is_spent() || unknown.patience.as_mut().poll(cx).is_ready()
     }
 }
 

@@ -5,13 +5,12 @@
 //! of a handshake, of the head and of the body of a request, of an answer, and the size of each.
 //! Whoever reads or writes slowly holds a place among few, and nothing of the process besides.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -30,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::TlsStore;
 use crate::limits::HANDSHAKE_TIMEOUT;
+use crate::places::Addresses;
 
 /// Connections at the same time; more are closed at once.
 const CONNECTIONS_MAX: usize = 128;
@@ -88,7 +88,7 @@ where
     F: Future<Output = SiteResponse> + Send + 'static,
 {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let addresses = Addresses::default();
+    let addresses = Addresses::new(PER_ADDRESS_MAX);
     loop {
         let (tcp, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -105,37 +105,6 @@ where
             let _held = (turn, place);
             connection(tcp, peer, &tls, answer).await;
         });
-    }
-}
-
-/// How many connections each address has.
-#[derive(Clone, Default)]
-struct Addresses(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
-
-/// One of them; given back when it is dropped.
-struct Place(Addresses, IpAddr);
-
-impl Addresses {
-    fn enter(&self, address: IpAddr) -> Option<Place> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        if *count >= PER_ADDRESS_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Place(self.clone(), address))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.1);
-            }
-        }
     }
 }
 
@@ -264,17 +233,6 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-
-    #[test]
-    fn one_address_takes_no_more_than_its_places() {
-        let addresses = Addresses::default();
-        let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let places: Vec<_> = (0..PER_ADDRESS_MAX).map(|_| addresses.enter(one).unwrap()).collect();
-        assert!(addresses.enter(one).is_none() && addresses.enter(other).is_some());
-        drop(places);
-        assert!(addresses.enter(one).is_some());
-        assert!(addresses.0.lock().unwrap().is_empty(), "nothing is kept of those that left");
-    }
 
     #[tokio::test]
     async fn a_reader_that_takes_nothing_is_left() {

@@ -61,6 +61,14 @@ impl Context {
         let policy = request.activation_policy.as_deref().map(policy_named).transpose()?;
         self.change_copy(&request.database, &request.member, |database, copy| {
             let lag = self.lag_asked(&request, database, copy)?;
+            // What would be refused later is refused before anything is changed.
+            let sets_aside = switch.as_ref().is_some_and(|switch| switch.disabled().is_some());
+            if sets_aside && !lag.unwrap_or(self.lag_of(database, copy)).is_lagged() {
+                return Err(Refusal::new(
+                    RefusalReason::Precondition,
+                    "the copy has no replay lag",
+                ));
+            }
             let preference = request.preference;
             if preference == Some(0) {
                 let what = "preferences begin at 1, the first choice";
@@ -109,11 +117,7 @@ impl Context {
         if lags.iter().all(Option::is_none) {
             return Ok(None);
         }
-        let now = self.applied.read(|state| {
-            let config = state.databases.get(&database)?.copies.get(&copy)?;
-            Some(config.lag)
-        });
-        let now = now.unwrap_or_default();
+        let now = self.lag_of(database, copy);
         let seconds = |lag: Duration| i64::try_from(lag.as_secs()).unwrap_or(i64::MAX);
         let lag = LagSettings::from_seconds(
             request.replay_lag_seconds.unwrap_or(seconds(now.replay_lag())),
@@ -125,6 +129,14 @@ impl Context {
             Some(Err(_)) => Err(Refused::bad_argument("the play-down delay is negative")),
         });
         delayed.map(Some).map_err(|refused| Refusal::new(refused.reason, refused.message))
+    }
+
+    fn lag_of(&self, database: DatabaseId, copy: CopyId) -> LagSettings {
+        let known = self.applied.read(|state| {
+            let config = state.databases.get(&database)?.copies.get(&copy)?;
+            Some(config.lag)
+        });
+        known.unwrap_or_default()
     }
 
     /// The member of a copy, and the copy.

@@ -8,7 +8,7 @@ use keelson_wire::v1::{ResumeCopyRequest, SetCopyRequest, SuspendCopyRequest, se
 use serde_json::json;
 
 use crate::context::Global;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::text;
 
@@ -76,8 +76,8 @@ pub(crate) struct Suspend {
     #[arg(long)]
     activation_only: bool,
     /// Resume by itself after this time
-    #[arg(long = "for", value_name = "TIME")]
-    lasting: Option<humantime::Duration>,
+    #[arg(long = "for", value_name = "TIME", value_parser = lasting)]
+    lasting: Option<Duration>,
 }
 
 #[derive(Args, Debug)]
@@ -106,6 +106,15 @@ pub(super) fn seconds(text: &str) -> Result<i64, String> {
     i64::try_from(time.as_secs()).map_err(|_| "too long".into())
 }
 
+/// A time of at least a second: to servers, none is "until somebody ends it".
+pub(super) fn lasting(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match time.as_secs() {
+        0 => Err("at least a second".into()),
+        seconds => Ok(Duration::from_secs(seconds)),
+    }
+}
+
 impl Set {
     pub(super) async fn run(self, global: &Global) -> Outcome {
         let span = |seconds: i64| match u64::try_from(seconds) {
@@ -122,6 +131,10 @@ impl Set {
             self.enable_lag.then(|| "the lag in force".to_owned()),
         ];
         let changes: Vec<_> = changes.into_iter().flatten().collect();
+        if changes.is_empty() {
+            let hint = "keelson copy set --help shows what can be set";
+            return Err(Failure::usage("nothing to set was named", hint));
+        }
         let plan = format!("set {} of copy {}", changes.join(", "), self.copy);
         if global.only_shows(&plan) {
             return Ok(());
@@ -149,8 +162,7 @@ impl Set {
 impl Suspend {
     pub(super) async fn run(self, global: &Global) -> Outcome {
         let what = if self.activation_only { "activation" } else { "copying and replay" };
-        // Less than a second is a second: 0 means "until resumed" to the server.
-        let seconds = self.lasting.map_or(0, |time| time.as_secs().max(1));
+        let seconds = self.lasting.map_or(0, |time| time.as_secs());
         let mut plan = format!("suspend {what} of copy {}", self.copy);
         if !self.activation_only {
             plan.push_str(&forecast(seconds_to_full(global, &self.copy.database).await, seconds));

@@ -54,8 +54,8 @@ struct Create {
     #[arg(long, default_value = "")]
     name: String,
     /// Drop it by itself after this time
-    #[arg(long, value_name = "TIME")]
-    expires: Option<humantime::Duration>,
+    #[arg(long, value_name = "TIME", value_parser = super::changes::lasting)]
+    expires: Option<Duration>,
 }
 
 impl Fork {
@@ -82,7 +82,7 @@ impl Create {
             member: copy.member.clone(),
             name: self.name,
             at: Some(at),
-            expires_seconds: self.expires.map_or(0, |time| time.as_secs().max(1)),
+            expires_seconds: self.expires.map_or(0, |time| time.as_secs()),
         };
         let begun = client.admin().create_fork(message).await?;
         let fork = wait_until_built(&client, &begun).await?;
