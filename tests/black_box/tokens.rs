@@ -157,6 +157,31 @@ async fn tokens_outlive_restarts_and_end_by_themselves() -> Result<()> {
     Ok(())
 }
 
+/// Its list of tokens may be older than a revocation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_may_not_be_up_to_date_takes_no_tokens() -> Result<()> {
+    let mut cluster = cluster().await?;
+    let admin = holder(&cluster, "a", &token_file(&cluster, "a", &["admin", "a"]).await?)?;
+    admin.succeed(["cluster", "status"]).await?;
+    for member in ["m1", "m2", "m3"] {
+        cluster.member(member).kill()?;
+    }
+    cluster.member("m1").start()?;
+    eventually("it answers to a certificate", || async {
+        cluster.cli().succeed(["cluster", "status"]).await
+    })
+    .await?;
+    let output = admin.run(["cluster", "status"]).await?;
+    assert_eq!(output.error_code(), Some("no_lease"), "{output:?}");
+    cluster.member("m2").start()?;
+    cluster.member("m3").start()?;
+    eventually("the token is taken when the cluster is back", || async {
+        admin.succeed(["cluster", "status"]).await
+    })
+    .await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_tokens_are_refused_and_say_why() -> Result<()> {
     let cluster = cluster().await?;

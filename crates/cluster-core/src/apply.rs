@@ -20,7 +20,8 @@ use keelson_types::{DatabaseId, IncarnationId, MemberId, RefusalReason, Weakness
 
 use crate::command::{Answer, Command, Outcome, Refusal};
 use crate::event::{Event, EventKind};
-use crate::state::{ClusterState, Database, Member};
+use crate::member::Member;
+use crate::state::{ClusterState, Database};
 
 /// Result of one command inside this module.
 type Applied = Result<Answer, Refusal>;

@@ -17,10 +17,11 @@ use serde::{Deserialize, Serialize};
 use crate::autoreseed::ReseedStep;
 use crate::decision::{ActivationReason, DecisionRecord};
 use crate::event::EventKind;
+use crate::member::{MemberActivation, MemberConfig};
 use crate::operation::{Operation, OperationKind, OperationState};
 use crate::order::Source;
 use crate::point_in_time::Turn;
-use crate::state::{DatabaseSettings, MemberActivation, MemberConfig, NewCopy};
+use crate::state::{DatabaseSettings, NewCopy};
 
 /// One database in an `AllocateEpochs`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use keelson_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::decision::ActivationReason;
-use crate::state::MemberActivation;
+use crate::member::MemberActivation;
 
 /// One event. Format version 1: fields may be added, none change their meaning.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

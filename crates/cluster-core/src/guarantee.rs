@@ -12,7 +12,6 @@ mod pacing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ pub use pacing::{CallerPacing, CallerStep};
 
 /// How far replay may be behind the configured lag: 10 minutes (F112).
 pub const REPLAY_BEHIND_MAX: Duration = Duration::from_mins(10);
-/// A copy queue, and the caller's average of it, must be below this many logs (F112).
+/// A copy queue must be below this many logs (F112; there is no average over a caller's questions).
 pub const COPY_QUEUE_LOGS: u64 = 10;
 /// Allowance for clocks that differ (F109).
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
@@ -92,8 +91,6 @@ pub enum GuaranteeReason {
     ReplayBehind(Duration),
     /// The copy queue has this many logs.
     CopyQueue(u64),
-    /// The average copy queue of the caller's queries is this long.
-    AverageCopyQueue(u64),
     /// The catalog is not current.
     Catalog,
     /// The caller's data is not replayed yet.
@@ -111,9 +108,6 @@ impl fmt::Display for GuaranteeReason {
             Self::NotHealthy(status) => write!(f, "is {status}"),
             Self::ReplayBehind(behind) => write!(f, "replay is {} s behind", behind.as_secs()),
             Self::CopyQueue(logs) => write!(f, "copy queue is {logs}, below 10 is needed"),
-            Self::AverageCopyQueue(logs) => {
-                write!(f, "average copy queue is {logs}, below 10 is needed")
-            }
             Self::Catalog => write!(f, "catalog is not current"),
             Self::NotReplayed => write!(f, "has not replayed the data yet"),
             Self::NotMounted => write!(f, "the active copy is not mounted"),
@@ -142,37 +136,10 @@ pub enum Guarantee {
     NotSatisfied(Vec<Objection>),
 }
 
-/// Copy queues as one caller saw them, for the averages of F112. The caller keeps it from its first
-/// query to its last; copies that are gone are dropped.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct QueueAverages {
-    seen: BTreeMap<CopyId, (u64, u64)>,
-}
-
-impl QueueAverages {
-    fn observe(&mut self, passives: &[GuaranteeCopy]) {
-        self.seen.retain(|copy, _| passives.iter().any(|passive| passive.copy == *copy));
-        for passive in passives {
-            if let Some(facts) = &passive.facts {
-                let (sum, count) = self.seen.entry(passive.copy).or_default();
-                *sum = sum.saturating_add(facts.copy_queue_logs);
-                *count += 1;
-            }
-        }
-    }
-
-    /// Whether the average is below the bound, and the average rounded down.
-    fn average(&self, copy: CopyId) -> (bool, u64) {
-        let (sum, count) = self.seen.get(&copy).copied().unwrap_or((0, 1));
-        (sum < COPY_QUEUE_LOGS.saturating_mul(count), sum / count)
-    }
-}
-
-/// Are enough copies there and healthy? Adds the current queues to the caller's averages first.
-pub fn health(inputs: &GuaranteeInputs<'_>, averages: &mut QueueAverages) -> Guarantee {
-    averages.observe(inputs.passives);
-    let averages = &*averages;
-    answer(inputs, |copy, facts| {
+/// Are enough copies there and healthy?
+#[must_use]
+pub fn health(inputs: &GuaranteeInputs<'_>) -> Guarantee {
+    answer(inputs, |_, facts| {
         let mut reasons = Vec::new();
         let mut object = |wrong: bool, reason| {
             if wrong {
@@ -186,8 +153,6 @@ pub fn health(inputs: &GuaranteeInputs<'_>, averages: &mut QueueAverages) -> Gua
         object(facts.replay_behind > allowed, GuaranteeReason::ReplayBehind(behind));
         let queue = facts.copy_queue_logs;
         object(queue >= COPY_QUEUE_LOGS, GuaranteeReason::CopyQueue(queue));
-        let (below, average) = averages.average(copy);
-        object(!below, GuaranteeReason::AverageCopyQueue(average));
         reasons
     })
 }

@@ -34,6 +34,7 @@ pub mod health;
 mod lease;
 mod loss;
 mod manager;
+mod member;
 mod operation;
 mod order;
 mod point_in_time;
@@ -70,6 +71,7 @@ pub use loss::{
     select_accepted,
 };
 pub use manager::{Manager, ManagerAction, ManagerConfig, ManagerEvent};
+pub use member::{Maintenance, Member, MemberActivation, MemberConfig};
 pub use operation::{MoveOptions, Moved, Operation, OperationKind, OperationState, Whereabouts};
 pub use order::{
     MountFailure, MountOrder, Peer, SealAnswer, SealItem, SealRefusal, SealReply, Source,
@@ -84,9 +86,8 @@ pub use select::{
 };
 pub use state::{
     Assignment, Binding, CERTIFIED_DEAD_MAX, ClusterState, ConstraintSetting, CopyConfig, CopyKind,
-    DECISIONS_MAX, Database, DatabaseSettings, EPOCH_HISTORY_MAX, EVENTS_MAX, EpochRecord,
-    Maintenance, Member, MemberActivation, MemberConfig, NewCopy, OPERATIONS_MAX, RuleRecord,
-    STATE_FORMAT_VERSION,
+    DECISIONS_MAX, Database, DatabaseSettings, EPOCH_HISTORY_MAX, EVENTS_MAX, EpochRecord, NewCopy,
+    OPERATIONS_MAX, RuleRecord, STATE_FORMAT_VERSION,
 };
 pub use suppression::{Suppression, certificates, suppression};
 pub use switchover::{

@@ -20,10 +20,11 @@ use keelson_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::dial::missing;
+use crate::member::Member;
 use crate::order::SealReply;
 use crate::proof::{Verdict, lossless};
 use crate::select::{Candidate, Selection, SelectionInput, select};
-use crate::state::{Database, Member};
+use crate::state::Database;
 
 /// Receipts remembered per database.
 pub const RECEIPTS_MAX: usize = 16;

@@ -268,7 +268,7 @@ fn open(state: &ClusterState) -> impl Iterator<Item = &Database> {
 mod tests {
     use super::*;
     use crate::command::Command;
-    use crate::state::MemberActivation;
+    use crate::member::MemberActivation;
     use crate::testing::{Log, copy_of, create, member, site};
 
     /// Databases with their copies in order of preference, and where they are active. The

@@ -20,9 +20,10 @@ use keelson_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::criteria::Fit;
+use crate::member::Member;
 use crate::order::{SealReply, Source};
 use crate::point_in_time::Turn;
-use crate::state::{CopyConfig, Database, Member};
+use crate::state::{CopyConfig, Database};
 
 mod picture;
 

@@ -6,8 +6,9 @@ use keelson_types::{
 };
 
 use crate::command::{Answer, Command, Outcome};
+use crate::member::MemberConfig;
 use crate::order::SealReply;
-use crate::state::{ClusterState, CopyKind, DatabaseSettings, MemberConfig, NewCopy, RuleRecord};
+use crate::state::{ClusterState, CopyKind, DatabaseSettings, NewCopy, RuleRecord};
 
 pub(crate) const DB: DatabaseId = DatabaseId::from_u128(1);
 

@@ -134,11 +134,12 @@ impl Assigner {
     async fn bring_up_to_date(&mut self) {
         let Some(told) = &mut self.told else { return };
         let me = self.context.identity.member;
+        let caught_up = *self.context.caught_up.borrow();
         // One look at one state: the lease goes out with exactly the assignments of its revision.
         let (index, (members, databases, lease)) = self.context.applied.read_all(|all| {
             let (index, state) = (all.index(), &all.state);
             let lease = told.holder.announced(clock::now(), state);
-            (index, (members(state), databases_on(state, me), lease))
+            (index, (members(state, caught_up), databases_on(state, me), lease))
         });
         let mut messages = told.changes(members, databases);
         if let Some((until, revision)) = lease.filter(|_| lease != told.lease) {
@@ -202,7 +203,7 @@ fn whole_json<T: Serialize>(value: &T) -> Bytes {
     serde_json::to_vec(value).expect("string keys only").into()
 }
 
-fn members(state: &ClusterState) -> AssignMembers {
+fn members(state: &ClusterState, caught_up: bool) -> AssignMembers {
     let members = state.members.values().map(|member| MemberAddress {
         member: ids::bytes(member.config.id),
         name: member.config.name.to_string(),
@@ -217,7 +218,7 @@ fn members(state: &ClusterState) -> AssignMembers {
         recovery: state.recovery_generation,
         settings: state.settings.changed().clone().into_iter().collect(),
         networks: json(&state.networks),
-        tokens: json(&state.tokens),
+        tokens: if caught_up { json(&state.tokens) } else { Bytes::new() },
     }
 }
 

@@ -71,6 +71,9 @@ pub(crate) struct Context {
     pub(crate) forming: tokio::sync::Mutex<()>,
     /// The access tokens that count here.
     pub(crate) tokens: TokenBook,
+    /// Whether everything that was decided before this life began is applied here. An older list
+    /// of tokens would let in who was revoked since.
+    pub(crate) caught_up: watch::Sender<bool>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -109,6 +112,11 @@ impl Context {
             name: self.identity.name.to_string(),
             control_address: self.identity.control_address.clone(),
         }
+    }
+
+    /// Something that was decided in this life is applied, and so is all before it.
+    pub(crate) fn note_caught_up(&self) {
+        self.caught_up.send_if_modified(|known| !std::mem::replace(known, true));
     }
 
     /// The leader as this member knows it.

@@ -141,6 +141,7 @@ impl ControlPlane {
             stopping: AtomicBool::new(false),
             forming: tokio::sync::Mutex::new(()),
             tokens: TokenBook::default(),
+            caught_up: watch::Sender::new(false),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });

@@ -267,7 +267,10 @@ impl Renewer {
             Answer::Started(result) => {
                 self.starting = false;
                 match result {
-                    Ok(()) => self.renew(),
+                    Ok(()) => {
+                        self.context.note_caught_up();
+                        self.renew();
+                    }
                     Err(refusal) => self.hindered(&refusal.to_string()),
                 }
             }

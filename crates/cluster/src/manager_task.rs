@@ -177,6 +177,7 @@ impl LeaderTask {
         let Some(leadership) = self.leadership.filter(|l| !l.announced) else { return };
         if self.applied_own_term(&leadership.vote) {
             self.leadership = Some(Leadership { announced: true, ..leadership });
+            self.context.note_caught_up();
             self.step(ManagerEvent::BecameLeader { term: leadership.vote.leader_id.term });
         }
     }

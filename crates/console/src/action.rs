@@ -208,7 +208,8 @@ impl Action {
                  for some milliseconds."
             }
             Self::Mount { .. } => {
-                "The best copy is opened, if nothing that was acknowledged can be missing."
+                "The best copy is opened, if nothing that was acknowledged can be missing, or no \
+                 more than the mount dial of its member allows."
             }
             Self::Dismount { .. } => {
                 "Nobody can read or write the database until it is mounted again."

@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use keelson_types::TokenDigest;
 use subtle::ConstantTimeEq;
 
+/// Sessions of one token at the same time: another one ends the one that it left idle for longest.
+const SESSIONS_OF_ONE_MAX: usize = 4;
+
 /// Sessions at the same time.
 pub const SESSIONS_MAX: usize = 64;
 
@@ -26,6 +29,8 @@ pub struct Session<T> {
     pub owner: T,
     /// Repeated by every form.
     pub csrf: String,
+    /// Name of the token.
+    holder: String,
     begun_ms: u64,
     used_ms: u64,
 }
@@ -57,16 +62,31 @@ impl<T> Default for Sessions<T> {
 
 impl<T: Clone> Sessions<T> {
     /// Begins a session whose secret has this digest.
-    pub fn begin(&mut self, secret: TokenDigest, owner: T, csrf: String, now_ms: u64) {
+    pub fn begin(
+        &mut self,
+        secret: TokenDigest,
+        (holder, owner): (&str, T),
+        csrf: String,
+        now_ms: u64,
+    ) {
         self.by_digest.retain(|_, session| !session.is_over(now_ms));
-        if self.by_digest.len() >= SESSIONS_MAX {
-            let idle = self.by_digest.iter().min_by_key(|(_, session)| session.used_ms);
-            if let Some(idle) = idle.map(|(digest, _)| *digest) {
-                self.by_digest.remove(&idle);
-            }
-        }
-        let session = Session { owner, csrf, begun_ms: now_ms, used_ms: now_ms };
+        self.make_room(SESSIONS_OF_ONE_MAX, |session| session.holder == holder);
+        self.make_room(SESSIONS_MAX, |_| true);
+        let (holder, begun_ms, used_ms) = (holder.to_owned(), now_ms, now_ms);
+        let session = Session { owner, csrf, holder, begun_ms, used_ms };
         self.by_digest.insert(*secret.as_bytes(), session);
+    }
+
+    /// Ends the one that was idle for longest, if there are so many of these.
+    fn make_room(&mut self, most: usize, of: impl Fn(&Session<T>) -> bool) {
+        let counted = || self.by_digest.iter().filter(|(_, session)| of(session));
+        if counted().count() < most {
+            return;
+        }
+        let idle = counted().min_by_key(|(_, session)| session.used_ms);
+        if let Some(idle) = idle.map(|(digest, _)| *digest) {
+            self.by_digest.remove(&idle);
+        }
     }
 
     /// The session of a secret, if it is not over; it counts as used now.
@@ -105,18 +125,18 @@ mod tests {
     #[test]
     fn a_session_ends_when_it_is_idle_or_old_or_ended() {
         let mut sessions = Sessions::default();
-        sessions.begin(digest(1), "ann", "w".into(), 0);
+        sessions.begin(digest(1), ("ann", "ann"), "w".into(), 0);
         assert_eq!(sessions.find(digest(1), SESSION_IDLE_MS).map(|s| s.owner), Some("ann"));
         assert!(sessions.find(digest(1), 2 * SESSION_IDLE_MS + 1).is_none(), "idle");
         assert_eq!(sessions.count(), 0);
-        sessions.begin(digest(1), "ann", "w".into(), 0);
+        sessions.begin(digest(1), ("ann", "ann"), "w".into(), 0);
         let mut now = 0;
         while now + SESSION_IDLE_MS <= SESSION_MS {
             now += SESSION_IDLE_MS;
             assert!(sessions.find(digest(1), now).is_some());
         }
         assert!(sessions.find(digest(1), SESSION_MS + 1).is_none(), "old");
-        sessions.begin(digest(1), "ann", "w".into(), 0);
+        sessions.begin(digest(1), ("ann", "ann"), "w".into(), 0);
         sessions.end(digest(1));
         assert!(sessions.find(digest(1), 1).is_none(), "ended");
         assert!(sessions.find(digest(2), 1).is_none(), "never begun");
@@ -126,19 +146,35 @@ mod tests {
     fn the_one_that_was_idle_for_longest_makes_room() {
         let mut sessions = Sessions::default();
         for number in 0..SESSIONS_MAX {
-            sessions.begin(digest(number), number, "w".into(), 10 + number as u64);
+            sessions.begin(
+                digest(number),
+                (&number.to_string(), number),
+                "w".into(),
+                10 + number as u64,
+            );
         }
         sessions.find(digest(0), 500);
-        sessions.begin(digest(1_000), 1_000, "w".into(), 501);
+        sessions.begin(digest(1_000), ("x", 1_000), "w".into(), 501);
         assert_eq!(sessions.count(), SESSIONS_MAX);
         assert!(sessions.find(digest(0), 502).is_some());
         assert!(sessions.find(digest(1), 502).is_none());
     }
 
     #[test]
+    fn one_token_does_not_end_the_sessions_of_others() {
+        let mut sessions = Sessions::default();
+        sessions.begin(digest(1_000), ("ann", 1_000), "w".into(), 1);
+        for number in 0..2 * SESSIONS_MAX {
+            sessions.begin(digest(number), ("bob", number), "w".into(), 2 + number as u64);
+        }
+        assert_eq!(sessions.count(), 1 + SESSIONS_OF_ONE_MAX);
+        assert!(sessions.find(digest(1_000), 500).is_some());
+    }
+
+    #[test]
     fn a_form_repeats_the_whole_word() {
         let mut sessions = Sessions::default();
-        sessions.begin(digest(1), (), "word".into(), 0);
+        sessions.begin(digest(1), ("ann", ()), "word".into(), 0);
         let session = sessions.find(digest(1), 0).unwrap();
         assert!(session.is_form("word"));
         for word in ["", "wor", "words", "Word"] {

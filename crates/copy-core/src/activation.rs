@@ -7,8 +7,9 @@ use keelson_types::{CommitRule, Epoch, EpochStart, LogEnd, Position};
 
 use crate::active::Active;
 use crate::ceiling::CeilingState;
-use crate::event::{Action, MountFailure, MountOrder, StopReason};
+use crate::event::{Action, MountOrder};
 use crate::machine::{CopyMachine, Role};
+use crate::outcome::{MountFailure, StopReason};
 
 /// An activation under way.
 #[derive(Debug)]

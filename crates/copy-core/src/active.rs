@@ -9,8 +9,9 @@ use std::time::Duration;
 use keelson_types::{CommitRule, CopyId, Epoch, MemberId, Position, Tick, Weakness};
 
 use crate::ceiling::CeilingState;
-use crate::event::{Action, Assignment, OpenRefusal, StopReason};
+use crate::event::{Action, Assignment};
 use crate::machine::{CopyMachine, Role};
+use crate::outcome::{OpenRefusal, StopReason};
 use crate::rule_change::RuleState;
 
 /// How long a refused offer waits before it is made again, the first time.

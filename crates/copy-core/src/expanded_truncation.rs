@@ -282,6 +282,14 @@ pub fn cut_candidate(inputs: &ExpandedInputs<'_>) -> Result<CopyId, CutRefusal> 
     Ok(oldest.copy)
 }
 
+/// Whether a copy that is marked as cut off came back before log that it needs had gone: it has all
+/// that the active still has, and is with it in the open generation. One that is only on its way
+/// stays marked, for its log is about to go.
+#[must_use]
+pub fn came_back(inspected: Position, truncated: Position, newest: Position) -> bool {
+    inspected >= truncated && inspected.generation >= newest.generation
+}
+
 /// The smallest sacrifice that lets at least one generation go: the list is walked until something
 /// would go, then everything that turns out not to be in the way is taken back, dearest first.
 fn fewest_sacrifices(

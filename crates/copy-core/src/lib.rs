@@ -22,6 +22,7 @@ pub mod expanded_truncation;
 pub mod io_watch;
 pub mod lag;
 mod machine;
+mod outcome;
 mod passive;
 pub mod paths;
 pub mod range_fetch;
@@ -38,10 +39,11 @@ mod undo;
 pub use active::PeerView;
 pub use byte_codec::DecodeError;
 pub use event::{
-    Action, Assignment, CopyConfig, Event, LogSource, MountFailure, MountOrder, OpenOffer,
-    OpenRefusal, PeerCopy, RecordedCeiling, Recovered, SealAnswer, SealRefusal, StopReason,
+    Action, Assignment, CopyConfig, Event, LogSource, MountOrder, OpenOffer, PeerCopy,
+    RecordedCeiling, Recovered,
 };
 pub use keelson_types::Refused;
 pub use machine::CopyMachine;
+pub use outcome::{MountFailure, OpenRefusal, SealAnswer, SealRefusal, StopReason};
 pub use status::CopyView;
 pub use undo::{Ground, Marking};

@@ -12,9 +12,8 @@ use keelson_types::{
 
 use crate::activation::Activation;
 use crate::active::Active;
-use crate::event::{
-    Action, Assignment, CopyConfig, Event, MountFailure, OpenRefusal, Recovered, StopReason,
-};
+use crate::event::{Action, Assignment, CopyConfig, Event, Recovered};
+use crate::outcome::{MountFailure, OpenRefusal, StopReason};
 use crate::passive::Passive;
 use crate::seal::Sealing;
 use crate::status::Contact;

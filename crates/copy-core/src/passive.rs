@@ -6,8 +6,9 @@
 use keelson_types::{CopyFault, Epoch, EpochStart, LogEnd, MemberId, Position};
 
 use crate::divergence::Touched;
-use crate::event::{Action, OpenOffer, OpenRefusal, StopReason};
+use crate::event::{Action, OpenOffer};
 use crate::machine::{CopyMachine, Role};
+use crate::outcome::{OpenRefusal, StopReason};
 
 /// A source and how far the agreement with it is.
 #[derive(Debug)]

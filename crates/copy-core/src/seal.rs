@@ -6,8 +6,9 @@
 
 use keelson_types::{CopyFault, Epoch, Position, Weakness};
 
-use crate::event::{Action, SealAnswer, SealRefusal, StopReason};
+use crate::event::Action;
 use crate::machine::{CopyMachine, Role};
+use crate::outcome::{SealAnswer, SealRefusal, StopReason};
 
 /// A seal under way.
 #[derive(Debug)]

@@ -9,8 +9,9 @@
 use keelson_types::{CopyFault, Discard, Epoch, Position, all_given_up};
 
 use crate::divergence::{Rung, SeedReason, Standing, Touched, climb};
-use crate::event::{Action, Assignment, OpenOffer, OpenRefusal};
+use crate::event::{Action, Assignment, OpenOffer};
 use crate::machine::{CopyMachine, Role};
+use crate::outcome::OpenRefusal;
 use crate::passive::PassiveStep;
 
 /// A resync that moves more than this share of the store, in percent, is left to a seed.

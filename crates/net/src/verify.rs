@@ -1,8 +1,8 @@
 //! What this crate asks of TLS and of the certificate of a server.
 //!
-//! TLS 1.3 only. A server must show a certificate of the cluster's authority that carries either
-//! the expected member name (common name, with the unit "member") or the address that was dialled
-//! (subject alternative name).
+//! TLS 1.3 only. A server must show a certificate of the cluster's authority that carries
+//! the unit "member", and either the expected member name (common name) or the address that was
+//! dialled (subject alternative name).
 
 use std::fmt;
 use std::sync::Arc;
@@ -78,14 +78,16 @@ impl PeerVerifier {
         parsed: &ParsedCertificate<'_>,
         dialled: &ServerName<'_>,
     ) -> Result<(), Error> {
-        let Some(member) = &self.member else {
-            return verify_server_name(parsed, dialled)
-                .map_err(|_| wrong_name(dialled.to_str().into_owned(), identity(certificate)));
-        };
-        let found = PeerIdentity::from_der(certificate);
-        match found {
-            Ok(peer) if peer.role == Role::Member && peer.name == member.as_str() => Ok(()),
-            _ => Err(wrong_name(format!("member {member}"), identity(certificate))),
+        let named = |expected: String| wrong_name(expected, identity(certificate));
+        // Whoever dials may show a token, which is for members only.
+        let peer = PeerIdentity::from_der(certificate);
+        let found = peer.ok().filter(|peer| peer.role == Role::Member);
+        match &self.member {
+            None if found.is_none() => Err(named("a member".into())),
+            None => verify_server_name(parsed, dialled)
+                .map_err(|_| named(dialled.to_str().into_owned())),
+            Some(member) if found.is_some_and(|peer| peer.name == member.as_str()) => Ok(()),
+            Some(member) => Err(named(format!("member {member}"))),
         }
     }
 }

@@ -269,8 +269,7 @@ impl Follower {
         // Sent by the control process of this member, which checked them.
         let networks = serde_json::from_slice(&members.networks).unwrap_or_default();
         *self.context.networks.write().unwrap_or_else(PoisonError::into_inner) = networks;
-        let tokens = serde_json::from_slice(&members.tokens).unwrap_or_default();
-        self.context.tokens.replace(&tokens);
+        self.tokens(&members.tokens);
         let read = members.members.iter().filter_map(read_member);
         let members: BTreeMap<MemberId, Peer> = read.collect();
         let dead = members.iter().filter(|(_, peer)| !peer.alive).map(|(id, _)| *id);
@@ -305,6 +304,17 @@ impl Follower {
             self.sessions
                 .entry(member)
                 .or_insert_with(|| (ways, tokio::spawn(sessions::keep(context, registry, member))));
+        }
+    }
+
+    /// Takes the access tokens, once the control process knows them.
+    fn tokens(&self, told: &[u8]) {
+        if told.is_empty() {
+            return;
+        }
+        match serde_json::from_slice(told) {
+            Ok(tokens) => self.context.tokens.replace(&tokens),
+            Err(error) => tracing::error!(%error, "malformed tokens were ignored"),
         }
     }
 

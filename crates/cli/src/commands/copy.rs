@@ -278,7 +278,7 @@ impl Status {
             let rows = match admin.copy_status(&self.database, &self.member).await {
                 // What is watched may be just what keeps the answer away.
                 Err(error) if self.watch && error.is_retryable() => {
-                    eprintln!("{error}");
+                    let _ = Failure::from(error).report();
                     tokio::time::sleep(WATCH_INTERVAL).await;
                     continue;
                 }

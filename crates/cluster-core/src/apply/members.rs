@@ -5,7 +5,8 @@ use keelson_types::{IncarnationId, MemberId, RefusalReason};
 use super::{Applied, refuse};
 use crate::command::{Answer, Command};
 use crate::event::EventKind;
-use crate::state::{CERTIFIED_DEAD_MAX, ClusterState, Member, MemberActivation, MemberConfig};
+use crate::member::{Member, MemberActivation, MemberConfig};
+use crate::state::{CERTIFIED_DEAD_MAX, ClusterState};
 
 /// The new value, or the one there is.
 fn or_keep<T: Clone>(new: &Option<T>, current: &T) -> T {

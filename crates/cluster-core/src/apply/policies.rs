@@ -9,7 +9,8 @@ use keelson_types::{
 use super::{Applied, refuse};
 use crate::command::{Answer, Command};
 use crate::event::EventKind;
-use crate::state::{ClusterState, Maintenance, Member, MemberActivation};
+use crate::member::{Maintenance, Member, MemberActivation};
+use crate::state::ClusterState;
 
 impl ClusterState {
     pub(super) fn apply_policy(&mut self, index: u64, command: &Command) -> Applied {

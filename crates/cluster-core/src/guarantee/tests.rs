@@ -48,7 +48,7 @@ fn with(mut copy: GuaranteeCopy, change: impl FnOnce(&mut GuaranteeFacts)) -> Gu
 
 fn ask(constraint: C, active: &GuaranteeCopy, passives: &[GuaranteeCopy]) -> Guarantee {
     let inputs = GuaranteeInputs { constraint, active, passives };
-    health(&inputs, &mut QueueAverages::default())
+    health(&inputs)
 }
 
 /// `Some(satisfied)`, or nothing for "retry".
@@ -193,7 +193,7 @@ fn a_passive_must_be_healthy_and_close() {
         (lag(60, 71), vec![R::ReplayBehind(minutes(11))]),
         (lag(60, 5), vec![]),
         (queue(9), vec![]),
-        (queue(10), vec![R::CopyQueue(10), R::AverageCopyQueue(10)]),
+        (queue(10), vec![R::CopyQueue(10)]),
     ] {
         let copy = Some(CopyId::from_u128(2));
         let reasons: Vec<_> =
@@ -205,22 +205,6 @@ fn a_passive_must_be_healthy_and_close() {
         };
         assert_eq!(ask(C::SecondCopy, &active(), &[passive]), expected);
     }
-}
-
-/// F112: the average copy queue over the caller's queries so far must be below 10, too.
-#[test]
-fn the_average_copy_queue_counts_the_callers_queries() {
-    let mut averages = QueueAverages::default();
-    let active = active();
-    let mut query = |logs: u64| {
-        let passives = [with(passive(2, "a"), |facts| facts.copy_queue_logs = logs)];
-        let inputs =
-            GuaranteeInputs { constraint: C::SecondCopy, active: &active, passives: &passives };
-        known(&health(&inputs, &mut averages))
-    };
-    let answers = [25, 0, 4, 9].map(&mut query);
-    assert_eq!(answers, [Some(false), Some(false), Some(true), Some(true)]);
-    assert_eq!([13, 0].map(&mut query), [Some(false), Some(true)]);
 }
 
 /// F108 Retry: a transient error prevented the check; only if the answer hangs on it.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use keelson_types::{IncarnationId, MemberId, Tick, Weakness};
 
 use super::{Grant, LeaseConfig, LeaseRefusal};
-use crate::state::{ClusterState, Member};
+use crate::member::Member;
+use crate::state::ClusterState;
 
 /// A lease as granted in this leadership.
 #[derive(Clone, Copy, Debug)]

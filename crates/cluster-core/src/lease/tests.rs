@@ -4,7 +4,8 @@ use keelson_types::{DatabaseId, MountIntent, Weakness};
 
 use super::*;
 use crate::command::Command;
-use crate::state::{ClusterState, Member};
+use crate::member::Member;
+use crate::state::ClusterState;
 use crate::testing::{DB, Log, create, epoch, life, member};
 
 const LEASE: Duration = Duration::from_secs(1);

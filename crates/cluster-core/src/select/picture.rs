@@ -9,8 +9,9 @@ use keelson_types::{ActivationPolicy, CopyId, Epoch, MemberId, MountDial, SiteNa
 use serde::{Deserialize, Serialize};
 
 use super::{SelectionInput, holds_given_up};
+use crate::member::{Member, MemberActivation};
 use crate::order::SealReply;
-use crate::state::{CopyConfig, CopyKind, Database, Member, MemberActivation};
+use crate::state::{CopyConfig, CopyKind, Database};
 
 /// A copy and its member, as the replicated state has them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use keelson_types::{
 
 use super::*;
 use crate::command::Command;
-use crate::state::MemberActivation;
+use crate::member::MemberActivation;
 use crate::testing::{DB, Log, copy, create, end, member, rule};
 
 /// [`DB`] is active on member 1; copies 2 and 3 are well.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use keelson_cluster_core::guarantee::{
     FlushTarget, Guarantee, GuaranteeConstraint, GuaranteeCopy, GuaranteeFacts, GuaranteeInputs,
-    QueueAverages, flush, health,
+    flush, health,
 };
 use keelson_cluster_core::{CopyConfig, Database};
 use keelson_types::{
@@ -35,7 +35,7 @@ impl Context {
         request: GuaranteeRequest,
     ) -> Result<GuaranteeResponse, Refusal> {
         let asked = self.ask_copies(&request).await?;
-        let answer = health(&asked.inputs(), &mut QueueAverages::default());
+        let answer = health(&asked.inputs());
         Ok(asked.response(&answer))
     }
 

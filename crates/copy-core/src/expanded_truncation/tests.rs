@@ -349,6 +349,22 @@ fn a_passive_gives_no_hold_up() {
     }
 }
 
+/// A straggler that is heard keeps its mark until it has caught up: else it would be marked again,
+/// and its log would go under it.
+#[test]
+fn a_mark_goes_when_the_copy_has_caught_up() {
+    let newest = Position::new(9, 700);
+    for (inspected, truncated, back) in [
+        (Position::new(9, 0), start(4), true),
+        (Position::new(8, 9_000), start(4), false),
+        (Position::new(4, 0), start(4), false),
+        (Position::new(3, 0), start(4), false),
+        (Position::new(9, 1), Position::new(9, 2), false),
+    ] {
+        assert_eq!(came_back(inspected, truncated, newest), back, "{inspected}");
+    }
+}
+
 /// What this process reads itself never goes, on active and passive.
 #[test]
 fn a_checkpoint_that_is_being_made_keeps_its_log() {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use keelson_copy_core::expanded_truncation::came_back;
 use keelson_copy_core::truncate::{
     Blocker, OtherCopy, OwnLog, Truncation, TruncationInputs, TruncationOrder, TruncationRole,
     truncation_point,
@@ -150,13 +151,17 @@ impl Owner {
         self.truncation.due |= generations(before) != generations(now);
     }
 
-    /// Takes the mark from a copy that came back before log that it needs had gone, once in each
-    /// service.
+    /// Takes the mark from a copy that came back in time, once for each mark.
     fn clear_mark_of(&mut self, copy: CopyId, now: &Reported) {
         let Some(assigned) = &self.assigned else { return };
         let marked = assigned.others.iter().any(|other| other.copy == copy && other.cut_off);
-        let has_all = now.inspected >= self.truncation.first && self.writer.is_some();
-        if marked && has_all && self.truncation.cleared.insert(copy) {
+        if !marked {
+            self.truncation.cleared.remove(&copy);
+            return;
+        }
+        let newest = self.machine.durable().position;
+        let back = came_back(now.inspected, self.truncation.first, newest);
+        if back && self.writer.is_some() && self.truncation.cleared.insert(copy) {
             self.context.report_not_cut_off(&self.shared, assigned.assignment.epoch, copy);
         }
     }

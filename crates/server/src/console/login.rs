@@ -63,7 +63,8 @@ impl Console {
         };
         warm(&owner.client);
         let csrf = csrf.reveal().to_owned();
-        lock(&self.0.sessions).begin(session.digest(), owner, csrf, now);
+        let holder = owner.identity.name.clone();
+        lock(&self.0.sessions).begin(session.digest(), (&holder, owner), csrf, now);
         let response = with_cookie(redirect("/"), &web::set_session(session.reveal()));
         forgetful(response, web::LOGIN_COOKIE)
     }

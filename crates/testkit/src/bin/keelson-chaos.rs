@@ -41,7 +41,8 @@ fn options() -> Result<ChaosOptions> {
     Ok(options)
 }
 
-fn main() -> ExitCode {
+#[tokio::main]
+async fn main() -> ExitCode {
     let options = match options() {
         Ok(options) => options,
         Err(error) => {
@@ -49,14 +50,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("cannot start threads: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(chaos::run(&options)) {
+    match chaos::run(&options).await {
         Ok(outcome) => {
             println!("\n{}", outcome.table);
             println!("chaos: {:?}", outcome.verified);

@@ -24,19 +24,13 @@ const SCREENS: [(&str, Screen); 4] = [
     ("phone-dark", Screen { dark: true, ..PHONE }),
 ];
 
-fn main() -> ExitCode {
+#[tokio::main]
+async fn main() -> ExitCode {
     let Some(directory) = std::env::args_os().nth(1).map(PathBuf::from) else {
         eprintln!("usage: keelson-console-shots DIRECTORY");
         return ExitCode::from(2);
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("cannot start threads: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run(&directory)) {
+    match run(&directory).await {
         Ok(count) => {
             println!("console: {count} images in {}, nothing to complain of", directory.display());
             ExitCode::SUCCESS

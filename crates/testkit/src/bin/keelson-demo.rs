@@ -10,7 +10,8 @@ const USAGE: &str = "usage: keelson-demo [PATH]\n\
     PATH: what to import (JSON Lines, CSV, mbox, Maildir, package lists, a directory tree);\n\
     default: the package lists of this machine, or made-up ones";
 
-fn main() -> ExitCode {
+#[tokio::main]
+async fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let path = arguments.next().map(PathBuf::from);
     let help = path.as_ref().is_some_and(|path| path.to_string_lossy().starts_with('-'));
@@ -18,14 +19,7 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("cannot start threads: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(demo::run_until_interrupted(path)) {
+    match demo::run_until_interrupted(path).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\nthe demonstration FAILED: {error:#}");
