@@ -35,6 +35,7 @@ mod reseeds;
 mod returns;
 mod roles;
 mod rot;
+mod sacrifices;
 mod search;
 mod seed_kills;
 mod seeds;

@@ -17,7 +17,7 @@ use crate::data::cluster;
 use crate::failures::{COUNTERS, cluster_on_bad_disks};
 
 /// More than any volume has.
-const ABOVE_ALL: &str = "1PiB";
+pub(crate) const ABOVE_ALL: &str = "1PiB";
 
 pub(crate) async fn set(cluster: &Cluster, name: &str, value: &str) -> Result<()> {
     cluster.cli().succeed(["cluster", "settings", "set", name, value]).await?;

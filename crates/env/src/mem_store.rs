@@ -222,6 +222,28 @@ impl MemStoreOpener {
         volume.stores.values().any(|files| lock(files).open.strong_count() > 0)
     }
 
+    /// Copies the durable content of a store to another volume, as a seed does.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] if that volume is full, [`StoreError::Damaged`] if the store rotted.
+    pub fn send(&self, from: &Path, volume: &Self, to: &Path) -> Result<(), StoreError> {
+        let files = lock(&self.volume).stores.get(from).cloned().unwrap_or_default();
+        let (checkpoint, rotten) = {
+            let held = lock(&files);
+            (held.checkpoint.clone(), held.rotten.is_some())
+        };
+        if rotten {
+            return Err(StoreError::Damaged("a rotten byte".to_owned()));
+        }
+        let mut volume = lock(&volume.volume);
+        if volume.full {
+            return Err(StoreError::NoSpace);
+        }
+        let files = Files { checkpoint, ..Files::default() };
+        volume.stores.insert(to.to_owned(), Arc::new(Mutex::new(files)));
+        Ok(())
+    }
+
     /// Whether a store was ever opened or checkpointed here and not removed.
     #[must_use]
     pub fn exists(&self, directory: &Path) -> bool {

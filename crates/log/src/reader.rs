@@ -157,7 +157,13 @@ impl LogReader {
         if at.generation == limit.generation && at.offset >= limit.offset {
             return Ok(None);
         }
-        self.seek(at)?;
+        match self.seek(at) {
+            // It is gone, but nothing is missing: the oldest generation goes on here.
+            Err(LogError::Truncated { first, .. }) if self.goes_on_at(first, at)? => {
+                return Ok(None);
+            }
+            sought => sought?,
+        }
         let end =
             if at.generation == limit.generation { limit.offset } else { self.generation_end(at)? };
         if at.offset >= end {
@@ -279,6 +285,10 @@ impl LogReader {
 
     fn first(&self) -> Generation {
         Generation(self.shared.first.load(Ordering::Acquire))
+    }
+
+    fn goes_on_at(&mut self, first: Generation, at: Position) -> Result<bool, LogError> {
+        Ok(at.generation.next() == first && self.header(first)?.previous_end == at)
     }
 
     fn truncated_unless_first(&self, at: Position) -> Result<(), LogError> {

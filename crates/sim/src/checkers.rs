@@ -13,6 +13,7 @@ mod prefix;
 mod reads;
 
 pub use acknowledged::Acknowledged;
+pub(crate) use acknowledged::Write;
 pub use binding::Bindings;
 pub use content::Contents;
 pub use epochs::Serving;

@@ -11,6 +11,7 @@ mod open;
 mod repair;
 mod serve;
 mod ship;
+mod truncating;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,18 +21,22 @@ use keelson_copy_core::{Action, Assignment, CopyMachine, Event, StopReason};
 use keelson_env::{KvStore, SplitMix64};
 use keelson_format::{Chunk, ControlRecord, Cursor};
 use keelson_log::{ControlFile, Log, LogError};
-use keelson_types::{CopyFault, CopyId, DatabaseId, Epoch, LogEnd, MemberId, Position, Tick};
+use keelson_types::{
+    CopyFault, CopyId, DatabaseId, Epoch, Generation, LogEnd, MemberId, Position, Tick,
+};
 
+use crate::checkers::Write;
 use crate::messages::{CeilingProposal, DataMessage, Operation, Reply, RuleProposal, ToControl};
 use crate::probes::Probe;
 use lag::Lag;
 use repair::Repair;
+use truncating::Truncating;
 
 pub(crate) use activate::Fetch;
 pub(crate) use mend::Holder;
 pub(crate) use open::Place;
 pub(crate) use repair::{Ask, StoreWork};
-pub(crate) use serve::{PendingRead, PendingWrite, key_bytes, key_number, version_of};
+pub(crate) use serve::{PendingRead, PendingWrite, key_bytes, write_of};
 pub(crate) use ship::Ship;
 
 /// Work of the disk that completes later.
@@ -47,6 +52,8 @@ pub(crate) enum Job {
     Mark(Ask, Option<Box<Mark>>),
     Store(Ask, StoreWork),
     RangeTimeout(Ask),
+    /// Generations before this one go.
+    Truncate(Generation),
 }
 
 /// What a node wants of the world.
@@ -68,6 +75,7 @@ pub(crate) enum Out {
         start: Position,
         end: LogEnd,
         chain: u32,
+        writes: Vec<Write>,
     },
     /// The copy serves from now on.
     Serves {
@@ -87,6 +95,8 @@ pub(crate) struct Moment<'a> {
     pub(crate) wall_ms: u64,
     /// Epoch and expiry of the lease for this database.
     pub(crate) cover: Option<(Epoch, Tick)>,
+    /// Little of the log volume is free.
+    pub(crate) short_of_space: bool,
     pub(crate) random: &'a mut SplitMix64,
     pub(crate) out: &'a mut Vec<Out>,
 }
@@ -122,6 +132,9 @@ pub(crate) struct CopyNode {
     mounts: BTreeMap<u64, Epoch>,
     lag: Option<Lag>,
     repair: Repair,
+    truncating: Truncating,
+    /// The active that was answered last, and its epoch.
+    source: Option<(MemberId, Epoch)>,
 }
 
 impl CopyNode {
@@ -171,6 +184,7 @@ impl CopyNode {
             Action::MountReply { request, answer } => self.mount_reply(moment, request, answer),
             Action::Serve { epoch } => {
                 self.serving = Some(epoch);
+                self.begins_to_serve(moment);
                 moment.out.push(Out::Serves { epoch });
             }
             Action::StopServing { epoch, reason } => self.stop_serving(moment, epoch, &reason),
@@ -211,16 +225,16 @@ impl CopyNode {
         }
     }
 
-    fn tell_source(&self, moment: &mut Moment<'_>, action: Action) {
+    fn tell_source(&mut self, moment: &mut Moment<'_>, action: Action) {
         match action {
             Action::SendOpened { member, epoch, matched } => {
                 let chain = self.cursor.state().chain;
+                self.source = Some((member, epoch));
                 let message = DataMessage::Opened { copy: self.copy, epoch, matched, chain };
                 moment.out.push(Out::Send { to: member, message });
             }
             Action::SendAck { member, epoch, durable } => {
-                let message = DataMessage::Ack { copy: self.copy, epoch, durable };
-                moment.out.push(Out::Send { to: member, message });
+                self.acknowledge(moment, member, epoch, durable);
             }
             Action::SendRefused { member, epoch, refusal } => {
                 if refusal == keelson_copy_core::OpenRefusal::Busy {
@@ -307,6 +321,7 @@ impl CopyNode {
         }
         self.fetch_goes_on(moment, FetchEvent::Wake);
         self.limit_replay(moment);
+        self.truncate(moment);
         self.report(moment);
         self.answer_reads(moment);
     }
@@ -351,6 +366,7 @@ impl CopyNode {
             Job::Mark(ask, mark) => self.mark_job(moment, ask, mark),
             Job::Store(ask, work) => self.store_job(moment, ask, work),
             Job::RangeTimeout(ask) => self.range_late(moment, ask),
+            Job::Truncate(before) => self.do_truncate(moment, before),
         }
     }
 

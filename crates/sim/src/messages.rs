@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use keelson_cluster_core::{CoveredPair, Grant, MountFailure, MountOrder, SealAnswer, SealItem};
 use keelson_copy_core::range_fetch::{self, FetchFailure, FetchRequest};
+use keelson_copy_core::truncate::TruncationOrder;
 use keelson_copy_core::{Assignment, OpenOffer, OpenRefusal, RecordedCeiling};
 use keelson_env::StoreItem;
 use keelson_format::Chunk;
 use keelson_types::{
-    CommitRule, CopyId, DatabaseId, Epoch, EpochTable, IncarnationId, LagSettings, LogEnd,
-    MemberId, Position, Tick,
+    CommitRule, CopyId, DatabaseId, Epoch, EpochTable, IncarnationId, LagSettings, LogEnd, LogHold,
+    MemberId, OperationId, Position, Tick,
 };
 
 use crate::copy_node::Ask;
@@ -23,7 +24,9 @@ pub(crate) enum DataMessage {
     Refused { copy: CopyId, epoch: Epoch, refusal: OpenRefusal },
     Frames { epoch: Epoch, chunks: Vec<Chunk>, committed: Position },
     Committed { epoch: Epoch, committed: Position },
-    Ack { copy: CopyId, epoch: Epoch, durable: Position },
+    Ack { copy: CopyId, epoch: Epoch, durable: Position, checkpointed: Position },
+    LogGone { epoch: Epoch, begins: Position },
+    Truncate(TruncationOrder),
     FetchOpen { id: u64, source: CopyId, table: EpochTable, end: Position },
     FetchOpened { id: u64, matched: Position },
     FetchRefused { id: u64 },
@@ -43,6 +46,8 @@ impl DataMessage {
             Self::Frames { .. } => "frames",
             Self::Committed { .. } => "committed",
             Self::Ack { .. } => "ack",
+            Self::LogGone { .. } => "log gone",
+            Self::Truncate(_) => "truncate",
             Self::FetchOpen { .. } => "fetch open",
             Self::FetchOpened { .. } => "fetch opened",
             Self::FetchRefused { .. } => "fetch refused",
@@ -75,6 +80,8 @@ pub(crate) enum ControlMessage {
     ProposeRule(RuleProposal),
     RuleRefused { proposal: RuleProposal },
     ProposeCeiling(CeilingProposal),
+    CutOff { database: DatabaseId, epoch: Epoch, copies: Vec<CopyId>, operations: Vec<OperationId> },
+    ClearCutOff { database: DatabaseId, epoch: Epoch, copy: CopyId },
 }
 
 impl ControlMessage {
@@ -98,8 +105,28 @@ impl ControlMessage {
             Self::ProposeRule(_) => "propose rule",
             Self::RuleRefused { .. } => "rule refused",
             Self::ProposeCeiling(_) => "propose ceiling",
+            Self::CutOff { .. } => "cut off",
+            Self::ClearCutOff { .. } => "clear cut off",
         }
     }
+}
+
+/// What the applied state says of a database that truncation needs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct TruncationFacts {
+    pub(crate) others: Vec<OtherFacts>,
+    pub(crate) holds: Vec<LogHold>,
+}
+
+/// What it says of another copy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct OtherFacts {
+    pub(crate) copy: CopyId,
+    pub(crate) member: MemberId,
+    pub(crate) lagged: bool,
+    pub(crate) leaving: bool,
+    pub(crate) cut_off: bool,
+    pub(crate) suspended_since_unix_ms: Option<u64>,
 }
 
 /// A ceiling of what an active commits, on its way to the leader.
@@ -129,6 +156,7 @@ pub(crate) enum ToData {
         assignment: Box<Assignment>,
         established: bool,
         lag: LagSettings,
+        truncation: TruncationFacts,
     },
     Dead(BTreeSet<MemberId>),
     Cover(Vec<CoveredPair>),
@@ -158,6 +186,8 @@ pub(crate) enum ToControl {
     GaveUp { database: DatabaseId, epoch: Epoch },
     ProposeRule(RuleProposal),
     ProposeCeiling(CeilingProposal),
+    CutOff { database: DatabaseId, epoch: Epoch, copies: Vec<CopyId>, operations: Vec<OperationId> },
+    ClearCutOff { database: DatabaseId, epoch: Epoch, copy: CopyId },
 }
 
 /// A client's operation.

@@ -50,6 +50,8 @@ pub struct FaultRates {
     /// An operator makes an instant of a copy the truth. Fixed by the seed's number, so that the
     /// other seeds stay the runs that they were.
     pub instant: u64,
+    /// Little of a log volume is free for a while. Fixed by the seed's number, too.
+    pub short_of_space: u64,
 }
 
 /// The parameters of a run.
@@ -93,6 +95,8 @@ pub struct Params {
     pub run: u64,
     /// Longest time from the healing to the quiet end, in nanoseconds.
     pub heal: u64,
+    /// Log is truncated, and copies that miss some are seeded. Fixed by the seed's number.
+    pub truncation: bool,
     /// The faults.
     pub faults: FaultRates,
     /// The member that is elected first; by chance if none.
@@ -117,6 +121,7 @@ impl Params {
             let rate = random.below(most + 1);
             if on && !calm { rate } else { 0 }
         };
+        let truncation = seed % 5 < 2;
         let faults = FaultRates {
             data_crash: rate(30),
             member_crash: rate(15),
@@ -137,6 +142,7 @@ impl Params {
             accept_loss: rate(100),
             store_rot: rate(10),
             instant: if !calm && seed.is_multiple_of(3) { 40 } else { 0 },
+            short_of_space: if !calm && seed.is_multiple_of(5) { 30 } else { 0 },
         };
         Self {
             seed,
@@ -165,6 +171,7 @@ impl Params {
             think: MS + random.below(40 * MS),
             run: 20 * SEC,
             heal: 60 * SEC,
+            truncation,
             faults,
             first_leader: None,
             weakness: Weakness::None,
@@ -191,6 +198,7 @@ impl Params {
             constraint: None,
             degrade_after_ms: Some(10_000),
             dismount_after_ms: 30_000,
+            truncation: false,
             faults: FaultRates::default(),
             first_leader: Some(members - 2),
             weakness,

@@ -104,6 +104,20 @@ probes! {
     Rescued = "store rescued",
     /// Fetched keys are trusted.
     Trusted = "fetched keys trusted",
+    /// Log went.
+    Truncated = "log truncated",
+    /// An active removed log that a copy needed.
+    ExpandedOnActive = "expanded truncation at an active",
+    /// A passive removed log before it was told.
+    ExpandedOnPassive = "expanded truncation at a passive",
+    /// A copy was recorded as cut off.
+    CutOff = "copy cut off",
+    /// A mark was taken from a copy that came back in time.
+    CameBack = "cut off copy came back",
+    /// A copy came back and missed log.
+    LogGone = "copy misses log",
+    /// A copy was made of another one's files.
+    Seeded = "copy seeded",
     /// A generation without a frame was found behind the end.
     EmptyGeneration = "generation without a frame",
 }

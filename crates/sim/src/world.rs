@@ -10,17 +10,18 @@ mod leader;
 mod network;
 mod operators;
 mod script;
+mod seeds;
 mod setup;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_cluster_core::ClusterState;
 use keelson_env::{MemStoreOpener, SimDisk, SplitMix64};
-use keelson_types::{CopyId, DatabaseId, IncarnationId, MemberId, StreamId, Tick};
+use keelson_types::{CopyId, DatabaseId, IncarnationId, MemberId, Position, StreamId, Tick};
 
 use crate::checkers::{
     Acknowledged, Bindings, Contents, Explanations, GivenUp, Prefixes, Registers, Serving,
-    Violation,
+    Violation, Write,
 };
 use crate::copy_node::Job;
 use crate::messages::{ControlMessage, DataMessage, Operation, Reply, ToControl, ToData};
@@ -35,6 +36,7 @@ pub(crate) use data::Data;
 pub(crate) use faults::Fault;
 pub use finish::Report;
 pub(crate) use network::{Network, Pair};
+pub(crate) use seeds::Seed;
 
 /// Something that happens at a time.
 #[derive(Clone, Debug)]
@@ -83,6 +85,8 @@ pub(crate) struct Machine {
     pub(crate) stalled_jobs: Vec<Happening>,
     /// Copies whose files are gone with their disk: their ids must never be used again (R4).
     pub(crate) lost_copies: BTreeSet<CopyId>,
+    /// Little of its log volume is free.
+    pub(crate) short_of_space: bool,
     /// Not started again by itself.
     pub(crate) down_for_good: bool,
 }
@@ -107,6 +111,12 @@ pub struct World {
     pub(crate) waived: BTreeSet<usize>,
     /// Member and database of logs in which a bit flipped that no scrub has mended yet.
     pub(crate) rotten: BTreeSet<(usize, usize)>,
+    /// Seeds under way, by member and database of the target.
+    pub(crate) seeds: BTreeMap<(usize, usize), Seed>,
+    /// Copies that began without files in the place of lost ones.
+    pub(crate) emptied: BTreeSet<CopyId>,
+    /// Writes that each copy replayed, by the end of their frame: what its truncated log held.
+    pub(crate) replayed: BTreeMap<CopyId, BTreeMap<Position, Vec<Write>>>,
     pub(crate) acknowledged: Acknowledged,
     pub(crate) given_up: GivenUp,
     pub(crate) bindings: Bindings,

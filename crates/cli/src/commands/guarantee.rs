@@ -1,19 +1,28 @@
 //! `keelson guarantee`: may a writer of much go on without outrunning the copies?
 
+use bytes::Bytes;
 use clap::{Args, Subcommand};
+use keelson_types::RefusalReason;
 use keelson_wire::v1::{GuaranteeRequest, GuaranteeResponse};
 use serde_json::{Value, json};
 
 use crate::context::Global;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{self, column};
+use crate::text;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Are enough copies there, healthy, and close enough? Exit code 1 if not, 4 if not known
     Health(Question),
     /// Is everything committed now replayed on enough copies? Exit codes as for health
-    Flush(Question),
+    Flush {
+        #[command(flatten)]
+        question: Question,
+        /// Ask for one write instead: its commit token, as keelson kv put prints it
+        #[arg(long)]
+        token: Option<String>,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -35,11 +44,19 @@ impl Command {
         };
         let answer = match &self {
             Self::Health(question) => admin.guarantee_health(request(question)).await?,
-            Self::Flush(question) => admin.guarantee_flush(request(question)).await?,
+            Self::Flush { question, token } => {
+                let token = token.as_deref().map(commit_token).transpose()?.unwrap_or_default();
+                admin.guarantee_flush(GuaranteeRequest { token, ..request(question) }).await?
+            }
         };
         show(global, &answer);
         verdict(&answer)
     }
+}
+
+fn commit_token(text: &str) -> Result<Bytes, Failure> {
+    let bad = || Failure::new(RefusalReason::BadArgument, format!("{text:?} is no commit token"));
+    text::decode_base64(text).map(Bytes::from).ok_or_else(bad)
 }
 
 fn show(global: &Global, answer: &GuaranteeResponse) {

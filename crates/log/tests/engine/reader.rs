@@ -87,6 +87,23 @@ fn chunks_carry_whole_frames_within_the_limit_of_bytes() {
     assert_eq!(frames[0].bytes, big.bytes);
 }
 
+/// A copy that ends where the oldest generation goes on misses nothing (simulator seed 36).
+#[test]
+fn reading_goes_on_at_the_end_of_a_generation_that_is_gone() {
+    let (_, mut copy) = active();
+    copy.commit_many(12, 1_200);
+    let mut reader = copy.reader();
+    let end = reader.header(Generation(3)).expect("kept").previous_end;
+    copy.log.truncate_before(Generation(3)).expect("truncates");
+    for reader in [&mut reader, &mut copy.reader()] {
+        let chunks = reader.read(end, copy.log.position(), 1 << 20).expect("reads");
+        assert_eq!(chunks[0].position, Position::new(3, 0));
+        let middle = Position { offset: end.offset - 1, ..end };
+        let error = reader.read(middle, copy.log.position(), 1).expect_err("gone");
+        assert!(matches!(error, LogError::Truncated { .. }));
+    }
+}
+
 #[test]
 fn what_was_truncated_says_so_even_to_an_open_reader() {
     let (_, mut copy) = active();

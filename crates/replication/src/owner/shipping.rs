@@ -113,9 +113,9 @@ impl Owner {
 
     /// Looks the own chain value at the matched position up, in the log files.
     fn compare_chain(&mut self, copy: CopyId, epoch: Epoch, matched: Position, chain: u32) {
-        let begins = self.truncation.first;
-        if matched.generation.next() < begins.generation {
-            return self.say_log_gone(copy, epoch, begins);
+        // Whoever ends where the oldest generation goes on misses nothing.
+        if matched < self.shared.log_from.load() {
+            return self.say_log_gone(copy, epoch, self.truncation.first);
         }
         if matched == self.machine.end().position {
             let same = self.cursor.state().chain == chain;

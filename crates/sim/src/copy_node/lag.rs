@@ -3,7 +3,7 @@
 
 use keelson_copy_core::Event;
 use keelson_copy_core::lag::{InspectionClock, replay_limit};
-use keelson_types::{LagSettings, Position};
+use keelson_types::{LagSettings, Position, Tick};
 
 use super::{CopyNode, Moment};
 
@@ -11,6 +11,17 @@ use super::{CopyNode, Moment};
 pub(crate) struct Lag {
     settings: LagSettings,
     clock: InspectionClock,
+}
+
+impl Lag {
+    pub(super) fn settings(&self) -> LagSettings {
+        self.settings
+    }
+
+    /// Log before this is as old as the lags ask for.
+    pub(super) fn aged_out(&self, now: Tick) -> Position {
+        self.clock.aged_out(&self.settings, now)
+    }
 }
 
 impl CopyNode {

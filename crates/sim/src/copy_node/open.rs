@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use keelson_copy_core::expanded_truncation::ExpandedSettings;
 use keelson_copy_core::range_fetch::{FetchCost, Mark, Spans};
 use keelson_copy_core::{CopyConfig, CopyMachine, Recovered};
 use keelson_env::{Disk, KvStore, MemStoreOpener, SimDisk, StoreError, StoreOpener};
@@ -16,6 +17,7 @@ use keelson_types::{
 
 use super::mend::{Holder, mend};
 use super::repair::{Repair, RepairPlace, load_mark, save_mark};
+use super::truncating::Truncating;
 use super::{CopyNode, Out};
 use crate::params::Params;
 use crate::probes::Probe;
@@ -41,6 +43,10 @@ impl Place<'_> {
         Path::new("/data").join(self.database.to_string()).join(self.copy.to_string())
     }
 }
+
+/// One copy may be sacrificed for space, and no log is kept beyond what somebody needs.
+const EXPANDED: ExpandedSettings =
+    ExpandedSettings { min_copies_to_protect: 1, min_free_bytes: 1, min_logs_to_protect: Some(0) };
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -85,6 +91,7 @@ impl CopyNode {
                 disk: &*disk,
                 directory: &directory,
                 mark_path: &mark_path,
+                begins: begin_of(&log, &record),
                 end: state.end.position,
             };
             opening.open(&mut control, &mut record, &mut mark, out)?
@@ -142,6 +149,8 @@ impl CopyNode {
             mounts: BTreeMap::new(),
             lag: None,
             repair: Repair::new(repair_place, mark, replayed),
+            truncating: Truncating::new(place.params.truncation.then_some(EXPANDED)),
+            source: None,
         })
     }
 }
@@ -172,12 +181,14 @@ fn store_directory(directory: &Path, store: StoreId) -> PathBuf {
 }
 
 /// A store about to be opened. One that rotted gives way to what is sound of it, with a mark, as
-/// in `replication`; here the log always reaches back, but nobody relies on it.
+/// in `replication`.
 struct StoreOpening<'a> {
     stores: &'a MemStoreOpener,
     disk: &'a dyn Disk,
     directory: &'a Path,
     mark_path: &'a Path,
+    /// Where the log begins.
+    begins: LogEnd,
     /// End of the log.
     end: Position,
 }
@@ -198,7 +209,7 @@ impl StoreOpening<'_> {
         let number = u128::from_be_bytes(record.store.into_bytes());
         let next = StoreId::from_u128(number + 1);
         let to = store_directory(self.directory, next);
-        let rescued = self.stores.rescue(&from, &to, LogEnd::ZERO)?;
+        let rescued = self.stores.rescue(&from, &to, self.begins)?;
         out.push(Out::Fired(Probe::Rescued));
         let floor = rescued.at.map_or(self.end, |at| at.position);
         let lost: Spans = rescued.lost.iter().cloned().collect();
@@ -210,6 +221,15 @@ impl StoreOpening<'_> {
         *mark = Some(made);
         Ok(self.stores.open(&to)?)
     }
+}
+
+fn begin_of(log: &Log, record: &ControlRecord) -> LogEnd {
+    let Some(header) = log.headers().next() else { return LogEnd::ZERO };
+    if header.previous_end == Position::ZERO {
+        return LogEnd::ZERO;
+    }
+    let epoch = record.epoch_table.epoch_at(header.previous_end);
+    LogEnd { epoch, position: Position { generation: header.generation, offset: 0 } }
 }
 
 /// Mends what recovery found; false if nobody has the bytes.

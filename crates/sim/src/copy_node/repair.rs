@@ -298,15 +298,19 @@ impl CopyNode {
 
     /// Before the ladder looks.
     pub(super) fn tell_ground(&mut self, moment: &mut Moment<'_>) {
-        let checkpointed = self.store.checkpointed();
-        let durable = self.repair.durable.as_ref();
         let ground = Ground {
-            checkpointed: durable.map_or(checkpointed, |mark| mark.store_position(checkpointed)),
-            own_log_from: Position::ZERO,
+            checkpointed: self.ground_checkpointed(),
+            own_log_from: self.log_from(),
             store_bytes: self.store.size_bytes(),
             generation_bytes: self.cursor.config().generation_bytes,
         };
         self.step(moment, Event::Ground(ground));
+    }
+
+    pub(super) fn ground_checkpointed(&self) -> Position {
+        let checkpointed = self.store.checkpointed();
+        let durable = self.repair.durable.as_ref();
+        durable.map_or(checkpointed, |mark| mark.store_position(checkpointed))
     }
 
     /// Whom to ask: the other copies, the active first.

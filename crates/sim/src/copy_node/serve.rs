@@ -7,6 +7,7 @@ use keelson_format::{FrameInfo, Item};
 use keelson_types::{CopyFault, Epoch, Position, Record};
 
 use super::{CopyNode, Job, Moment, Out};
+use crate::checkers::Write;
 use crate::messages::{Operation, Reply};
 use crate::probes::Probe;
 
@@ -181,13 +182,14 @@ impl CopyNode {
             }
             Err(error) => return moment.out.push(Out::Bug(format!("replay: {error}"))),
         }
-        for frame in &frames {
+        for (frame, decoded) in frames.iter().zip(&decoded) {
             let (start, end, chain) = (frame.header.position, frame.end(), frame.header.chain);
-            moment.out.push(Out::Replaying { start, end, chain });
+            let writes = decoded.records.iter().filter_map(write_of).collect();
+            moment.out.push(Out::Replaying { start, end, chain, writes });
         }
-        if moment.random.chance(1, 16) {
-            // A full volume leaves the old checkpoint.
-            let _ = self.store.checkpoint();
+        // A full volume leaves the old checkpoint.
+        if moment.random.chance(1, 16) && self.store.checkpoint().is_ok() {
+            self.acknowledge_again(moment);
         }
         let reached = self.store.replayed().position;
         self.step(moment, Event::Replayed { to: reached });
@@ -207,6 +209,14 @@ fn replay_frame(frame: &FrameInfo) -> Result<ReplayFrame, String> {
         first_sequence: frame.first_sequence,
         records: frame.records,
     })
+}
+
+/// Key and version of a record, if it is a client's write.
+pub(crate) fn write_of(record: &Record) -> Option<Write> {
+    match record {
+        Record::Put { key, value } => Some((key_number(key), version_of(value))),
+        _ => None,
+    }
 }
 
 /// Number of a key: the reverse of [`key_bytes`].

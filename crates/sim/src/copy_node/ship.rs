@@ -29,6 +29,9 @@ impl CopyNode {
             }
             DataMessage::Open { .. } => {}
             DataMessage::Opened { copy, epoch, matched, chain } => {
+                if let Some(begins) = self.misses_log(matched.position) {
+                    return self.say_log_gone(moment, copy, epoch, begins);
+                }
                 let chain_matches =
                     self.log.chain_at(matched.position).is_ok_and(|own| own == chain);
                 let matched = matched.position;
@@ -48,9 +51,14 @@ impl CopyNode {
             DataMessage::Committed { epoch, committed } => {
                 self.step(moment, Event::CommittedUpTo { epoch, committed });
             }
-            DataMessage::Ack { copy, epoch, durable } => {
+            DataMessage::Ack { copy, epoch, durable, checkpointed } => {
+                if self.ships.get(&copy).is_some_and(|ship| ship.epoch == epoch) {
+                    self.reported(moment, copy, (durable, checkpointed));
+                }
                 self.step(moment, Event::Acked { copy, epoch, durable });
             }
+            DataMessage::LogGone { epoch, begins } => self.log_gone(moment, epoch, begins),
+            DataMessage::Truncate(order) => self.truncation_ordered(moment, order),
             DataMessage::FetchOpen { id, source, table, end } => {
                 self.fetch_asked(moment, from, (id, source), &table, end);
             }
@@ -112,7 +120,7 @@ impl CopyNode {
             table: self.machine.table().clone(),
             end: self.machine.end().position,
             committed: self.machine.committed(),
-            log_from: Position::ZERO,
+            log_from: self.log_from(),
         };
         moment.out.push(Out::Send { to: member, message: DataMessage::Open { copy, offer } });
     }
@@ -143,7 +151,7 @@ impl CopyNode {
                         let message = DataMessage::Frames { epoch, chunks, committed };
                         moment.out.push(Out::Send { to: ship.member, message });
                     }
-                    Err(LogError::Damaged(_)) => {
+                    Err(LogError::Damaged(_) | LogError::Truncated { .. }) => {
                         failed.push((*copy, ship.epoch));
                         break;
                     }

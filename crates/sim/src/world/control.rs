@@ -15,7 +15,7 @@ use keelson_types::{
 use super::consensus::Origin;
 use super::leader::Leading;
 use super::{Happening, World, database_id, database_index};
-use crate::messages::{ControlMessage, ToData};
+use crate::messages::{ControlMessage, OtherFacts, ToData, TruncationFacts};
 use crate::params::MS;
 
 /// Shortest time without a heartbeat after which a member votes for another leader.
@@ -338,9 +338,16 @@ impl World {
             let Some(fresh) = assignment_of(&control.state, index, id) else { continue };
             if control.told.get(&index) != Some(&fresh) {
                 control.told.insert(index, fresh.clone());
-                let (copy, assignment, established, lag) = fresh;
+                let (copy, assignment, established, lag, truncation) = fresh;
                 let assignment = Box::new(assignment);
-                news.push(ToData::Assigned { database: index, copy, assignment, established, lag });
+                news.push(ToData::Assigned {
+                    database: index,
+                    copy,
+                    assignment,
+                    established,
+                    lag,
+                    truncation,
+                });
             }
         }
         if control.told_dead != control.dead {
@@ -358,8 +365,22 @@ impl World {
     }
 }
 
-/// A copy, its assignment, whether that epoch is recorded as established, and the copy's lag.
-type Assigned = (CopyId, Assignment, bool, LagSettings);
+/// A copy, its assignment, whether that epoch is recorded as established, the copy's lag, and what
+/// truncation needs.
+type Assigned = (CopyId, Assignment, bool, LagSettings, TruncationFacts);
+
+fn truncation_facts(database: &keelson_cluster_core::Database, copy: CopyId) -> TruncationFacts {
+    let others = database.copies.iter().filter(|(id, _)| **id != copy);
+    let facts = |(id, config): (&CopyId, &keelson_cluster_core::CopyConfig)| OtherFacts {
+        copy: *id,
+        member: config.member,
+        lagged: config.lag.is_lagged(),
+        leaving: config.leaving,
+        cut_off: config.cut_off,
+        suspended_since_unix_ms: config.suspension.replication.map(|stop| stop.since_unix_ms),
+    };
+    TruncationFacts { others: others.map(facts).collect(), holds: database.holds.clone() }
+}
 
 /// What was given up on an operator's word.
 fn discards_of(database: &keelson_cluster_core::Database) -> Vec<Discard> {
@@ -410,5 +431,6 @@ fn assignment_of(state: &ClusterState, index: usize, member: MemberId) -> Option
         ceiling: ceiling_of(state, database, copy),
     };
     let lag = database.copies.get(&copy)?.lag;
-    Some((copy, assignment, database.state == DatabaseState::Established, lag))
+    let established = database.state == DatabaseState::Established;
+    Some((copy, assignment, established, lag, truncation_facts(database, copy)))
 }

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_copy_core::Event;
-use keelson_types::{CopyId, DatabaseId, Epoch, IncarnationId, MemberId, Tick, Watermarks};
+use keelson_types::{
+    CopyId, DatabaseId, Epoch, IncarnationId, MemberId, Position, Tick, Watermarks,
+};
 
 use super::{Happening, World, database_id, database_index, stream_id};
+use crate::checkers::Write;
 use crate::copy_node::{CopyNode, Holder, Job, Moment, Out, Place};
 use crate::messages::{ControlMessage, Operation, Reply, ToControl, ToData};
 use crate::params::MS;
@@ -140,10 +143,12 @@ impl World {
     ) -> Option<R> {
         let (now, wall_ms) = (self.tick(member), self.wall_ms(member));
         let mut out = Vec::new();
+        let short_of_space = self.machines[member].short_of_space;
         let data = self.machines[member].data.as_mut()?;
         let cover = data.cover.get(&database_id(database)).copied();
         let copy = data.copies.get_mut(&database)?;
-        let mut moment = Moment { now, wall_ms, cover, random: &mut self.random, out: &mut out };
+        let random = &mut self.random;
+        let mut moment = Moment { now, wall_ms, cover, short_of_space, random, out: &mut out };
         let result = act(copy, &mut moment);
         self.handle(member, database, out);
         self.check_watermarks(member, database);
@@ -229,7 +234,8 @@ impl World {
                 Out::Reply { operation, reply, epoch } => {
                     self.server_reply(member, database, (operation, reply), epoch);
                 }
-                Out::Replaying { start, end, chain } => {
+                Out::Replaying { start, end, chain, writes } => {
+                    self.note_replayed(member, database, (start, end.position), writes);
                     let who = format!("m{member}");
                     self.note_losses(member, database, end);
                     let (frame, given_up) = ((end, chain), &self.given_up);
@@ -241,6 +247,9 @@ impl World {
                     self.check_log(member, database);
                 }
                 Out::Fired(probe) => {
+                    if probe == Probe::LogGone {
+                        self.check_log_gone(member, database);
+                    }
                     if matches!(probe, Probe::ForkCut | Probe::TargetCut) {
                         self.counts.cuts += 1;
                     }
@@ -251,6 +260,36 @@ impl World {
                 Out::Broken => self.break_process(member),
             }
         }
+    }
+
+    /// Ordinary truncation leaves what any copy needs; only one that lost its files may miss log.
+    fn check_log_gone(&mut self, member: usize, database: usize) {
+        let Some(copy) = self.copy(member, database).map(|node| node.copy) else { return };
+        if self.params.faults.short_of_space == 0 && !self.emptied.contains(&copy) {
+            self.fail(
+                "truncation",
+                format!("m{member} db{database}: log that {copy} needs is gone"),
+            );
+        }
+    }
+
+    /// What the copy replayed behind this frame, it replays anew, or another timeline had it.
+    fn note_replayed(
+        &mut self,
+        member: usize,
+        database: usize,
+        (start, end): (Position, Position),
+        writes: Vec<Write>,
+    ) {
+        if !self.params.truncation {
+            return;
+        }
+        let Some(copy) = self.copy(member, database).map(|node| node.copy) else { return };
+        let frames = self.replayed.entry(copy).or_default();
+        let mut behind = frames.split_off(&start);
+        // The frame that ends where this one begins stays.
+        frames.extend(behind.remove_entry(&start));
+        frames.insert(end, writes);
     }
 
     /// The supervisor restarts a process whose copy cannot go on.
@@ -268,7 +307,7 @@ impl World {
         let delay = match &job {
             Job::FetchTimeout(_) | Job::RangeTimeout(_) => 2_000 * MS,
             Job::Replay(..) | Job::Store(..) => self.between((MS / 20, 3 * MS)),
-            Job::Sync | Job::Cut(_) | Job::Save(..) | Job::Mark(..) => {
+            Job::Sync | Job::Cut(_) | Job::Save(..) | Job::Mark(..) | Job::Truncate(_) => {
                 self.between(self.params.sync_delay)
             }
         };
@@ -276,7 +315,7 @@ impl World {
         let life = self.machines[member].data_life;
         let Some(data) = &mut self.machines[member].data else { return };
         let busy = match &job {
-            Job::Sync | Job::Cut(_) | Job::Mark(..) => Some(&mut data.log_busy),
+            Job::Sync | Job::Cut(_) | Job::Mark(..) | Job::Truncate(_) => Some(&mut data.log_busy),
             Job::Save(..) => Some(&mut data.save_busy),
             Job::Replay(..) | Job::Store(..) => Some(&mut data.store_busy),
             Job::FetchTimeout(_) | Job::RangeTimeout(_) => None,
@@ -320,7 +359,7 @@ impl World {
             return;
         }
         match message {
-            ToData::Assigned { database, copy, assignment, established, lag } => {
+            ToData::Assigned { database, copy, assignment, established, lag, truncation } => {
                 if self.copy(member, database).is_none_or(|node| node.copy != copy) {
                     self.open_copy(member, database, copy);
                     let dead = self.machines[member].data.as_ref().map(|data| data.dead.clone());
@@ -331,6 +370,7 @@ impl World {
                 self.with_copy(member, database, |node, moment| {
                     node.assigned(moment, *assignment, established);
                     node.set_lag(moment, lag);
+                    node.truncation_facts(truncation);
                 });
             }
             ToData::Dead(dead) => {
@@ -399,6 +439,12 @@ impl World {
             ToControl::GaveUp { database, epoch } => ControlMessage::GaveUp { database, epoch },
             ToControl::ProposeRule(proposal) => ControlMessage::ProposeRule(proposal),
             ToControl::ProposeCeiling(proposal) => ControlMessage::ProposeCeiling(proposal),
+            ToControl::CutOff { database, epoch, copies, operations } => {
+                ControlMessage::CutOff { database, epoch, copies, operations }
+            }
+            ToControl::ClearCutOff { database, epoch, copy } => {
+                ControlMessage::ClearCutOff { database, epoch, copy }
+            }
         };
         self.say_to_leader(member, message);
     }
@@ -429,5 +475,6 @@ fn job_name(job: &Job) -> &'static str {
         Job::Mark(..) => "marked",
         Job::Store(..) => "store works",
         Job::RangeTimeout(_) => "range timeout",
+        Job::Truncate(_) => "truncates",
     }
 }

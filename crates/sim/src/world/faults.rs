@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     Suspended { database: usize, member: usize },
     /// A copy lags.
     Lagged { database: usize, member: usize },
+    /// Little of a log volume is free.
+    Short { member: usize },
     /// Copies hold a discarded timeline.
     Held { database: usize },
 }
@@ -45,6 +47,8 @@ impl World {
         }
         if self.healing {
             self.mend();
+        } else if self.params.truncation {
+            self.seed_lost_copies();
         }
         for member in 0..self.params.members {
             self.rename_lost_copies(member);
@@ -105,6 +109,10 @@ impl World {
                 let member = self.random.below(self.params.members as u64) as usize;
                 strike(self, member);
             }
+        }
+        if faults.short_of_space > 0 && self.random.chance(faults.short_of_space, 1_000) {
+            let member = self.random.below(self.params.members as u64) as usize;
+            self.run_short(member);
         }
         if faults.instant > 0 && self.random.chance(faults.instant, 1_000) {
             let member = self.random.below(self.params.members as u64) as usize;
@@ -190,6 +198,13 @@ impl World {
         self.note(format_args!("m{member}: the volume is full"));
         let delay = self.between((200 * MS, 4 * SEC));
         self.after(delay, Happening::Undo(Fault::Full { member }));
+    }
+
+    fn run_short(&mut self, member: usize) {
+        self.machines[member].short_of_space = true;
+        self.note(format_args!("m{member}: the log volume is short of space"));
+        let delay = self.between((300 * MS, 5 * SEC));
+        self.after(delay, Happening::Undo(Fault::Short { member }));
     }
 
     fn fail_a_sync(&mut self, member: usize) {
@@ -340,6 +355,7 @@ impl World {
                 self.set_copy_lag(*database, *member, LagSettings::default());
             }
             Fault::Held { database } => self.release_holders(*database),
+            Fault::Short { member } => self.machines[*member].short_of_space = false,
             Fault::Full { member } => {
                 self.machines[*member].disk.set_quota(None);
                 self.machines[*member].stores.set_full(false);
@@ -369,7 +385,7 @@ fn some_keys(random: &mut SplitMix64) -> Span {
 
 /// Up to where the frames of a log say that it was durable.
 fn witnessed(copy: &CopyNode) -> Position {
-    let (mut at, end) = (Position::ZERO, copy.log.durable_end().position);
+    let (mut at, end) = (copy.log_begins(), copy.log.durable_end().position);
     let (mut reader, mut witnessed) = (copy.log.reader(), Position::ZERO);
     while let Ok(chunks) = reader.read(at, end, 1024 * 1024) {
         let Some(last) = chunks.last() else { break };

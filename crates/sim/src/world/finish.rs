@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use keelson_cluster_core::Command;
 use keelson_format::Item;
-use keelson_types::{CopyFault, CopyId, CopyStatus, LogEnd, MountIntent, Position, Record};
+use keelson_types::{CopyStatus, LogEnd, MountIntent};
 
-use super::consensus::Origin;
 use super::{Fault, World, database_id};
-use crate::checkers::Violation;
-use crate::copy_node::{CopyNode, key_number, version_of};
+use crate::checkers::{Violation, Write};
+use crate::copy_node::{CopyNode, write_of};
 use crate::params::SEC;
 use crate::probes::Probe;
 
@@ -75,6 +73,7 @@ impl World {
         self.network.data_cut.clear();
         for member in 0..self.params.members {
             self.undo(&Fault::Full { member });
+            self.undo(&Fault::Short { member });
             self.undo(&Fault::Stalled { member });
             self.machines[member].disk.fail_sync(u64::MAX);
             let (data, control) =
@@ -88,39 +87,20 @@ impl World {
     /// What an operator does: a copy that cannot go on is seeded anew.
     pub(crate) fn mend(&mut self) {
         self.scrub_rotten();
-        let Some(leader) = (0..self.params.members)
-            .find(|m| self.leads(*m) && self.leading_term(*m) == Some(self.consensus.term))
-        else {
+        self.excuse_lone_rot();
+        self.seed_lost_copies();
+        if self.ready_leader().is_none() {
             return;
-        };
+        }
         for database in 0..self.params.databases {
             let recorded = &self.reference.databases[&database_id(database)];
-            // With `degrade_after` = never an epoch may wait for a copy that only a seed brings
-            // back.
-            let bound = recorded.target.is_some();
             if recorded.intent == MountIntent::Dismounted && self.now % SEC < 200_000_000 {
                 self.mount(database_id(database), None);
             }
             if self.now % SEC < 200_000_000 {
                 self.release_copies(database);
             }
-            let broken = (0..self.params.members).find_map(|member| {
-                let copy = self.copy(member, database)?;
-                is_lost(copy).then_some(copy.copy)
-            });
-            if let Some(old) = broken.filter(|old| bound && self.is_recorded(database, *old)) {
-                let new = CopyId::from_u128(0x1000 + u128::from(self.fresh()));
-                self.fire(Probe::Reseeded);
-                let database = database_id(database);
-                let command = Command::ReplaceCopy { database, old, new };
-                self.propose(leader, command, Origin::None);
-            }
         }
-    }
-
-    fn is_recorded(&self, database: usize, copy: CopyId) -> bool {
-        let database = &self.reference.databases[&database_id(database)];
-        database.copies.contains_key(&copy) && database.target != Some(copy)
     }
 
     /// The member whose copy serves, and that copy.
@@ -129,6 +109,28 @@ impl World {
             let copy = self.copy(*member, database);
             copy.is_some_and(|c| c.machine.view().status == CopyStatus::Mounted && c.is_serving())
         })
+    }
+
+    /// The store of the only copy of a timeline rotted, since all others hold one that an operator
+    /// discarded: nobody can give it what is missing, and an operator has to choose.
+    fn excuse_lone_rot(&mut self) {
+        for database in 0..self.params.databases {
+            if self.active(database).is_some() || self.waived.contains(&database) {
+                continue;
+            }
+            let copies = (0..self.params.members).filter_map(|m| self.copy(m, database));
+            let mut copies: Vec<_> =
+                copies.map(|c| (c.machine.end().epoch, c.is_whole())).collect();
+            copies.sort_by_key(|(epoch, _)| std::cmp::Reverse(*epoch));
+            let turned = self.reference.databases[&database_id(database)].turned_back.is_some();
+            if let [(newest, false), (next, _), ..] = copies.as_slice()
+                && turned
+                && newest > next
+            {
+                self.note(format_args!("db{database}: the only copy of its timeline rotted"));
+                self.waived.insert(database);
+            }
+        }
     }
 
     /// A database that is not well although nothing excuses it.
@@ -183,7 +185,8 @@ impl World {
     pub(crate) fn check_log(&mut self, member: usize, database: usize) {
         let Some(copy) = self.copy(member, database) else { return };
         match writes_in(copy) {
-            Ok(log) => {
+            Ok(mut log) => {
+                log.extend(self.truncated_writes(copy));
                 let who = format!("m{member}, which serves,");
                 let verdict = self.acknowledged.check(database, &log, &self.given_up, &who);
                 self.check(verdict);
@@ -195,6 +198,13 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Writes of log that the copy has truncated: it, or the copy that it was made of, replayed them.
+    fn truncated_writes(&self, copy: &CopyNode) -> impl Iterator<Item = Write> + use<'_> {
+        let gone = ..=copy.log_from();
+        let replayed = self.replayed.get(&copy.copy).into_iter();
+        replayed.flat_map(move |frames| frames.range(gone).flat_map(|(_, writes)| writes).copied())
     }
 
     /// A copy replays a committed frame: if its log goes on where an operator accepted loss, what
@@ -213,7 +223,11 @@ impl World {
             }
             // A log that rots at this moment cannot be read: then nothing is expected of reads that
             // nobody has seen since. What its scrub mends is checked at the end.
-            let log = self.copy(member, database).and_then(|copy| writes_in(copy).ok());
+            let log = self.copy(member, database).and_then(|copy| {
+                let mut log = writes_in(copy).ok()?;
+                log.extend(self.truncated_writes(copy));
+                Some(log)
+            });
             self.expect_no_more(database, &log.unwrap_or_default());
             let turned = self.reference.databases[&database_id(database)].turned_back.as_ref();
             let turned = turned.is_some_and(|turned| turned.epoch == epoch);
@@ -243,19 +257,10 @@ impl World {
     }
 }
 
-fn is_lost(copy: &CopyNode) -> bool {
-    let view = copy.machine.view();
-    let fault = view.fault;
-    matches!(
-        fault,
-        Some(CopyFault::Diverged(_) | CopyFault::MissingLog(_) | CopyFault::LogDamaged(_))
-    )
-}
-
 /// Every write in a log.
 fn writes_in(copy: &CopyNode) -> Result<BTreeSet<(u32, u64)>, String> {
     let mut writes = BTreeSet::new();
-    let (mut at, end) = (Position::ZERO, copy.log.end().position);
+    let (mut at, end) = (copy.log_begins(), copy.log.end().position);
     let mut reader = copy.log.reader();
     while at < end {
         let chunks = reader.read(at, end, 1024 * 1024).map_err(|error| error.to_string())?;
@@ -264,11 +269,7 @@ fn writes_in(copy: &CopyNode) -> Result<BTreeSet<(u32, u64)>, String> {
         for item in chunks.iter().flat_map(keelson_format::Chunk::items) {
             let Ok(Item::Frame(frame)) = item else { continue };
             let frame = frame.decode().map_err(|error| error.to_string())?;
-            for record in frame.records {
-                if let Record::Put { key, value } = record {
-                    writes.insert((key_number(&key), version_of(&value)));
-                }
-            }
+            writes.extend(frame.records.iter().filter_map(write_of));
         }
     }
     Ok(writes)

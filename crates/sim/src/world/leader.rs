@@ -204,6 +204,16 @@ impl World {
             ControlMessage::GaveUp { database, epoch } => self.given_up(to, database, epoch),
             ControlMessage::ProposeRule(proposal) => self.rule_asked(from, to, proposal),
             ControlMessage::ProposeCeiling(proposal) => self.ceiling_asked(to, proposal),
+            ControlMessage::CutOff { database, epoch, copies, operations } => {
+                let cut = (!copies.is_empty()).then_some(Probe::CutOff);
+                cut.into_iter().for_each(|probe| self.fire(probe));
+                let command = Command::MarkCutOff { database, epoch, copies, operations };
+                self.propose(to, command, Origin::None);
+            }
+            ControlMessage::ClearCutOff { database, epoch, copy } => {
+                self.fire(Probe::CameBack);
+                self.propose(to, Command::ClearCutOff { database, epoch, copy }, Origin::None);
+            }
             _ => {}
         }
     }

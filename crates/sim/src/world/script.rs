@@ -261,6 +261,8 @@ impl World {
         let databases = self.reference.databases.values();
         let lost: Vec<_> = databases.filter_map(|database| database.copy_on(id)).collect();
         self.machines[member].lost_copies.extend(lost);
+        let staged = self.staged_copies(member);
+        self.machines[member].lost_copies.extend(staged);
         self.rename_lost_copies(member);
         self.after(50 * MS, Happening::StartData { member });
     }
@@ -276,6 +278,7 @@ impl World {
         for (database, old) in lost {
             self.fire(Probe::Reseeded);
             let new = CopyId::from_u128(0x1000 + u128::from(self.fresh()));
+            self.emptied.insert(new);
             let command = Command::ReplaceCopy { database, old, new };
             self.propose(leader, command, Origin::None);
         }

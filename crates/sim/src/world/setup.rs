@@ -66,6 +66,9 @@ impl World {
             clients_stop: false,
             waived: BTreeSet::new(),
             rotten: BTreeSet::new(),
+            seeds: Default::default(),
+            emptied: Default::default(),
+            replayed: Default::default(),
             acknowledged: Default::default(),
             given_up: Default::default(),
             bindings: Default::default(),
@@ -162,6 +165,7 @@ fn machine(index: usize, params: &Params, random: &mut SplitMix64) -> Machine {
         parked: Vec::new(),
         stalled: false,
         stalled_jobs: Vec::new(),
+        short_of_space: false,
         lost_copies: std::collections::BTreeSet::new(),
         down_for_good: false,
     }

@@ -1,0 +1,210 @@
+//! Seeds, as operators order them: a copy that only a seed helps is made anew of another one's files.
+//!
+//! The steps that matter for the log are real ones: a hold in consensus, a checkpoint behind it, files
+//! of the new copy that are durable before its id is bound, and the end of the hold after that. The
+//! machine of a seed and its transfers are in a small world of their own (H11).
+
+use std::path::Path;
+
+use keelson_cluster_core::Command;
+use keelson_env::{Disk, StoreOpener};
+use keelson_format::ControlRecord;
+use keelson_log::{ControlFile, generation_path};
+use keelson_types::{
+    CopyFault, CopyId, Generation, HoldKind, LogEnd, LogHold, LogId, OperationId, Position, StoreId,
+};
+
+use super::consensus::Origin;
+use super::{World, database_id, member_id, stream_id};
+use crate::copy_node::CopyNode;
+use crate::probes::Probe;
+
+/// Looks, of 100 ms, after which a seed that does not come about is given up.
+const LOOKS_MAX: u32 = 50;
+/// Of a hold; this world's seeds end them themselves.
+const FAR_UNIX_MS: u64 = 1 << 50;
+
+/// A seed under way.
+pub(crate) struct Seed {
+    old: CopyId,
+    donor: usize,
+    operation: OperationId,
+    held_from: Position,
+    /// The new copy, whose files are there.
+    new: Option<CopyId>,
+    looks: u32,
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+impl World {
+    /// Begins seeds where one is needed, and drives those that are under way.
+    pub(crate) fn seed_lost_copies(&mut self) {
+        for member in 0..self.params.members {
+            for database in 0..self.params.databases {
+                match self.seeds.remove(&(member, database)) {
+                    None => self.begin_seed(member, database),
+                    Some(seed) => self.drive_seed(member, database, seed),
+                }
+            }
+        }
+    }
+
+    fn begin_seed(&mut self, member: usize, database: usize) {
+        let Some(old) = self.copy(member, database).filter(|c| is_lost(c)).map(|c| c.copy) else {
+            return;
+        };
+        let recorded = &self.reference.databases[&database_id(database)];
+        let bound = recorded.target.filter(|target| *target != old);
+        if bound.is_none() || !recorded.copies.contains_key(&old) {
+            return;
+        }
+        let Some(donor) = self.any_donor(member, database) else { return };
+        let Some(held_from) = self.copy(donor, database).map(CopyNode::recovers_from) else {
+            return;
+        };
+        let operation = OperationId::from_u128(0x7000 + u128::from(self.fresh()));
+        let hold = LogHold {
+            operation,
+            kind: HoldKind::Seed,
+            from: held_from,
+            taken_unix_ms: 0,
+            expires_unix_ms: FAR_UNIX_MS,
+        };
+        self.note(format_args!("m{member}: db{database} is to be seeded from m{donor}"));
+        self.order(Command::HoldLog { database: database_id(database), hold });
+        let seed = Seed { old, donor, operation, held_from, new: None, looks: 0 };
+        self.seeds.insert((member, database), seed);
+    }
+
+    fn any_donor(&mut self, member: usize, database: usize) -> Option<usize> {
+        let fit = |other: &usize| {
+            let copy = self.copy(*other, database);
+            *other != member
+                && copy.is_some_and(|c| c.is_whole() && c.machine.view().fault.is_none())
+        };
+        let fit: Vec<_> = (0..self.params.members).filter(fit).collect();
+        let pick = self.random.below(fit.len().max(1) as u64) as usize;
+        fit.get(pick).copied()
+    }
+
+    fn drive_seed(&mut self, member: usize, database: usize, mut seed: Seed) {
+        let id = database_id(database);
+        let recorded = &self.reference.databases[&id];
+        let here = recorded.copy_on(member_id(member));
+        let held = recorded.holds.iter().any(|hold| hold.operation == seed.operation);
+        seed.looks += 1;
+        let bound = here.is_some() && here == seed.new;
+        if bound || here != Some(seed.old) || seed.looks > LOOKS_MAX {
+            if bound {
+                self.fire(Probe::Seeded);
+            }
+            return self.order(Command::ReleaseLog { database: id, operation: seed.operation });
+        }
+        if held && seed.new.is_none() {
+            let new = CopyId::from_u128(0x1000 + u128::from(self.fresh()));
+            match self.stage(member, database, &seed, new) {
+                Ok(at) => {
+                    self.note(format_args!("m{member}: db{database}: {new} is staged at {at}"));
+                    seed.new = Some(new);
+                }
+                Err(why) => self.note(format_args!("m{member}: db{database}: no seed: {why}")),
+            }
+        }
+        if let Some(new) = seed.new {
+            self.order(Command::ReplaceCopy { database: id, old: seed.old, new });
+        }
+        self.seeds.insert((member, database), seed);
+    }
+
+    fn order(&mut self, command: Command) {
+        if let Some(leader) = self.ready_leader() {
+            self.propose(leader, command, Origin::None);
+        }
+    }
+
+    /// Puts the files of the new copy in place: the donor's store as it stands, its log up to there,
+    /// and a control file that says so, as `replication` installs a seed.
+    fn stage(
+        &mut self,
+        member: usize,
+        database: usize,
+        seed: &Seed,
+        new: CopyId,
+    ) -> Result<LogEnd, Failure> {
+        let donor = self.copy(seed.donor, database).ok_or("the source is gone")?;
+        if !donor.is_whole() || donor.machine.view().fault.is_some() {
+            return Err("the source is not well".into());
+        }
+        let place =
+            Path::new("/data").join(database_id(database).to_string()).join(new.to_string());
+        let (sources, target) = (&self.machines[seed.donor].stores, &self.machines[member]);
+        let checkpoint = place.join("seed-source");
+        let at = donor.store.create_checkpoint(&checkpoint)?;
+        if at.position < seed.held_from {
+            return Err("the source fell behind its hold".into());
+        }
+        let store = StoreId::from_u128(1);
+        sources.send(&checkpoint, &target.stores, &place.join(format!("store-{store}")))?;
+        sources.destroy(&checkpoint)?;
+        copy_log(donor, &target.disk, &place.join("log"), at.position)?;
+        let mut record = ControlRecord::new(
+            new,
+            database_id(database),
+            stream_id(database),
+            LogId::from_u128(1),
+            store,
+        );
+        record.epoch_table = donor.machine.table().clone();
+        record.epoch_table.cut(at.position);
+        record.sealed = record.epoch_table.last_epoch().max(at.epoch);
+        record.committed = at.position;
+        record.durable_floor = at.position;
+        let (mut control, _) = ControlFile::open(&target.disk, &place.join("control"))?;
+        control.write(&record)?;
+        let replayed = self.replayed.get(&donor.copy).cloned().unwrap_or_default();
+        self.replayed.insert(new, replayed);
+        Ok(at)
+    }
+
+    /// Whether a seed put files of copies there that no state knows yet.
+    pub(crate) fn staged_copies(&self, member: usize) -> Vec<CopyId> {
+        let here = self.seeds.iter().filter(|((target, _), _)| *target == member);
+        here.filter_map(|(_, seed)| seed.new).collect()
+    }
+}
+
+/// The log of a seed: the generation in which the store stands, up to there.
+fn copy_log(
+    donor: &CopyNode,
+    disk: &dyn Disk,
+    directory: &Path,
+    to: Position,
+) -> Result<(), Failure> {
+    disk.create_dir_all(directory)?;
+    if to.generation > Generation(0) {
+        let file = disk.create(&generation_path(directory, to.generation))?;
+        let mut at = Position { generation: to.generation, offset: 0 };
+        let mut reader = donor.log.reader();
+        while at < to {
+            let chunks = reader.read(at, to, 64 * 1024)?;
+            for chunk in &chunks {
+                file.write_at(chunk.position.offset, &chunk.bytes)?;
+            }
+            at = chunks.last().ok_or("the log ends early")?.end;
+        }
+        file.sync()?;
+    }
+    for directory in directory.ancestors().take(4) {
+        disk.sync_dir(directory)?;
+    }
+    Ok(())
+}
+
+/// Only a seed helps.
+fn is_lost(copy: &CopyNode) -> bool {
+    matches!(
+        copy.machine.view().fault,
+        Some(CopyFault::Diverged(_) | CopyFault::MissingLog(_) | CopyFault::LogDamaged(_))
+    )
+}
