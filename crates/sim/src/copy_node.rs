@@ -133,6 +133,8 @@ pub(crate) struct CopyNode {
     lag: Option<Lag>,
     repair: Repair,
     truncating: Truncating,
+    /// It failed because log that it needs is gone.
+    misses_log: bool,
     /// The active that was answered last, and its epoch.
     source: Option<(MemberId, Epoch)>,
 }
@@ -148,6 +150,11 @@ impl CopyNode {
                 self.act(moment, action, &mut events);
             }
         }
+        let misses = matches!(self.machine.view().fault, Some(CopyFault::MissingLog(_)));
+        if misses && !std::mem::replace(&mut self.misses_log, misses) {
+            moment.out.push(Out::Fired(Probe::LogGone));
+        }
+        self.misses_log = misses;
         if let Err(what) = self.machine.check() {
             moment.out.push(Out::Bug(what.to_owned()));
         }

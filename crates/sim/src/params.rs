@@ -52,6 +52,8 @@ pub struct FaultRates {
     pub instant: u64,
     /// Little of a log volume is free for a while. Fixed by the seed's number, too.
     pub short_of_space: u64,
+    /// An operator has a copy seeded. Fixed by the seed's number, too.
+    pub reseed: u64,
 }
 
 /// The parameters of a run.
@@ -142,6 +144,7 @@ impl Params {
             accept_loss: rate(100),
             store_rot: rate(10),
             instant: if !calm && seed.is_multiple_of(3) { 40 } else { 0 },
+            reseed: if !calm && truncation { 15 } else { 0 },
             short_of_space: if !calm && seed.is_multiple_of(5) { 30 } else { 0 },
         };
         Self {

@@ -150,6 +150,7 @@ impl CopyNode {
             lag: None,
             repair: Repair::new(repair_place, mark, replayed),
             truncating: Truncating::new(place.params.truncation.then_some(EXPANDED)),
+            misses_log: false,
             source: None,
         })
     }

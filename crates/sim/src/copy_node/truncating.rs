@@ -324,7 +324,6 @@ impl CopyNode {
     }
 
     pub(super) fn log_gone(&mut self, moment: &mut Moment<'_>, epoch: Epoch, begins: Position) {
-        moment.out.push(Out::Fired(Probe::LogGone));
         self.step(moment, Event::LogGone { epoch, begins });
     }
 }

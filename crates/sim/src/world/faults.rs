@@ -114,6 +114,10 @@ impl World {
             let member = self.random.below(self.params.members as u64) as usize;
             self.run_short(member);
         }
+        if faults.reseed > 0 && self.random.chance(faults.reseed, 1_000) {
+            let member = self.random.below(self.params.members as u64) as usize;
+            self.order_seed(member);
+        }
         if faults.instant > 0 && self.random.chance(faults.instant, 1_000) {
             let member = self.random.below(self.params.members as u64) as usize;
             self.take_back(member);

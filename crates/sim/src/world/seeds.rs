@@ -32,6 +32,8 @@ pub(crate) struct Seed {
     held_from: Position,
     /// The new copy, whose files are there.
     new: Option<CopyId>,
+    /// The look at which its id is bound: transfers take time.
+    binds_at: u32,
     looks: u32,
 }
 
@@ -43,22 +45,32 @@ impl World {
         for member in 0..self.params.members {
             for database in 0..self.params.databases {
                 match self.seeds.remove(&(member, database)) {
-                    None => self.begin_seed(member, database),
+                    None if self.copy(member, database).is_some_and(is_lost) => {
+                        self.begin_seed(member, database);
+                    }
+                    None => {}
                     Some(seed) => self.drive_seed(member, database, seed),
                 }
             }
         }
     }
 
+    /// An operator has a copy made anew that may be well.
+    pub(crate) fn order_seed(&mut self, member: usize) {
+        let database = self.random.below(self.params.databases as u64) as usize;
+        if !self.seeds.contains_key(&(member, database)) {
+            self.begin_seed(member, database);
+        }
+    }
+
     fn begin_seed(&mut self, member: usize, database: usize) {
-        let Some(old) = self.copy(member, database).filter(|c| is_lost(c)).map(|c| c.copy) else {
-            return;
-        };
+        let Some(old) = self.copy(member, database).map(|c| c.copy) else { return };
         let recorded = &self.reference.databases[&database_id(database)];
         let bound = recorded.target.filter(|target| *target != old);
         if bound.is_none() || !recorded.copies.contains_key(&old) {
             return;
         }
+        let resumes = recorded.copies[&old].resumes;
         let Some(donor) = self.any_donor(member, database) else { return };
         let Some(held_from) = self.copy(donor, database).map(CopyNode::recovers_from) else {
             return;
@@ -72,8 +84,19 @@ impl World {
             expires_unix_ms: FAR_UNIX_MS,
         };
         self.note(format_args!("m{member}: db{database} is to be seeded from m{donor}"));
-        self.order(Command::HoldLog { database: database_id(database), hold });
-        let seed = Seed { old, donor, operation, held_from, new: None, looks: 0 };
+        let database_id = database_id(database);
+        self.order(Command::HoldLog { database: database_id, hold });
+        // As its member tells it: from now on no log is kept for it, but for the hold.
+        let comment = "needs a seed".to_owned();
+        self.order(Command::SuspendFailed {
+            database: database_id,
+            copy: old,
+            resumes,
+            comment,
+            needs_seed: true,
+            tag: None,
+        });
+        let seed = Seed { old, donor, operation, held_from, new: None, binds_at: 0, looks: 0 };
         self.seeds.insert((member, database), seed);
     }
 
@@ -107,11 +130,12 @@ impl World {
                 Ok(at) => {
                     self.note(format_args!("m{member}: db{database}: {new} is staged at {at}"));
                     seed.new = Some(new);
+                    seed.binds_at = seed.looks + self.random.below(u64::from(LOOKS_MAX / 3)) as u32;
                 }
                 Err(why) => self.note(format_args!("m{member}: db{database}: no seed: {why}")),
             }
         }
-        if let Some(new) = seed.new {
+        if let Some(new) = seed.new.filter(|_| seed.looks >= seed.binds_at) {
             self.order(Command::ReplaceCopy { database: id, old: seed.old, new });
         }
         self.seeds.insert((member, database), seed);
