@@ -105,6 +105,35 @@ async fn a_damaged_log_is_found(damage: impl Fn(&File) -> std::io::Result<()>) -
     .await
 }
 
+/// G5: a closed generation of the *active* rots while a copy is away that needs it. What the active
+/// cannot read it does not send; it mends it from the other copy, and the one that was away gets it.
+#[tokio::test(flavor = "multi_thread")]
+async fn rot_in_the_log_of_the_active_is_mended_before_it_is_shipped() -> Result<()> {
+    let mut cluster = cluster().await?;
+    cluster.cli().succeed(["database", "set", "DB1", "--generation-size", "1MiB"]).await?;
+    let active = cluster.active_of("DB1").await?;
+    let away = another(&cluster, &active);
+    cluster.member(&away).kill()?;
+    let options = WriterOptions { value_bytes: 16 * 1024, ..WriterOptions::default() };
+    let writer = Writer::start(cluster.client().database("DB1"), options);
+    writer.progress(300).await?;
+    let files = generations(&log_directory(&cluster, &active)?)?;
+    ensure!(files.len() >= 3, "{files:?}");
+    let handle = OpenOptions::new().read(true).write(true).open(&files[files.len() - 3])?;
+    let mut byte = [0];
+    handle.read_exact_at(&mut byte, 300_000)?;
+    handle.write_all_at(&[byte[0] ^ 0x10], 300_000)?;
+    cluster.member(&away).start()?;
+    cluster.wait_until_counting("DB1").await?;
+    let events = cluster.cli().json(["event", "list", "--limit", "200"]).await?;
+    ensure!(events.to_string().contains("log_mended"), "{events}");
+    let oracle = writer.stop().await?;
+    oracle.verify(&cluster.client().database("DB1")).await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    cluster.equal_digest("DB1", 3).await?;
+    Ok(())
+}
+
 /// What lies behind the end is named, and a log that ends before what the copy had durable is
 /// damaged.
 #[tokio::test(flavor = "multi_thread")]

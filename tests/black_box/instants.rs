@@ -1,7 +1,11 @@
 //! An instant of a lagged copy is made the truth; the others keep what is discarded until they are
 //! released (G4, S13).
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use keelson_client::Read;
 use keelson_testkit::{Cluster, Output, eventually};
 use serde_json::Value;
 
@@ -100,6 +104,28 @@ async fn salvage_is_deleted_by_a_word(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// S13: positions of the discarded timeline are ahead of the new one, and say nothing there.
+async fn discarded_positions_count_nowhere(cluster: &Cluster, token: &Bytes) -> Result<()> {
+    for constraint in ["second_copy", "all_copies"] {
+        let flush = ["guarantee", "flush", "DB1", "--constraint", constraint];
+        let refused = cluster.cli().run(flush).await?;
+        ensure!(refused.error_code() == Some("guarantee_not_satisfied"), "{refused:?}");
+        let refused = cluster.cli().run(flush.iter().chain(&["--written-before", "1h"])).await?;
+        ensure!(refused.error_code() == Some("guarantee_not_satisfied"), "{refused:?}");
+    }
+    let database = cluster.client().database("DB1");
+    let read = Read::AtLeast(token.clone());
+    for member in ["m1", "m2"] {
+        let read =
+            tokio::time::timeout(Duration::from_secs(2), database.get_at(member, "after", &read));
+        let answer = read.await;
+        ensure!(!matches!(answer, Ok(Ok(_))), "{member} answers from the discarded timeline");
+    }
+    let value = database.get_at("m3", "after", &read).await?;
+    ensure!(value.as_deref() == Some(&b"1"[..]), "{value:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instant_becomes_the_truth_and_the_rest_is_kept_until_it_is_released() -> Result<()> {
     let (mut cluster, before) = dropped().await?;
@@ -118,10 +144,11 @@ async fn an_instant_becomes_the_truth_and_the_rest_is_kept_until_it_is_released(
     ensure!(done.code == Some(0), "{done:?}");
     assert_eq!(cluster.active_of("DB1").await?, "m3");
     assert_eq!(keys(&cluster).await?, ten());
-    cluster.client().database("DB1").put("after", "1").await?;
+    let after = cluster.client().database("DB1").put("after", "1").await?;
     for member in ["m1", "m2"] {
         is_held(&cluster, member).await?;
     }
+    discarded_positions_count_nowhere(&cluster, &after.token).await?;
     let events = cluster.cli().succeed(["event", "list"]).await?;
     ensure!(events.contains("activated_at_instant"), "{events}");
     let resumed = cluster.cli().run(["copy", "resume", "DB1@m1"]).await?;

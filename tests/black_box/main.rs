@@ -13,6 +13,7 @@ mod crashes;
 mod damage;
 mod data;
 mod dev;
+mod digests;
 mod diverge;
 mod edges;
 mod failures;

@@ -54,7 +54,7 @@ async fn truncated(members: &[&str]) -> Result<Cluster> {
 }
 
 /// The directories of the only store of a member, one for each store that is kept.
-fn stores(cluster: &Cluster, member: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn stores(cluster: &Cluster, member: &str) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for database in fs::read_dir(cluster.path().join(member).join("data/databases"))? {
         let database = database?.path();

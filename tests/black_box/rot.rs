@@ -11,10 +11,11 @@ use keelson_testkit::{Cluster, Writer, WriterOptions, eventually};
 use serde_json::Value;
 
 use crate::moves::another;
+use crate::space::events;
 
 const DATABASES: [&str; 4] = ["DB1", "DB2", "DB3", "DB4"];
 const ROUNDS: usize = 8;
-const FLIPS_PER_ROUND: usize = 26;
+const FLIPS_PER_ROUND: usize = 34;
 
 /// Numbers that look random and can be had again.
 struct Numbers(u64);
@@ -164,6 +165,14 @@ async fn scrub_until_clean(cluster: &Cluster, database: &str, member: &str) -> R
     first["scrub_found"].as_u64().with_context(|| format!("nothing is said: {first}"))
 }
 
+/// Index of the newest event that tells of damage to a copy; 0 if there is none.
+async fn told(cluster: &Cluster, database: &str, member: &str) -> Result<u64> {
+    let subject = format!("{database}@{member}");
+    let events = events(cluster, "copy_damage").await?;
+    let of_copy = events.iter().filter(|event| event["subject"] == subject.as_str());
+    Ok(of_copy.filter_map(|event| event["index"].as_u64()).max().unwrap_or(0))
+}
+
 async fn healthy(cluster: &Cluster, database: &str, member: &str) -> Result<()> {
     eventually(&format!("{database}@{member} is healthy"), || async {
         let row = status(cluster, database, member).await?;
@@ -196,7 +205,7 @@ async fn loaded(cluster: &Cluster) -> Result<(Vec<String>, Vec<Writer>)> {
     Ok((ids, writers))
 }
 
-/// S15, G5: 208 bytes at random places of logs, stores and control files.
+/// S15, G5: over 200 bytes at random places of logs and stores, and some of control files.
 #[tokio::test(flavor = "multi_thread")]
 async fn any_byte_of_a_passive_that_rots_is_found_and_mended_and_clients_notice_nothing()
 -> Result<()> {
@@ -220,6 +229,10 @@ async fn any_byte_of_a_passive_that_rots_is_found_and_mended_and_clients_notice_
             healthy(&cluster, name, &passive).await?;
         }
         writers.iter().for_each(Writer::reset_gap);
+        let mut before = Vec::new();
+        for name in DATABASES {
+            before.push(told(&cluster, name, &passive).await?);
+        }
         let flips = rot(&cluster, &passive, &mut numbers, &ids).await?;
         for flip in &flips {
             logs += usize::from(flip.is_log());
@@ -231,7 +244,9 @@ async fn any_byte_of_a_passive_that_rots_is_found_and_mended_and_clients_notice_
             let touched: Vec<_> = flips.iter().filter(|flip| flip.database == index).collect();
             // A control file is written so often that it may be right again before anyone looks.
             let log = touched.iter().any(|flip| flip.is_log());
-            ensure!(!log || found > 0, "round {round}: nothing found of {touched:?}");
+            // Whoever makes a store anew may meet it before the scrub does, and tells.
+            let found = found > 0 || told(&cluster, name, &passive).await? > before[index];
+            ensure!(!log || found, "round {round}: nothing found of {touched:?}");
             for flip in touched.into_iter().filter(|flip| !flip.is_control()) {
                 ensure!(flip.is_gone(), "round {round}: still there: {flip:?}");
             }
@@ -244,7 +259,7 @@ async fn any_byte_of_a_passive_that_rots_is_found_and_mended_and_clients_notice_
         }
     }
     eprintln!("{logs} bytes of logs, {stores} of stores, {controls} of control files");
-    ensure!(logs + stores + controls >= 200 && logs >= 20 && stores >= 20 && controls > 0);
+    ensure!(logs + stores >= 200 && logs >= 20 && stores >= 20 && controls > 0);
     for (name, writer) in DATABASES.iter().zip(writers) {
         let oracle = writer.stop().await?;
         oracle.verify(&cluster.client().database(*name)).await?;

@@ -173,7 +173,7 @@ async fn held_by_a_seed(cluster: &Cluster) -> Result<bool> {
     Ok(rows.iter().any(by_seed))
 }
 
-/// F110: a writer asks for its own last write, by its commit token.
+/// F109: a writer asks for its own last write by its commit token, or by its clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flush_by_token_asks_for_that_write_alone() -> Result<()> {
     let cluster = Cluster::start(3).await?;
@@ -202,6 +202,13 @@ async fn a_flush_by_token_asks_for_that_write_alone() -> Result<()> {
     ensure!(output.code == Some(0), "the first write is on all copies: {output:?}");
     check(&flush(second.clone()).await?, 1, "guarantee_not_satisfied");
     check(&flush("not base64!".into()).await?, 3, "bad_argument");
+    let before = |time: &'static str| {
+        let args = ["guarantee", "flush", "DB1", "--constraint", "all_copies", "--written-before"];
+        cluster.cli().run(args.into_iter().chain([time]))
+    };
+    check(&before("1s").await?, 1, "guarantee_not_satisfied");
+    check(&before("2300-01-01T00:00:00Z").await?, 1, "guarantee_not_satisfied");
+    assert_eq!(before("yesterday").await?.code, Some(2));
     let other = ["guarantee", "flush", "DB2", "--token", &second];
     check(&cluster.cli().run(other).await?, 3, "bad_argument");
     Ok(())

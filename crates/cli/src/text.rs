@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use keelson_types::{LOG_UNIT_BYTES, Position};
+use keelson_types::{LOG_UNIT_BYTES, Position, RefusalReason};
 use keelson_wire::v1;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
+
+use crate::failure::Failure;
 
 /// A sixteen-byte id as text; other lengths as hex.
 pub(crate) fn id(bytes: &[u8]) -> String {
@@ -141,6 +143,15 @@ pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
         bytes.extend_from_slice(&group[1..chunk.len()]);
     }
     Some(bytes)
+}
+
+/// A commit token, as put prints it.
+///
+/// # Errors
+/// `bad_argument` if it is empty, or not base64: an empty one would ask another question.
+pub(crate) fn commit_token(text: &str) -> Result<Bytes, Failure> {
+    let bad = || Failure::new(RefusalReason::BadArgument, format!("{text:?} is no commit token"));
+    decode_base64(text).filter(|bytes| !bytes.is_empty()).map(Bytes::from).ok_or_else(bad)
 }
 
 #[cfg(test)]

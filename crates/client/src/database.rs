@@ -10,6 +10,8 @@ use tonic::Request;
 
 use crate::call::{self, Retry};
 use crate::client::Shared;
+use crate::error::Failure;
+use crate::salvage::data_address;
 use crate::session::Session;
 use crate::{ClientError, ScanOptions, ScanStream, WatchStream, WriteBatch, limits, scan, watch};
 
@@ -101,6 +103,28 @@ impl Database {
             }
         })
         .await?;
+        Ok(answer.found.then_some(answer.value))
+    }
+
+    /// The value of `key` at the copy of this member, active or passive.
+    ///
+    /// # Errors
+    /// `unknown_member`; `not_active` if it holds no copy; otherwise as [`Self::get`], without
+    /// retries.
+    pub async fn get_at(
+        &self,
+        member: &str,
+        key: impl Into<Bytes>,
+        read: &Read,
+    ) -> Result<Option<Bytes>, ClientError> {
+        let key = key.into();
+        limits::key(&key)?;
+        let address = data_address(&self.shared, member).await?;
+        let limit = self.shared.options.deadline;
+        let options = Some(read.options());
+        let message = v1::GetRequest { database: self.name.to_string(), key, options };
+        let answer = self.shared.pool.kv(&address).get(timed(message, limit)).await;
+        let answer = answer.map_err(|status| Failure::of(&status, &address).error)?.into_inner();
         Ok(answer.found.then_some(answer.value))
     }
 

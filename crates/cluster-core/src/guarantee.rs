@@ -73,9 +73,15 @@ pub struct GuaranteeInputs<'a> {
 /// What the caller wrote last.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FlushTarget {
-    /// The commit time of its last log. A copy holds it for certain once it has replayed a frame
-    /// more than [`CLOCK_SKEW`] later, so an idle database needs a later frame to be written.
-    Time(HybridTime),
+    /// The time of its last write, by its own clock. A copy holds it for certain once it has
+    /// replayed a frame more than [`CLOCK_SKEW`] later, or everything that was committed when it
+    /// asked, as in an idle database.
+    Time {
+        /// When it wrote.
+        written: HybridTime,
+        /// Everything was committed up to here.
+        committed: Position,
+    },
     /// The position in its commit token: exact, and needs no later frame.
     Position(Position),
 }
@@ -163,7 +169,9 @@ pub fn flush(inputs: &GuaranteeInputs<'_>, target: FlushTarget) -> Guarantee {
     answer(inputs, |_, facts| {
         let arrived = match target {
             FlushTarget::Position(position) => facts.replayed >= position,
-            FlushTarget::Time(commit) => later_than_skew(facts.replayed_time, commit),
+            FlushTarget::Time { written, committed } => {
+                facts.replayed >= committed || later_than_skew(facts.replayed_time, written)
+            }
         };
         if arrived { Vec::new() } else { vec![GuaranteeReason::NotReplayed] }
     })

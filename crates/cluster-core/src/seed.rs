@@ -4,7 +4,8 @@
 //! same sentences. What only the members know (health, space) the driver adds to the list.
 
 use keelson_types::{
-    CopyId, DatabaseId, MountIntent, OldFiles, RefusalReason, SeedOrder, SeedScope, SuspendedBy,
+    CopyId, DatabaseId, DatabaseState, MountIntent, OldFiles, RefusalReason, SeedOrder, SeedScope,
+    SuspendedBy,
 };
 
 use crate::command::Refusal;
@@ -124,6 +125,11 @@ fn check_role(database: &Database, copy: CopyId) -> SeedCheck {
         let found = "the copy was active last and may hold the newest data; mount the database on \
                      another copy first";
         return SeedCheck::failed("role", RefusalReason::Precondition, found);
+    }
+    if database.intent == MountIntent::Mounted && database.state != DatabaseState::Established {
+        let found = "no copy serves the database now, and the copy may hold what the next active \
+                     needs; wait until it is mounted";
+        return SeedCheck::failed("role", RefusalReason::Activating, found);
     }
     SeedCheck::passed("role", "the copy is passive")
 }

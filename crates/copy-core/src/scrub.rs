@@ -41,6 +41,14 @@ pub enum DigestVerdict {
     Undecided(Vec<CopyId>),
 }
 
+/// How long a copy may take to replay a marker and read its store through: a minute, and as long as
+/// a slow disk reads so many bytes.
+#[must_use]
+pub const fn digest_wait(store_bytes: u64) -> Duration {
+    const SLOW_BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
+    Duration::from_secs(60 + store_bytes / SLOW_BYTES_PER_SECOND)
+}
+
 /// Judges digests. Copies that did not answer do not count, and an answer for another position says
 /// nothing; a majority is one of the copies that answered, and of at least two.
 #[must_use]

@@ -279,7 +279,7 @@ impl KvService {
         let (reply, log) = oneshot::channel();
         copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
         let log = log.await.map_err(|_| gone())??;
-        if is_discarded(&log.table, token, copy) {
+        if standing(&log.table, token, copy) != Standing::Here {
             return Ok(v1::DurabilityResponse { discarded: true, ..Default::default() });
         }
         let (reply, view) = oneshot::channel();
@@ -307,21 +307,35 @@ impl KvService {
     }
 }
 
-/// Whether a token's position lies in a timeline that this log does not contain.
-pub(crate) fn is_discarded(
+/// How a token's write stands to the log of a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// Its timeline is this one: the write is in the log, or comes with more of it.
+    Here,
+    /// Its epoch has not come here yet. However far this log reaches, the write is not in it.
+    Unheard,
+    /// It lies in a timeline that this log does not contain.
+    Discarded,
+}
+
+pub(crate) fn standing(
     table: &keelson_types::EpochTable,
     token: &CommitToken,
     copy: &CopyHandle,
-) -> bool {
+) -> Standing {
     let LogEnd { epoch, position } = token.end;
-    if token.stream != copy.shared.stream || epoch > table.last_epoch() {
-        return token.stream != copy.shared.stream;
+    if token.stream != copy.shared.stream {
+        return Standing::Discarded;
+    }
+    if epoch > table.last_epoch() {
+        return Standing::Unheard;
     }
     let known = table.rows().iter().any(|row| row.epoch == epoch);
     let oldest = table.rows().first().map(|row| row.epoch);
-    if !known {
-        // Older than what the table remembers, or an epoch that left nothing behind.
-        return oldest.is_some_and(|oldest| epoch > oldest);
-    }
-    position > table.end_of(epoch, keelson_types::Position::new(u64::MAX, 0))
+    // Not known: older than what the table remembers, or an epoch that left nothing behind.
+    let gone = match known {
+        true => position > table.end_of(epoch, keelson_types::Position::new(u64::MAX, 0)),
+        false => oldest.is_some_and(|oldest| epoch > oldest),
+    };
+    if gone { Standing::Discarded } else { Standing::Here }
 }

@@ -25,7 +25,7 @@ use crate::note::{Note, NoteCode};
 use crate::open;
 use crate::owner::{Files, unix_millis};
 use crate::scrub::read::{LogFound, Pace, read_log};
-pub(crate) use crate::scrub::state::{SCRUB_EXTENSION, ScrubReport, ScrubState};
+pub(crate) use crate::scrub::state::{Compared, SCRUB_EXTENSION, ScrubReport, ScrubState};
 
 /// Longest sleep: copies come, and clocks are set.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
@@ -53,8 +53,10 @@ impl Default for Scrubbing {
 #[derive(Clone)]
 pub(crate) struct ScrubParts {
     pub(crate) files: Files,
-    /// The other copies.
+    /// The other copies that neither lag nor are suspended.
     pub(crate) others: Vec<(MemberId, CopyId)>,
+    /// All copies of the database.
+    pub(crate) copies: usize,
 }
 
 /// Scrubs what is due, for ever.
@@ -83,11 +85,20 @@ pub(crate) async fn run(context: Arc<PlaneContext>, registry: Arc<Registry>) {
 
 /// Reads one copy through when it is its turn.
 pub(crate) async fn scrub(context: &Arc<PlaneContext>, copy: &CopyHandle) {
-    let Ok(_turn) = context.scrubbing.turn.acquire().await else { return };
+    let Ok(turn) = context.scrubbing.turn.acquire().await else { return };
     let shared = &copy.shared;
     shared.scrub.begin(shared.size());
     let mut report = ScrubReport::default();
-    if let Err(why) = scrub_files(context, copy, &mut report).await {
+    let read = scrub_files(context, copy, &mut report).await;
+    // What follows waits for other members, not for this disk.
+    drop(turn);
+    let ended = match read {
+        Ok(parts) if shared.gate.is_open() && !parts.others.is_empty() => {
+            compare::compare(context, copy, &parts, &mut report).await
+        }
+        read => read.map(drop),
+    };
+    if let Err(why) = ended {
         report.problem.get_or_insert(why);
     }
     report.ended_unix_ms = unix_millis();
@@ -119,17 +130,14 @@ async fn scrub_files(
     context: &Arc<PlaneContext>,
     copy: &CopyHandle,
     report: &mut ScrubReport,
-) -> Result<(), String> {
+) -> Result<ScrubParts, String> {
     let parts = parts(copy).await?;
     small_files(context, copy, &parts, report).await?;
     let mut pace = Pace::new(context.settings.borrow().number(Setting::ScrubRate));
     pace = log(context, copy, &parts, pace, report).await?;
     index(context, copy, report).await?;
     store(context, copy, &parts, pace, report).await?;
-    if copy.shared.gate.is_open() && !parts.others.is_empty() {
-        compare::compare(context, copy, &parts, report).await?;
-    }
-    Ok(())
+    Ok(parts)
 }
 
 /// Control file, clock of the lag, list of copies.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use keelson_copy_core::range_fetch::{FetchFailure, Spans};
+use keelson_copy_core::scrub::digest_wait;
 use keelson_env::StoreItem;
 use keelson_net::require_member;
 use keelson_types::{DatabaseId, ForkName, Instant, MemberId, RefusalReason, Span};
@@ -31,8 +32,6 @@ const FETCH_AHEAD: usize = 4;
 /// Keys, and bytes of them, in one answer to a range fetch.
 const RANGE_KEYS_MAX: usize = 100_000;
 const RANGE_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Longest wait for a digest.
-const DIGEST_WAIT: Duration = Duration::from_secs(120);
 /// Time for the first message of a session.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 
@@ -230,7 +229,8 @@ impl v1::replication_server::Replication for ReplicationService {
         let request = request.into_inner();
         let unknown = || Refusal::new(RefusalReason::UnknownCopy, "no copy of this database here");
         let copy = self.registry.named(&request.database).ok_or_else(unknown)?;
-        let waited = tokio::time::timeout(DIGEST_WAIT, copy.digests.wait(request.marker)).await;
+        let wait = digest_wait(copy.shared.size());
+        let waited = tokio::time::timeout(wait, copy.digests.wait(request.marker)).await;
         let late = |_| {
             Refusal::new(RefusalReason::DeadlineExceeded, "the copy has not replayed the marker")
         };

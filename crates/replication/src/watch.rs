@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::context::{CopyHandle, PlaneContext};
-use crate::kv::is_discarded;
+use crate::kv::{Standing, standing};
 use crate::message::{LogView, Message};
 use crate::shared::Life;
 
@@ -45,7 +45,12 @@ pub(crate) async fn start(
     } else {
         let bad = |_| Refusal::new(RefusalReason::BadArgument, "the cursor is not readable");
         let token = CommitToken::decode(&request.from).map_err(bad)?;
-        if is_discarded(&log.table, &token, &copy) {
+        let standing = standing(&log.table, &token, &copy);
+        if standing == Standing::Unheard {
+            let what = "the copy has not heard of the epoch of this cursor yet";
+            return Err(Refusal::new(RefusalReason::Activating, what));
+        }
+        if standing == Standing::Discarded {
             let response = v1::WatchResponse { discarded: true, ..Default::default() };
             // The channel is empty.
             let _ = sender.try_send(Ok(response));

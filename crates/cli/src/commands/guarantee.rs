@@ -1,8 +1,8 @@
 //! `keelson guarantee`: may a writer of much go on without outrunning the copies?
 
-use bytes::Bytes;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use clap::{Args, Subcommand};
-use keelson_types::RefusalReason;
 use keelson_wire::v1::{GuaranteeRequest, GuaranteeResponse};
 use serde_json::{Value, json};
 
@@ -22,6 +22,10 @@ pub(crate) enum Command {
         /// Ask for one write instead: its commit token, as keelson kv put prints it
         #[arg(long)]
         token: Option<String>,
+        /// Ask for what was written before a time (RFC 3339, or an age such as 5m) by a clock that
+        /// may be 5 s wrong
+        #[arg(long, conflicts_with = "token", value_name = "TIME", value_parser = moment)]
+        written_before: Option<u64>,
     },
 }
 
@@ -44,9 +48,12 @@ impl Command {
         };
         let answer = match &self {
             Self::Health(question) => admin.guarantee_health(request(question)).await?,
-            Self::Flush { question, token } => {
-                let token = token.as_deref().map(commit_token).transpose()?.unwrap_or_default();
-                admin.guarantee_flush(GuaranteeRequest { token, ..request(question) }).await?
+            Self::Flush { question, token, written_before } => {
+                let token =
+                    token.as_deref().map(text::commit_token).transpose()?.unwrap_or_default();
+                let written_unix_millis = written_before.unwrap_or_default();
+                let message = GuaranteeRequest { token, written_unix_millis, ..request(question) };
+                admin.guarantee_flush(message).await?
             }
         };
         show(global, &answer);
@@ -54,9 +61,18 @@ impl Command {
     }
 }
 
-fn commit_token(text: &str) -> Result<Bytes, Failure> {
-    let bad = || Failure::new(RefusalReason::BadArgument, format!("{text:?} is no commit token"));
-    text::decode_base64(text).map(Bytes::from).ok_or_else(bad)
+/// A time, or one so long ago, in Unix milliseconds.
+fn moment(text: &str) -> Result<u64, String> {
+    let time = match humantime::parse_rfc3339_weak(text) {
+        Ok(time) => time,
+        Err(_) => {
+            let age = humantime::parse_duration(text)
+                .map_err(|_| "neither a time (2026-11-22T14:00:00Z) nor an age (5m)")?;
+            SystemTime::now().checked_sub(age).ok_or("too long ago")?
+        }
+    };
+    let since = time.duration_since(UNIX_EPOCH).map_err(|_| "a time before 1970")?;
+    u64::try_from(since.as_millis()).map_err(|_| "too far away".into())
 }
 
 fn show(global: &Global, answer: &GuaranteeResponse) {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use keelson_client::{Change, Database, ScanOptions, WatchEvent, WriteBatch};
+use keelson_client::{Change, Database, Read, ScanOptions, WatchEvent, WriteBatch};
 use keelson_types::RefusalReason;
 use serde_json::{Map, Value, json};
 
@@ -67,6 +67,12 @@ pub(crate) struct Get {
     /// The key is base64
     #[arg(long)]
     base64: bool,
+    /// Read the copy of this member, active or passive, as far as it has replayed
+    #[arg(long, value_name = "MEMBER")]
+    at: Option<String>,
+    /// Wait until that copy has the write of this commit token (base64, as put prints it)
+    #[arg(long, requires = "at")]
+    token: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -190,7 +196,15 @@ impl Get {
     async fn run(self, global: &Global) -> Outcome {
         let key = argument(&self.key, self.base64)?;
         let database = open(global, &self.database).await?;
-        let Some(value) = database.get(key.clone()).await? else {
+        let found = match &self.at {
+            None => database.get(key.clone()).await?,
+            Some(member) => {
+                let token = self.token.as_deref().map(text::commit_token).transpose()?;
+                let read = token.map_or(Read::Any, Read::AtLeast);
+                database.get_at(member, key.clone(), &read).await?
+            }
+        };
+        let Some(value) = found else {
             return Err(Failure {
                 code: "not_found".into(),
                 message: format!("{} has no key {:?}", self.database, self.key),

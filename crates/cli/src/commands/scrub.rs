@@ -41,6 +41,7 @@ pub(crate) async fn run(global: &Global, database: &str, member: &str, wait: boo
         column("read"),
         column("found"),
         column("mended"),
+        column("compared"),
         column("problem"),
     ];
     let rows = ended.iter().map(|(name, facts)| {
@@ -50,6 +51,7 @@ pub(crate) async fn run(global: &Global, database: &str, member: &str, wait: boo
             text::size(facts.bytes),
             facts.found.to_string(),
             facts.mended.to_string(),
+            compared_text(facts),
             facts.problem.clone(),
         ]
     });
@@ -62,6 +64,14 @@ pub(crate) async fn run(global: &Global, database: &str, member: &str, wait: boo
     });
     output::print_list(global.output, &columns, rows.collect(), &data.collect());
     Ok(())
+}
+
+/// How many copies' contents were compared; nothing if none were.
+fn compared_text(facts: &ScrubFacts) -> String {
+    match facts.compared_of {
+        0 => String::new(),
+        of => format!("{} of {of} copies", facts.compared),
+    }
 }
 
 async fn wait_for(
@@ -110,5 +120,7 @@ pub(crate) fn data_of(facts: &ScrubFacts) -> Value {
         "scrub_running": facts.running,
         "scrub_done_bytes": facts.done_bytes,
         "scrub_total_bytes": facts.total_bytes,
+        "scrub_compared": facts.compared,
+        "scrub_compared_of": facts.compared_of,
     })
 }

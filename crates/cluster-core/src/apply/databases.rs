@@ -432,6 +432,15 @@ fn check_may_lag(database: &Database, copy: CopyId) -> Result<(), Refusal> {
         let message = "the copy is the active one; move the database first";
         return refuse(RefusalReason::Precondition, message);
     }
+    let mut rest = database.clone();
+    rest.copies.remove(&copy);
+    if database.wanted_constraint() != rest.wanted_constraint() {
+        // By itself the rule would become one that acknowledges what no other copy has.
+        let message = "no other copy would be left that writes wait for, so the active would \
+                       acknowledge alone; if that is meant, say it first (keelson database set \
+                       NAME --commit-constraint none)";
+        return refuse(RefusalReason::Precondition, message);
+    }
     check_enough_without(database, copy)
 }
 

@@ -12,10 +12,6 @@ use crate::command::Refusal;
 pub struct CallerPacing {
     /// How often it asks while it writes: 1 s to 2 h.
     pub check_period: Duration,
-    /// How long one flush may take before it counts as not satisfied: 0 to 12 h.
-    pub flush_timeout: Duration,
-    /// A flush by time that waits this long asks for a later frame to be written.
-    pub roll_delay: Duration,
     /// How long a health check that is not satisfied waits before it is asked again.
     pub health_retry: Duration,
     /// How long a writer may be stalled before it gives its turn up and is queued anew.
@@ -31,8 +27,6 @@ impl Default for CallerPacing {
     fn default() -> Self {
         Self {
             check_period: Duration::from_secs(5),
-            flush_timeout: Duration::from_mins(10),
-            roll_delay: Duration::from_mins(1),
             health_retry: Duration::from_secs(30),
             requeue_after: Duration::from_mins(30),
             retry_interval: Duration::from_mins(15),
@@ -63,7 +57,6 @@ impl CallerPacing {
         let hours = |hours| Duration::from_hours(hours);
         for (name, value, min, max) in [
             ("check period", self.check_period, Duration::from_secs(1), hours(2)),
-            ("flush timeout", self.flush_timeout, Duration::ZERO, hours(12)),
             ("longest wait", self.max_wait, Duration::ZERO, hours(7 * 24)),
         ] {
             if value < min || value > max {

@@ -236,8 +236,12 @@ fn flush_allows_five_seconds_of_skew() {
     for (commit_ms, expected) in
         [(94_999, true), (95_000, false), (95_001, false), (200_000, false), (0, true)]
     {
-        let target = FlushTarget::Time(HybridTime::from_unix_millis(commit_ms));
+        let (written, later) = (HybridTime::from_unix_millis(commit_ms), Position::new(9, 0));
+        let target = FlushTarget::Time { written, committed: later };
         check_flush(&[passive(2, "a")], target, Some(expected));
+        // Nothing came later: whoever replayed everything has it.
+        let target = FlushTarget::Time { written, committed: Position::new(1, 1_000) };
+        check_flush(&[passive(2, "a")], target, Some(true));
     }
 }
 
@@ -270,8 +274,6 @@ fn pacing_has_the_models_figures_and_bounds() {
     assert_eq!(pacing.validate(), Ok(()));
     let figures = [
         (pacing.check_period, 5),
-        (pacing.flush_timeout, 600),
-        (pacing.roll_delay, 60),
         (pacing.health_retry, 30),
         (pacing.requeue_after, 1_800),
         (pacing.retry_interval, 900),
@@ -282,7 +284,6 @@ fn pacing_has_the_models_figures_and_bounds() {
     for pacing in [
         CallerPacing { check_period: Duration::from_millis(999), ..pacing },
         CallerPacing { check_period: 2 * hour + milli, ..pacing },
-        CallerPacing { flush_timeout: 12 * hour + milli, ..pacing },
         CallerPacing { max_wait: 7 * 24 * hour + milli, ..pacing },
     ] {
         let refused = pacing.validate().expect_err("out of bounds");

@@ -11,7 +11,7 @@ use keelson_cluster_core::guarantee::{
 };
 use keelson_cluster_core::{CopyConfig, Database};
 use keelson_types::{
-    ContentIndexState, CopyId, CopyStatus, HybridTime, LOG_UNIT_BYTES, MemberId, Position,
+    ContentIndexState, CopyId, CopyStatus, HybridTime, LOG_UNIT_BYTES, LogEnd, MemberId, Position,
     RefusalReason, SiteName,
 };
 use keelson_wire::v1::{CopyFacts, GuaranteeObjection, GuaranteeRequest, GuaranteeResponse};
@@ -45,9 +45,17 @@ impl Context {
     ) -> Result<GuaranteeResponse, Refusal> {
         let database = self.database_called(&request.database)?;
         let asked = self.ask_copies(&request).await?;
-        let target = match request.token.is_empty() {
-            true => asked.committed,
-            false => {
+        let target = match (request.token.is_empty(), request.written_unix_millis) {
+            (true, 0) => FlushTarget::Position(asked.committed),
+            (true, written) => FlushTarget::Time {
+                written: HybridTime::from_unix_millis(written),
+                committed: asked.committed,
+            },
+            (false, 1..) => {
+                let what = "a flush asks for a token or for a time, not for both";
+                return Err(Refusal::new(RefusalReason::BadArgument, what));
+            }
+            (false, 0) => {
                 let bad = |_| Refusal::new(RefusalReason::BadArgument, "the token is not readable");
                 let token = CommitToken::decode(&request.token).map_err(bad)?;
                 if token.stream != database.stream {
@@ -58,10 +66,10 @@ impl Context {
                     let what = "the write was given up by an activation with loss";
                     return Err(Refusal::new(RefusalReason::Discarded, what));
                 }
-                token.end.position
+                FlushTarget::Position(token.end.position)
             }
         };
-        Ok(asked.response(&flush(&asked.inputs(), FlushTarget::Position(target))))
+        Ok(asked.response(&flush(&asked.inputs(), target)))
     }
 
     async fn ask_copies(self: &Arc<Self>, request: &GuaranteeRequest) -> Result<Asked, Refusal> {
@@ -85,7 +93,7 @@ impl Context {
             copy: id,
             member: config.member,
             site: self.site_of(config.member),
-            facts: said(config.member).and_then(|facts| read_facts(config, facts)),
+            facts: said(config.member).and_then(|facts| read_facts(&database, config, facts)),
         };
         let (mut active, mut passives) = (None, Vec::new());
         for (id, config) in &database.copies {
@@ -152,8 +160,17 @@ impl Asked {
 }
 
 /// Nothing if the status is one of a newer version, which then counts as not known.
-fn read_facts(config: &CopyConfig, facts: &CopyFacts) -> Option<GuaranteeFacts> {
+fn read_facts(
+    database: &Database,
+    config: &CopyConfig,
+    facts: &CopyFacts,
+) -> Option<GuaranteeFacts> {
     let marks = facts.watermarks?;
+    let replayed = LogEnd {
+        epoch: facts.log_end.and_then(|end| end.epoch).map(Into::into).unwrap_or_default(),
+        position: marks.replayed.map(Into::into).unwrap_or_default(),
+    };
+    let kept = kept_of(database, replayed);
     let status = CopyStatus::ALL.into_iter().find(|status| status.to_string() == facts.status)?;
     let behind = match facts.actual_lag_millis {
         0 => unlagged_behind(facts),
@@ -164,13 +181,24 @@ fn read_facts(config: &CopyConfig, facts: &CopyFacts) -> Option<GuaranteeFacts> 
         copy_queue_logs: facts.copy_queue_bytes.div_ceil(LOG_UNIT_BYTES),
         replay_behind: behind,
         replay_lag: config.lag.replay_lag(),
-        replayed: marks.replayed.map(Into::into).unwrap_or_default(),
-        replayed_time: HybridTime::from_unix_millis(facts.last_replayed_unix_millis),
+        replayed: kept.unwrap_or(replayed.position),
+        replayed_time: match kept {
+            None => HybridTime::from_unix_millis(facts.last_replayed_unix_millis),
+            // The newest frame that it replayed counts no more, and others are not dated.
+            Some(_) => HybridTime::default(),
+        },
         catalog_current: facts.content_index.as_ref().is_some_and(|index| {
             index.state == ContentIndexState::Healthy.to_string()
                 && index.backlog_bytes < LOG_UNIT_BYTES
         }),
     })
+}
+
+/// Where the timeline that a copy replayed ends for the others, if an operator gave up the rest
+/// (review S13): positions behind that compare with nothing.
+fn kept_of(database: &Database, replayed: LogEnd) -> Option<Position> {
+    let given_up = database.receipts.iter().filter(|receipt| receipt.covers(replayed));
+    given_up.map(|receipt| receipt.kept.position.min(replayed.position)).min()
 }
 
 /// How old the newest inspected log is against the newest replayed one; nothing if nothing waits.

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::context::CopyHandle;
 use crate::forks::refuse_unless_ready;
-use crate::kv::{KvService, is_discarded, refuse_unless_still_serving, serving_soon};
+use crate::kv::{KvService, Standing, refuse_unless_still_serving, serving_soon, standing};
 use crate::message::Message;
 use crate::note::NoteCode;
 
@@ -95,11 +95,20 @@ impl KvService {
     async fn wait_for_token(&self, copy: &CopyHandle, token: &[u8]) -> Result<(), Refusal> {
         let bad = |_| Refusal::new(RefusalReason::BadArgument, "the token is not readable");
         let token = CommitToken::decode(token).map_err(bad)?;
-        // What was discarded may be ahead of all that is left, so it is asked for first.
-        refuse_if_discarded(copy, &token).await?;
-        let at = token.end.position;
-        within(copy.shared.wait_until(|shared| shared.replayed.load() >= at)).await?;
-        refuse_if_discarded(copy, &token).await
+        let arrived = async {
+            // Positions of a timeline that was discarded may be ahead of all that is left, so the
+            // position alone says nothing.
+            loop {
+                let before = copy.shared.replayed.load();
+                let here = is_here(copy, &token).await?;
+                let replayed = copy.shared.replayed.load();
+                if here && replayed >= token.end.position {
+                    return refuse_if_marked(copy);
+                }
+                copy.shared.wait_until(|shared| shared.replayed.load() != before).await;
+            }
+        };
+        timeout(WAIT_MAX, arrived).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Runs blocking work of a store on a reader thread. Damage is told to the copy, if the store
@@ -122,17 +131,18 @@ impl KvService {
     }
 }
 
-/// The token's write may have been given up, by this copy's log.
-async fn refuse_if_discarded(copy: &CopyHandle, token: &CommitToken) -> Result<(), Refusal> {
+/// Whether the log of this copy knows the token's timeline; a write that was given up is refused.
+pub(crate) async fn is_here(copy: &CopyHandle, token: &CommitToken) -> Result<bool, Refusal> {
     let (reply, log) = oneshot::channel();
     let gone = || Refusal::new(RefusalReason::Activating, "the copy is being reopened");
     copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
     let log = log.await.map_err(|_| gone())??;
-    if is_discarded(&log.table, token, copy) {
+    let standing = standing(&log.table, token, copy);
+    if standing == Standing::Discarded {
         let message = "the token's write is not part of this database any more";
         return Err(Refusal::new(RefusalReason::Discarded, message));
     }
-    Ok(())
+    Ok(standing == Standing::Here)
 }
 
 /// Keys of a marked store are in doubt; an active copy has no mark.
@@ -145,10 +155,11 @@ pub(crate) fn refuse_if_marked(copy: &CopyHandle) -> Result<(), Refusal> {
 }
 
 pub(super) async fn within(wait: impl Future<Output = ()>) -> Result<(), Refusal> {
-    let late = |_| {
-        Refusal::new(RefusalReason::DeadlineExceeded, "the store has not replayed far enough yet")
-    };
-    timeout(WAIT_MAX, wait).await.map_err(late)
+    timeout(WAIT_MAX, wait).await.map_err(|_| late())
+}
+
+fn late() -> Refusal {
+    Refusal::new(RefusalReason::DeadlineExceeded, "the store has not replayed far enough yet")
 }
 
 /// The copy's store, opened if it is closed.

@@ -182,7 +182,14 @@ impl Owner {
     /// What a scrub of this copy needs.
     pub(super) fn scrub_parts(&self) -> Option<ScrubParts> {
         let files = self.files.clone()?;
-        Some(ScrubParts { files, others: self.holders() })
+        let assigned = self.assigned.as_ref()?;
+        // Old on purpose, or stopped: they replay no marker in time.
+        let awake = |id: &CopyId| {
+            let facts = assigned.others.iter().find(|other| other.copy == *id);
+            facts.is_some_and(|o| !o.lagged && o.suspended_since_unix_ms.is_none())
+        };
+        let others = self.holders().into_iter().filter(|(_, copy)| awake(copy)).collect();
+        Some(ScrubParts { files, others, copies: assigned.others.len() + 1 })
     }
 
     /// The store's files are wrong: it is given up where the log or another copy can make it anew.

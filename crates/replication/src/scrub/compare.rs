@@ -1,15 +1,16 @@
 //! Comparing the contents of all copies, by the active one: a marker in the log, a digest of each
 //! copy where it replays the marker, and a verdict.
 //!
-//! A database to which nothing was written since the last time is not compared again. Copies that
-//! do not answer in time (lagged, suspended, down) do not count.
+//! A database to which nothing was written since all copies were found equal is not compared again.
+//! Copies that do not answer in time (lagged, suspended, down) do not count, and the report says how
+//! many did.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use keelson_copy_core::scrub::{DigestVerdict, judge_digests};
+use keelson_copy_core::scrub::{DigestVerdict, digest_wait, judge_digests};
 use keelson_net::Lane;
 use keelson_types::{CopyId, LogEnd, MemberId};
 use keelson_wire::v1;
@@ -20,13 +21,11 @@ use crate::context::{CopyHandle, PlaneContext};
 use crate::fetch::client;
 use crate::message::Message;
 use crate::note::{Note, NoteCode};
-use crate::scrub::{ScrubParts, ScrubReport};
+use crate::scrub::{Compared, ScrubParts, ScrubReport};
 use crate::writer::{Reply, WriteBody, WriteRequest};
 
 /// How long a marker may take to be committed.
 const MARKER_WAIT: Duration = Duration::from_secs(5);
-/// How long a copy may take to replay the marker and read itself through.
-const DIGEST_WAIT: Duration = Duration::from_secs(60);
 
 pub(super) async fn compare(
     context: &Arc<PlaneContext>,
@@ -39,14 +38,20 @@ pub(super) async fn compare(
         return Ok(());
     }
     let (marker, at) = place_marker(copy).await?;
-    let own = async { timeout(DIGEST_WAIT, copy.digests.wait(marker)).await.ok()?.ok() };
-    let others = parts.others.iter().map(|other| digest_of(context, copy, *other, marker));
+    let wait = digest_wait(shared.size());
+    let own = async { timeout(wait, copy.digests.wait(marker)).await.ok()?.ok() };
+    let asked = (marker, wait);
+    let others = parts.others.iter().map(|other| digest_of(context, copy, *other, asked));
     let (own, others) = futures::join!(own, join_all(others));
     let own = own.map(|taken| (shared.copy, taken));
     let answers: BTreeMap<CopyId, (LogEnd, u128)> =
         others.into_iter().flatten().chain(own).collect();
+    let compared = answers.values().filter(|(taken, _)| *taken == at).count();
+    report.compared = Some(Compared::new(compared, parts.copies));
     match judge_digests(at, &answers) {
-        DigestVerdict::Equal => shared.scrub.set_compared(at.position),
+        DigestVerdict::Equal if compared == parts.copies => shared.scrub.set_compared(at.position),
+        // Those that are missing are compared next time, written to or not.
+        DigestVerdict::Equal => {}
         DigestVerdict::Minority(wrong) => {
             report.found += 1;
             for wrong in wrong {
@@ -80,12 +85,12 @@ async fn digest_of(
     context: &PlaneContext,
     copy: &CopyHandle,
     (member, id): (MemberId, CopyId),
-    marker: u64,
+    (marker, wait): (u64, Duration),
 ) -> Option<(CopyId, (LogEnd, u128))> {
     let peer = context.member(member)?;
     let mut client = client(context.channel(&peer, Lane::Bulk));
     let request = v1::GetDigestRequest { database: copy.shared.name.clone(), marker };
-    let answer = timeout(DIGEST_WAIT, client.get_digest(request)).await.ok()?.ok()?.into_inner();
+    let answer = timeout(wait, client.get_digest(request)).await.ok()?.ok()?.into_inner();
     let digest = u128::from_be_bytes(answer.digest[..].try_into().ok()?);
     Some((id, (answer.at?.into(), digest)))
 }

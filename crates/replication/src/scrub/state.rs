@@ -14,6 +14,21 @@ pub(crate) const SCRUB_EXTENSION: u16 = 3;
 /// Longest problem that is kept, in bytes.
 const PROBLEM_MAX: usize = 300;
 
+/// How many copies took part in a comparison of contents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Compared {
+    answered: u8,
+    /// Copies of the database, this one included.
+    of: u8,
+}
+
+impl Compared {
+    pub(super) fn new(answered: usize, of: usize) -> Self {
+        let small = |count: usize| u8::try_from(count).unwrap_or(u8::MAX);
+        Self { answered: small(answered), of: small(of) }
+    }
+}
+
 /// What a scrub found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ScrubReport {
@@ -22,6 +37,8 @@ pub(crate) struct ScrubReport {
     pub(crate) bytes: u64,
     pub(crate) found: u32,
     pub(crate) mended: u32,
+    /// By the active copy, if something was written since all were found equal.
+    pub(crate) compared: Option<Compared>,
     /// What was not mended there and then.
     pub(crate) problem: Option<String>,
 }
@@ -40,6 +57,8 @@ impl ScrubReport {
         bytes.extend_from_slice(&self.bytes.to_le_bytes());
         bytes.extend_from_slice(&self.found.to_le_bytes());
         bytes.extend_from_slice(&self.mended.to_le_bytes());
+        let compared = self.compared.unwrap_or_default();
+        bytes.extend_from_slice(&[compared.answered, compared.of]);
         if let Some(problem) = &self.problem {
             bytes.push(1);
             bytes.extend_from_slice(&problem.as_bytes()[..problem.len().min(PROBLEM_MAX)]);
@@ -48,12 +67,15 @@ impl ScrubReport {
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let (numbers, problem) = bytes.split_first_chunk::<24>()?;
+        let (numbers, problem) = bytes.split_first_chunk::<26>()?;
         let long = |at: usize| numbers[at..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
         let short = |at: usize| numbers[at..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
         let problem = problem.split_first().map(|(_, text)| String::from_utf8_lossy(text).into());
         let (ended_unix_ms, bytes) = (long(0), long(8));
-        Some(Self { ended_unix_ms, bytes, found: short(16), mended: short(20), problem })
+        let [.., answered, of] = *numbers;
+        let compared = (of > 0).then_some(Compared { answered, of });
+        let (found, mended) = (short(16), short(20));
+        Some(Self { ended_unix_ms, bytes, found, mended, compared, problem })
     }
 
     /// What is kept in a control record; nothing if there never was a scrub.
@@ -146,6 +168,8 @@ impl ScrubState {
             found: last.found,
             mended: last.mended,
             problem: last.problem.unwrap_or_default(),
+            compared: last.compared.unwrap_or_default().answered.into(),
+            compared_of: last.compared.unwrap_or_default().of.into(),
             running: inner.running.is_some(),
             done_bytes: done_bytes.min(total_bytes),
             total_bytes,
@@ -162,7 +186,8 @@ mod tests {
     fn a_report_survives_its_bytes() {
         let clean = ScrubReport { ended_unix_ms: 7, bytes: 9, ..ScrubReport::default() };
         let problem = Some("log at 1:512: m2 does not answer".to_owned());
-        let damaged = ScrubReport { found: 3, mended: 2, problem, ..clean.clone() };
+        let compared = Some(Compared::new(2, 3));
+        let damaged = ScrubReport { found: 3, mended: 2, compared, problem, ..clean.clone() };
         for (report, result) in [(clean, "clean"), (damaged, "damaged")] {
             assert_eq!(ScrubReport::decode(&report.encode()), Some(report.clone()));
             assert_eq!(report.result(), result);

@@ -529,6 +529,7 @@ impl Incoming {
         Ok(())
     }
 
+    #[cfg(test)]
     pub(crate) const fn is_complete(&self) -> bool {
         self.at == self.bytes
     }

@@ -27,6 +27,7 @@ use crate::fetch::client;
 use crate::gate::boottime_now;
 use crate::shared::CopyShared;
 
+mod arriving;
 mod fetching;
 
 use fetching::SILENCE;

@@ -13,6 +13,8 @@ const DAMAGES_MAX: usize = 64;
 pub(crate) struct Holder {
     table: EpochTable,
     durable: LogEnd,
+    /// Where its log begins.
+    begins: Position,
     reader: LogReader,
 }
 
@@ -22,6 +24,7 @@ impl CopyNode {
         Holder {
             table: self.machine.table().clone(),
             durable: self.log.durable_end(),
+            begins: self.log_begins(),
             reader: self.log.reader(),
         }
     }
@@ -45,7 +48,8 @@ impl CopyNode {
         let (table, end) = (self.machine.table(), self.log.durable_end().position);
         let Some(damage) = damage_of(&self.log) else { return false };
         let shares = |holder: &Holder| holder.table.common(holder.durable.position, table, end);
-        holders.iter().all(|holder| shares(holder).position <= damage)
+        let lacks = |holder: &Holder| holder.begins > damage || shares(holder).position <= damage;
+        holders.iter().all(lacks)
     }
 }
 

@@ -107,6 +107,11 @@ impl CopyNode {
         }
     }
 
+    /// F54: a store that is old on purpose is no source; the active keeps no log for it.
+    pub(crate) fn may_be_a_source(&self) -> bool {
+        self.is_whole() && self.lag.is_none() && self.machine.view().fault.is_none()
+    }
+
     /// Log from here on it needs to open again.
     pub(crate) fn recovers_from(&self) -> Position {
         self.stands_checkpointed()

@@ -262,10 +262,14 @@ impl World {
         }
     }
 
-    /// Ordinary truncation leaves what any copy needs; only one that lost its files may miss log.
+    /// Ordinary truncation leaves what any copy needs; only one that lost its files, or is to be
+    /// seeded, may miss log.
     fn check_log_gone(&mut self, member: usize, database: usize) {
         let Some(copy) = self.copy(member, database).map(|node| node.copy) else { return };
-        if self.params.faults.short_of_space == 0 && !self.emptied.contains(&copy) {
+        let recorded = self.reference.databases[&database_id(database)].copies.get(&copy);
+        let given_up = recorded.is_none_or(|config| config.cut_off);
+        let expanded = self.params.faults.short_of_space > 0;
+        if !expanded && !given_up && !self.not_kept.contains(&copy) {
             self.fail(
                 "truncation",
                 format!("m{member} db{database}: log that {copy} needs is gone"),

@@ -278,7 +278,7 @@ impl World {
         for (database, old) in lost {
             self.fire(Probe::Reseeded);
             let new = CopyId::from_u128(0x1000 + u128::from(self.fresh()));
-            self.emptied.insert(new);
+            self.not_kept.insert(new);
             let command = Command::ReplaceCopy { database, old, new };
             self.propose(leader, command, Origin::None);
         }

@@ -6,12 +6,13 @@
 
 use std::path::Path;
 
-use keelson_cluster_core::Command;
+use keelson_cluster_core::{Command, CopyConfig};
 use keelson_env::{Disk, StoreOpener};
 use keelson_format::ControlRecord;
 use keelson_log::{ControlFile, generation_path};
 use keelson_types::{
-    CopyFault, CopyId, Generation, HoldKind, LogEnd, LogHold, LogId, OperationId, Position, StoreId,
+    CopyFault, CopyId, DatabaseState, Generation, HoldKind, LogEnd, LogHold, LogId, OperationId,
+    Position, StoreId,
 };
 
 use super::consensus::Origin;
@@ -27,14 +28,20 @@ const FAR_UNIX_MS: u64 = 1 << 50;
 /// A seed under way.
 pub(crate) struct Seed {
     old: CopyId,
-    donor: usize,
     operation: OperationId,
-    held_from: Position,
+    source: Option<Source>,
     /// The new copy, whose files are there.
     new: Option<CopyId>,
     /// The look at which its id is bound: transfers take time.
     binds_at: u32,
     looks: u32,
+}
+
+/// Whose files are taken.
+#[derive(Clone, Copy)]
+struct Source {
+    donor: usize,
+    held_from: Position,
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -63,48 +70,56 @@ impl World {
         }
     }
 
+    /// The copy is suspended, as its member does when only a seed helps: no log is kept for it.
     fn begin_seed(&mut self, member: usize, database: usize) {
         let Some(old) = self.copy(member, database).map(|c| c.copy) else { return };
-        let recorded = &self.reference.databases[&database_id(database)];
-        let bound = recorded.target.filter(|target| *target != old);
-        if bound.is_none() || !recorded.copies.contains_key(&old) {
-            return;
-        }
-        let resumes = recorded.copies[&old].resumes;
-        let Some(donor) = self.any_donor(member, database) else { return };
-        let Some(held_from) = self.copy(donor, database).map(CopyNode::recovers_from) else {
-            return;
-        };
+        let id = database_id(database);
+        let Some(config) = self.reference.databases[&id].copies.get(&old) else { return };
+        let (resumes, comment) = (config.resumes, "needs a seed".to_owned());
+        self.note(format_args!("m{member}: db{database} is to be seeded"));
+        self.not_kept.insert(old);
+        let (copy, needs_seed, tag) = (old, true, None);
+        let suspend =
+            Command::SuspendFailed { database: id, copy, resumes, comment, needs_seed, tag };
+        self.order(suspend);
         let operation = OperationId::from_u128(0x7000 + u128::from(self.fresh()));
+        let seed = Seed { old, operation, source: None, new: None, binds_at: 0, looks: 0 };
+        self.seeds.insert((member, database), seed);
+    }
+
+    /// F46, F59: another copy serves, and the old one does not count.
+    fn may_be_seeded(&self, database: usize, old: CopyId) -> bool {
+        let recorded = &self.reference.databases[&database_id(database)];
+        let counts = recorded.rule.as_ref().is_some_and(|rule| rule.has(old));
+        let stopped = recorded.copies.get(&old).is_some_and(CopyConfig::is_stopped);
+        let serves = recorded.state == DatabaseState::Established && recorded.target != Some(old);
+        serves && stopped && !counts
+    }
+
+    /// Chooses a source, and has the log behind its checkpoint held.
+    fn hold_log(
+        &mut self,
+        member: usize,
+        database: usize,
+        operation: OperationId,
+    ) -> Option<Source> {
+        let donor = self.any_donor(member, database)?;
+        let from = self.copy(donor, database)?.recovers_from();
         let hold = LogHold {
             operation,
             kind: HoldKind::Seed,
-            from: held_from,
+            from,
             taken_unix_ms: 0,
             expires_unix_ms: FAR_UNIX_MS,
         };
-        self.note(format_args!("m{member}: db{database} is to be seeded from m{donor}"));
-        let database_id = database_id(database);
-        self.order(Command::HoldLog { database: database_id, hold });
-        // As its member tells it: from now on no log is kept for it, but for the hold.
-        let comment = "needs a seed".to_owned();
-        self.order(Command::SuspendFailed {
-            database: database_id,
-            copy: old,
-            resumes,
-            comment,
-            needs_seed: true,
-            tag: None,
-        });
-        let seed = Seed { old, donor, operation, held_from, new: None, binds_at: 0, looks: 0 };
-        self.seeds.insert((member, database), seed);
+        self.order(Command::HoldLog { database: database_id(database), hold });
+        Some(Source { donor, held_from: from })
     }
 
     fn any_donor(&mut self, member: usize, database: usize) -> Option<usize> {
         let fit = |other: &usize| {
             let copy = self.copy(*other, database);
-            *other != member
-                && copy.is_some_and(|c| c.is_whole() && c.machine.view().fault.is_none())
+            *other != member && copy.is_some_and(CopyNode::may_be_a_source)
         };
         let fit: Vec<_> = (0..self.params.members).filter(fit).collect();
         let pick = self.random.below(fit.len().max(1) as u64) as usize;
@@ -124,9 +139,12 @@ impl World {
             }
             return self.order(Command::ReleaseLog { database: id, operation: seed.operation });
         }
-        if held && seed.new.is_none() {
+        if seed.source.is_none() && self.may_be_seeded(database, seed.old) {
+            seed.source = self.hold_log(member, database, seed.operation);
+        }
+        if let (Some(source), true, None) = (seed.source, held, seed.new) {
             let new = CopyId::from_u128(0x1000 + u128::from(self.fresh()));
-            match self.stage(member, database, &seed, new) {
+            match self.stage(member, database, source, new) {
                 Ok(at) => {
                     self.note(format_args!("m{member}: db{database}: {new} is staged at {at}"));
                     seed.new = Some(new);
@@ -153,19 +171,19 @@ impl World {
         &mut self,
         member: usize,
         database: usize,
-        seed: &Seed,
+        source: Source,
         new: CopyId,
     ) -> Result<LogEnd, Failure> {
-        let donor = self.copy(seed.donor, database).ok_or("the source is gone")?;
-        if !donor.is_whole() || donor.machine.view().fault.is_some() {
+        let donor = self.copy(source.donor, database).ok_or("the source is gone")?;
+        if !donor.may_be_a_source() {
             return Err("the source is not well".into());
         }
         let place =
             Path::new("/data").join(database_id(database).to_string()).join(new.to_string());
-        let (sources, target) = (&self.machines[seed.donor].stores, &self.machines[member]);
+        let (sources, target) = (&self.machines[source.donor].stores, &self.machines[member]);
         let checkpoint = place.join("seed-source");
         let at = donor.store.create_checkpoint(&checkpoint)?;
-        if at.position < seed.held_from {
+        if at.position < source.held_from {
             return Err("the source fell behind its hold".into());
         }
         let store = StoreId::from_u128(1);

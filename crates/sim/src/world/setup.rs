@@ -67,7 +67,7 @@ impl World {
             waived: BTreeSet::new(),
             rotten: BTreeSet::new(),
             seeds: Default::default(),
-            emptied: Default::default(),
+            not_kept: Default::default(),
             replayed: Default::default(),
             acknowledged: Default::default(),
             given_up: Default::default(),

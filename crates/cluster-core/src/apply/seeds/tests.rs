@@ -1,7 +1,8 @@
 //! Tests of the commands about seeds.
 
 use keelson_types::{
-    MemberId, OldFiles, ResumeRequest, SeedPhase, SeedScope, SuspendRequest, SuspendedBy,
+    DatabaseState, MemberId, OldFiles, ResumeRequest, SeedPhase, SeedScope, SuspendRequest,
+    SuspendedBy,
 };
 
 use super::*;
@@ -99,6 +100,16 @@ fn a_copy_that_counts_is_not_seeded() {
     log.ok(&suspend(3));
     log.refused(RefusalReason::Precondition, &begin(3, order(None)));
     without_third(&mut log);
+    log.ok(&begin(3, order(None)));
+}
+
+/// G4: while the database is being activated the old copy may hold log that the new active needs.
+#[test]
+fn nothing_is_seeded_while_no_copy_serves() {
+    let mut log = suspended();
+    log.state.databases.get_mut(&DB).unwrap().state = DatabaseState::Activating;
+    log.refused(RefusalReason::Activating, &begin(3, order(None)));
+    log.state.databases.get_mut(&DB).unwrap().state = DatabaseState::Established;
     log.ok(&begin(3, order(None)));
 }
 

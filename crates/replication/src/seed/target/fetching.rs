@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keelson_copy_core::paths::{Overrides, Purpose};
 use keelson_copy_core::seed::{Offered, SeedEvent, SourceFailure};
-use keelson_format::{SeedManifest, SeedPlace, unpack};
+use keelson_format::{SeedManifest, SeedPlace};
 use keelson_net::{Lane as ChannelLane, PeerChannel};
 use keelson_types::{CheckpointId, CopyId, MemberId, RefusalReason, SeedScope};
 use keelson_wire::v1::replication_client::ReplicationClient;
@@ -12,10 +12,10 @@ use keelson_wire::{ids, refusal_of, v1};
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
+use super::arriving::Arriving;
 use super::{Result, Stopped, Target, failed};
 use crate::fetch::client;
 use crate::seed::place::{Incoming, PlaceError, Refused as NotTaken};
-use crate::seed::{CHUNK_BYTES, blocking};
 
 /// A source that says nothing for so long is gone.
 pub(super) const SILENCE: Duration = Duration::from_secs(20);
@@ -206,20 +206,28 @@ impl Target {
             Ok(chunks) => chunks.into_inner(),
             Err(event) => return Ok(Some(event)),
         };
+        let mut arriving = Arriving::new(self.context.clone(), self.files.clone());
+        let mut received = None;
         for number in files {
             let incoming = match first.take() {
                 Some(incoming) => Ok(incoming),
                 None => self.incoming(manifest, number, false).await,
             };
-            let incoming = match incoming {
-                Ok(incoming) => incoming,
-                Err(error) => return Ok(Some(failed(error))),
+            let taken = match incoming {
+                Ok(incoming) => {
+                    arriving.begin(incoming);
+                    self.receive(manifest, number, &mut arriving, &mut chunks).await
+                }
+                Err(error) => Ok(Some(failed(error))),
             };
-            if let Some(event) = self.receive(number, incoming, &mut chunks).await? {
-                return Ok(Some(event));
+            if !matches!(taken, Ok(None)) {
+                received = Some(taken);
+                break;
             }
         }
-        Ok(None)
+        let settled = arriving.settle().await;
+        let event = received.unwrap_or(Ok(None))?;
+        Ok(event.or_else(|| self.durable(settled)))
     }
 
     async fn incoming(
@@ -236,13 +244,15 @@ impl Target {
         self.on_disk(move |files| files.receive(&file, go_on)).await
     }
 
-    /// Receives one file; an event if something went wrong.
+    /// Receives one file, whose end is settled later; an event if something went wrong.
     async fn receive(
         &mut self,
+        manifest: &SeedManifest,
         number: u32,
-        mut incoming: Incoming,
+        arriving: &mut Arriving,
         chunks: &mut Streaming<v1::SeedChunk>,
     ) -> Result<Option<SeedEvent>> {
+        let bytes = manifest.files.get(number as usize).map_or(0, |file| file.bytes);
         loop {
             let chunk = match self.within(chunks.message()).await? {
                 Ok(Some(chunk)) if chunk.file == number => chunk,
@@ -250,38 +260,31 @@ impl Target {
                 Err(event) => return Ok(Some(event)),
             };
             self.progress.bytes_received += chunk.body.len() as u64;
-            incoming = match self.take(incoming, chunk).await {
-                Ok(incoming) => incoming,
-                Err(not_taken) => return Ok(Some(self.not_taken(not_taken))),
-            };
+            let end = chunk.offset.saturating_add(plain_bytes(&chunk));
+            if let Err(not_taken) = arriving.take(chunk).await {
+                return Ok(Some(self.not_taken(not_taken)));
+            }
             self.tell_if_due();
-            if incoming.is_complete() {
+            if end >= bytes {
                 break;
             }
         }
-        let files = self.files.clone();
-        let finished = blocking(&self.context.seed_pool, move || incoming.finish(&files)).await;
-        if let Err(not_taken) = finished.unwrap_or_else(panicked) {
-            return Ok(Some(self.not_taken(not_taken)));
-        }
-        self.here[number as usize] = true;
-        self.wrong = 0;
-        self.count();
-        Ok(None)
+        let before = arriving.finish(number).await;
+        Ok(self.durable(before))
     }
 
-    async fn take(
-        &self,
-        mut incoming: Incoming,
-        chunk: v1::SeedChunk,
-    ) -> std::result::Result<Incoming, NotTaken> {
-        let taken = blocking(&self.context.seed_pool, move || {
-            let body = unpack(chunk.body, chunk.packed_from, CHUNK_BYTES);
-            let body = body.map_err(|error| NotTaken::Wrong(error.to_string()))?;
-            incoming.take(chunk.offset, chunk.crc, &body)?;
-            Ok(incoming)
-        });
-        taken.await.unwrap_or_else(panicked)
+    /// Counts a file that is durable.
+    fn durable(&mut self, file: std::result::Result<Option<u32>, NotTaken>) -> Option<SeedEvent> {
+        match file {
+            Ok(None) => None,
+            Ok(Some(number)) => {
+                self.here[number as usize] = true;
+                self.wrong = 0;
+                self.count();
+                None
+            }
+            Err(not_taken) => Some(self.not_taken(not_taken)),
+        }
     }
 
     /// A file that came wrong is fetched again a few times.
@@ -301,8 +304,12 @@ impl Target {
     }
 }
 
-fn panicked<T>(text: String) -> std::result::Result<T, NotTaken> {
-    Err(NotTaken::Disk(PlaceError { full: false, text }))
+/// Bytes of the file that a chunk holds.
+fn plain_bytes(chunk: &v1::SeedChunk) -> u64 {
+    match chunk.packed_from {
+        0 => chunk.body.len() as u64,
+        packed => packed.into(),
+    }
 }
 
 pub(super) fn wrong(text: String) -> SeedEvent {
