@@ -251,6 +251,42 @@ async fn log_goes_when_every_copy_is_through_with_it() -> Result<()> {
     Ok(())
 }
 
+/// `--what-if` asks the cluster: what would be refused is refused, and nothing changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_be_refused_is_refused_when_it_is_only_asked() -> Result<()> {
+    let cluster = cluster().await?;
+    let active = cluster.active_of("DB1").await?;
+    let passives: Vec<_> = ["m1", "m2", "m3"].into_iter().filter(|m| *m != active).collect();
+    let copy = |member: &str| format!("DB1@{member}");
+    let (first, second) = (copy(passives[0]), copy(passives[1]));
+    for (args, code) in [
+        (vec!["copy", "set", "DB1@m9", "--replay-lag", "1h"], "unknown_member"),
+        (vec!["copy", "set", &first, "--replay-lag", "15d"], "bad_argument"),
+        (vec!["copy", "set", &first, "--disable-lag", "audit"], "precondition"),
+        (vec!["copy", "set", &first, "--disable-lag", ""], "bad_argument"),
+        (vec!["copy", "suspend", "NOPE@m1"], "unknown_database"),
+        (vec!["copy", "suspend", &copy(&active)], "precondition"),
+        (vec!["copy", "resume", "NOPE@m1"], "unknown_database"),
+    ] {
+        for more in [&["--what-if"][..], &[]] {
+            let output = cluster.cli().run(args.iter().chain(more)).await?;
+            check(&output, 3, code);
+        }
+    }
+    cluster.cli().succeed(["copy", "suspend", &first, "--what-if"]).await?;
+    cluster.cli().succeed(["copy", "set", &first, "--replay-lag", "1h", "--what-if"]).await?;
+    let row = status(&cluster, passives[0]).await?;
+    ensure!(row["replay_lag_seconds"] == 0 && row["replication_suspended"] == false, "{row}");
+    // The last copy that writes wait for: the rule never falls to none by itself.
+    cluster.cli().succeed(["copy", "set", &first, "--replay-lag", "1h"]).await?;
+    let last = ["copy", "set", &second, "--replay-lag", "1h"];
+    check(&cluster.cli().run(last).await?, 3, "precondition");
+    let alone = ["database", "set", "DB1", "--commit-constraint", "none"];
+    cluster.cli().succeed(alone).await?;
+    cluster.cli().succeed(last).await?;
+    Ok(())
+}
+
 /// F108, F112: three answers with reasons, for a database whose copies follow and one whose do not.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_data_guarantee_says_whether_enough_copies_follow() -> Result<()> {

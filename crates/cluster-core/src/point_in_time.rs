@@ -220,6 +220,7 @@ pub(crate) fn unfit(
     let what = match excluded.last() {
         Some(Exclusion::ReplayedBeyond(at)) => format!("its store was replayed up to {at}"),
         Some(Exclusion::LacksInstant) => "its log ends before".to_owned(),
+        Some(Exclusion::NoAnswer) => "its member does not answer".to_owned(),
         Some(other) => format!("{other:?}"),
         None => "it did not mount".to_owned(),
     };

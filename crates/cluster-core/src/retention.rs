@@ -42,7 +42,7 @@ pub fn may_release(
         Some((until, held)) if until > now_unix_ms => {
             let message = format!(
                 "no other copy of {} holds what epoch {} discarded behind {}; it is kept for {} s \
-                 still, until {until} (Unix milliseconds)",
+                 still",
                 database.name,
                 held.discard.epoch,
                 held.discard.kept,

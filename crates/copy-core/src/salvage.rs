@@ -25,10 +25,8 @@ pub fn may_delete(kept_until_unix_ms: u64, now_unix_ms: u64, before: bool) -> Re
         return Ok(());
     }
     let left = (kept_until_unix_ms - now_unix_ms).div_ceil(1_000);
-    let text = format!(
-        "it may be the last copy of what was cut off; it is kept for {left} s still, until \
-         {kept_until_unix_ms} (Unix milliseconds)"
-    );
+    let text =
+        format!("it may be the last copy of what was cut off; it is kept for {left} s still");
     Err(Refused::new(RefusalReason::SalvageRetained, text))
 }
 

@@ -30,7 +30,7 @@ impl Context {
             comment: request.comment,
             lasting: lasting.map(Duration::from_secs),
         };
-        self.change_copy(&request.database, &request.member, |database, copy| {
+        self.change_copy(&request.database, &request.member, request.what_if, |database, copy| {
             Ok(Command::SuspendCopy { database, copy, request: suspend })
         })
         .await?;
@@ -46,7 +46,7 @@ impl Context {
             release_discarded: request.release_discarded,
             before_retention: request.before_retention,
         };
-        self.change_copy(&request.database, &request.member, |database, copy| {
+        self.change_copy(&request.database, &request.member, request.what_if, |database, copy| {
             Ok(Command::ResumeCopy { database, copy, request: resume })
         })
         .await?;
@@ -59,7 +59,7 @@ impl Context {
     ) -> Result<SetCopyResponse, Refusal> {
         let switch = lag_switch(&request)?;
         let policy = request.activation_policy.as_deref().map(policy_named).transpose()?;
-        self.change_copy(&request.database, &request.member, |database, copy| {
+        self.change_copy(&request.database, &request.member, request.what_if, |database, copy| {
             let lag = self.lag_asked(&request, database, copy)?;
             // What would be refused later is refused before anything is changed.
             let sets_aside = switch.as_ref().is_some_and(|switch| switch.disabled().is_some());
@@ -78,29 +78,42 @@ impl Context {
         })
         .await?;
         if let Some(policy) = policy {
-            self.change_copy(&request.database, &request.member, |database, copy| {
-                Ok(Command::SetCopyPolicy { database, copy, policy })
-            })
+            self.change_copy(
+                &request.database,
+                &request.member,
+                request.what_if,
+                |database, copy| Ok(Command::SetCopyPolicy { database, copy, policy }),
+            )
             .await?;
         }
+        // Nobody knows yet whether a lag that is only asked about would be there to be set aside.
+        let switch = switch.filter(|_| !request.what_if || request.replay_lag_seconds.is_none());
         if let Some(switch) = switch {
-            self.change_copy(&request.database, &request.member, |database, copy| {
-                Ok(Command::SwitchLag { database, copy, switch })
-            })
+            self.change_copy(
+                &request.database,
+                &request.member,
+                request.what_if,
+                |database, copy| Ok(Command::SwitchLag { database, copy, switch }),
+            )
             .await?;
         }
         Ok(SetCopyResponse {})
     }
 
-    /// Has the command recorded that `change` makes for the copy of this name.
+    /// Has the command recorded that `change` makes for the copy of this name; with `what_if` it is
+    /// only said whether it would be refused.
     async fn change_copy(
         self: &Arc<Self>,
         database: &str,
         member: &str,
+        what_if: bool,
         change: impl FnOnce(DatabaseId, CopyId) -> Result<Command, Refusal>,
     ) -> Result<(), Refusal> {
         self.require_leader()?;
         let (database, copy) = self.copy_called(database, member)?;
+        if what_if {
+            return self.rehearse(change(database, copy)?);
+        }
         self.propose_here(change(database, copy)?).await?.answer()?;
         Ok(())
     }

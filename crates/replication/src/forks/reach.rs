@@ -154,10 +154,11 @@ impl Reach {
         if inside {
             return Ok(until);
         }
-        let (from, to, since) = (self.from, self.to, self.since_unix_ms);
+        let (from, to) = (self.from, self.to);
+        let since = std::time::UNIX_EPOCH + std::time::Duration::from_millis(self.since_unix_ms);
+        let since = humantime::format_rfc3339_millis(since);
         let message = format!(
-            "this copy of {name} can show positions {from} to {to}, and times from {since} (Unix \
-             milliseconds) to now"
+            "this copy of {name} can show positions {from} to {to}, and times from {since} to now"
         );
         Err(Refusal::new(RefusalReason::InstantOutOfReach, message))
     }

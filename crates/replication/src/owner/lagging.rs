@@ -60,7 +60,11 @@ impl Owner {
     pub(super) fn set_lag(&mut self, settings: LagSettings, switch: LagSwitch) {
         self.shared.lagged.store(settings.is_lagged(), Ordering::Relaxed);
         if !settings.truncates_late() {
-            if self.lag.take().is_some() {
+            if let Some(lag) = &mut self.lag {
+                (lag.settings, lag.switch) = (settings, switch);
+                // A play-down that is under way ends with the lag, and is told.
+                self.check_play_down();
+                self.lag = None;
                 self.release_replay(None);
             }
             return;

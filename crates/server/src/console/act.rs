@@ -121,7 +121,7 @@ fn suspension(action: &Action) -> v1::SuspendCopyRequest {
         member: member.clone(),
         activation_only: *activation_only,
         comment: comment.clone(),
-        for_seconds: 0,
+        ..v1::SuspendCopyRequest::default()
     }
 }
 

@@ -136,9 +136,6 @@ impl Set {
             return Err(Failure::usage("nothing to set was named", hint));
         }
         let plan = format!("set {} of copy {}", changes.join(", "), self.copy);
-        if global.only_shows(&plan) {
-            return Ok(());
-        }
         let request = SetCopyRequest {
             database: self.copy.database.clone(),
             member: self.copy.member.clone(),
@@ -152,8 +149,12 @@ impl Set {
                 (None, true) => Some(set_copy_request::LagSwitch::EnableLag(true)),
                 (None, false) => None,
             },
+            what_if: global.what_if,
         };
         global.connect().await?.admin().set_copy(request).await?;
+        if global.only_shows(&plan) {
+            return Ok(());
+        }
         done(global, &self.copy, &plan);
         Ok(())
     }
@@ -167,17 +168,18 @@ impl Suspend {
         if !self.activation_only {
             plan.push_str(&forecast(seconds_to_full(global, &self.copy.database).await, seconds));
         }
-        if global.only_shows(&plan) {
-            return Ok(());
-        }
         let request = SuspendCopyRequest {
             database: self.copy.database.clone(),
             member: self.copy.member.clone(),
             activation_only: self.activation_only,
             comment: self.comment,
             for_seconds: seconds,
+            what_if: global.what_if,
         };
         global.connect().await?.admin().suspend_copy(request).await?;
+        if global.only_shows(&plan) {
+            return Ok(());
+        }
         done(global, &self.copy, &plan);
         Ok(())
     }
@@ -210,10 +212,7 @@ impl Resume {
             false => format!("resume copy {}", self.copy),
             true => format!("release the discarded timeline that copy {} holds", self.copy),
         };
-        if global.only_shows(&plan) {
-            return Ok(());
-        }
-        if self.release_discarded {
+        if self.release_discarded && !global.what_if {
             global.confirm(&plan)?;
         }
         let request = ResumeCopyRequest {
@@ -222,8 +221,12 @@ impl Resume {
             replication_only: self.replication_only,
             release_discarded: self.release_discarded,
             before_retention: self.before_retention,
+            what_if: global.what_if,
         };
         global.connect().await?.admin().resume_copy(request).await?;
+        if global.only_shows(&plan) {
+            return Ok(());
+        }
         done(global, &self.copy, &plan);
         Ok(())
     }
