@@ -273,8 +273,14 @@ async fn what_would_be_refused_is_refused_when_it_is_only_asked() -> Result<()> 
             check(&output, 3, code);
         }
     }
+    for args in [["--preference", "-1"], ["--replay-lag", "soon"], ["--play-down-max-delay", "x"]] {
+        let output = cluster.cli().run(["copy", "set", &first].iter().chain(&args)).await?;
+        check(&output, 2, "usage");
+    }
     cluster.cli().succeed(["copy", "suspend", &first, "--what-if"]).await?;
     cluster.cli().succeed(["copy", "set", &first, "--replay-lag", "1h", "--what-if"]).await?;
+    let rows = cluster.cli().json(["copy", "status", &first]).await?;
+    ensure!(rows.as_array().is_some_and(|rows| rows.len() == 1), "{rows}");
     let row = status(&cluster, passives[0]).await?;
     ensure!(row["replay_lag_seconds"] == 0 && row["replication_suspended"] == false, "{row}");
     // The last copy that writes wait for: the rule never falls to none by itself.

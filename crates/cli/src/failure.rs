@@ -50,6 +50,16 @@ impl Failure {
         Self { code: "usage".into(), message: message.into(), hint: hint.into(), exit: Exit::Usage }
     }
 
+    /// What the parser said: its first paragraph is the message, tips and usage are the hint.
+    pub(crate) fn unparsed(text: &str) -> Self {
+        let text = text.strip_prefix("error: ").unwrap_or(text);
+        let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+        let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lines = rest.lines().map(line).filter(|line| !line.is_empty());
+        let hint: Vec<_> = lines.map(|line| line.trim_start_matches("tip: ").to_owned()).collect();
+        Self::usage(line(message), hint.join("; "))
+    }
+
     /// A local failure with no reason of its own.
     pub(crate) fn local(message: impl Into<String>) -> Self {
         Self {
@@ -173,6 +183,17 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_parser_says_has_the_form_of_every_refusal() {
+        let text = "error: unexpected argument '-1' found\n\n  tip: to pass '-1' as a value, use '-- -1'\n\n\
+                    Usage: keelson copy set [OPTIONS] <COPY>\n\nFor more information, try '--help'.\n";
+        let failure = Failure::unparsed(text);
+        assert_eq!((failure.code.as_str(), failure.exit), ("usage", Exit::Usage));
+        assert_eq!(failure.message, "unexpected argument '-1' found");
+        assert!(failure.hint.starts_with("to pass '-1' as a value"), "{}", failure.hint);
+        assert!(failure.hint.ends_with("try '--help'."), "{}", failure.hint);
+    }
 
     #[test]
     fn exit_codes_tell_fixing_from_waiting() {

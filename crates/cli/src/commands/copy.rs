@@ -120,7 +120,7 @@ pub(crate) struct Add {
 
 #[derive(Args, Debug)]
 pub(crate) struct Status {
-    /// Only this database
+    /// Only this database, or this copy of it (DB@member)
     #[arg(default_value = "")]
     database: String,
     /// Only copies on this member
@@ -274,8 +274,13 @@ const STATUS_COLUMNS: &[Column] = &[
 impl Status {
     async fn run(self, global: &Global) -> Outcome {
         let admin = global.client()?.admin();
+        // DB@m, as everywhere else, says the same as --member.
+        let (database, member) = match self.database.split_once('@') {
+            Some((database, member)) if self.member.is_empty() => (database, member),
+            _ => (self.database.as_str(), self.member.as_str()),
+        };
         loop {
-            let rows = match admin.copy_status(&self.database, &self.member).await {
+            let rows = match admin.copy_status(database, member).await {
                 // What is watched may be just what keeps the answer away.
                 Err(error) if self.watch && error.is_retryable() => {
                     let _ = Failure::from(error).report();
