@@ -114,6 +114,8 @@ pub(crate) struct Activation {
     /// Of a switchover: the copy that served before, which is tried first if the target does not
     /// open in time.
     pub(crate) undo_to: Option<CopyId>,
+    /// The member of the target that was chosen last.
+    pub(crate) at: Option<MemberId>,
     /// In this epoch: until when the copy from before is waited for, since death certificates moved
     /// the database too often.
     pub(crate) waits_for_incumbent: Option<(Epoch, Tick)>,
@@ -141,6 +143,7 @@ impl Activation {
             operation: None,
             requested: None,
             undo_to: None,
+            at: None,
             waits_for_incumbent: None,
             avoid: BTreeSet::new(),
             attempt: 1,
@@ -188,6 +191,19 @@ impl Activation {
     pub(crate) fn fence_clock(&mut self, now: Tick, epoch: Epoch, config: &ManagerConfig) {
         if self.fenced_at.is_none_or(|(seen, _)| seen != epoch) {
             self.fenced_at = Some((epoch, now.after(config.lease_wait)));
+        }
+    }
+
+    /// The members that it occupies at its present waiting point.
+    pub(crate) fn taking_part(&self) -> BTreeSet<MemberId> {
+        match &self.phase {
+            Phase::Sealing(sealing) => sealing.asked.union(&sealing.silent).copied().collect(),
+            Phase::Binding { .. } | Phase::Mounting { .. } => self.at.into_iter().collect(),
+            Phase::Allocating { .. }
+            | Phase::Queued { .. }
+            | Phase::Opening { .. }
+            | Phase::BackingOff { .. }
+            | Phase::Waiting { .. } => BTreeSet::new(),
         }
     }
 

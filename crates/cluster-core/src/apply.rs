@@ -40,19 +40,25 @@ impl ClusterState {
 
     /// [`Self::apply`] with one rule switched off, for the simulator only.
     pub fn apply_with(&mut self, index: u64, command: &Command, weakness: Weakness) -> Outcome {
+        let outcome = self.apply_one(index, command, weakness);
+        self.databases.settle();
+        outcome
+    }
+
+    fn apply_one(&mut self, index: u64, command: &Command, weakness: Weakness) -> Outcome {
         let applied = match command {
             Command::Batch(commands) => {
-                let outcomes = commands.iter().map(|c| self.apply_with(index, c, weakness));
+                let outcomes = commands.iter().map(|c| self.apply_one(index, c, weakness));
                 Ok(Answer::Batch(outcomes.collect()))
             }
             Command::Stamped { unix_ms, command } => {
                 self.clock_unix_ms = self.clock_unix_ms.max(*unix_ms);
-                return self.apply_with(index, command, weakness);
+                return self.apply_one(index, command, weakness);
             }
             Command::OfLife { member, incarnation, command } => {
                 let lives = self.check_life(*member, *incarnation);
                 match lives.and_then(|()| self.check_own_copy(*member, command)) {
-                    Ok(()) => return self.apply_with(index, command, weakness),
+                    Ok(()) => return self.apply_one(index, command, weakness),
                     Err(refusal) => Err(refusal),
                 }
             }
@@ -168,8 +174,8 @@ impl ClusterState {
     /// Notes that the pairs which the target's member serves change with this command (R9).
     fn touch_assignments(&mut self, index: u64, database: DatabaseId) {
         let member = self.databases.get(&database).and_then(Database::target_member);
-        if let Some(member) = member.and_then(|member| self.members.get_mut(&member)) {
-            member.assignment_revision = index;
+        if let Some(member) = member {
+            self.members.set_assignment_revision(member, index);
         }
     }
 }

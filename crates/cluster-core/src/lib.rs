@@ -22,6 +22,7 @@
 mod activation;
 mod apply;
 pub mod autoreseed;
+mod collection;
 mod command;
 mod criteria;
 mod decision;
@@ -52,6 +53,7 @@ mod switchover;
 #[cfg(test)]
 mod testing;
 
+pub use collection::{Databases, Members};
 pub use command::{
     ActivateItem, ActivatedTarget, AllocateItem, AllocatedEpoch, Answer, Command, Outcome, Refusal,
 };

@@ -15,18 +15,22 @@
 
 mod api;
 mod batch;
+mod jobs;
 mod operations;
 mod plan;
 mod reports;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_types::{DatabaseId, Epoch, IncarnationId, MemberId, OperationId, Tick, Weakness};
 
-use crate::activation::{Activation, Contacts};
+use crate::activation::Contacts;
 use crate::state::ClusterState;
 use batch::Batch;
+use jobs::Jobs;
 use operations::PendingOperation;
+use work::Work;
 
 pub use api::{ManagerAction, ManagerConfig, ManagerEvent};
 
@@ -79,13 +83,14 @@ pub struct Manager {
     contacts: BTreeMap<MemberId, Contact>,
     /// Lives certified in this term whose certificate is not in the state yet.
     certified: BTreeSet<(MemberId, IncarnationId)>,
-    jobs: BTreeMap<DatabaseId, Activation>,
+    jobs: Jobs,
     dismounts: BTreeMap<DatabaseId, Dismounting>,
     operations: BTreeMap<OperationId, PendingOperation>,
-    /// Proposals without an outcome.
-    pending: BTreeSet<u64>,
+    /// Proposals without an outcome, and the databases that wait for them.
+    pending: BTreeMap<u64, Vec<DatabaseId>>,
     next_tag: u64,
     armed: Option<Tick>,
+    work: Work,
 }
 
 impl Manager {
@@ -98,18 +103,20 @@ impl Manager {
             leading: None,
             contacts: BTreeMap::new(),
             certified: BTreeSet::new(),
-            jobs: BTreeMap::new(),
+            jobs: Jobs::default(),
             dismounts: BTreeMap::new(),
             operations: BTreeMap::new(),
-            pending: BTreeSet::new(),
+            pending: BTreeMap::new(),
             next_tag: 1,
             armed: None,
+            work: Work::all(),
         }
     }
 
     /// Takes one event in the light of the applied `state` and appends to `out` what to do, in
     /// order. While this member does not lead, only `BecameLeader` has an effect. The state that
-    /// the driver shows to its lease table must be at least as new as the one shown here.
+    /// the driver shows to its lease table must be at least as new as the one shown here. While it
+    /// leads it is shown one state that only goes forward: what did not change is not looked at.
     pub fn step(
         &mut self,
         now: Tick,

@@ -24,6 +24,7 @@ use keelson_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::autoreseed::AutoReseed;
+use crate::collection::{Databases, Members};
 use crate::decision::{ActivationReason, DecisionEntry};
 use crate::event::Event;
 use crate::guarantee::GuaranteeConstraint;
@@ -68,9 +69,9 @@ pub struct ClusterState {
     #[serde(default, skip_serializing_if = "AccessTokens::is_empty")]
     pub tokens: AccessTokens,
     /// All members, witnesses included.
-    pub members: BTreeMap<MemberId, Member>,
+    pub members: Members,
     /// All databases.
-    pub databases: BTreeMap<DatabaseId, Database>,
+    pub databases: Databases,
     /// Long work; ids are chosen by the clients.
     pub operations: BTreeMap<OperationId, Operation>,
     /// Why copies were activated, or were not.
@@ -89,8 +90,8 @@ impl Default for ClusterState {
             settings: ClusterSettings::default(),
             networks: Networks::default(),
             tokens: AccessTokens::default(),
-            members: BTreeMap::new(),
-            databases: BTreeMap::new(),
+            members: Members::default(),
+            databases: Databases::default(),
             operations: BTreeMap::new(),
             decisions: Ring::default(),
             events: Ring::default(),
@@ -407,21 +408,14 @@ pub struct Assignment {
 impl ClusterState {
     /// The pairs that `member` serves: bound to it in the newest epoch, and wanted open.
     pub fn assignments(&self, member: MemberId) -> impl Iterator<Item = Assignment> + '_ {
-        let databases = self.databases.values();
-        databases.filter_map(move |database| {
-            self.assignment(database.id).filter(|_| database.target_member() == Some(member))
-        })
+        let bound = self.databases.targets_on(member);
+        bound.into_iter().filter_map(|database| self.assignment(database))
     }
 
     /// How many databases each member is the active of, or is about to be.
     #[must_use]
     pub fn active_counts(&self) -> BTreeMap<MemberId, u32> {
-        let mut counts = BTreeMap::new();
-        let open = self.databases.values().filter(|d| d.intent == MountIntent::Mounted);
-        for member in open.filter_map(Database::target_member) {
-            *counts.entry(member).or_default() += 1;
-        }
-        counts
+        self.databases.active_counts()
     }
 
     /// The pair of the database's newest epoch, whoever serves it.
@@ -486,6 +480,6 @@ impl ClusterState {
     /// The database of that name.
     #[must_use]
     pub fn database_named(&self, name: &str) -> Option<&Database> {
-        self.databases.values().find(|database| database.name.as_str() == name)
+        self.databases.named(&DatabaseName::new(name).ok()?)
     }
 }

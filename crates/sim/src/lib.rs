@@ -4,6 +4,7 @@
 
 pub mod checkers;
 mod copy_node;
+mod manager_world;
 mod messages;
 mod params;
 mod probes;
@@ -11,6 +12,7 @@ pub mod scale;
 mod trace;
 mod world;
 
+pub use manager_world::{ManagerCounts, ManagerParams, ManagerReport, ManagerWorld};
 pub use params::{FaultRates, MS, Params, SEC};
 pub use probes::{Probe, Probes};
 pub use world::{Counts, Report, World};

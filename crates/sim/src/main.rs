@@ -1,13 +1,16 @@
 //! `keelson-sim`: runs seeds, prints a summary, and on a failure the line that replays it.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use keelson_sim::{Params, Probes, World};
+use keelson_sim::{ManagerParams, ManagerWorld, Params, Probes, World};
 use keelson_types::Weakness;
 
 const USAGE: &str = "usage: keelson-sim [--seeds N] [--from S] [--steps K]
        [--replay SEED] [--trace]
        [--scale MEMBERS,DATABASES]   the loss of a site of so large a cluster, instead
+       [--managers N [--from S]]   N seeds of the world of the whole manager, instead
+       [--managers 1 --replay SEED --trace]
        [--without RULE]   RULE is switched off on purpose: a name of keelson_types::Weakness";
 
 struct Options {
@@ -18,6 +21,7 @@ struct Options {
     trace: bool,
     weakness: Weakness,
     scale: Option<(usize, usize)>,
+    managers: Option<u64>,
 }
 
 /// Every rule that can be switched off.
@@ -51,6 +55,7 @@ fn options() -> Result<Options, String> {
         trace: false,
         weakness: Weakness::None,
         scale: None,
+        managers: None,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -60,6 +65,7 @@ fn options() -> Result<Options, String> {
         };
         match arg.as_str() {
             "--seeds" => options.seeds = number()?,
+            "--managers" => options.managers = Some(number()?),
             "--from" => options.from = number()?,
             "--steps" => options.steps = Some(number()?),
             "--replay" => options.replay = Some(number()?),
@@ -98,6 +104,9 @@ fn main() -> ExitCode {
         let report = keelson_sim::scale::lose_a_site(members, databases);
         println!("{report}");
         return if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if let Some(count) = options.managers {
+        return managers(count, &options);
     }
     let seeds = match options.replay {
         Some(seed) => seed..seed + 1,
@@ -139,6 +148,33 @@ fn main() -> ExitCode {
     if count >= 200 && options.steps.is_none() && !silent.is_empty() {
         println!("never met: {}", silent.join(", "));
         failed += 1;
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Seeds of the world of the whole manager.
+fn managers(count: u64, options: &Options) -> ExitCode {
+    let seeds = match options.replay {
+        Some(seed) => seed..seed + 1,
+        None => options.from..options.from + count,
+    };
+    let (mut failed, mut events, mut rare) = (0, 0, BTreeMap::new());
+    for seed in seeds {
+        let params = ManagerParams { weakness: options.weakness, ..ManagerParams::from_seed(seed) };
+        let report = ManagerWorld::new(params, options.trace).run();
+        events += report.counts.events;
+        for (what, times) in report.counts.rare {
+            *rare.entry(what).or_insert(0_u64) += times;
+        }
+        if let Some(violation) = report.violation {
+            failed += 1;
+            println!("seed {seed}: {violation}");
+            println!("    cargo run -p keelson-sim -- --managers 1 --replay {seed} --trace");
+        }
+    }
+    println!("{events} events, {failed} seeds failed");
+    for (what, times) in rare {
+        println!("{times:>10}  {what}");
     }
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -100,7 +100,11 @@ impl fmt::Display for ScaleReport {
 /// Forms a cluster, takes one of its sites away, and tells what the manager did.
 #[must_use]
 pub fn lose_a_site(members: usize, databases: usize) -> ScaleReport {
-    let mut world = Scale::formed(members, databases);
+    run((members, databases), false)
+}
+
+fn run((members, databases): (usize, usize), compared: bool) -> ScaleReport {
+    let mut world = Scale::formed((members, databases), compared);
     let formed = std::mem::take(&mut world.phase);
     let lost: Vec<_> = (0..members).filter(|member| site_of(*member) == 0).collect();
     let hit = lost.iter().map(|member| world.state.assignments(member_id(*member)).count()).sum();
@@ -146,11 +150,14 @@ struct Scale {
     phase: Phase,
     decisions: usize,
     differing: usize,
+    /// Each step is taken a second time by a manager that looks at every database.
+    compared: bool,
 }
 
 impl Scale {
-    fn formed(members: usize, databases: usize) -> Self {
+    fn formed((members, databases): (usize, usize), compared: bool) -> Self {
         let mut world = Self {
+            compared,
             manager: Manager::new(ManagerConfig::default(), Weakness::None),
             state: ClusterState::default(),
             index: 0,
@@ -215,9 +222,16 @@ impl Scale {
     }
 
     fn step(&mut self, event: ManagerEvent) {
+        let thorough = self.compared.then(|| (self.manager.clone(), event.clone()));
         let (began, mut actions) = (Instant::now(), Vec::new());
         self.manager.step(self.now, &self.state, event, &mut actions);
         let took = began.elapsed();
+        if let Some((mut manager, event)) = thorough {
+            let mut plain = Vec::new();
+            manager.look_at_everything();
+            manager.step(self.now, &self.state, event, &mut plain);
+            assert_eq!(actions, plain, "the work list left nothing out");
+        }
         self.phase.steps += 1;
         self.phase.planning += took;
         self.phase.longest = self.phase.longest.max(took);
@@ -348,11 +362,11 @@ fn create(database: usize, members: usize) -> Command {
 mod tests {
     use super::*;
 
-    /// A small one: every database of the lost site is served again, nothing else moved, and every
-    /// decision can be explained.
+    /// A small one: every database of the lost site is served again, nothing else moved, every
+    /// decision can be explained, and a manager that looks at every database does the same.
     #[test]
     fn the_loss_of_a_site_moves_what_was_active_there_and_nothing_else() {
-        let report = lose_a_site(12, 120);
+        let report = run((12, 120), true);
         assert!(report.is_well(), "{report}");
         assert_eq!(report.hit, 30, "{report}");
         // Second preferences decide before the number of actives: nobody gets more than twice.

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 use keelson_types::{
-    ActivationPolicy, CommitConstraint, CopyId, DatabaseId, DatabaseName, DatabaseState, Discard,
-    Epoch, HeldTimeline, LagSettings, LagSwitch, MountIntent, RefusalReason, ResumeRequest,
-    StreamId, SuspendFacts, SuspendRequest, SuspendedBy, Suspension,
+    ActivationPolicy, ClusterSettings, CommitConstraint, CopyId, DatabaseId, DatabaseName,
+    DatabaseState, Discard, Epoch, HeldTimeline, LagSettings, LagSwitch, MountIntent,
+    RefusalReason, ResumeRequest, StreamId, SuspendFacts, SuspendRequest, SuspendedBy, Suspension,
 };
 
 use super::{Applied, refuse};
 use crate::command::{Answer, Command, Refusal};
 use crate::decision::ActivationReason;
 use crate::event::EventKind;
-use crate::retention::{may_release, take_over};
+use crate::retention::{may_release, next_end_unix_ms, take_over};
 use crate::ring::Ring;
 use crate::state::{
     ClusterState, ConstraintSetting, CopyConfig, CopyKind, Database, DatabaseSettings, NewCopy,
@@ -248,7 +248,11 @@ impl ClusterState {
     fn end_suspensions(&mut self, index: u64) -> Answer {
         let now = self.clock_unix_ms;
         let (mut ended, mut over) = (Vec::new(), Vec::new());
-        for (id, database) in &mut self.databases {
+        let due =
+            |database: &&Database| database.copies.values().any(|c| is_due(c, &self.settings, now));
+        let due: Vec<_> = self.databases.values().filter(due).map(|database| database.id).collect();
+        for id in &due {
+            let Some(database) = self.databases.get_mut(id) else { continue };
             for (copy, config) in &mut database.copies {
                 let due = take_over(config, &self.settings, now);
                 over.extend(due.into_iter().map(|held| (*id, *copy, config.member, held)));
@@ -452,4 +456,10 @@ fn check_enough_without(database: &Database, copy: CopyId) -> Result<(), Refusal
         return refuse(RefusalReason::Precondition, "the last HA copy cannot be removed");
     }
     check_settings(&rest.settings, rest.ha_copy_count())
+}
+
+/// Whether something of the copy ends by now: a suspension, or the retention of a timeline.
+fn is_due(config: &CopyConfig, settings: &ClusterSettings, now_unix_ms: u64) -> bool {
+    let over = next_end_unix_ms(config, settings).is_some_and(|end| end <= now_unix_ms);
+    over || (!config.is_remade() && config.suspension.at(now_unix_ms) != config.suspension)
 }

@@ -89,24 +89,20 @@ impl Manager {
     fn propose(&mut self, command: Command, out: &mut Vec<ManagerAction>) -> u64 {
         let tag = self.next_tag;
         self.next_tag += 1;
-        self.pending.insert(tag);
+        self.pending.insert(tag, Vec::new());
         out.push(ManagerAction::Propose { tag, command });
         tag
     }
 
     fn await_outcome(&mut self, databases: &[DatabaseId], tag: u64) {
-        for database in databases {
-            if let Some(job) = self.jobs.get_mut(database) {
-                job.tag = Some(tag);
-            }
-        }
+        databases.iter().for_each(|database| self.jobs.set_tag(database, tag));
+        self.pending.entry(tag).or_default().extend(databases);
     }
 
     /// Asks for the next wake-up, if it is another one than that asked for.
     fn arm(&mut self, now: Tick, out: &mut Vec<ManagerAction>) {
         let cold = self.leading.as_ref().and_then(|leading| leading.cold.as_ref());
-        let jobs = self.jobs.values().filter_map(|job| job.wake(now));
-        let at = jobs.chain(cold.map(|cold| cold.until)).min();
+        let at = self.jobs.next_wake().into_iter().chain(cold.map(|cold| cold.until)).min();
         let armed = self.armed.filter(|armed| *armed > now);
         if let Some(at) = at.filter(|at| armed != Some(*at)) {
             self.armed = Some(at);

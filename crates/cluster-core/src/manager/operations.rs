@@ -90,6 +90,7 @@ impl Manager {
             proposal: Proposal::NotNeeded,
         };
         self.operations.insert(operation, pending);
+        self.work.databases.insert(id);
         if database.target_member() != Some(to) {
             let reason = ActivationReason::Switchover { to };
             let phase = Phase::Allocating { expected: database.epoch };
@@ -98,7 +99,7 @@ impl Manager {
             job.requested = database.copy_on(to);
             job.undo_to = database.target;
             batch.allocate(database, reason);
-            self.jobs.insert(id, job);
+            self.jobs.put(now, id, job);
         }
     }
 
@@ -116,7 +117,7 @@ impl Manager {
         if database.intent == MountIntent::Dismounted {
             return Err(refusal(RefusalReason::Dismounted, format!("{name} is dismounted")));
         }
-        if self.jobs.contains_key(&id) || database.state != DatabaseState::Established {
+        if self.jobs.contains(&id) || database.state != DatabaseState::Established {
             let message = format!("{name} is being activated already");
             return Err(refusal(RefusalReason::Activating, message));
         }
@@ -160,10 +161,8 @@ impl Manager {
         let goal = Goal::Mount { accept_loss };
         let pending = PendingOperation { database: id, goal, proposal: Proposal::Wanted };
         self.operations.entry(operation).or_insert(pending);
-        let job = self.jobs.get_mut(&id).map(|job| &mut job.phase);
-        if let Some(Phase::Waiting { until, .. } | Phase::BackingOff { until }) = job {
-            *until = now;
-        }
+        self.work.databases.insert(id);
+        self.wake_up(now, id);
     }
 
     /// The operation by which an operator accepts loss for a database, until it ends.
@@ -214,12 +213,9 @@ impl Manager {
         let goal = Goal::At(order);
         let pending = PendingOperation { database: id, goal, proposal: Proposal::Wanted };
         self.operations.insert(operation, pending);
-        match self.jobs.get_mut(&id) {
-            Some(job) => {
-                if let Phase::Waiting { until, .. } | Phase::BackingOff { until } = &mut job.phase {
-                    *until = now;
-                }
-            }
+        self.work.databases.insert(id);
+        match self.jobs.get(&id) {
+            Some(_) => self.wake_up(now, id),
             // A closed database gets its epoch when it is wanted open.
             None if database.intent == MountIntent::Dismounted => {}
             None => {
@@ -228,9 +224,24 @@ impl Manager {
                 let mut job = Activation::new(now, reason.clone(), phase);
                 job.operation = Some(operation);
                 batch.allocate(database, reason);
-                self.jobs.insert(id, job);
+                self.jobs.put(now, id, job);
             }
         }
+    }
+
+    /// An activation that waits looks again at once.
+    fn wake_up(&mut self, now: Tick, id: DatabaseId) {
+        self.change(now, id, |job| {
+            if let Phase::Waiting { until, .. } | Phase::BackingOff { until } = &mut job.phase {
+                *until = now;
+            }
+        });
+    }
+
+    /// Forgets an operation; its database is looked at without its word.
+    pub(super) fn end_operation(&mut self, id: OperationId) {
+        let ended = self.operations.remove(&id);
+        self.work.databases.extend(ended.map(|operation| operation.database));
     }
 
     /// The checks of an activation at an instant that need no question to another member.
@@ -286,7 +297,7 @@ impl Manager {
             .filter_map(|(id, operation)| Some((*id, self.settle(state, *id, operation)?)))
             .collect();
         for (id, result) in settled {
-            self.operations.remove(&id);
+            self.end_operation(id);
             batch.finished.push((id, result));
         }
     }
@@ -324,7 +335,7 @@ impl Manager {
             return Some(Err(refusal(RefusalReason::UnknownDatabase, message)));
         };
         if let Proposal::Made(tag) = operation.proposal
-            && self.pending.contains(&tag)
+            && self.pending.contains_key(&tag)
         {
             return None;
         }

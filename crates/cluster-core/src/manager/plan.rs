@@ -1,6 +1,7 @@
 //! What follows from the applied state and the reports: begins activations and drives them on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use keelson_types::{
     DatabaseId, DatabaseState, Epoch, MemberId, MountIntent, Setting, Tick, Weakness,
@@ -34,11 +35,17 @@ impl Batch {
 struct Round<'a> {
     now: Tick,
     state: &'a ClusterState,
-    contacts: Contacts,
-    /// Activations in which each member takes part.
-    load: BTreeMap<MemberId, usize>,
+    contacts: Arc<Contacts>,
     /// Databases of which each member is the active, or is about to be.
     actives: BTreeMap<MemberId, u32>,
+}
+
+/// Whether places are given in this look: first everything is looked at that changed, so that all
+/// places which become free are known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Open,
+    Closed,
 }
 
 /// What becomes of an activation after one look.
@@ -47,6 +54,8 @@ enum Flow {
     Again,
     /// It waits.
     Stay,
+    /// It waits for a place at this member.
+    Full(MemberId),
     /// It is over, or somebody else has gone on.
     Over,
 }
@@ -59,56 +68,72 @@ impl Manager {
         self.certified.retain(|(id, life)| {
             state.members.get(id).is_some_and(|member| !member.certified_dead.contains(life))
         });
-        self.jobs.retain(|id, _| state.databases.contains_key(id));
-        self.dismounts.retain(|id, _| state.databases.contains_key(id));
-        let (contacts, actives) = (self.contacts(state), self.actives(state));
-        let mut round = Round { now, state, contacts, load: BTreeMap::new(), actives };
-        for (id, job) in &self.jobs {
-            let members = state.databases.get(id).map(|database| taking_part(database, job));
-            members.into_iter().flatten().for_each(|m| *round.load.entry(m).or_default() += 1);
+        let actives = self.actives(state);
+        let contacts = self.gather(now, state, &actives);
+        let mut round = Round { now, state, contacts, actives };
+        // One that is looked at may add others behind it.
+        while let Some(id) = self.work.databases.pop_first() {
+            self.look_at(&mut round, id, Door::Closed, batch);
         }
-        for database in state.databases.values() {
-            self.consider(&mut round, database, batch);
-        }
-        // Places that became free behind a queued database's back.
-        let queued = self.jobs.iter().filter(|(_, job)| matches!(job.phase, Phase::Queued { .. }));
-        let queued: Vec<_> = queued.map(|(id, _)| *id).collect();
-        for database in queued.iter().filter_map(|id| state.databases.get(id)) {
-            self.consider(&mut round, database, batch);
+        self.let_in(&mut round, batch);
+        self.note_limits(state, &round.actives);
+    }
+
+    /// Gives places to those that wait for one, in the order of their ids. Who found a member full
+    /// is asked again when a place there became free.
+    fn let_in(&mut self, round: &mut Round<'_>, batch: &mut Batch) {
+        let mut freed = self.jobs.take_freed();
+        let mut last = None;
+        loop {
+            let room = |member: &&MemberId| {
+                self.jobs.load(**member) < self.config.activations_per_member_max
+            };
+            let blocked = freed.iter().filter(room);
+            let blocked = blocked.filter_map(|member| self.jobs.next_blocked(*member, last));
+            let Some(next) = blocked.chain(self.jobs.next_fresh(last)).min() else { return };
+            self.look_at(round, next, Door::Open, batch);
+            freed.extend(self.jobs.freed());
+            last = Some(next);
         }
     }
 
-    fn consider(&mut self, round: &mut Round<'_>, database: &Database, batch: &mut Batch) {
+    fn look_at(&mut self, round: &mut Round<'_>, id: DatabaseId, door: Door, batch: &mut Batch) {
+        match round.state.databases.get(&id) {
+            Some(database) => self.consider(round, database, door, batch),
+            None => {
+                self.jobs.end(id);
+                self.dismounts.remove(&id);
+            }
+        }
+    }
+
+    fn consider(
+        &mut self,
+        round: &mut Round<'_>,
+        database: &Database,
+        door: Door,
+        batch: &mut Batch,
+    ) {
         let id = database.id;
         if database.intent == MountIntent::Dismounted {
-            self.jobs.remove(&id);
+            self.jobs.end(id);
             return self.dismount(round, database, batch);
         }
         self.dismounts.remove(&id);
         for _ in 0..TRANSITIONS_MAX {
-            let known = self.jobs.remove(&id);
-            let before = known.as_ref().map(|job| taking_part(database, job)).unwrap_or_default();
-            let job = known.or_else(|| self.begin(round, database, batch));
+            let job = self.jobs.take(&id).or_else(|| self.begin(round, database, batch));
             let Some(mut job) = job else { return };
-            let flow = self.drive(round, database, &mut job, batch);
-            let after = match flow {
-                Flow::Over => Vec::new(),
-                Flow::Again | Flow::Stay => taking_part(database, &job),
-            };
-            before.iter().for_each(|member| {
-                let load = round.load.entry(*member).or_default();
-                *load = load.saturating_sub(1);
-            });
-            after.iter().for_each(|m| *round.load.entry(*m).or_default() += 1);
-            match flow {
-                Flow::Over => {}
-                Flow::Again => drop(self.jobs.insert(id, job)),
-                Flow::Stay => {
-                    self.jobs.insert(id, job);
-                    return;
+            match self.drive(round, database, &mut job, (door, batch)) {
+                Flow::Over => self.jobs.end(id),
+                Flow::Again => self.jobs.put(round.now, id, job),
+                Flow::Stay => return self.jobs.put(round.now, id, job),
+                Flow::Full(member) => {
+                    self.jobs.put(round.now, id, job);
+                    return self.jobs.block(id, member);
                 }
             }
         }
+        self.work.databases.insert(id);
     }
 
     /// Closes the active copy of a database that is wanted closed.
@@ -157,7 +182,8 @@ impl Manager {
                 let unfinished = database.state == DatabaseState::Activating;
                 let here = unfinished && round.contacts.alive.contains(&member);
                 let binding = Phase::Binding { epoch: database.epoch, target };
-                here.then(|| Activation::new(now, reason(), binding))
+                let at = Some(member);
+                here.then(|| Activation { at, ..Activation::new(now, reason(), binding) })
             }
         }
     }
@@ -165,16 +191,16 @@ impl Manager {
     /// What the state assigns, and what was bound and is not recorded yet.
     pub(super) fn actives(&self, state: &ClusterState) -> BTreeMap<MemberId, u32> {
         let mut actives = state.active_counts();
-        for (id, job) in &self.jobs {
+        for (id, job) in self.jobs.binding() {
             let Phase::Binding { target, .. } = job.phase else { continue };
-            let database = state.databases.get(id).filter(|database| database.target.is_none());
+            let database = state.databases.get(&id).filter(|database| database.target.is_none());
             let member = database.and_then(|d| d.copies.get(&target)).map(|copy| copy.member);
             member.into_iter().for_each(|member| *actives.entry(member).or_default() += 1);
         }
         actives
     }
 
-    fn is_cold(&self) -> bool {
+    pub(super) fn is_cold(&self) -> bool {
         self.leading.as_ref().is_some_and(|leading| leading.cold.is_some())
     }
 
@@ -206,12 +232,14 @@ impl Manager {
         round: &mut Round<'_>,
         database: &Database,
         job: &mut Activation,
-        batch: &mut Batch,
+        (door, batch): (Door, &mut Batch),
     ) -> Flow {
         let now = round.now;
         match job.phase {
             Phase::Allocating { expected } => self.drive_allocating(now, database, job, expected),
-            Phase::Queued { epoch } => self.drive_queued(round, database, job, epoch, batch),
+            Phase::Queued { epoch } => {
+                self.drive_queued(round, database, (job, epoch), (door, batch))
+            }
             Phase::Sealing(_) => self.drive_sealing(round, database, job, batch),
             Phase::Binding { epoch, target } if database.epoch == epoch => {
                 if database.target == Some(target) {
@@ -281,7 +309,7 @@ impl Manager {
     }
 
     fn outcome_known(&self, job: &Activation) -> bool {
-        job.tag.is_some_and(|tag| !self.pending.contains(&tag))
+        job.tag.is_some_and(|tag| !self.pending.contains_key(&tag))
     }
 
     fn drive_allocating(
@@ -309,21 +337,20 @@ impl Manager {
         &self,
         round: &Round<'_>,
         database: &Database,
-        job: &mut Activation,
-        epoch: Epoch,
-        batch: &mut Batch,
+        (job, epoch): (&mut Activation, Epoch),
+        (door, batch): (Door, &mut Batch),
     ) -> Flow {
         if !self.is_open(database, epoch) {
             return Flow::Over;
         }
         job.fence_clock(round.now, epoch, &self.config);
-        if waits_for_incumbent(round, database, job, epoch, batch) {
+        if waits_for_incumbent(round, database, job, epoch, batch) || door == Door::Closed {
             return Flow::Stay;
         }
         let members = || database.copies.values().map(|copy| copy.member);
-        let load = |member: &MemberId| round.load.get(member).copied().unwrap_or(0);
-        if members().any(|member| load(&member) >= self.config.activations_per_member_max) {
-            return Flow::Stay;
+        let most = self.config.activations_per_member_max;
+        if let Some(full) = members().find(|member| self.jobs.load(*member) >= most) {
+            return Flow::Full(full);
         }
         // A member without a recorded life has nobody who could answer.
         let lives = |id: &MemberId| {
@@ -372,13 +399,17 @@ impl Manager {
             Evaluation::Bind(item) => {
                 let target = item.target;
                 let member = database.copies.get(&target).map(|copy| copy.member);
-                member.into_iter().for_each(|m| *round.actives.entry(m).or_default() += 1);
+                if let Some(member) = member {
+                    *round.actives.entry(member).or_default() += 1;
+                    self.has_less_room(round, member, database.id);
+                }
+                job.at = member;
                 batch.activate.push(*item);
                 job.enter(round.now, Phase::Binding { epoch, target });
                 Flow::Stay
             }
             Evaluation::Unfit(operation, refusal) => {
-                self.operations.remove(&operation);
+                self.end_operation(operation);
                 batch.finished.push((operation, Err(refusal)));
                 Flow::Again
             }
@@ -399,6 +430,15 @@ impl Manager {
                 job.enter(round.now, Phase::Waiting { epoch, until });
                 Flow::Stay
             }
+        }
+    }
+
+    /// A member with a maximum got one database more: seals that are waited for behind this one
+    /// are judged again.
+    fn has_less_room(&mut self, round: &Round<'_>, member: MemberId, bound: DatabaseId) {
+        let limits = round.state.members.get(&member).map(|member| member.activation.max_active);
+        if limits.flatten().is_some() {
+            self.work.databases.extend(self.jobs.on(member).filter(|id| *id > bound));
         }
     }
 
@@ -446,19 +486,19 @@ impl Manager {
         }
         let allocating = Phase::Allocating { expected: epoch };
         let fresh = Activation::new(now, ActivationReason::Wedged, allocating);
-        let mut job = match self.jobs.remove(&id) {
+        self.work.databases.insert(id);
+        let mut job = match self.jobs.take(&id) {
             None => fresh,
             Some(mut job) => {
                 if matches!(job.phase, Phase::Mounting { .. } | Phase::Opening { .. }) {
                     self.attempt_failed(now, &mut job, epoch, target);
                 }
-                self.jobs.insert(id, job);
-                return;
+                return self.jobs.put(now, id, job);
             }
         };
         job.avoid.insert(target);
         batch.allocate(database, ActivationReason::Wedged);
-        self.jobs.insert(id, job);
+        self.jobs.put(now, id, job);
     }
 }
 
@@ -547,19 +587,4 @@ fn actives_alive(round: &Round<'_>, database: &Database) -> bool {
         let active = participants.find(|p| p.copy == record.rule.active);
         active.is_none_or(|active| round.contacts.alive.contains(&active.member))
     })
-}
-
-/// The members that an activation occupies at its present waiting point.
-fn taking_part(database: &Database, job: &Activation) -> Vec<MemberId> {
-    match &job.phase {
-        Phase::Sealing(_) => database.copies.values().map(|copy| copy.member).collect(),
-        Phase::Binding { target, .. } | Phase::Mounting { target, .. } => {
-            database.copies.get(target).map(|copy| copy.member).into_iter().collect()
-        }
-        Phase::Allocating { .. }
-        | Phase::Queued { .. }
-        | Phase::Opening { .. }
-        | Phase::BackingOff { .. }
-        | Phase::Waiting { .. } => Vec::new(),
-    }
 }

@@ -30,7 +30,7 @@ impl Manager {
             ManagerEvent::SealReplies { member, answers } => {
                 answers.into_iter().for_each(|answer| self.seal_answer(now, member, answer));
             }
-            ManagerEvent::SealFailed { member } => self.seal_failed(member),
+            ManagerEvent::SealFailed { member } => self.seal_failed(now, member),
             ManagerEvent::MountResult { database, epoch, result } => {
                 self.mount_result(now, database, epoch, result);
             }
@@ -78,6 +78,7 @@ impl Manager {
             return;
         }
         self.contacts.insert(member, Contact::Alive(incarnation));
+        self.work.contacts_stale = true;
         if state.members.get(&member).is_some_and(|m| m.silent == Some(incarnation)) {
             let silent = false;
             batch.commands.push(Command::NoteSilence { member, incarnation, silent });
@@ -88,25 +89,28 @@ impl Manager {
                 |cold: &super::ColdStart| cold.incumbents.get(&member) == Some(&incarnation);
             leading.cold = cold.filter(|cold| !incumbent(cold));
         }
-        for (id, job) in &mut self.jobs {
-            let holds = state.databases.get(id).is_some_and(|d| d.copy_on(member).is_some());
-            match &mut job.phase {
-                Phase::Waiting { until, .. } if holds => *until = now,
-                Phase::Sealing(sealing) if holds => {
+        let holds =
+            |id: &DatabaseId| state.databases.get(id).is_some_and(|d| d.copy_on(member).is_some());
+        let concerned: Vec<_> = self.jobs.ids().filter(holds).collect();
+        for id in concerned {
+            self.change(now, id, |job| match &mut job.phase {
+                Phase::Waiting { until, .. } => *until = now,
+                Phase::Sealing(sealing) => {
                     // What an earlier life said, or that it said nothing, does not speak for this
                     // one.
                     sealing.replies.remove(&member);
                     sealing.silent.remove(&member);
                     sealing.asked.insert(member);
-                    batch.seal(member, *id, sealing.epoch);
+                    batch.seal(member, id, sealing.epoch);
                 }
                 _ => {}
-            }
+            });
         }
         for (id, dismount) in &mut self.dismounts {
             let here = state.databases.get(id).and_then(|d| d.target_member()) == Some(member);
             if here && dismount.progress == DismountProgress::Ordered {
                 dismount.progress = DismountProgress::Wanted;
+                self.work.databases.insert(*id);
             }
         }
     }
@@ -126,6 +130,7 @@ impl Manager {
 
     fn lease_expired(&mut self, state: &ClusterState, member: MemberId, batch: &mut Batch) {
         self.contacts.insert(member, Contact::Over);
+        self.work.contacts_stale = true;
         let previous = state.members.get(&member).and_then(|member| member.previous);
         if let Some(previous) = previous {
             // Nobody holds a lease there, and only the recorded life can get one from now on.
@@ -148,6 +153,8 @@ impl Manager {
         if self.contacts.get(&id) == Some(&Contact::Alive(incarnation)) {
             self.contacts.remove(&id);
         }
+        self.work.contacts_stale = true;
+        self.work.members.insert(id);
         let Some(member) = state.members.get(&id) else { return };
         let known = member.certified_dead.contains(&incarnation);
         if !known {
@@ -158,29 +165,47 @@ impl Manager {
     }
 
     fn seal_answer(&mut self, now: Tick, member: MemberId, answer: SealAnswer) {
-        let job = self.jobs.get_mut(&answer.database);
-        let Some(Phase::Sealing(sealing)) = job.map(|job| &mut job.phase) else { return };
-        if sealing.epoch != answer.epoch || !sealing.asked.contains(&member) {
-            return;
-        }
-        match answer.result {
-            Ok(reply) if reply.member == member && reply.sealed == sealing.epoch => {
-                sealing.replies.insert(member, (now, reply));
+        let epoch = answer.epoch;
+        self.change(now, answer.database, |job| {
+            let Phase::Sealing(sealing) = &mut job.phase else { return };
+            if sealing.epoch != epoch || !sealing.asked.contains(&member) {
+                return;
             }
-            Ok(_) | Err(_) => {
-                sealing.silent.insert(member);
+            match answer.result {
+                Ok(reply) if reply.member == member && reply.sealed == sealing.epoch => {
+                    sealing.replies.insert(member, (now, reply));
+                }
+                Ok(_) | Err(_) => {
+                    sealing.silent.insert(member);
+                }
             }
+        });
+    }
+
+    fn seal_failed(&mut self, now: Tick, member: MemberId) {
+        let asked: Vec<_> = self.jobs.on(member).collect();
+        for id in asked {
+            self.change(now, id, |job| {
+                if let Phase::Sealing(sealing) = &mut job.phase
+                    && sealing.asked.contains(&member)
+                {
+                    sealing.silent.insert(member);
+                }
+            });
         }
     }
 
-    fn seal_failed(&mut self, member: MemberId) {
-        for job in self.jobs.values_mut() {
-            if let Phase::Sealing(sealing) = &mut job.phase
-                && sealing.asked.contains(&member)
-            {
-                sealing.silent.insert(member);
-            }
-        }
+    /// Changes an activation because of a report about it, and looks at it in this step.
+    pub(super) fn change(
+        &mut self,
+        now: Tick,
+        id: DatabaseId,
+        change: impl FnOnce(&mut Activation),
+    ) {
+        let Some(mut job) = self.jobs.take(&id) else { return };
+        change(&mut job);
+        self.jobs.put(now, id, job);
+        self.work.databases.insert(id);
     }
 
     fn mount_result(
@@ -190,7 +215,7 @@ impl Manager {
         epoch: Epoch,
         result: Result<(), MountFailure>,
     ) {
-        let Some(mut job) = self.jobs.remove(&database) else { return };
+        let Some(mut job) = self.jobs.take(&database) else { return };
         match (&job.phase, result) {
             (Phase::Mounting { epoch: at, target, .. }, Ok(())) if *at == epoch => {
                 let target = *target;
@@ -206,7 +231,8 @@ impl Manager {
             }
             _ => {}
         }
-        self.jobs.insert(database, job);
+        self.jobs.put(now, database, job);
+        self.work.databases.insert(database);
     }
 
     /// The next attempt gets its own epoch, after a pause, and prefers other copies (R5, S11).
@@ -236,26 +262,27 @@ impl Manager {
         epoch: Epoch,
         batch: &mut Batch,
     ) {
-        let Some(job) = self.jobs.get_mut(&database) else { return };
+        let Some(job) = self.jobs.get(&database) else { return };
         match job.phase {
             Phase::Mounting { epoch: at, target, .. } if at == epoch => {
-                job.enter_opening(now, epoch, target);
+                self.change(now, database, |job| job.enter_opening(now, epoch, target));
             }
             Phase::Opening { epoch: at, .. } if at == epoch => {}
             _ => return,
         }
-        if job.tag.is_none_or(|tag| !self.pending.contains(&tag)) {
+        let tag = self.jobs.get(&database).and_then(|job| job.tag);
+        if tag.is_none_or(|tag| !self.pending.contains_key(&tag)) {
             let command = Command::Established { database, epoch };
             batch.single.push((Owner::Database(database), command));
         }
     }
 
     fn command_done(&mut self, tag: u64, outcome: Outcome, batch: &mut Batch) {
-        self.pending.remove(&tag);
+        self.work.databases.extend(self.pending.remove(&tag).into_iter().flatten());
         let waits = |operation: &PendingOperation| operation.proposal == Proposal::Made(tag);
         let owner = self.operations.iter().find(|(_, operation)| waits(operation));
         if let (Some(id), Outcome::Refused(refusal)) = (owner.map(|(id, _)| *id), outcome) {
-            self.operations.remove(&id);
+            self.end_operation(id);
             batch.finished.push((id, Err(refusal)));
         }
     }

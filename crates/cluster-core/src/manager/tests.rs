@@ -4,6 +4,7 @@ mod dials;
 mod failures;
 mod instants;
 mod losses;
+mod many;
 mod moves;
 
 use std::time::Duration;
@@ -64,10 +65,15 @@ impl World {
         self
     }
 
-    /// One step, without applying what it proposes.
+    /// One step, without applying what it proposes. A manager that looks at every database does
+    /// the same.
     fn raw(&mut self, event: ManagerEvent) -> Vec<ManagerAction> {
-        let mut out = Vec::new();
+        let (mut out, mut plain) = (Vec::new(), Vec::new());
+        let mut thorough = self.manager.clone();
+        thorough.look_at_everything();
+        thorough.step(self.now, &self.log.state, event.clone(), &mut plain);
         self.manager.step(self.now, &self.log.state, event, &mut out);
+        assert_eq!(out, plain, "nothing that had to be looked at was left out");
         out
     }
 
