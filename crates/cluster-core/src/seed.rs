@@ -126,7 +126,8 @@ fn check_role(database: &Database, copy: CopyId) -> SeedCheck {
                      another copy first";
         return SeedCheck::failed("role", RefusalReason::Precondition, found);
     }
-    if database.intent == MountIntent::Mounted && database.state != DatabaseState::Established {
+    let moving = matches!(database.state, DatabaseState::Sealing | DatabaseState::Activating);
+    if database.intent == MountIntent::Mounted && moving {
         let found = "no copy serves the database now, and the copy may hold what the next active \
                      needs; wait until it is mounted";
         return SeedCheck::failed("role", RefusalReason::Activating, found);
