@@ -31,6 +31,7 @@ mod networks;
 mod pains;
 mod partitions;
 mod range_repair;
+mod rehearsals;
 mod reseeds;
 mod returns;
 mod roles;
