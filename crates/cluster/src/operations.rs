@@ -279,8 +279,8 @@ impl Operations for OperationsApi {
 
     /// An activation that has begun ends by itself within its deadlines; cancelling it half way
     /// would leave the database closed. A seed can be cancelled at any time: the copy stays as it
-    /// was; so can a move that waits for its time, and a rehearsal. An operation that has ended can be "cancelled"
-    /// to no effect.
+    /// was; so can a move that waits for its time, and a rehearsal. An operation that has ended can
+    /// be "cancelled" to no effect.
     async fn cancel_operation(
         &self,
         request: Request<GetOperationRequest>,

@@ -1,3 +1,5 @@
+//! Who rehearses, what is kept of it, and how a pause adds up.
+
 use keelson_types::{LagSettings, MountIntent, OperationId, ResumeRequest, SuspendRequest};
 
 use super::*;

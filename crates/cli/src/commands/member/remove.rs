@@ -1,4 +1,4 @@
-//! `keelson member remove`: take a member out of the cluster, for instance one that is gone for good.
+//! `keelson member remove`: take a member out of the cluster, also one that is gone for good.
 
 use clap::Args;
 use keelson_client::Client;
@@ -81,8 +81,8 @@ async fn held(client: &Client, member: &str) -> Outcome<Vec<Held>> {
         // What it acknowledged may be nowhere else: it does not go along with the member.
         true => {
             let what = format!(
-                "{member} has the active copy of {database}: move it away (keelson switchover), or, \
-                 if its data is given up, remove it (keelson database remove)"
+                "{member} has the active copy of {database}: move it away (keelson switchover), \
+                 or, if its data is given up, remove it (keelson database remove)"
             );
             Err(Failure::new(RefusalReason::InUse, what))
         }
