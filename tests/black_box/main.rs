@@ -32,6 +32,8 @@ mod networks;
 mod pains;
 mod partitions;
 mod range_repair;
+mod rehearsals;
+mod replacements;
 mod reseeds;
 mod returns;
 mod roles;

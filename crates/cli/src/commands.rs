@@ -17,6 +17,7 @@ pub(crate) mod member;
 pub(crate) mod network;
 pub(crate) mod operation;
 pub(crate) mod redistribute;
+mod rehearsal;
 pub(crate) mod scrub;
 pub(crate) mod search;
 pub(crate) mod server;

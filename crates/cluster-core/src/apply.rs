@@ -10,6 +10,7 @@ mod epochs;
 mod members;
 mod policies;
 mod records;
+mod rehearsals;
 mod reseeds;
 mod seeds;
 mod settings;
@@ -108,6 +109,9 @@ impl ClusterState {
             Command::ReleaseLog { database, operation } => self.release_log(*database, *operation),
             Command::BeginSeed { .. } | Command::ReportSeed { .. } | Command::EndSeed { .. } => {
                 self.apply_seed(index, command)
+            }
+            Command::EndRehearsal { operation, result } => {
+                self.end_rehearsal(index, *operation, result)
             }
             Command::ChangeSetting { name, value } => self.change_setting(index, name, *value),
             Command::SetNetwork { name, network } => self.set_network(index, name, network.clone()),

@@ -21,6 +21,7 @@ use crate::member::{MemberActivation, MemberConfig};
 use crate::operation::{Operation, OperationKind, OperationState};
 use crate::order::Source;
 use crate::point_in_time::Turn;
+use crate::rehearsal::Rehearsal;
 use crate::state::{DatabaseSettings, NewCopy};
 
 /// One database in an `AllocateEpochs`.
@@ -337,6 +338,14 @@ pub enum Command {
         operation: OperationId,
         /// How it ended.
         result: Result<(), Refusal>,
+    },
+    /// A rehearsal of a move to a copy ended (`switchover --rehearse`): its operation ends, and the
+    /// copy keeps the result.
+    EndRehearsal {
+        /// The operation; refused unless it runs.
+        operation: OperationId,
+        /// How it ended; times of the result are set from the command's stamp.
+        result: Box<Rehearsal>,
     },
     /// Suspensions whose time has run out by the command's stamp end.
     EndSuspensions,

@@ -288,6 +288,19 @@ pub enum EventKind {
         /// Why it failed; empty if it did not.
         failure: String,
     },
+    /// A move to a copy was rehearsed.
+    Rehearsed {
+        /// The copy.
+        copy: CopyId,
+        /// The operation.
+        operation: OperationId,
+        /// Keys that were read from a fork of it and compared.
+        keys: u64,
+        /// How long nobody would be served by a real move, in milliseconds.
+        pause_ms: u64,
+        /// Why it failed; empty if it passed.
+        failure: String,
+    },
     /// A step of the automatic reseed of a copy, or why the next one is not taken (F129).
     AutoReseed {
         /// The copy.

@@ -9,6 +9,7 @@
 //! - [`Manager`]: the leader's machine that moves the active role.
 //! - [`guarantee`]: whether a bulk writer may go on.
 //! - [`plan_move`], [`redistribute`]: the checks of a switchover, and who should move.
+//! - [`rehearsal`]: whether a copy may rehearse a move, and how long its pause would be.
 //! - [`health`], [`redundancy`]: the tests of a member, and whether databases have enough copies.
 //! - [`response()`]: what is done about each class of failure.
 //! - [`autoreseed`]: what is tried with a copy that stays failed.
@@ -42,6 +43,7 @@ mod point_in_time;
 mod proof;
 pub mod redistribute;
 pub mod redundancy;
+pub mod rehearsal;
 pub mod retention;
 mod ring;
 pub mod schedule;

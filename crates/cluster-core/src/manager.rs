@@ -15,6 +15,7 @@
 
 mod api;
 mod batch;
+mod handed_over;
 mod jobs;
 mod operations;
 mod plan;

@@ -3,7 +3,7 @@
 
 use keelson_types::{
     CopyId, DatabaseId, DatabaseState, Epoch, MemberId, MountDial, MountIntent, OperationId,
-    SeedProgress,
+    RehearsalStep, SeedProgress,
 };
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,13 @@ pub enum OperationKind {
         /// The database.
         database: DatabaseId,
         /// The copy to be filled.
+        copy: CopyId,
+    },
+    /// Rehearses a move to a copy; the leader carries it out and changes nothing by it.
+    Rehearsal {
+        /// The database.
+        database: DatabaseId,
+        /// The copy that the move would activate.
         copy: CopyId,
     },
     /// Anything else, by a short name.
@@ -201,8 +208,12 @@ impl Operation {
         if let Some(seed) = &self.seed {
             return seed.phase.name();
         }
-        if matches!(self.kind, OperationKind::ScheduledMove(_)) {
-            return "waiting for its time";
+        match self.kind {
+            OperationKind::ScheduledMove(_) => return "waiting for its time",
+            OperationKind::Rehearsal { .. } => {
+                return RehearsalStep::at(self.progress_percent).name();
+            }
+            _ => {}
         }
         let Some(database) = database else { return "begun" };
         let open = database.intent == MountIntent::Mounted;
@@ -210,6 +221,7 @@ impl Operation {
             OperationKind::Dismount { .. } => return if open { "begun" } else { "closing" },
             OperationKind::Seed { .. }
             | OperationKind::ScheduledMove(_)
+            | OperationKind::Rehearsal { .. }
             | OperationKind::Other(_) => false,
             OperationKind::Mount { .. } => open,
             // Until its own epoch is recorded, the database shows the former active's.
@@ -234,7 +246,8 @@ impl Operation {
             | OperationKind::Mount { database, .. }
             | OperationKind::ActivateAt { database, .. }
             | OperationKind::Dismount { database }
-            | OperationKind::Seed { database, .. } => Some(*database),
+            | OperationKind::Seed { database, .. }
+            | OperationKind::Rehearsal { database, .. } => Some(*database),
             OperationKind::ScheduledMove(order) => Some(order.database),
             OperationKind::Other(_) => None,
         }

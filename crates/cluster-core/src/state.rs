@@ -33,6 +33,7 @@ use crate::member::Member;
 use crate::operation::Operation;
 use crate::order::{MountOrder, Peer, Source};
 use crate::point_in_time::TurnedBack;
+use crate::rehearsal::Rehearsal;
 use crate::ring::Ring;
 
 /// Version of the serialized state; a newer one is refused by the snapshot reader.
@@ -163,6 +164,9 @@ pub struct CopyConfig {
     /// What was tried with it automatically since it failed (F129).
     #[serde(default)]
     pub autoreseed: Option<AutoReseed>,
+    /// How the last rehearsal of a move to it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehearsal: Option<Box<Rehearsal>>,
 }
 
 impl CopyConfig {

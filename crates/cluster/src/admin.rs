@@ -21,6 +21,7 @@ mod moves;
 mod networks;
 mod records;
 mod redistribution;
+mod rehearsals;
 mod reseeds;
 mod scrubs;
 mod seeds;
@@ -63,6 +64,7 @@ use tonic::{Request, Response, Status};
 use crate::admin::audit::Asking;
 use crate::context::Context;
 
+pub(crate) use rehearsals::Rehearsing;
 pub(crate) use status::local_status;
 
 /// The service. Clones share the control plane.

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::Rehearsing;
 use crate::applied::Applied;
 use crate::data_link::DataLink;
 use crate::manager_task::LeaderInput;
@@ -69,6 +70,8 @@ pub(crate) struct Context {
     pub(crate) stopping: AtomicBool,
     /// Forming or joining a cluster happens once at a time.
     pub(crate) forming: tokio::sync::Mutex<()>,
+    /// The rehearsals that this member carries out as the leader.
+    pub(crate) rehearsing: Rehearsing,
     /// The access tokens that count here.
     pub(crate) tokens: TokenBook,
     /// Whether everything that was decided before this life began is applied here. An older list

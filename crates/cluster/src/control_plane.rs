@@ -140,6 +140,7 @@ impl ControlPlane {
             lease_until: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             forming: tokio::sync::Mutex::new(()),
+            rehearsing: crate::admin::Rehearsing::default(),
             tokens: TokenBook::default(),
             caught_up: watch::Sender::new(false),
             stop: CancellationToken::new(),

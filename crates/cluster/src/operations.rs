@@ -31,13 +31,13 @@ use crate::manager_task::LeaderInput;
 pub(crate) struct OperationsApi(pub(crate) Arc<Context>);
 
 impl Context {
-    /// Records an operation and, if this request is its first, tells the manager. The caller has
-    /// made sure that this member leads.
+    /// Records an operation and, if this request is its first, tells the manager; says whether it
+    /// is. The caller has made sure that this member leads.
     pub(crate) async fn begin_operation(
         self: &Arc<Self>,
         id: OperationId,
         kind: OperationKind,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         let command = Command::PutOperation { id, kind: kind.clone() };
         let (index, answer) = self.propose_here(command).await?.answer()?;
         let first = match answer {
@@ -45,7 +45,7 @@ impl Context {
             _ => false,
         };
         if !first {
-            return Ok(());
+            return Ok(false);
         }
         let event = match kind {
             OperationKind::Switchover { database, to, options, .. } => {
@@ -62,9 +62,11 @@ impl Context {
             }
             OperationKind::Seed { .. }
             | OperationKind::ScheduledMove(_)
-            | OperationKind::Other(_) => return Ok(()),
+            | OperationKind::Rehearsal { .. }
+            | OperationKind::Other(_) => return Ok(true),
         };
-        self.ask_leader_task(LeaderInput::Event(event)).await
+        self.ask_leader_task(LeaderInput::Event(event)).await?;
+        Ok(true)
     }
 
     fn operation(&self, id: OperationId) -> Result<Operation, Refusal> {
@@ -92,8 +94,8 @@ fn database_name(state: &ClusterState, id: DatabaseId) -> String {
     state.databases.get(&id).map_or_else(|| id.to_string(), |database| database.name.to_string())
 }
 
-/// A copy by its name; it has another id once the seed succeeded.
-fn seeded(state: &ClusterState, database: DatabaseId, copy: CopyId) -> String {
+/// A copy by its name; it has another id once a seed of it succeeded.
+fn copy_name(state: &ClusterState, database: DatabaseId, copy: CopyId) -> String {
     let name = database_name(state, database);
     let config = state.databases.get(&database).and_then(|d| d.copies.get(&copy));
     config.map_or_else(|| name.clone(), |c| format!("{name}@{}", member_name(state, c.member)))
@@ -130,7 +132,10 @@ fn shown(state: &ClusterState, operation: &keelson_cluster_core::Operation) -> O
             ("activate_at", format!("{name}@{on} at {}", order.kept))
         }
         OperationKind::Dismount { database } => ("dismount", database_name(state, *database)),
-        OperationKind::Seed { database, copy } => ("seed", seeded(state, *database, *copy)),
+        OperationKind::Seed { database, copy } => ("seed", copy_name(state, *database, *copy)),
+        OperationKind::Rehearsal { database, copy } => {
+            ("rehearsal", copy_name(state, *database, *copy))
+        }
         OperationKind::Other(name) => (name.as_str(), String::new()),
     };
     let database = operation.database().and_then(|id| state.databases.get(&id));
@@ -274,8 +279,8 @@ impl Operations for OperationsApi {
 
     /// An activation that has begun ends by itself within its deadlines; cancelling it half way
     /// would leave the database closed. A seed can be cancelled at any time: the copy stays as it
-    /// was; so can a move that waits for its time. An operation that has ended can be "cancelled"
-    /// to no effect.
+    /// was; so can a move that waits for its time, and a rehearsal. An operation that has ended can
+    /// be "cancelled" to no effect.
     async fn cancel_operation(
         &self,
         request: Request<GetOperationRequest>,
@@ -287,7 +292,7 @@ impl Operations for OperationsApi {
         if operation.state != "running" {
             return Ok(Response::new(operation));
         }
-        if !self.0.cancel_scheduled(id).await? {
+        if !self.0.cancel_waiting(id).await? {
             self.0.cancel_seed(id).await?;
         }
         Ok(Response::new(self.0.operation(id)?))

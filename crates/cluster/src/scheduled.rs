@@ -24,6 +24,7 @@ pub(crate) async fn run(context: Arc<Context>) {
         applied.mark_unchanged();
         let now = clock::unix_millis();
         if context.is_leader() {
+            context.end_orphaned_rehearsals().await;
             for (id, order, due) in context.applied.read(|state| schedule::due(state, now)) {
                 keep(&context, id, order, due).await;
             }

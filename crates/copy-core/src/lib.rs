@@ -7,7 +7,7 @@
 //!
 //! Beside the machine stand the decisions that need no history of events, as plain functions over
 //! values: [`checkpoint`], [`copy_state`], [`divergence`], [`expanded_truncation`], [`io_watch`],
-//! [`lag`], [`salvage`], [`scrub`], [`truncate`].
+//! [`lag`], [`rehearsal`], [`salvage`], [`scrub`], [`truncate`].
 
 mod activation;
 mod active;
@@ -26,6 +26,7 @@ mod outcome;
 mod passive;
 pub mod paths;
 pub mod range_fetch;
+pub mod rehearsal;
 pub mod room;
 mod rule_change;
 pub mod salvage;

@@ -70,6 +70,17 @@ pub(crate) struct Fork {
     /// Held while its store is opened.
     opening: Mutex<()>,
     store: StoreSlot,
+    /// It is not being built any more.
+    settled: Notify,
+    /// What was replayed into it, once it is built here.
+    replayed: Mutex<Replayed>,
+}
+
+/// Log that was replayed into a fork, and how long that took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Replayed {
+    pub(crate) bytes: u64,
+    pub(crate) time: Duration,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -79,7 +90,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Fork {
     fn new(is: Description, state: ForkState) -> Arc<Self> {
         let (state, opening) = (Mutex::new(state), Mutex::default());
-        Arc::new(Self { is, state, opening, store: StoreSlot::default() })
+        let (store, settled, replayed) = Default::default();
+        Arc::new(Self { is, state, opening, store, settled, replayed })
+    }
+
+    pub(crate) fn replayed(&self) -> Replayed {
+        *lock(&self.replayed)
+    }
+
+    /// Waits until it is not being built any more.
+    pub(crate) async fn settled(&self) {
+        loop {
+            let mut settled = std::pin::pin!(self.settled.notified());
+            // From here on nothing is missed.
+            settled.as_mut().enable();
+            if self.state() != ForkState::Building {
+                return;
+            }
+            settled.await;
+        }
     }
 
     pub(crate) fn state(&self) -> ForkState {

@@ -33,6 +33,7 @@ mod owner;
 mod plane;
 mod pool;
 mod rebuild;
+mod rehearse;
 mod repair;
 mod room;
 mod scrub;

@@ -22,6 +22,7 @@ use crate::inbound::take_session;
 use crate::kv::refuse_unless_serving;
 use crate::message::{LogView, Message};
 use crate::note::NoteCode;
+use crate::rehearse;
 use crate::repair::donating::{Donations, KEPT, NoDonation, Wanted};
 use crate::scrub;
 use crate::scrub::compare::wrong_at;
@@ -50,6 +51,7 @@ impl v1::replication_server::Replication for ReplicationService {
     type FetchLogStream = Answers<v1::FetchLogResponse>;
     type OpenSeedStream = Answers<v1::OpenSeedResponse>;
     type FetchSeedStream = Answers<v1::SeedChunk>;
+    type RehearseStream = Answers<v1::RehearseResponse>;
 
     async fn log_session(
         &self,
@@ -219,6 +221,26 @@ impl v1::replication_server::Replication for ReplicationService {
         let gone = |_| Refusal::new(RefusalReason::Internal, "the removal panicked");
         dropped.map_err(gone)??;
         Ok(Response::new(v1::DropForkResponse {}))
+    }
+
+    async fn rehearse(
+        &self,
+        request: Request<v1::RehearseRequest>,
+    ) -> Result<Response<Self::RehearseStream>, Status> {
+        require_member(&request)?;
+        let request = request.into_inner();
+        let unknown = || Refusal::new(RefusalReason::UnknownCopy, "no copy of this database here");
+        let copy = self.registry.named(&request.database).ok_or_else(unknown)?;
+        let order = rehearse::Order {
+            copy: ids::copy(&request.copy)?,
+            operation: ids::operation(&request.operation)?,
+            deadline: Duration::from_millis(request.deadline_millis),
+            skip_index: request.skip_content_index,
+        };
+        let (answers, responses) = mpsc::channel(rehearse::ANSWERS);
+        // On its own: the fork is dropped also when whoever asked has gone.
+        tokio::spawn(rehearse::rehearse(self.context.clone(), copy, order, answers));
+        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
     }
 
     async fn get_digest(

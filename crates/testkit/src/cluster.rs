@@ -146,6 +146,23 @@ impl Cluster {
         })
     }
 
+    /// Starts one more server, with an empty directory and the next number; it is in no cluster.
+    /// Gives its name; not with a [`Network`].
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_server(&mut self) -> Result<String> {
+        let number = self.members.len() + 1;
+        let plain = Cli::new(&self.binary, None);
+        let options = ClusterOptions::default();
+        write_member(&plain, &self.path, number, &options, (None, None)).await?;
+        let name = format!("m{number}");
+        let mut server = MemberProcess::new(&self.binary, &name, &self.path.join(&name));
+        server.start()?;
+        self.members.push(server);
+        Ok(name)
+    }
+
     /// Makes a cluster of the members that were started.
     ///
     /// # Errors

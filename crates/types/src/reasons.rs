@@ -178,7 +178,8 @@ refusals! {
         "retry with back-off; reduce the number of concurrent writers";
     /// The member holds copies, or another precondition of a removal fails.
     InUse = "in_use",
-        "remove the copies of the member first (keelson copy remove)";
+        "remove the copies of the member first (keelson copy remove), or with it (keelson member \
+         remove --with-copies)";
     /// A discarded timeline is to be given up by the last copy that holds it, before its retention
     /// is over.
     DiscardedRetained = "discarded_retained",

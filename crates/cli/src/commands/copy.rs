@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 use keelson_wire::v1::{AddCopyRequest, CopyFacts, CopyStatusRow, ScrubFacts};
 use serde_json::json;
 
-use crate::commands::scrub;
+use crate::commands::{rehearsal, scrub};
 use crate::context::Global;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Column, column, wide};
@@ -269,6 +269,7 @@ const STATUS_COLUMNS: &[Column] = &[
     wide("failure"),
     wide("autoreseed"),
     wide("last scrub"),
+    wide("rehearsed"),
 ];
 
 impl Status {
@@ -331,6 +332,7 @@ fn status_row(row: &CopyStatusRow) -> Vec<String> {
         failure_text(row),
         reseed_text(row),
         scrub_text(facts.scrub.as_ref()),
+        rehearsal::sentence(row.rehearsal.as_ref()),
     ]
 }
 

@@ -12,8 +12,7 @@ use keelson_wire::v1::{
 };
 use serde_json::{Value, json};
 
-use crate::commands::operation;
-use crate::commands::scrub;
+use crate::commands::{operation, rehearsal, scrub};
 use crate::context::Global;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{self, column, wide};
@@ -405,6 +404,7 @@ fn show(global: &Global, info: &DatabaseInfo, active: &CopyFacts) {
         ("time to full", left(active.log_seconds_to_full)),
         ("expanded truncation", expanded(active)),
         ("copies", copies.collect::<Vec<_>>().join("; ")),
+        ("rehearsed", rehearsal::of_copies(info)),
         ("epochs", epochs.collect::<Vec<_>>().join("; ")),
         ("acknowledges alone up to", ceiling(info)),
         ("moves suppressed until", text::time(info.moves_suppressed_until_unix_millis)),
@@ -451,6 +451,7 @@ fn data(info: &DatabaseInfo, active: &CopyFacts) -> Value {
             "active": copy.active,
             "activation_preference": copy.preference,
             "participant": copy.participant,
+            "rehearsal": rehearsal::data(copy.rehearsal.as_ref()),
         })
     });
     let epochs = info.epochs.iter().map(|epoch| {

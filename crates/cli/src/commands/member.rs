@@ -2,6 +2,7 @@
 
 mod maintenance;
 mod ping;
+mod remove;
 mod reseed;
 
 use clap::{Args, Subcommand};
@@ -19,11 +20,8 @@ use crate::text;
 pub(crate) enum Command {
     /// Add a running server that is in no cluster yet
     Add(Add),
-    /// Remove a member that holds no copies
-    Remove {
-        /// Name of the member
-        member: String,
-    },
+    /// Remove a member, with its copies if so asked; it need not be there. Files stay
+    Remove(remove::Remove),
     /// List the members
     List,
     /// Change site, addresses, or which activations a member takes
@@ -91,7 +89,7 @@ impl Command {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         match self {
             Self::Add(add) => add.run(global).await,
-            Self::Remove { member } => remove(global, &member).await,
+            Self::Remove(remove) => remove.run(global).await,
             Self::List => list(global).await,
             Self::Set(set) => set.run(global).await,
             Self::Ping(ping) => ping.run(global).await,
@@ -113,22 +111,6 @@ impl Add {
         output::print_done(global.output, &format!("added member {member}"), &data);
         Ok(())
     }
-}
-
-async fn remove(global: &Global, member: &str) -> Outcome {
-    let admin = global.connect().await?.admin();
-    admin.remove_member(member, true).await?;
-    if global.only_shows(&format!("remove member {member} from the cluster")) {
-        return Ok(());
-    }
-    global.confirm(&format!("remove member {member} from the cluster"))?;
-    admin.remove_member(member, false).await?;
-    output::print_done(
-        global.output,
-        &format!("removed member {member}"),
-        &json!({ "member": member }),
-    );
-    Ok(())
 }
 
 async fn list(global: &Global) -> Outcome {

@@ -1,6 +1,6 @@
 //! `keelson switchover`: move the active role on purpose, with its checks.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use keelson_client::{Client, succeeded};
@@ -10,6 +10,7 @@ use keelson_wire::v1::{MoveRequest, MoveRow, Operation};
 use serde_json::{Value, json};
 
 use crate::commands::operation;
+use crate::commands::rehearsal;
 use crate::context::Global;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Column, column, wide};
@@ -53,6 +54,13 @@ pub(crate) struct Switchover {
     #[arg(long, value_name = "TIME", value_parser = appointment)]
     #[arg(conflicts_with_all = ["server", "bring_home"])]
     at: Option<u64>,
+    /// Move nothing: make all checks, let the target open a fork of its copy and read from it, and
+    /// estimate the pause of the move. The result stays with the copy (copy status)
+    #[arg(long, conflicts_with_all = ["server", "bring_home", "at", "all_or_none"])]
+    rehearse: bool,
+    /// How long a rehearsal may take, at most 10 minutes
+    #[arg(long, value_name = "TIME", requires = "rehearse", default_value = "1m")]
+    deadline: humantime::Duration,
 }
 
 /// A time, or one so long from now, in Unix milliseconds.
@@ -109,7 +117,7 @@ impl Skips {
     }
 }
 
-const CHECKS: &[Column] = &[
+pub(super) const CHECKS: &[Column] = &[
     column("database"),
     column("copy on"),
     column("check"),
@@ -131,7 +139,8 @@ const MOVES: &[Column] = &[
 impl Switchover {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         let client = global.connect().await?;
-        if self.mount_dial == "best_effort" && !global.what_if {
+        let (rehearse, deadline) = (self.rehearse, Duration::from(self.deadline));
+        if self.mount_dial == "best_effort" && !global.what_if && !rehearse {
             global.confirm("move with loss if the old active copy cannot be reached")?;
         }
         let single = self.database.is_some();
@@ -149,12 +158,17 @@ impl Switchover {
             operation: bytes::Bytes::new(),
             at_once: false,
             at_unix_millis: self.at.unwrap_or(0),
+            rehearse,
+            deadline_millis: if rehearse { rehearsal::millis(deadline)? } else { 0 },
         };
         let moves = client.admin().move_databases(request).await?;
         if global.what_if {
             return print_plan(global, &moves);
         }
         match moves.first() {
+            Some(only) if rehearse => {
+                rehearsal::show(global, &client, only, (deadline, self.no_wait)).await
+            }
             Some(only) if single => one(global, &client, only, self.no_wait).await,
             _ => several(global, &client, moves, self.no_wait).await,
         }
@@ -186,7 +200,7 @@ async fn one(global: &Global, client: &Client, row: &MoveRow, no_wait: bool) -> 
     Ok(())
 }
 
-fn refused(row: &MoveRow) -> Failure {
+pub(super) fn refused(row: &MoveRow) -> Failure {
     let reason = RefusalReason::from_code(&row.code).unwrap_or(RefusalReason::Internal);
     Failure::new(reason, row.message.clone())
 }
@@ -243,25 +257,16 @@ pub(crate) fn summary(moves: &[MoveRow]) -> String {
 
 /// What would be done, with every check.
 pub(crate) fn print_plan(global: &Global, moves: &[MoveRow]) -> Outcome {
-    let checks = moves.iter().flat_map(|row| {
-        row.checks.iter().map(|check| {
-            vec![
-                row.database.clone(),
-                check.member.clone(),
-                check.check.replace('_', " "),
-                check.measured.clone(),
-                check.threshold.clone(),
-                check.verdict.clone(),
-                check.skip.clone(),
-            ]
-        })
-    });
+    let checks = moves.iter().flat_map(check_rows);
     if !global.output.is_data() {
         for row in moves {
             let (database, from) = (&row.database, &row.from);
             output::emit(&match row.result.as_str() {
                 "refused" => format!("would leave {database} on {from}: {}\n", row.message),
                 "stays" => format!("would leave {database} active on {from}, where it is\n"),
+                "would_rehearse" => {
+                    format!("would rehearse the move of {database} from {from} to {}\n", row.to)
+                }
                 _ => format!("would move {database} from {from} to {}\n", row.to),
             });
         }
@@ -269,6 +274,22 @@ pub(crate) fn print_plan(global: &Global, moves: &[MoveRow]) -> Outcome {
     }
     output::print_list(global.output, CHECKS, checks.collect(), &data(moves));
     Ok(())
+}
+
+/// The checks of a move, for the table.
+pub(super) fn check_rows(row: &MoveRow) -> Vec<Vec<String>> {
+    let checks = row.checks.iter().map(|check| {
+        vec![
+            row.database.clone(),
+            check.member.clone(),
+            check.check.replace('_', " "),
+            check.measured.clone(),
+            check.threshold.clone(),
+            check.verdict.clone(),
+            check.skip.clone(),
+        ]
+    });
+    checks.collect()
 }
 
 /// Moves as JSON.

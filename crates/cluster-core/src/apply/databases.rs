@@ -317,6 +317,8 @@ impl ClusterState {
                 added_at_index: index,
                 cut_off: false,
                 failure: None,
+                // It was another copy that rehearsed.
+                rehearsal: None,
                 suspension,
                 ..copy
             };
@@ -399,6 +401,7 @@ fn new_copy(index: u64, copy: &NewCopy) -> CopyConfig {
         policy: ActivationPolicy::default(),
         failure: None,
         autoreseed: None,
+        rehearsal: None,
     }
 }
 

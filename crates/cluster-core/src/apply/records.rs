@@ -44,6 +44,9 @@ impl ClusterState {
             let message = format!("operation {id} is another request");
             return refuse(RefusalReason::AlreadyExists, message);
         }
+        if let OperationKind::Rehearsal { database, copy } = kind {
+            self.check_new_rehearsal(*database, *copy)?;
+        }
         if self.operations.len() >= OPERATIONS_MAX {
             let finished = self.operations.values().filter(|operation| operation.is_finished());
             let oldest = finished.min_by_key(|operation| operation.started_at_index);

@@ -62,6 +62,7 @@ impl Manager {
                 OperationKind::Dismount { database } => (*database, Goal::Dismount),
                 OperationKind::Seed { .. }
                 | OperationKind::ScheduledMove(_)
+                | OperationKind::Rehearsal { .. }
                 | OperationKind::Other(_) => continue,
             };
             let pending = PendingOperation { database, goal, proposal: Proposal::Wanted };

@@ -8,6 +8,7 @@ use keelson_types::{
 };
 
 use super::batch::{Batch, Owner};
+use super::handed_over::HandedOver;
 use super::{DismountProgress, Dismounting, Manager};
 use crate::activation::{Activation, Contacts, Evaluation, Phase, Sealing, Situation, evaluate};
 use crate::command::{AllocateItem, Command};
@@ -170,20 +171,29 @@ impl Manager {
             DatabaseState::Sealing => {
                 let queued = Phase::Queued { epoch: database.epoch };
                 let ready = !self.is_cold() || actives_alive(round, database);
-                ready.then(|| Activation::new(now, reason(), queued))
+                let taken_over = HandedOver::of(database);
+                ready.then(|| taken_over.take_over(Activation::new(now, reason(), queued)))
             }
             DatabaseState::Activating | DatabaseState::Established => {
+                let unfinished = database.state == DatabaseState::Activating;
+                let taken_over = match unfinished {
+                    true => HandedOver::of(database),
+                    false => HandedOver::default(),
+                };
                 if let Some(reason) = self.trigger(round, database) {
                     batch.allocate(database, reason.clone());
-                    return Some(Activation::new(now, reason, allocating));
+                    let job = Activation::new(now, reason, allocating);
+                    let failed = database.target.filter(|_| unfinished);
+                    let after = failed.map(|target| taken_over.after_failure_of(target));
+                    return Some(after.unwrap_or_default().take_over(job));
                 }
                 // A predecessor bound the target: its order is repeated to the life that was bound.
                 let (target, member) = (database.target?, database.target_member()?);
-                let unfinished = database.state == DatabaseState::Activating;
                 let here = unfinished && round.contacts.alive.contains(&member);
                 let binding = Phase::Binding { epoch: database.epoch, target };
                 let at = Some(member);
-                here.then(|| Activation { at, ..Activation::new(now, reason(), binding) })
+                let job = Activation { at, ..Activation::new(now, reason(), binding) };
+                here.then(|| taken_over.take_over(job))
             }
         }
     }

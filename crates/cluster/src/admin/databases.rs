@@ -167,6 +167,7 @@ impl Context {
                 active: database.target == Some(*id),
                 preference: copy.preference,
                 participant: rule.is_some_and(|rule| rule.has(*id)),
+                rehearsal: super::rehearsals::shown(copy),
             })
             .collect();
         copies.sort_by(|a, b| (a.preference, &a.member).cmp(&(b.preference, &b.member)));

@@ -175,7 +175,10 @@ impl Context {
             (holder, others.count())
         });
         if holder.is_some_and(|holder| holder != id) {
-            let what = format!("another member has the name {name}");
+            let what = format!(
+                "another member has the name {name}; if that one is gone for good, remove it first \
+                 (keelson member remove {name} --with-copies)"
+            );
             return Err(refusal(RefusalReason::SecondHolder, what));
         }
         check_kind(request, found, voters)?;

@@ -38,16 +38,16 @@ const CHECKED_AT_ONCE: usize = 256;
 /// A request, read.
 pub(super) struct MoveOrder {
     /// Each database, and where to if it was named.
-    databases: Vec<(DatabaseId, Option<MemberId>)>,
-    skip: BTreeSet<Skip>,
+    pub(super) databases: Vec<(DatabaseId, Option<MemberId>)>,
+    pub(super) skip: BTreeSet<Skip>,
     options: MoveOptions,
     comment: String,
     all_or_none: bool,
     terminate_on_warning: bool,
-    what_if: bool,
+    pub(super) what_if: bool,
     /// Checks that fail are not looked at again.
     at_once: bool,
-    operation: Option<OperationId>,
+    pub(super) operation: Option<OperationId>,
 }
 
 impl MoveOrder {
@@ -140,8 +140,16 @@ impl Context {
     ) -> Result<MoveResponse, Refusal> {
         self.require_leader()?;
         let (at, names) = (request.at_unix_millis, request.skip.clone());
+        let (rehearse, deadline) = (request.rehearse, request.deadline_millis);
         let order = self.read_move(request)?;
         let moves = match at {
+            0 if rehearse => {
+                vec![self.rehearse_move(order, Duration::from_millis(deadline)).await?]
+            }
+            _ if rehearse => {
+                let what = "a rehearsal begins now; leave the time out";
+                return Err(refusal(RefusalReason::BadArgument, what));
+            }
             0 => self.move_databases(order).await?,
             at => vec![self.schedule_move(order, names, at).await?],
         };
@@ -226,19 +234,20 @@ impl Context {
         }
     }
 
-    /// Takes a move back that waits for its time; false if the operation is none.
-    pub(crate) async fn cancel_scheduled(
-        self: &Arc<Self>,
-        id: OperationId,
-    ) -> Result<bool, Refusal> {
+    /// Takes a move back that waits for its time, or ends a rehearsal, whose target then drops its
+    /// fork; false if the operation is neither.
+    pub(crate) async fn cancel_waiting(self: &Arc<Self>, id: OperationId) -> Result<bool, Refusal> {
         let waits = self.applied.read(|state| {
             let known = state.operations.get(&id);
-            known.is_some_and(|known| matches!(known.kind, OperationKind::ScheduledMove(_)))
+            known.is_some_and(|known| match known.kind {
+                OperationKind::ScheduledMove(_) | OperationKind::Rehearsal { .. } => true,
+                _ => false,
+            })
         });
         if !waits {
             return Ok(false);
         }
-        let message = "cancelled by an operator before its time";
+        let message = "cancelled by an operator before its end";
         let cancelled = keelson_cluster_core::Refusal::new(RefusalReason::Cancelled, message);
         let (state, message) = (OperationState::Failed(cancelled), message.to_owned());
         let command = Command::UpdateOperation { id, state, progress_percent: 0, message };
@@ -295,16 +304,7 @@ impl Context {
         if let Some(begun) = self.begun_before(&order)? {
             return Ok(vec![begun]);
         }
-        let mut plans = self.plan_moves(&order).await;
-        let settled = tokio::time::Instant::now() + SETTLE;
-        while !order.what_if
-            && !order.at_once
-            && plans.iter().any(|(_, plan)| may_settle(plan))
-            && tokio::time::Instant::now() < settled
-        {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            plans = self.plan_moves(&order).await;
-        }
+        let plans = self.settled_plans(&order).await;
         let refused = plans.iter().any(|(_, plan)| plan.refusal.is_some());
         let begin = !(order.what_if || order.all_or_none && refused);
         let mut rows = Vec::with_capacity(plans.len());
@@ -329,6 +329,24 @@ impl Context {
             rows.push(row);
         }
         Ok(rows)
+    }
+
+    /// The plan of each database; checks that may pass in a moment are looked at again.
+    pub(super) async fn settled_plans(
+        self: &Arc<Self>,
+        order: &MoveOrder,
+    ) -> Vec<(DatabaseId, MovePlan)> {
+        let mut plans = self.plan_moves(order).await;
+        let settled = tokio::time::Instant::now() + SETTLE;
+        while !order.what_if
+            && !order.at_once
+            && plans.iter().any(|(_, plan)| may_settle(plan))
+            && tokio::time::Instant::now() < settled
+        {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            plans = self.plan_moves(order).await;
+        }
+        plans
     }
 
     /// The same request again: it was begun, and nothing is checked anew.
@@ -428,12 +446,12 @@ impl Context {
         });
     }
 
-    fn name_of_database(&self, id: DatabaseId) -> String {
+    pub(super) fn name_of_database(&self, id: DatabaseId) -> String {
         let name = self.applied.read(|state| state.databases.get(&id).map(|d| d.name.to_string()));
         name.unwrap_or_else(|| id.to_string())
     }
 
-    fn row(&self, database: DatabaseId, plan: &MovePlan) -> MoveRow {
+    pub(super) fn row(&self, database: DatabaseId, plan: &MovePlan) -> MoveRow {
         let member = |id: Option<MemberId>| id.map(|id| self.name_of_member(id));
         let checks = plan.checked.iter().flat_map(|(at, rows)| {
             let name = self.name_of_member(*at);

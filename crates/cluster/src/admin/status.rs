@@ -256,6 +256,7 @@ fn row(
         failure_tag: failure.map(|tag| tag.to_string()).unwrap_or_default(),
         failure_action: acts.map(|action| action.to_string()).unwrap_or_default(),
         autoreseed: autoreseed(state, database, (id, copy)),
+        rehearsal: super::rehearsals::shown(copy),
     }
 }
 

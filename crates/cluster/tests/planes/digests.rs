@@ -10,8 +10,8 @@ use keelson_wire::v1::{
     DropForkResponse, FetchLogRequest, FetchLogResponse, FetchRangeRequest, FetchRangeResponse,
     FetchSeedRequest, ForkInfo, GetDigestRequest, GetDigestResponse, InstantInfo, ListForksRequest,
     ListForksResponse, OpenSeedRequest, OpenSeedResponse, PlaceMarkerRequest, PlaceMarkerResponse,
-    RepairRangeRequest, RepairRangeResponse, ResolveInstantRequest, SeedChunk, SetMemberRequest,
-    SourceMessage, TargetMessage,
+    RehearseRequest, RehearseResponse, RepairRangeRequest, RepairRangeResponse,
+    ResolveInstantRequest, SeedChunk, SetMemberRequest, SourceMessage, TargetMessage,
 };
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
@@ -30,6 +30,14 @@ impl Replication for Content {
     type FetchLogStream = Messages<FetchLogResponse>;
     type OpenSeedStream = Messages<OpenSeedResponse>;
     type FetchSeedStream = Messages<SeedChunk>;
+    type RehearseStream = Messages<RehearseResponse>;
+
+    async fn rehearse(
+        &self,
+        _: Request<RehearseRequest>,
+    ) -> Result<Response<Self::RehearseStream>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
 
     async fn log_session(
         &self,

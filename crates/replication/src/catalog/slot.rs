@@ -42,6 +42,16 @@ struct Inner {
 }
 
 impl Inner {
+    /// Its state, and the log that it lacks of what was replayed.
+    fn standing(&self, replayed: Position) -> (ContentIndexState, u64) {
+        let bytes = self.wanted.as_ref().map_or(0, |wanted| wanted.generation_bytes);
+        let backlog = match self.state {
+            ContentIndexState::Disabled => 0,
+            _ => Watermarks::distance_bytes(self.reflects.position, replayed, bytes),
+        };
+        (self.state, backlog)
+    }
+
     fn searchable(&self, wanted: &Wanted) -> Searchable {
         Searchable {
             fields: wanted.settings.fields.clone(),
@@ -246,15 +256,16 @@ impl CatalogSlot {
         }
     }
 
+    /// Its state, and by how many bytes of log it is behind what was replayed.
+    pub(crate) fn standing(&self, replayed: Position) -> (ContentIndexState, u64) {
+        self.lock().standing(replayed)
+    }
+
     /// For status pages.
     pub(crate) fn facts(&self, replayed: Position) -> v1::ContentIndexFacts {
         let inner = self.lock();
-        let bytes = inner.wanted.as_ref().map_or(0, |wanted| wanted.generation_bytes);
-        let (state, position) = (inner.state, inner.reflects.position);
-        let backlog = match state {
-            ContentIndexState::Disabled => 0,
-            _ => Watermarks::distance_bytes(position, replayed, bytes),
-        };
+        let (state, backlog) = inner.standing(replayed);
+        let position = inner.reflects.position;
         v1::ContentIndexFacts {
             state: state.to_string(),
             reason: inner.reason.clone(),

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::reach::{Reach, Until, written_before};
-use super::{Description, Fork, ForkState, Forks, lock, place};
+use super::{Description, Fork, ForkState, Forks, Replayed, lock, place};
 use crate::context::{CopyHandle, PlaneContext};
 use crate::kv::{open_store, refuse_if_marked};
 use crate::message::Message;
@@ -153,6 +153,7 @@ impl Work<'_> {
             }
         };
         *lock(&self.fork.state) = state;
+        self.fork.settled.notify_waiters();
         // One that expired meanwhile was not dropped while it was built.
         self.context.forks.changed.notify_one();
     }
@@ -172,7 +173,9 @@ impl Work<'_> {
         }
         let opener = &*self.context.opener.0;
         let store = opener.open(&directory).map_err(text)?;
-        let time_unix_ms = self.replay(&*store)?;
+        let began = std::time::Instant::now();
+        let (bytes, time_unix_ms) = self.replay(&*store)?;
+        *lock(&self.fork.replayed) = Replayed { bytes, time: began.elapsed() };
         store.checkpoint().map_err(text)?;
         let at = store.replayed();
         drop(store);
@@ -183,11 +186,11 @@ impl Work<'_> {
         Ok(ForkState::Ready { at, time_unix_ms })
     }
 
-    /// Replays up to the instant; gives the time of the last frame.
-    fn replay(&mut self, store: &dyn KvStore) -> Result<u64, String> {
+    /// Replays up to the instant; gives the bytes of the frames and the time of the last one.
+    fn replay(&mut self, store: &dyn KvStore) -> Result<(u64, u64), String> {
         let mut at = store.replayed().position;
         let mut time_unix_ms = written_before(&mut self.reader, at).unwrap_or(0);
-        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let (mut batch, mut bytes, mut all) = (Vec::new(), 0, 0);
         'log: while at < self.to {
             let chunks = self.reader.read(at, self.to, READ_BYTES).map_err(text)?;
             let before = at;
@@ -202,6 +205,7 @@ impl Work<'_> {
                 at = frame.end().position;
                 time_unix_ms = frame.header.time.unix_millis();
                 bytes += frame.bytes.len();
+                all += frame.bytes.len() as u64;
                 batch.push(replayable(&frame)?);
                 if bytes >= BATCH_BYTES {
                     store.replay(&std::mem::take(&mut batch)).map_err(text)?;
@@ -213,7 +217,7 @@ impl Work<'_> {
             }
         }
         store.replay(&batch).map_err(text)?;
-        Ok(time_unix_ms)
+        Ok((all, time_unix_ms))
     }
 }
 

@@ -3,6 +3,7 @@
 use keelson_wire::v1::{AutoReseedInfo, CopyFacts, CopyStatusRow, DivergenceFacts, Watermarks};
 use serde_json::{Map, Value, json};
 
+use crate::commands::rehearsal;
 use crate::text;
 
 /// Who keeps log, the first one decides.
@@ -54,6 +55,7 @@ fn standing(row: &CopyStatusRow, facts: &CopyFacts) -> Value {
         "failure_action": row.failure_action,
         "log_stalled": facts.stalled,
         "autoreseed": row.autoreseed.as_ref().map(autoreseed),
+        "rehearsal": rehearsal::data(row.rehearsal.as_ref()),
         "shortage": facts.shortage,
         "log_free_bytes": facts.log_free_bytes,
         "log_seconds_to_full": facts.log_seconds_to_full,

@@ -350,3 +350,104 @@ fn the_budget_of_a_switchover_bounds_mounting_and_opening_together() {
     let reason = ActivationReason::MountFailed { copy: copy(2) };
     assert_eq!(proposals(&actions), [allocate(2, reason)]);
 }
+
+/// A move to member 3 of a database on member 1, which is the last choice of all but the move.
+fn moving() -> World {
+    let mut world = World::established();
+    let (copy, preference, leaving, lag) = (copy(1), Some(9), None, None);
+    world.log.ok(&Command::SetCopy { database: DB, copy, preference, leaving, lag });
+    let kind = crate::OperationKind::Switchover {
+        database: DB,
+        to: member(3),
+        comment: String::new(),
+        options: crate::MoveOptions::default(),
+    };
+    world.log.ok(&Command::PutOperation { id: OPERATION, kind });
+    world.step(move_to(3));
+    world
+}
+
+/// The plan of a move is in the history of epochs: whoever leads when it fails, or becomes the
+/// leader then, gives the database back to the copy from before.
+#[test]
+fn a_new_leader_gives_a_failed_move_back() {
+    let ends = [(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))];
+    let next = |world: &mut World| {
+        drop(world.lead(2));
+        world.all_alive();
+    };
+    let fails = |world: &mut World| drop(world.mount_result(2, Err(MountFailure::LogNotFetched)));
+    type Course<'a> = (&'a str, &'a dyn Fn(&mut World));
+    let table: [Course<'_>; 5] = [
+        ("the leader changes once the move failed", &|w| {
+            fails(w);
+            next(w);
+        }),
+        ("while the target mounts, which then fails", &|w| {
+            next(w);
+            fails(w);
+        }),
+        ("while the target mounts, which is not in time", &|w| {
+            next(w);
+            drop(w.later(ms(10_000)).step(ManagerEvent::Timer));
+        }),
+        ("while the target mounts, which then dies", &|w| {
+            next(w);
+            let (member, incarnation) = (member(3), life(3));
+            drop(w.step(ManagerEvent::DeathCertified { member, incarnation }));
+        }),
+        ("the target died before there was a new leader", &|w| {
+            let (member, incarnation) = (member(3), life(3));
+            w.log.ok(&Command::CertifyDeath { member, incarnation });
+            drop(w.lead(2));
+            (1..=2).for_each(|n| drop(w.alive(n)));
+        }),
+    ];
+    for (what, course) in table {
+        let mut world = moving();
+        assert_eq!(bound(&world.run_seals(&ends, 2)).target, copy(3), "{what}");
+        course(&mut world);
+        assert_eq!(world.database().epoch, epoch(3), "{what}");
+        let actions = world.run_seals(&ends, 3);
+        assert_eq!(bound(&actions).target, copy(1), "{what}");
+        assert_eq!(finished(&world.mounted(3)), [Err(RefusalReason::TargetUnfit)], "{what}");
+    }
+}
+
+/// Before the target was bound, the move goes on to where it was asked to go.
+#[test]
+fn a_new_leader_goes_on_with_a_move_that_is_not_bound() {
+    let ends = [(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))];
+    let mut world = moving();
+    drop(world.lead(2));
+    world.all_alive();
+    assert_eq!(bound(&world.run_seals(&ends, 2)).target, copy(3), "it is the third choice");
+    assert_eq!(finished(&world.mounted(2)), [Ok(())]);
+}
+
+/// Only the first attempt behind a move gives back, and only while the move was not established.
+#[test]
+fn what_follows_a_move_that_came_to_serve_is_no_give_back() {
+    let ends = [(1, end(1, 5)), (2, end(1, 5)), (3, end(1, 5))];
+    // The give-back fails, too: the next leader takes whoever is best.
+    let mut world = moving();
+    world.run_seals(&ends, 2);
+    world.mount_result(2, Err(MountFailure::LogNotFetched));
+    assert_eq!(bound(&world.run_seals(&ends, 3)).target, copy(1));
+    drop(world.lead(2));
+    world.all_alive();
+    world.mount_result(3, Err(MountFailure::LogNotFetched));
+    world.later(ms(10_000)).step(ManagerEvent::Timer);
+    assert_eq!(world.database().epoch, epoch(4));
+    assert_eq!(bound(&world.run_seals(&ends, 4)).target, copy(2), "the best by preference");
+    // The move served; then its active dies, and a new leader finds the next epoch allocated.
+    let mut world = moving();
+    world.run_seals(&ends, 2);
+    assert_eq!(finished(&world.mounted(2)), [Ok(())]);
+    let (member, incarnation) = (member(3), life(3));
+    world.step(ManagerEvent::DeathCertified { member, incarnation });
+    assert_eq!(world.database().epoch, epoch(3));
+    drop(world.lead(2));
+    (1..=2).for_each(|n| drop(world.alive(n)));
+    assert_eq!(bound(&world.run_seals(&ends[..2], 3)).target, copy(2), "the best by preference");
+}
