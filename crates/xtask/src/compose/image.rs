@@ -46,6 +46,9 @@ fn base(workspace: &Workspace) -> Result<String> {
         output(Command::new("docker").args(["image", "inspect", "--format", "x", OWN_BASE]));
     if known.is_err() {
         println!("compose: no image {OWN_BASE} yet; making it takes one to two minutes");
+        if find_program("debootstrap").is_none() {
+            setup::install_besides(workspace, &["debootstrap"])?;
+        }
         let script = workspace.root.join("deploy/base-image.sh");
         run_command(Command::new(script).arg(OWN_BASE)).context(
             "make a base image; where debootstrap does not work, set RUNTIME_IMAGE to an image of \
