@@ -5,6 +5,7 @@
 //! removes it again, anything else goes to Compose as it is, with project and file named. Compose
 //! is the engine's plugin or the older program `docker-compose`, whichever is there.
 
+pub(crate) mod chaos;
 mod image;
 mod proof;
 mod visit;
@@ -94,11 +95,19 @@ impl Stack {
 
     /// A command of Compose.
     fn compose(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.program[0]);
-        command.args(&self.program[1..]).args(["-p", &self.project, "-f"]).arg(&self.file);
-        command.args(args).env("KEELSON_IMAGE", &self.image);
+        let words = self.words(args);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env("KEELSON_IMAGE", &self.image);
         command.envs(self.settings.iter().copied());
         command
+    }
+
+    /// The words of a command of Compose, its program first.
+    fn words(&self, args: &[&str]) -> Vec<String> {
+        let file = self.file.display().to_string();
+        let project = ["-p", &self.project, "-f", &file];
+        let all = self.program.iter().copied().chain(project).chain(args.iter().copied());
+        all.map(str::to_owned).collect()
     }
 
     /// Starts everything and waits until the cluster is formed.

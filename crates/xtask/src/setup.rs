@@ -264,7 +264,8 @@ fn by_hand(machine: &Machine) -> String {
     format!("apt-get install {}", packages.join(" "))
 }
 
-fn user_is_root() -> bool {
+/// Whether this runs with every right.
+pub(crate) fn user_is_root() -> bool {
     let output = Command::new("id").arg("-u").output();
     output.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{Stack, docker, output};
+use super::{Stack, output};
 use crate::workspace::find_program;
 
 /// Who asks, with an identity of the cluster in a folder of its own.
