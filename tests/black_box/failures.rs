@@ -3,10 +3,10 @@
 //! The disk misbehaves for real: a library before that of the members holds their syncs up, or
 //! kills the process in the middle of one.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use keelson_testkit::{Cluster, ClusterOptions, Writer, WriterOptions, eventually};
+use keelson_testkit::{Cluster, ClusterOptions, Writer, WriterOptions, bad_host, eventually};
 use serde_json::Value;
 
 use crate::copies::{status, until_status};
@@ -19,7 +19,7 @@ pub(crate) const COUNTERS: &str = "counters";
 /// Three members with DB1 on all of them, active on m1, whose disks can be made bad.
 pub(crate) async fn cluster_on_bad_disks() -> Result<(Cluster, tempfile::TempDir)> {
     let directory = tempfile::tempdir()?;
-    let library = built(directory.path()).await?;
+    let library = bad_host(directory.path()).await?;
     let environment = vec![
         ("LD_PRELOAD".to_owned(), library.display().to_string()),
         ("DISK_COUNTERS".to_owned(), directory.path().join(COUNTERS).display().to_string()),
@@ -30,16 +30,6 @@ pub(crate) async fn cluster_on_bad_disks() -> Result<(Cluster, tempfile::TempDir
     cluster.cli().succeed(["switchover", "DB1", "--to", "m1"]).await?;
     cluster.wait_until_caught_up("DB1").await?;
     Ok((cluster, directory))
-}
-
-async fn built(directory: &Path) -> Result<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("black_box/bad_disk.c");
-    let library = directory.join("bad_disk.so");
-    let mut compiler = tokio::process::Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source);
-    let status = compiler.status().await.context("cc is not there")?;
-    ensure!(status.success(), "the library of bad disks was not built: {status}");
-    Ok(library)
 }
 
 /// Makes the disk of a member bad in one way.

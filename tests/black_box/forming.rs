@@ -39,6 +39,24 @@ async fn forming_waits_for_everybody_and_may_be_repeated() -> Result<()> {
     Ok(())
 }
 
+/// A witness is added as what it is, behind the members, and repeating it changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn witnesses_are_formed_with_the_others() -> Result<()> {
+    let options = ClusterOptions { witnesses: 1, ..ClusterOptions::default() };
+    let mut cluster = Cluster::prepare(&options).await?;
+    for member in cluster.names() {
+        cluster.member(&member).start()?;
+    }
+    let servers = servers(&cluster)?;
+    let made = cluster.cli().json(form(&servers[..2], &["--witness", &servers[2]])).await?;
+    assert_eq!(made["members"], serde_json::json!(["m1", "m2", "m3"]));
+    let witnesses = cluster.cli().json(["cluster", "witness", "list"]).await?;
+    assert_eq!(witnesses.as_array().map(Vec::len), Some(1), "{witnesses}");
+    let again = cluster.cli().json(form(&servers[..2], &["--witness", &servers[2]])).await?;
+    assert_eq!(again, made);
+    Ok(())
+}
+
 /// Both processes are asked, with the member's own certificate.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ping_tells_whether_both_processes_serve() -> Result<()> {

@@ -6,6 +6,8 @@
 
 mod bad_input;
 mod catalog_seeds;
+mod certificates;
+mod chaos;
 mod command_line;
 mod console;
 mod copies;

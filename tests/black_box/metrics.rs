@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use keelson_testkit::{Cluster, ClusterOptions, eventually, free_port};
 
-fn collect(port: u16) -> Result<String> {
+/// What the page at this port tells.
+pub(crate) fn collect(port: u16) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
     let mut text = String::new();

@@ -89,6 +89,9 @@ impl CertsError {
     }
 }
 
+/// Formats of time end somewhere; nobody needs more.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// From when to when a certificate is valid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Validity {
@@ -102,9 +105,15 @@ impl Validity {
     /// From five minutes ago for `days` days from now.
     #[must_use]
     pub fn days(days: u32) -> Self {
+        Self::lasting(Duration::from_secs(u64::from(days) * 24 * 3600))
+    }
+
+    /// From five minutes ago for this long from now, a hundred years at most; certificates end at
+    /// whole seconds.
+    #[must_use]
+    pub fn lasting(time: Duration) -> Self {
         let now = SystemTime::now();
-        let end = now + Duration::from_secs(u64::from(days) * 24 * 3600);
-        Self { not_before: now - BACKDATING, not_after: end }
+        Self { not_before: now - BACKDATING, not_after: now + time.min(LONGEST) }
     }
 }
 

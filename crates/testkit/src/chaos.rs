@@ -7,26 +7,50 @@
 //! tests hits clusters that have not recovered.) What is measured is the longest time without an
 //! acknowledged write, from the fault until the cluster was whole again.
 
+mod containers;
+mod expiry;
 mod fault;
+mod ground;
 mod history;
+mod hold;
+mod processes;
 mod registers;
 mod table;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 pub use fault::{Kind, Victim};
 
-use crate::{Cluster, ClusterOptions, Verified, Writer, WriterOptions};
-use fault::{EXPECTED_ERRORS, Fault, SETTINGS};
+use crate::{Verified, Writer, WriterOptions};
+use containers::Containers;
+use fault::Fault;
+use ground::Ground;
+use processes::Processes;
 use registers::Registers;
 use table::Table;
 
+/// The database that is written.
+const DATABASE: &str = "DB1";
+
 /// Writes that must be acknowledged after a fault was undone, before the next one.
 const WRITES_AFTER: u64 = 50;
+
+/// Where members run.
+#[derive(Clone, Debug)]
+pub enum Where {
+    /// As processes of this machine, of a cluster that the run makes.
+    Processes {
+        /// Another version of the program, which members change to and back.
+        other: Option<PathBuf>,
+    },
+    /// In the containers that this file tells of, as `cargo xtask chaos --docker` writes it.
+    Containers(PathBuf),
+}
 
 /// What a run is like.
 #[derive(Clone, Debug)]
@@ -43,6 +67,8 @@ pub struct ChaosOptions {
     pub writers: usize,
     /// Pause of a writer between two writes.
     pub pause: Duration,
+    /// What is hit.
+    pub place: Where,
 }
 
 /// What a run found.
@@ -66,41 +92,40 @@ pub struct Outcome {
 /// A lost or wrong record, a history that no order explains, copies that differ or do not come
 /// back, an unexpected error in a log; all with the seed.
 pub async fn run(options: &ChaosOptions) -> Result<Outcome> {
+    match &options.place {
+        Where::Processes { other } => {
+            let sites = options.kinds.contains(&Kind::SiteCut);
+            run_on(Processes::start(sites, other.clone()).await?, options).await
+        }
+        Where::Containers(file) => run_on(Containers::open(file).await?, options).await,
+    }
+}
+
+async fn run_on(ground: impl Ground, options: &ChaosOptions) -> Result<Outcome> {
     let started = Instant::now();
-    println!("chaos: {} faults with seed {}", options.faults, options.seed);
-    let cluster = ClusterOptions { network: true, settings: SETTINGS.into(), ..Default::default() };
-    let cluster = Cluster::start_with(cluster).await?;
-    // What is measured is how a failover goes, however many there were before.
-    let unlimited = ["cluster", "settings", "set", "certificate_moves", "0"];
-    cluster.cli().succeed(unlimited).await?;
-    cluster.create_database("DB1", &["m1", "m2", "m3"]).await?;
-    cluster.wait_until_counting("DB1").await?;
-    let database = cluster.client().database("DB1");
-    let (tasks, pause) = (options.writers, options.pause);
-    let writers = WriterOptions { tasks, pause, ..WriterOptions::default() };
-    let writer = Writer::start(database.clone(), writers);
+    let mut range = Range::prepare(ground, options).await?;
+    let database = range.ground.view().client.database(DATABASE);
     let registers = Registers::start(&database, options.seed).await?;
-    writer.progress(100).await?;
-    let victim = options.victim;
-    let mut range = Range { cluster, writer, victim, table: Table::default() };
+    range.writer.progress(100).await?;
+    let kinds = range.possible(&options.kinds)?;
     let mut random = StdRng::seed_from_u64(options.seed);
     let mut bag = Vec::new();
     for number in 1..=options.faults {
         if bag.is_empty() {
-            refill(&mut bag, &options.kinds, &mut random);
+            refill(&mut bag, &kinds, &mut random);
         }
         let kind = bag.pop().context("no kind of fault was chosen")?;
         range.round(number, kind, &mut random).await.with_context(|| {
             format!("fault {number} ({kind}) of a run with seed {}", options.seed)
         })?;
     }
-    let Range { cluster, writer, table, .. } = range;
+    let Range { ground, writer, table, copies, .. } = range;
     let (operations, histories) = registers.stop().await?;
     let oracle = writer.stop().await?;
     let verified = oracle.verify(&database).await?;
-    cluster.wait_until_caught_up("DB1").await?;
-    cluster.equal_digest("DB1", 3).await?;
-    cluster.assert_clean_logs(EXPECTED_ERRORS)?;
+    ground.view().wait_until_caught_up(DATABASE).await?;
+    ground.view().equal_digest(DATABASE, copies).await?;
+    ground.check_logs().await?;
     let took = started.elapsed();
     Ok(Outcome { table: table.to_string(), verified, operations, histories, took })
 }
@@ -114,23 +139,62 @@ fn refill(bag: &mut Vec<Kind>, kinds: &[Kind], random: &mut StdRng) {
 }
 
 /// A cluster under fire.
-struct Range {
-    cluster: Cluster,
+struct Range<G> {
+    ground: G,
     writer: Writer,
     victim: Victim,
+    /// Of the database.
+    copies: usize,
     table: Table,
 }
 
-impl Range {
+impl<G: Ground> Range<G> {
+    /// Makes the database, with a copy on every member, and begins to write.
+    async fn prepare(ground: G, options: &ChaosOptions) -> Result<Self> {
+        println!("chaos: {} faults with seed {}", options.faults, options.seed);
+        let view = ground.view();
+        // What is measured is how a failover goes, however many there were before.
+        let unlimited = ["cluster", "settings", "set", "certificate_moves", "0"];
+        view.cli.succeed(unlimited).await?;
+        let members: Vec<_> = ground.places().iter().filter(|place| !place.witness).collect();
+        let names: Vec<_> = members.iter().map(|place| place.name.as_str()).collect();
+        let (names, copies) = (names.join(","), names.len());
+        // Where there are sites, what was acknowledged must outlive any of them.
+        let sites = members.iter().any(|place| place.site != members[0].site);
+        let constraint = if sites { "second_datacenter" } else { "auto" };
+        let create = ["database", "create", DATABASE, "--on", &names];
+        let create = create.into_iter().chain(["--commit-constraint", constraint]);
+        view.cli.succeed(create).await?;
+        view.active_of(DATABASE).await?;
+        view.wait_until_counting(DATABASE).await?;
+        let (tasks, pause) = (options.writers, options.pause);
+        let writers = WriterOptions { tasks, pause, ..WriterOptions::default() };
+        let writer = Writer::start(view.client.database(DATABASE), writers);
+        Ok(Self { ground, writer, victim: options.victim, copies, table: Table::default() })
+    }
+
+    /// The kinds that can be done here. Says which cannot.
+    fn possible(&self, kinds: &[Kind]) -> Result<Vec<Kind>> {
+        let mut possible = Vec::new();
+        for kind in kinds {
+            match self.ground.lacks(*kind) {
+                None => possible.push(*kind),
+                Some(why) => println!("chaos: NOT DONE: {kind}: {why}"),
+            }
+        }
+        ensure!(!possible.is_empty(), "none of these kinds can be done here");
+        Ok(possible)
+    }
+
     async fn round(&mut self, number: u32, kind: Kind, random: &mut StdRng) -> Result<()> {
         let active = self.place().await?;
-        let fault = Fault::draw(kind, &self.cluster.names(), &active, self.victim, random);
+        let fault = Fault::draw(kind, self.ground.places(), &active, self.victim, random);
         self.writer.reset_gap();
         let begun = Instant::now();
-        fault.hold(&mut self.cluster, &self.writer).await?;
+        fault.hold(&mut self.ground, &self.writer).await.with_context(|| fault.to_string())?;
         self.writer.progress(WRITES_AFTER).await?;
-        self.cluster.wait_until_whole().await?;
-        self.cluster.wait_until_counting("DB1").await?;
+        self.ground.view().wait_until_up(self.ground.places().len()).await?;
+        self.ground.view().wait_until_counting(DATABASE).await?;
         let (gap, took) = (self.writer.longest_gap(), begun.elapsed());
         println!("chaos: {number}: {fault}: gap {} ms, whole after {took:.1?}", gap.as_millis());
         self.table.add(kind, gap);
@@ -139,19 +203,19 @@ impl Range {
 
     /// Moves the active to where the victim has to be, and says where it is.
     async fn place(&self) -> Result<String> {
-        let active = self.cluster.active_of("DB1").await?;
-        let leader = self.cluster.client().admin().cluster_status().await?.leader;
+        let view = self.ground.view();
+        let active = view.active_of(DATABASE).await?;
+        let leader = view.client.admin().cluster_status().await?.leader;
+        let mut members = self.ground.places().iter().filter(|place| !place.witness);
         let wanted = match self.victim {
             Victim::Any => return Ok(active),
-            Victim::Active if active == leader => {
-                self.cluster.names().into_iter().find(|name| *name != leader)
-            }
-            Victim::Leader if active != leader => Some(leader),
+            Victim::Active if active == leader => members.find(|place| place.name != leader),
+            Victim::Leader if active != leader => members.find(|place| place.name == leader),
             Victim::Active | Victim::Leader => return Ok(active),
         };
-        let wanted = wanted.context("one member only")?;
-        fault::switchover(&self.cluster, &wanted).await?;
-        self.cluster.wait_until_counting("DB1").await?;
-        Ok(wanted)
+        let wanted = &wanted.context("no member with a copy is like that")?.name;
+        hold::switchover(view, wanted).await?;
+        view.wait_until_counting(DATABASE).await?;
+        Ok(wanted.clone())
     }
 }

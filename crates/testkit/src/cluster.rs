@@ -1,5 +1,6 @@
 //! A cluster in a temporary directory.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -7,7 +8,8 @@ use keelson_client::{Client, ClientConfig, ClientOptions, v1};
 use tempfile::TempDir;
 
 use crate::{
-    Cli, LogLine, MemberProcess, Network, eventually, free_port, keelson_binary, unexpected_errors,
+    Cli, LogLine, MemberProcess, Network, View, eventually, free_port, keelson_binary,
+    unexpected_errors,
 };
 
 /// What a test cluster is like.
@@ -65,8 +67,7 @@ pub struct Cluster {
     members: Vec<MemberProcess>,
     network: Option<Network>,
     replication: Option<Network>,
-    client: Client,
-    cli: Cli,
+    view: View,
     binary: PathBuf,
     directory: Option<TempDir>,
     path: PathBuf,
@@ -135,8 +136,7 @@ impl Cluster {
             members,
             network,
             replication,
-            client,
-            cli: Cli::new(&binary, Some(&client_toml)),
+            view: View { client, cli: Cli::new(&binary, Some(&client_toml)) },
             binary,
             directory: Some(directory),
             path,
@@ -168,7 +168,7 @@ impl Cluster {
     /// # Errors
     /// As [`Self::start`].
     pub async fn form(&mut self) -> Result<()> {
-        let admin = self.client.admin();
+        let admin = self.view.client.admin();
         let first = self.control_address(1)?;
         let config =
             ClientConfig { endpoints: vec![first], ..ClientConfig::load(&self.client_toml)? };
@@ -213,44 +213,19 @@ impl Cluster {
     /// # Errors
     /// Not within a minute.
     pub async fn wait_until_whole(&self) -> Result<()> {
-        let count = self.members.len();
-        eventually("all members are up", || async {
-            let status = self.client.admin().cluster_status().await?;
-            let is_up = |m: &&v1::MemberStatus| m.reachable && (m.data_process_up || m.witness);
-            let up = status.members.iter().filter(is_up).count();
-            ensure!(up == count, "{up} of {count} members are up");
-            ensure!(!status.leader.is_empty(), "there is no leader");
-            Ok(())
-        })
-        .await
-    }
-
-    /// Creates a database and waits until it answers.
-    ///
-    /// # Errors
-    /// It is refused, or does not answer within a minute.
-    pub async fn create_database(&self, name: &str, members: &[&str]) -> Result<()> {
-        let members = members.iter().map(|member| (*member).to_owned()).collect();
-        let settings = v1::DatabaseSettings::default();
-        self.client.admin().create_database(name, members, settings).await?;
-        let database = self.client.database(name);
-        eventually(&format!("{name} answers"), || async {
-            database.get("a key that is not there").await?;
-            Ok(())
-        })
-        .await
+        self.view.wait_until_up(self.members.len()).await
     }
 
     /// A client of the cluster, with default options.
     #[must_use]
     pub fn client(&self) -> &Client {
-        &self.client
+        &self.view.client
     }
 
     /// Commands with the cluster's client configuration.
     #[must_use]
     pub fn cli(&self) -> &Cli {
-        &self.cli
+        &self.view.cli
     }
 
     /// The `keelson` program in use.
@@ -335,14 +310,6 @@ impl Cluster {
         line.map(str::to_owned).with_context(|| format!("no {key} in {}", path.display()))
     }
 
-    /// The member of the active copy, once there is one that serves.
-    ///
-    /// # Errors
-    /// None serves within a minute.
-    pub async fn active_of(&self, database: &str) -> Result<String> {
-        active_of(&self.client, database).await
-    }
-
     /// The cluster as those see it who reach only `member`.
     ///
     /// # Errors
@@ -356,73 +323,23 @@ impl Cluster {
         Ok(View { client, cli: Cli::new(&self.binary, Some(&path)) })
     }
 
-    /// Waits until every copy of `database` is reachable, healthy or mounted, and has empty queues.
+    /// Puts a certificate that ends after `time` (as `12h`) in the place of the one that a member
+    /// uses; it takes it up by itself.
     ///
     /// # Errors
-    /// Not within a minute; the error names the copies that are behind.
-    pub async fn wait_until_caught_up(&self, database: &str) -> Result<()> {
-        eventually(&format!("all copies of {database} are caught up"), || async {
-            let rows = self.client.admin().copy_status(database, "").await?;
-            let behind: Vec<_> = rows.iter().filter_map(not_caught_up).collect();
-            ensure!(!rows.is_empty(), "there are no copies");
-            ensure!(behind.is_empty(), "{}", behind.join(", "));
-            // A passive copy that was not yet told of the last frames has empty queues, too.
-            let end = |row: &v1::CopyStatusRow| row.facts.clone().and_then(|facts| facts.log_end);
-            let other = rows.iter().find(|row| end(row) != end(&rows[0]));
-            ensure!(other.is_none(), "their logs end apart: {rows:?}");
-            Ok(())
-        })
-        .await
-    }
-
-    /// Waits until every copy of `database` is mounted or follows; writers may go on meanwhile.
-    ///
-    /// # Errors
-    /// Not within a minute; the error names the copies that do not.
-    pub async fn wait_until_following(&self, database: &str) -> Result<()> {
-        eventually(&format!("all copies of {database} follow"), || async {
-            let rows = self.client.admin().copy_status(database, "").await?;
-            let others: Vec<_> = rows.iter().filter(|row| !is_following(row)).collect();
-            let others: Vec<_> = others.iter().filter_map(|row| not_caught_up(row)).collect();
-            ensure!(others.is_empty(), "{}", others.join(", "));
-            Ok(())
-        })
-        .await
-    }
-
-    /// Waits until every copy of `database` is mounted or follows, and counts in its commit rule;
-    /// for databases without lagged or suspended copies.
-    ///
-    /// # Errors
-    /// Not within a minute; the error names the copies that do not.
-    pub async fn wait_until_counting(&self, database: &str) -> Result<()> {
-        self.wait_until_following(database).await?;
-        eventually(&format!("all copies of {database} count"), || async {
-            let rows = self.client.admin().copy_status(database, "").await?;
-            let others: Vec<_> = rows.iter().filter(|row| !row.participant).collect();
-            let names: Vec<_> = others.iter().map(|row| row.member.as_str()).collect();
-            ensure!(names.is_empty(), "not in the commit rule: {}", names.join(", "));
-            Ok(())
-        })
-        .await
-    }
-
-    /// Compares the content of all copies and gives the common digest.
-    ///
-    /// # Errors
-    /// They are not found equal within a minute.
-    pub async fn equal_digest(&self, database: &str, copies: usize) -> Result<String> {
-        eventually(&format!("all copies of {database} are equal"), || async {
-            let answer = self.client.admin().compare_digests(database).await?;
-            let answered = answer.rows.iter().filter(|row| row.answered).count();
-            let problems: Vec<_> =
-                answer.rows.iter().map(|row| format!("{}: {}", row.member, row.problem)).collect();
-            ensure!(answered == copies, "{answered} copies answered: {}", problems.join(", "));
-            ensure!(answer.equal, "the digests differ: {}", problems.join(", "));
-            let digest = answer.rows.first().map(|row| row.digest.clone()).unwrap_or_default();
-            Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
-        })
-        .await
+    /// It is not issued, or cannot be put there.
+    pub async fn certify(&self, member: &str, time: &str) -> Result<()> {
+        let directory = self.path.join(member);
+        let fresh = directory.join("fresh");
+        let (certs, to) =
+            (self.path.join("certs").display().to_string(), fresh.display().to_string());
+        let issue = ["certs", "issue", "member", member, "--ca-dir", &certs, "--dir", &to];
+        self.cli().succeed(issue.into_iter().chain(["--expires", time])).await?;
+        for ending in ["key", "pem"] {
+            let file = format!("{member}.{ending}");
+            std::fs::rename(fresh.join(&file), directory.join(&file))?;
+        }
+        Ok(())
     }
 
     /// Lines of level ERROR and panics in the logs of all members, without those that contain one
@@ -460,34 +377,13 @@ impl Cluster {
     }
 }
 
-/// Client and commands that begin at one member.
-#[derive(Clone, Debug)]
-pub struct View {
-    /// The client.
-    pub client: Client,
-    /// Commands.
-    pub cli: Cli,
-}
+/// What can be seen and waited for from outside is that of the view.
+impl Deref for Cluster {
+    type Target = View;
 
-impl View {
-    /// As [`Cluster::active_of`].
-    ///
-    /// # Errors
-    /// None serves within a minute.
-    pub async fn active_of(&self, database: &str) -> Result<String> {
-        active_of(&self.client, database).await
+    fn deref(&self) -> &View {
+        &self.view
     }
-}
-
-async fn active_of(client: &Client, database: &str) -> Result<String> {
-    eventually(&format!("a copy of {database} serves"), || async {
-        let rows = client.admin().copy_status(database, "").await?;
-        let serving = rows
-            .into_iter()
-            .find(|row| row.active && row.facts.as_ref().is_some_and(|facts| facts.serving));
-        serving.map(|row| row.member).context("no copy serves")
-    })
-    .await
 }
 
 impl Drop for Cluster {
@@ -499,26 +395,6 @@ impl Drop for Cluster {
             eprintln!("the files of the test cluster stay in {}", directory.keep().display());
         }
     }
-}
-
-fn is_following(row: &v1::CopyStatusRow) -> bool {
-    let status = row.facts.as_ref().map_or("", |facts| facts.status.as_str());
-    row.reachable && (status == "Healthy" || status == "Mounted")
-}
-
-/// What keeps a copy from being caught up; `None` if nothing does.
-fn not_caught_up(row: &v1::CopyStatusRow) -> Option<String> {
-    let facts = row.facts.clone().unwrap_or_default();
-    let fine = row.reachable
-        && (facts.status == "Healthy" || facts.status == "Mounted")
-        && facts.copy_queue_bytes == 0
-        && facts.replay_queue_bytes == 0;
-    (!fine).then(|| {
-        format!(
-            "{} is {:?} with queues of {} and {} bytes",
-            row.member, facts.status, facts.copy_queue_bytes, facts.replay_queue_bytes
-        )
-    })
 }
 
 async fn write_member(

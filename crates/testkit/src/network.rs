@@ -7,12 +7,15 @@
 //!
 //! In a direction that is cut nothing moves, as if packets were lost: connections neither end nor
 //! answer, and what waits goes on after healing. At most a buffer of bytes waits per connection.
+//! What a slow member hears or says takes its time, a buffer after the other; connections that are
+//! reset end at once.
 
 mod dialers;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -28,13 +31,37 @@ pub const CLIENTS: &str = "clients";
 /// Bytes that a forwarder holds per direction of a connection.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Directions in which nothing moves: from a member to a member.
-type Cuts = BTreeSet<(String, String)>;
+/// A direction: from a member to a member.
+type Direction = (String, String);
+
+/// What is wrong with the network.
+#[derive(Clone, Debug, Default)]
+struct State {
+    /// Directions in which nothing moves.
+    cuts: BTreeSet<Direction>,
+    /// What each buffer from and to a member takes longer.
+    slow: BTreeMap<String, Duration>,
+    /// How often the connections of a member were reset.
+    resets: BTreeMap<String, u64>,
+}
+
+impl State {
+    fn delay(&self, (from, to): &Direction) -> Duration {
+        let of = |name| self.slow.get(name).copied().unwrap_or_default();
+        of(from).max(of(to))
+    }
+
+    /// Changes when connections of this direction are reset.
+    fn resets(&self, (from, to): &Direction) -> u64 {
+        let of = |name| self.resets.get(name).copied().unwrap_or_default();
+        of(from) + of(to)
+    }
+}
 
 /// The forwarders of a cluster and what is cut. Dropping it ends all connections.
 #[derive(Debug)]
 pub struct Network {
-    cuts: watch::Sender<Cuts>,
+    state: watch::Sender<State>,
     forwarders: JoinSet<()>,
     dialers: Dialers,
 }
@@ -44,7 +71,7 @@ impl Network {
     #[must_use]
     pub fn new(home: &Path) -> Self {
         let dialers = Dialers::new(home);
-        Self { cuts: watch::Sender::new(Cuts::new()), forwarders: JoinSet::new(), dialers }
+        Self { state: watch::Sender::default(), forwarders: JoinSet::new(), dialers }
     }
 
     /// Opens a way from `host` to `address` of the member `to`; gives the address to be
@@ -56,7 +83,7 @@ impl Network {
             own,
             to: to.to_owned(),
             target: address.parse()?,
-            cuts: self.cuts.subscribe(),
+            state: self.state.subscribe(),
             dialers: self.dialers.clone(),
         };
         self.forwarders.spawn(way.run(listener));
@@ -65,7 +92,9 @@ impl Network {
 
     /// Nothing gets from `from` to `to` any more; the other direction stays as it is.
     pub fn cut_one_way(&self, from: &str, to: &str) {
-        self.cuts.send_modify(|cuts| cuts.extend([(from.to_owned(), to.to_owned())]));
+        self.state.send_modify(|state| {
+            state.cuts.insert((from.to_owned(), to.to_owned()));
+        });
     }
 
     /// Cuts the pair both ways.
@@ -86,12 +115,27 @@ impl Network {
         let pair = |(from, to): &(String, String)| {
             (from == one && to == other) || (from == other && to == one)
         };
-        self.cuts.send_modify(|cuts| cuts.retain(|cut| !pair(cut)));
+        self.state.send_modify(|state| state.cuts.retain(|cut| !pair(cut)));
     }
 
-    /// Everybody hears everybody again.
+    /// Each buffer that `member` hears or says takes so much longer.
+    pub fn slow_down(&self, member: &str, delay: Duration) {
+        self.state.send_modify(|state| {
+            state.slow.insert(member.to_owned(), delay);
+        });
+    }
+
+    /// Ends all connections between `member` and others.
+    pub fn reset(&self, member: &str) {
+        self.state.send_modify(|state| *state.resets.entry(member.to_owned()).or_default() += 1);
+    }
+
+    /// Everybody hears everybody again, at full speed.
     pub fn heal_all(&self) {
-        self.cuts.send_modify(BTreeSet::clear);
+        self.state.send_modify(|state| {
+            state.cuts.clear();
+            state.slow.clear();
+        });
     }
 }
 
@@ -101,7 +145,7 @@ struct Way {
     own: SocketAddr,
     to: String,
     target: SocketAddr,
-    cuts: watch::Receiver<Cuts>,
+    state: watch::Receiver<State>,
     dialers: Dialers,
 }
 
@@ -130,10 +174,18 @@ impl Way {
         let (in_read, in_write) = inbound.into_split();
         let (out_read, out_write) = outbound.into_split();
         let (there, back) = ((from.clone(), self.to.clone()), (self.to.clone(), from));
-        tokio::join!(
-            pump(in_read, out_write, there, self.cuts.clone()),
-            pump(out_read, in_write, back, self.cuts.clone()),
-        );
+        let carried = async {
+            tokio::join!(
+                pump(in_read, out_write, there.clone(), self.state.clone()),
+                pump(out_read, in_write, back, self.state.clone()),
+            )
+        };
+        let mut state = self.state.clone();
+        let before = state.borrow().resets(&there);
+        tokio::select! {
+            _ = carried => {}
+            _ = state.wait_for(|state| state.resets(&there) != before) => {}
+        }
     }
 }
 
@@ -141,14 +193,18 @@ impl Way {
 async fn pump(
     mut read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
-    direction: (String, String),
-    mut cuts: watch::Receiver<Cuts>,
+    direction: Direction,
+    mut state: watch::Receiver<State>,
 ) {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let count = read.read(&mut buffer).await.unwrap_or(0);
+        let delay = state.borrow().delay(&direction);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
         // The network is gone only when the cluster is.
-        if cuts.wait_for(|cuts| !cuts.contains(&direction)).await.is_err() {
+        if state.wait_for(|state| !state.cuts.contains(&direction)).await.is_err() {
             return;
         }
         if count == 0 || write.write_all(&buffer[..count]).await.is_err() {
@@ -176,9 +232,9 @@ mod tests {
         let (mut m2, m2_far) = tokio::io::duplex(64);
         let (m1_read, m1_write) = tokio::io::split(m1_far);
         let (m2_read, m2_write) = tokio::io::split(m2_far);
-        let cuts = || network.cuts.subscribe();
-        let there = tokio::spawn(pump(m1_read, m2_write, names(("m1", "m2")), cuts()));
-        let back = tokio::spawn(pump(m2_read, m1_write, names(("m2", "m1")), cuts()));
+        let state = || network.state.subscribe();
+        let there = tokio::spawn(pump(m1_read, m2_write, names(("m1", "m2")), state()));
+        let back = tokio::spawn(pump(m2_read, m1_write, names(("m2", "m1")), state()));
         m1.write_all(b"question").await.unwrap();
         m2.write_all(b"notice").await.unwrap();
         let mut heard = [0; 6];

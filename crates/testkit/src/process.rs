@@ -63,6 +63,17 @@ impl MemberProcess {
         &self.name
     }
 
+    /// The program that the next start runs.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Runs another program from the next start on.
+    pub fn set_binary(&mut self, binary: &Path) {
+        self.binary = binary.to_owned();
+    }
+
     /// Where its files are: `keelson.toml`, `keelson.log`, `data`.
     #[must_use]
     pub fn directory(&self) -> &Path {

@@ -5,9 +5,12 @@
 //! removes it again, anything else goes to Compose as it is, with project and file named. Compose
 //! is the engine's plugin or the older program `docker-compose`, whichever is there.
 
+pub(crate) mod chaos;
 mod image;
 mod proof;
+mod visit;
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -75,23 +78,36 @@ struct Stack {
 impl Stack {
     fn of_people(workspace: &Workspace) -> Result<Stack> {
         let image = std::env::var("KEELSON_IMAGE").unwrap_or_else(|_| "keelson:latest".into());
-        Stack::new(workspace, PROJECT, image)
+        Stack::new(workspace, PROJECT, image, &[])
     }
 
-    fn new(workspace: &Workspace, project: &str, image: String) -> Result<Stack> {
+    fn new(
+        workspace: &Workspace,
+        project: &str,
+        image: String,
+        settings: &[(&'static str, &'static str)],
+    ) -> Result<Stack> {
         engine().context("no Docker engine")?;
         let file = workspace.root.join("deploy/compose.yaml");
         let program = compose_program()?;
-        Ok(Stack { program, project: project.into(), image, file, settings: Vec::new() })
+        Ok(Stack { program, project: project.into(), image, file, settings: settings.to_vec() })
     }
 
     /// A command of Compose.
     fn compose(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.program[0]);
-        command.args(&self.program[1..]).args(["-p", &self.project, "-f"]).arg(&self.file);
-        command.args(args).env("KEELSON_IMAGE", &self.image);
+        let words = self.words(args);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env("KEELSON_IMAGE", &self.image);
         command.envs(self.settings.iter().copied());
         command
+    }
+
+    /// The words of a command of Compose, its program first.
+    fn words(&self, args: &[&str]) -> Vec<String> {
+        let file = self.file.display().to_string();
+        let project = ["-p", &self.project, "-f", &file];
+        let all = self.program.iter().copied().chain(project).chain(args.iter().copied());
+        all.map(str::to_owned).collect()
     }
 
     /// Starts everything and waits until the cluster is formed.
@@ -122,6 +138,25 @@ impl Stack {
         let id = found.lines().next().with_context(|| format!("no container with {service}"))?;
         Ok(id.to_owned())
     }
+
+    /// Copies an identity of the cluster out of its volume: certificate, key and authority.
+    fn take_identity(&self, name: &str, to: &Path) -> Result<()> {
+        let from = format!("{}:/identities/{name}/.", self.container("identities")?);
+        docker(&["cp", &from, &to.display().to_string()]).map(drop)
+    }
+
+    /// Fails if the engine still has something of this project.
+    fn nothing_left(&self) -> Result<()> {
+        let filter = format!("label=com.docker.compose.project={}", self.project);
+        for kind in ["container", "volume", "network"] {
+            let all: &[&str] = if kind == "container" { &["--all"] } else { &[] };
+            let left = docker(&[&[kind, "ls", "--quiet", "--filter", &filter], all].concat())?;
+            if !left.is_empty() {
+                bail!("{kind}s are left: {left}");
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Asks the engine whether it is there.
@@ -140,6 +175,11 @@ fn compose_program() -> Result<Vec<&'static str>> {
         .into_iter()
         .find(works)
         .context("neither 'docker compose' nor 'docker-compose' works")
+}
+
+/// Runs `docker` and gives what it printed.
+fn docker(args: &[&str]) -> Result<String> {
+    output(Command::new("docker").args(args))
 }
 
 /// Runs a command to its end and gives what it printed, both streams, without the last line end.

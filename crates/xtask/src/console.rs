@@ -25,7 +25,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     setup::run(workspace, Trigger::OnTheWay)?;
     let missing = BROWSER.iter().filter(|(program, _)| find_program(program).is_none());
     let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
-    setup::install_servers(workspace, &packages)
+    setup::install_besides(workspace, &packages)
         .context("NOTHING WAS TESTED: there is no browser (chromium, chromium-driver)")?;
     let build = ["build", "--workspace", "--bin", "keelson", "--bin", "keelson-console-shots"];
     run_command(&mut workspace.cargo(&build)).context("build the binary keelson")?;

@@ -3,10 +3,14 @@
 //!
 //! The scenarios themselves are the programs `keelson-demo` and `keelson-chaos` of the crate
 //! `keelson-testkit`; here are only the build profile and the hand-over. Every argument but
-//! `--profile` goes to that program.
+//! `--profile` goes to that program. `chaos --docker` goes to [`crate::compose::chaos`].
+
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::compose;
 use crate::setup::{self, Trigger};
 use crate::workspace::{Workspace, run as run_command};
 
@@ -39,13 +43,21 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     run_program(workspace, "keelson-demo", args)
 }
 
-/// Runs faults.
+/// Runs faults on processes of this machine, or with `--docker` on containers.
 pub(crate) fn chaos(workspace: &Workspace, args: &[String]) -> Result<()> {
-    run_program(workspace, "keelson-chaos", args)
+    let (docker, rest): (Vec<_>, Vec<_>) = args.iter().cloned().partition(|arg| arg == "--docker");
+    if docker.is_empty() {
+        return run_program(workspace, "keelson-chaos", args);
+    }
+    let (profile, rest) = parse(&rest)?;
+    compose::chaos::run(workspace, profile.name(), &rest)
 }
 
 fn run_program(workspace: &Workspace, program: &str, args: &[String]) -> Result<()> {
     let (profile, rest) = parse(args)?;
+    if let Some(ready) = ready(program) {
+        return run_command(Command::new(ready).args(&rest));
+    }
     setup::run(workspace, Trigger::OnTheWay)?;
     run_command(&mut workspace.cargo(&["build", "--profile", profile.name(), "-p", "keelson-cli"]))
         .context("build the binary keelson")?;
@@ -53,6 +65,12 @@ fn run_program(workspace: &Workspace, program: &str, args: &[String]) -> Result<
     let mut command = workspace.cargo(&["run", "--quiet", "--profile", profile.name()]);
     command.args(["-p", "keelson-testkit", "--bin", program, "--"]).args(&rest);
     run_command(command.env("KEELSON_BIN", &binary))
+}
+
+/// A program of the test kit beside the one that `KEELSON_BIN` names: then nothing is built.
+pub(crate) fn ready(program: &str) -> Option<PathBuf> {
+    let beside = PathBuf::from(std::env::var_os("KEELSON_BIN")?).with_file_name(program);
+    beside.is_file().then_some(beside)
 }
 
 /// Takes `--profile NAME` out of the arguments, wherever it stands; release without it.

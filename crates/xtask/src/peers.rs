@@ -32,7 +32,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
         let asked = asked(args);
         let missing = PEERS.iter().filter(|peer| asked(peer.name) && !(peer.present)());
         let packages: Vec<&str> = missing.map(|peer| peer.debian_package).collect();
-        setup::install_servers(workspace, &packages)?;
+        setup::install_besides(workspace, &packages)?;
         let build = ["build", "--release", "-p", "keelson-cli"];
         run_command(&mut workspace.cargo(&build)).context("build the binary keelson")?;
     }

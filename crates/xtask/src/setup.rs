@@ -185,10 +185,10 @@ fn install(workspace: &Workspace, packages: &[&str], sudo: bool) -> Result<()> {
     run_command(&mut apt_get(&args, sudo, may_ask))
 }
 
-/// Installs servers that are only measured, and keeps the packages' own services from being
-/// started: a policy file, as the distribution provides for it, is there meanwhile. Does nothing
-/// without packages.
-pub(crate) fn install_servers(workspace: &Workspace, packages: &[&str]) -> Result<()> {
+/// Installs programs that only some subcommands use, and keeps the packages' own services from
+/// being started: a policy file, as the distribution provides for it, is there meanwhile. Does
+/// nothing without packages.
+pub(crate) fn install_besides(workspace: &Workspace, packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
@@ -196,7 +196,7 @@ pub(crate) fn install_servers(workspace: &Workspace, packages: &[&str]) -> Resul
     let names = packages.join(" ");
     if !machine.has_apt || !(machine.is_root || machine.has_sudo) {
         bail!(
-            "servers are missing and cannot be installed here: install {names}, or leave them out"
+            "programs are missing and cannot be installed here: install {names}, or leave them out"
         );
     }
     println!("setup: installing {names} with apt-get, without starting their services");
@@ -264,7 +264,8 @@ fn by_hand(machine: &Machine) -> String {
     format!("apt-get install {}", packages.join(" "))
 }
 
-fn user_is_root() -> bool {
+/// Whether this runs with every right.
+pub(crate) fn user_is_root() -> bool {
     let output = Command::new("id").arg("-u").output();
     output.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }

@@ -3,6 +3,7 @@
 //! Private keys are written with mode 0600; an existing file is never overwritten.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use keelson_net::Role;
@@ -80,6 +81,10 @@ pub(crate) struct Issue {
     /// Days that it is valid
     #[arg(long, default_value_t = CERTIFICATE_DAYS)]
     days: u32,
+    /// The same as a time, as 12h; for certificates that are replaced by a program
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(conflicts_with = "days")]
+    expires: Option<Duration>,
 }
 
 impl Command {
@@ -138,9 +143,10 @@ impl Issue {
             }
             For::Reader => CertRequest::client(&self.name, Role::Reader, self.databases),
         };
+        let validity = self.expires.map_or_else(|| Validity::days(self.days), Validity::lasting);
         make_directory(&self.dir)?;
         Authority::load(&self.ca_dir.join("ca.pem"), &self.ca_dir.join("ca.key"))
-            .and_then(|authority| authority.issue(&request.valid(Validity::days(self.days))))
+            .and_then(|authority| authority.issue(&request.valid(validity)))
             .and_then(|issued| issued.write(&cert, &key))
             .map_err(|error| failed(&error))?;
         let sentence = format!("issued {} with key {}", cert.display(), key.display());

@@ -4,11 +4,13 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use keelson_testkit::chaos::{self, ChaosOptions, Kind, Victim};
+use keelson_testkit::chaos::{self, ChaosOptions, Kind, Victim, Where};
 
 const USAGE: &str = "usage: keelson-chaos [--seed NUMBER] [--faults NUMBER] [--only KIND,...]\n\
-    \x20      [--victim any|active|leader] [--writers NUMBER] [--pause-ms NUMBER]\n\
-    default: a seed of its own, 50 faults, every kind, any victim, 6 writers that pause 2 ms";
+    \x20      [--victim any|active|leader] [--writers NUMBER] [--pause-ms NUMBER] [--containers FILE]\n\
+    default: a seed of its own, 50 faults, every kind, any victim, 6 writers that pause 2 ms\n\
+    KEELSON_OTHER_BIN names another version of keelson, for rolling-upgrade; FILE is written by\n\
+    cargo xtask chaos --docker";
 
 fn options() -> Result<ChaosOptions> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -19,6 +21,7 @@ fn options() -> Result<ChaosOptions> {
         victim: Victim::Any,
         writers: 6,
         pause: Duration::from_millis(2),
+        place: Where::Processes { other: std::env::var_os("KEELSON_OTHER_BIN").map(Into::into) },
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
@@ -35,6 +38,7 @@ fn options() -> Result<ChaosOptions> {
                 let millis = value.parse().context("--pause-ms is a number")?;
                 options.pause = Duration::from_millis(millis);
             }
+            "--containers" => options.place = Where::Containers(value.into()),
             _ => bail!("{name} is not understood"),
         }
     }

@@ -1,28 +1,20 @@
-//! What can happen to a cluster, and how it is undone.
+//! What can happen to a cluster, and how one is drawn.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::posix_fallocate;
 use rand::Rng;
 use rand::rngs::StdRng;
-use tokio::time::sleep;
 
-use crate::{Cluster, Writer};
-
-/// Members have so much room for log, of which 64 MiB are the reserve.
-pub(super) const SETTINGS: &str = "log_dir = \"logs\"\nlog_quota = \"512 MiB\"";
-
-/// Leaves less than the reserve, without taking that much of the disk of this machine for long.
-const BALLAST_BYTES: i64 = 480 * 1024 * 1024;
-
-/// What members log because of what is done to them.
-pub(super) const EXPECTED_ERRORS: &[&str] = &["data process died status=signal: 9"];
+use super::ground::Place;
 
 /// How long a fault is held.
 const HOLD_MILLIS: std::ops::Range<u64> = 300..3_000;
+
+/// Seconds that a clock may jump: within the time of certificates, and to before they began.
+const JUMPS: [i64; 4] = [-3_600, -120, 3_600, 100 * 24 * 3_600];
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal;)*) => {
@@ -52,12 +44,26 @@ kinds! {
     Pause = "pause";
     /// Nothing gets from one member to another.
     CutOneWay = "cut-one-way";
+    /// Two members do not hear each other.
+    Cut = "cut";
     /// A member neither hears nor is heard by the others.
     Isolate = "isolate";
+    /// The members of a site hear each other and nobody else.
+    SiteCut = "site-cut";
+    /// What a member says or hears takes long.
+    SlowNetwork = "slow-network";
     /// The volume of the logs fills up, and is emptied.
     FullLog = "full-log";
+    /// Every sync of a disk takes long.
+    SlowDisk = "slow-disk";
+    /// A wall clock is wrong, and right again.
+    ClockJump = "clock-jump";
+    /// A certificate ends in use, and is replaced.
+    CertificateExpiry = "certificate-expiry";
     /// Every member is stopped and started, one after the other.
     RollingRestart = "rolling-restart";
+    /// The same, with another version of the program.
+    RollingUpgrade = "rolling-upgrade";
     /// No fault: an operator moves the database to another member.
     Switchover = "switchover";
 }
@@ -105,23 +111,28 @@ impl FromStr for Victim {
 /// One fault, drawn as a whole.
 #[derive(Clone, Debug)]
 pub(super) struct Fault {
-    kind: Kind,
-    victim: String,
+    pub(super) kind: Kind,
+    pub(super) victim: String,
     /// The other end of what is cut.
-    other: String,
+    pub(super) other: String,
     /// The victim was active.
     active: bool,
-    hold: Duration,
+    pub(super) hold: Duration,
+    /// Of a clock, in seconds.
+    pub(super) jump: i64,
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, victim, other, active, hold } = self;
+        let Self { kind, victim, other, active, hold, jump } = self;
         let role = if *active { "active" } else { "passive" };
         match kind {
-            Kind::RollingRestart => write!(f, "{kind}"),
+            Kind::RollingRestart | Kind::RollingUpgrade => write!(f, "{kind}"),
             Kind::Switchover => write!(f, "{kind} to {other}"),
             Kind::CutOneWay => write!(f, "{kind} {victim} ({role}) to {other} for {hold:?}"),
+            Kind::Cut => write!(f, "{kind} {victim} ({role}) and {other} for {hold:?}"),
+            Kind::SiteCut => write!(f, "{kind} of {victim} ({role}) for {hold:?}"),
+            Kind::ClockJump => write!(f, "{kind} {victim} ({role}) by {jump} s for {hold:?}"),
             _ => write!(f, "{kind} {victim} ({role}) for {hold:?}"),
         }
     }
@@ -131,95 +142,23 @@ impl Fault {
     /// Every second one hits the active, unless all do.
     pub(super) fn draw(
         kind: Kind,
-        names: &[String],
+        places: &[Place],
         active: &str,
         whom: Victim,
         random: &mut StdRng,
     ) -> Self {
-        let passives: Vec<_> = names.iter().filter(|name| *name != active).collect();
+        let names: Vec<_> = places.iter().filter(|p| !p.witness).map(|p| &p.name).collect();
+        let passives: Vec<_> = names.iter().filter(|name| **name != active).collect();
         let only_active = whom != Victim::Any || kind == Kind::Switchover;
         let hits_active = random.random_bool(0.5) || only_active;
-        let passive = passives[random.random_range(0..passives.len())].clone();
+        let passive = passives[random.random_range(0..passives.len())].to_string();
         let victim = if hits_active { active.to_owned() } else { passive };
-        let others: Vec<_> = names.iter().filter(|name| **name != victim).collect();
-        let other = others[random.random_range(0..others.len())].clone();
+        let others: Vec<_> = names.iter().filter(|name| **name != &victim).collect();
+        let other = others[random.random_range(0..others.len())].to_string();
         let hold = Duration::from_millis(random.random_range(HOLD_MILLIS));
-        Self { kind, victim, other, active: hits_active, hold }
+        let jump = JUMPS[random.random_range(0..JUMPS.len())];
+        Self { kind, victim, other, active: hits_active, hold, jump }
     }
-
-    /// Does it, holds it, and undoes it.
-    pub(super) async fn hold(&self, cluster: &mut Cluster, writer: &Writer) -> Result<()> {
-        let victim = self.victim.as_str();
-        match self.kind {
-            Kind::KillData => cluster.member(victim).kill_data_process(),
-            Kind::KillMember => {
-                cluster.member(victim).kill()?;
-                sleep(self.hold).await;
-                cluster.member(victim).start()
-            }
-            Kind::Pause => {
-                cluster.member(victim).pause()?;
-                sleep(self.hold).await;
-                cluster.member(victim).resume()
-            }
-            Kind::CutOneWay => {
-                cluster.network().cut_one_way(victim, &self.other);
-                sleep(self.hold).await;
-                cluster.network().heal_all();
-                Ok(())
-            }
-            Kind::Isolate => {
-                let others = cluster.names().into_iter().filter(|name| name != victim);
-                others.for_each(|other| cluster.network().cut(victim, &other));
-                sleep(self.hold).await;
-                cluster.network().heal_all();
-                Ok(())
-            }
-            Kind::FullLog => self.fill(cluster).await,
-            Kind::RollingRestart => rolling_restart(cluster, writer).await,
-            Kind::Switchover => {
-                // Refused is allowed (a disk that stalls may cost the leader its office meanwhile);
-                // that the database serves on is what is checked.
-                if let Err(refused) = switchover(cluster, &self.other).await {
-                    println!("chaos: {refused:#}");
-                }
-                Ok(())
-            }
-        }
-    }
-
-    async fn fill(&self, cluster: &Cluster) -> Result<()> {
-        let directory = cluster.path().join(&self.victim).join("logs");
-        let ballast = directory.join("ballast");
-        let file = std::fs::File::create(&ballast)?;
-        // Reserved and not written: a quota counts blocks.
-        posix_fallocate(&file, 0, BALLAST_BYTES)?;
-        sleep(self.hold).await;
-        std::fs::remove_file(&ballast).context("cannot remove the ballast")
-    }
-}
-
-/// The many failovers of such a run are no reason against it, nor is an index that they left
-/// behind.
-pub(super) async fn switchover(cluster: &Cluster, to: &str) -> Result<()> {
-    let flags = ["--skip-move-suppression-checks", "--skip-client-experience-checks"];
-    let moved = ["switchover", "DB1", "--to", to].into_iter().chain(flags);
-    cluster.cli().succeed(moved).await.map(drop)
-}
-
-/// One member at a time, each whole before the next goes.
-async fn rolling_restart(cluster: &mut Cluster, writer: &Writer) -> Result<()> {
-    for name in cluster.names() {
-        cluster.member(&name).stop().with_context(|| format!("stop {name}"))?;
-        if cluster.member(&name).is_running() {
-            bail!("{name} runs after it was stopped");
-        }
-        cluster.member(&name).start()?;
-        writer.progress(20).await?;
-        cluster.wait_until_whole().await?;
-        cluster.wait_until_counting("DB1").await?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -227,13 +166,41 @@ mod tests {
     use super::*;
     use rand::SeedableRng;
 
+    fn places() -> Vec<Place> {
+        let named = |(name, site): (&str, &str)| Place {
+            name: name.into(),
+            site: site.into(),
+            witness: site == "west",
+        };
+        let all = [("m1", "north"), ("m2", "north"), ("m3", "south"), ("w1", "west")];
+        all.map(named).to_vec()
+    }
+
+    #[test]
+    fn cuts_part_whom_they_say() {
+        let check = |kind, expected: &[(&str, &str)]| {
+            let (victim, other) = ("m1".to_owned(), "m3".to_owned());
+            let hold = Duration::ZERO;
+            let ways = Fault { kind, victim, other, active: true, hold, jump: 0 }.ways(&places());
+            let ways: Vec<_> = ways.iter().map(|(one, two)| (one.as_str(), two.as_str())).collect();
+            assert_eq!(ways, expected, "{kind}");
+        };
+        check(Kind::CutOneWay, &[("m1", "m3")]);
+        check(Kind::Cut, &[("m1", "m3"), ("m3", "m1")]);
+        let all = [("m1", "m2"), ("m2", "m1"), ("m1", "m3"), ("m3", "m1"), ("m1", "w1")];
+        check(Kind::Isolate, &[&all[..], &[("w1", "m1")]].concat());
+        let north = [("m1", "m3"), ("m3", "m1"), ("m1", "w1"), ("w1", "m1")];
+        let too = [("m2", "m3"), ("m3", "m2"), ("m2", "w1"), ("w1", "m2")];
+        check(Kind::SiteCut, &[north, too].concat());
+    }
+
     #[test]
     fn a_seed_gives_the_same_faults_and_names_are_read_back() {
-        let names = ["m1", "m2", "m3"].map(str::to_owned);
+        let places = places();
         let drawn = |seed| {
             let mut random = StdRng::seed_from_u64(seed);
             let mut draw = |kind: &Kind| {
-                Fault::draw(*kind, &names, "m2", Victim::Any, &mut random).to_string()
+                Fault::draw(*kind, &places, "m2", Victim::Any, &mut random).to_string()
             };
             Kind::ALL.iter().map(&mut draw).collect::<Vec<_>>()
         };

@@ -13,14 +13,20 @@ use crate::workspace::{Workspace, find_program, run as run_command};
 /// The base image that `deploy/base-image.sh` makes.
 const OWN_BASE: &str = "keelson-base";
 
-/// Makes the image `tag` of the program in `KEELSON_BIN`, or of one built now.
-pub(super) fn make(workspace: &Workspace, tag: &str, profile: &str) -> Result<()> {
+/// Makes the image `tag` of the program in `KEELSON_BIN`, or of one built now; gives its path.
+pub(super) fn make(workspace: &Workspace, tag: &str, profile: &str) -> Result<PathBuf> {
     let binary = program(workspace, profile)?;
+    pack_as(workspace, &binary, tag)?;
+    Ok(binary)
+}
+
+/// Makes the image `tag` of a program.
+pub(super) fn pack_as(workspace: &Workspace, binary: &Path, tag: &str) -> Result<()> {
     let base = base(workspace)?;
     let folder = workspace.keelson_binary("compose")?;
     let folder = folder.parent().context("no target directory")?;
     std::fs::create_dir_all(folder)?;
-    pack(&binary, &folder.join("keelson"))?;
+    pack(binary, &folder.join("keelson"))?;
     let file = workspace.root.join("deploy/Dockerfile");
     let argument = format!("RUNTIME_IMAGE={base}");
     let mut build = Command::new("docker");
@@ -46,6 +52,9 @@ fn base(workspace: &Workspace) -> Result<String> {
         output(Command::new("docker").args(["image", "inspect", "--format", "x", OWN_BASE]));
     if known.is_err() {
         println!("compose: no image {OWN_BASE} yet; making it takes one to two minutes");
+        if find_program("debootstrap").is_none() {
+            setup::install_besides(workspace, &["debootstrap"])?;
+        }
         let script = workspace.root.join("deploy/base-image.sh");
         run_command(Command::new(script).arg(OWN_BASE)).context(
             "make a base image; where debootstrap does not work, set RUNTIME_IMAGE to an image of \

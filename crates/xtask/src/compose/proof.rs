@@ -3,16 +3,16 @@
 //!
 //! Needs a Docker engine. Without one it says so and passes, since nothing was proved wrong.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Stack, engine, image, output};
-use crate::workspace::{Workspace, find_program, timed};
+use super::{Stack, docker, engine, image, visit};
+use crate::workspace::{Workspace, timed};
 
-const MEMBERS: [&str; 4] = ["m1", "m2", "m3", "m4"];
+/// Containers that belong to the cluster; the last one is the witness.
+const MEMBERS: [&str; 5] = ["m1", "m2", "m3", "m4", "w1"];
 
 /// Networks of its own, so that it can run beside the cluster that people use.
 const SETTINGS: &[(&str, &str)] = &[
@@ -36,10 +36,7 @@ pub(super) fn run(workspace: &Workspace, keep: bool) -> Result<()> {
         println!("compose test: ############################################################");
         return Ok(());
     }
-    let stack = Stack {
-        settings: SETTINGS.to_vec(),
-        ..Stack::new(workspace, "keelson-test", "keelson:test".into())?
-    };
+    let stack = Stack::new(workspace, "keelson-test", "keelson:test".into(), SETTINGS)?;
     image::make(workspace, &stack.image, "dev")?;
     stack.down(true)?;
     let (outcome, seconds) = timed(|| Proof { stack: &stack }.all());
@@ -52,20 +49,13 @@ pub(super) fn run(workspace: &Workspace, keep: bool) -> Result<()> {
     if !keep {
         stack.down(true)?;
         if outcome.is_ok() {
-            nothing_left(&stack)?;
+            stack.nothing_left()?;
+            println!("compose test: the teardown leaves nothing");
         }
     }
     outcome?;
     println!("compose test: passed in {seconds} s");
     Ok(())
-}
-
-/// A new folder of this process.
-fn tempfile() -> Result<std::path::PathBuf> {
-    let name = format!("keelson-compose-{}", std::process::id());
-    let folder = std::env::temp_dir().join(name);
-    std::fs::create_dir_all(&folder)?;
-    Ok(folder)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -80,13 +70,15 @@ type Step<'a> = (&'static str, fn(&Proof<'a>) -> Result<()>);
 
 impl Proof<'_> {
     fn all(&self) -> Result<()> {
-        let steps: [Step<'_>; 8] = [
+        let steps: [Step<'_>; 10] = [
             ("one command makes a cluster", Self::formed),
             ("members run without rights and see no key but their own", Self::confined),
             ("networks are apart", Self::networks),
-            ("metrics are told to holders of a certificate", Self::metrics),
             ("writes span the sites", Self::writes),
+            ("every member tells its metrics to holders of a certificate", Self::metrics),
+            ("the console opens over TLS to holders of a token", Self::console),
             ("a member that dies is replaced and comes back", Self::failover),
+            ("a site that dies is replaced and comes back", Self::site_loss),
             ("a member stops cleanly", Self::clean_stop),
             ("the same command again changes nothing", Self::again),
         ];
@@ -103,8 +95,11 @@ impl Proof<'_> {
         let status = self.json(&["cluster", "status"])?;
         let members = status["members"].as_array().context("no members")?;
         let sites: Vec<_> = members.iter().map(|member| member["site"].as_str()).collect();
-        let two = [Some("north"), Some("north"), Some("south"), Some("south")];
-        ensure!(sites == two, "{status}");
+        let wanted = ["north", "north", "south", "south", "west"].map(Some);
+        ensure!(sites == wanted, "{status}");
+        let data: Vec<_> = members.iter().map(|m| m["witness"] == false).collect();
+        ensure!(data == [true, true, true, true, false], "{status}");
+        ensure!(members.iter().all(|member| member["voter"] == true), "{status}");
         for member in MEMBERS {
             self.healthy(member)?;
         }
@@ -140,28 +135,33 @@ impl Proof<'_> {
     }
 
     fn metrics(&self) -> Result<()> {
-        if find_program("curl").is_none() {
-            println!("compose test: curl is missing, so nobody asked for metrics");
-            return Ok(());
+        let Some(visitor) = visit::Visitor::new(self.stack, "metrics")? else { return Ok(()) };
+        for (number, member) in MEMBERS.iter().enumerate() {
+            let at = format!("172.29.81.{}", 11 + number);
+            let told = visitor.metrics(member, &at, true)?;
+            ensure!(told.contains(&format!("keelson_member_info{{member=\"{member}\",")), "{told}");
+            let copy = "keelson_copy_status_info{database=\"DB1\",";
+            ensure!(told.contains(copy) == (*member != "w1"), "{member} tells {told}");
+            ensure!(visitor.metrics(member, &at, false).is_err(), "{member} tells anybody");
         }
-        let folder = tempfile()?;
-        let from = format!("{}:/identities/metrics/.", self.stack.container("identities")?);
-        let to = folder.display().to_string();
-        docker(&["cp", &from, &to])?;
-        let file = |name: &str| folder.join(name).display().to_string();
-        let (ca, cert, key) = (file("ca.pem"), file("metrics.pem"), file("metrics.key"));
-        let ask = |more: &[&str]| {
-            let to = ["--connect-to", "m2:7402:172.29.81.12:7402", "https://m2:7402/metrics"];
-            let quiet = ["--silent", "--show-error", "--fail", "--cacert", &ca];
-            output(Command::new("curl").args(quiet).args(more).args(to))
-        };
-        let text = ask(&["--cert", &cert, "--key", &key]);
-        let refused = ask(&[]);
-        std::fs::remove_dir_all(&folder)?;
-        let told = text?;
-        ensure!(told.contains("keelson_member_info{member=\"m2\",site=\"north\""), "{told}");
-        ensure!(refused.is_err(), "metrics are told to anybody");
         Ok(())
+    }
+
+    fn console(&self) -> Result<()> {
+        let Some(visitor) = visit::Visitor::new(self.stack, "admin")? else { return Ok(()) };
+        let secret = self.client(&["token", "issue", "operator", "visitor"])?;
+        for port in ["7511", "7512", "7513", "7514"] {
+            let site = format!("https://localhost:{port}");
+            ensure!(visitor.log_in(&site, "keelson_0")? == "401", "{site} lets anybody in");
+            let page = visitor.page(&site)?;
+            ensure!(!page.contains("DB1"), "{site} shows databases to anybody: {page}");
+            ensure!(visitor.log_in(&site, &secret)? == "303", "{site} refuses a token");
+            let page = visitor.page(&site)?;
+            for word in ["DB1", "m4", "w1", "Mounted"] {
+                ensure!(page.contains(word), "{site} lacks {word}: {page}");
+            }
+        }
+        self.client(&["token", "revoke", "visitor", "--yes"]).map(drop)
     }
 
     fn writes(&self) -> Result<()> {
@@ -173,13 +173,7 @@ impl Proof<'_> {
     }
 
     fn failover(&self) -> Result<()> {
-        self.eventually("all copies follow", || {
-            let rows = self.json(&["copy", "status", "DB1"])?;
-            let rows = rows.as_array().context("no rows")?;
-            let fine = |row: &&Value| row["status"] == "Healthy" || row["status"] == "Mounted";
-            ensure!(rows.iter().filter(fine).count() == 4, "{rows:?}");
-            Ok(())
-        })?;
+        self.all_follow()?;
         let old = self.active()?;
         let id = self.stack.container(&old)?;
         docker(&["kill", &id])?;
@@ -190,9 +184,34 @@ impl Proof<'_> {
         ensure!(self.client(&["kv", "get", "DB1", "before"])? == "1");
         docker(&["start", &id])?;
         self.healthy(&old)?;
-        self.eventually("its copy follows", || {
-            let rows = self.json(&["copy", "status", "DB1", "--member", &old])?;
-            ensure!(rows[0]["status"] == "Healthy", "{rows}");
+        self.all_follow()
+    }
+
+    /// The other site and the witness are a majority, and hold everything that was acknowledged.
+    fn site_loss(&self) -> Result<()> {
+        let lost = match self.active()?.as_str() {
+            "m1" | "m2" => ["m1", "m2"],
+            _ => ["m3", "m4"],
+        };
+        self.client(&["kv", "put", "DB1", "last", "3"])?;
+        let ids = lost.map(|member| self.stack.container(member));
+        let ids: Vec<_> = ids.into_iter().collect::<Result<_>>()?;
+        docker(&["kill", &ids[0], &ids[1]])?;
+        let start = Instant::now();
+        self.eventually("DB1 takes writes", || self.client(&["kv", "put", "DB1", "alone", "4"]))?;
+        println!("compose test: {lost:?} killed, written again after {:?}", start.elapsed());
+        ensure!(self.client(&["kv", "get", "DB1", "last"])? == "3");
+        docker(&["start", &ids[0], &ids[1]])?;
+        lost.iter().try_for_each(|member| self.healthy(member))?;
+        self.all_follow()
+    }
+
+    fn all_follow(&self) -> Result<()> {
+        self.eventually("all copies follow", || {
+            let rows = self.json(&["copy", "status", "DB1"])?;
+            let rows = rows.as_array().context("no rows")?;
+            let fine = |row: &&Value| row["status"] == "Healthy" || row["status"] == "Mounted";
+            ensure!(rows.iter().filter(fine).count() == 4, "{rows:?}");
             Ok(())
         })
     }
@@ -237,7 +256,7 @@ impl Proof<'_> {
     }
 
     fn compose(&self, args: &[&str]) -> Result<String> {
-        output(&mut self.stack.compose(args))
+        super::output(&mut self.stack.compose(args))
     }
 
     /// A command of `keelson` on the client network.
@@ -263,22 +282,4 @@ impl Proof<'_> {
             }
         }
     }
-}
-
-/// Runs `docker` and gives what it printed.
-fn docker(args: &[&str]) -> Result<String> {
-    output(Command::new("docker").args(args))
-}
-
-fn nothing_left(stack: &Stack) -> Result<()> {
-    let filter = format!("label=com.docker.compose.project={}", stack.project);
-    for kind in ["container", "volume", "network"] {
-        let all: &[&str] = if kind == "container" { &["--all"] } else { &[] };
-        let list = [&[kind, "ls", "--quiet", "--filter", &filter], all].concat();
-        let left = docker(&list)?;
-        if !left.is_empty() {
-            bail!("{kind}s are left: {left}");
-        }
-    }
-    Ok(())
 }

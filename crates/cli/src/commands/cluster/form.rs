@@ -31,6 +31,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 struct Server {
     name: String,
     address: String,
+    /// A vote without data; never the founder, because it stands behind all others.
+    witness: bool,
 }
 
 impl FromStr for Server {
@@ -39,7 +41,7 @@ impl FromStr for Server {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
             Some((name, address)) if !name.is_empty() && address.contains(':') => {
-                Ok(Self { name: name.into(), address: address.into() })
+                Ok(Self { name: name.into(), address: address.into(), witness: false })
             }
             _ => Err("write NAME=HOST:PORT".into()),
         }
@@ -51,6 +53,9 @@ pub(crate) struct Form {
     /// Servers as NAME=HOST:PORT (control address); the first one founds the cluster
     #[arg(required = true)]
     servers: Vec<Server>,
+    /// Witness as NAME=HOST:PORT, added behind the servers; may be repeated
+    #[arg(long = "witness", value_name = "WITNESS")]
+    witnesses: Vec<Server>,
     /// How long to wait for servers that do not answer yet, and for all to serve
     #[arg(
         long,
@@ -111,7 +116,9 @@ fn decide(servers: &[Server], standings: &[Standing]) -> Step {
 }
 
 impl Form {
-    pub(super) async fn run(self, global: &Global) -> Outcome {
+    pub(super) async fn run(mut self, global: &Global) -> Outcome {
+        let witnesses = std::mem::take(&mut self.witnesses);
+        self.servers.extend(witnesses.into_iter().map(|w| Server { witness: true, ..w }));
         if global.what_if {
             global.only_shows(&self.plan(&self.ask(global).await?));
             return Ok(());
@@ -161,7 +168,10 @@ impl Form {
                 let admin = client(global, &self.servers, ClientOptions::default())?.admin();
                 for number in numbers {
                     let server = &self.servers[number];
-                    admin.add_member(&server.address, &server.name).await?;
+                    match server.witness {
+                        true => admin.add_witness(&server.address, &server.name).await?,
+                        false => admin.add_member(&server.address, &server.name).await?,
+                    };
                 }
                 whole(admin.cluster_status().await?).map(Some)
             }
