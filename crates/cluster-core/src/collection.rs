@@ -1,4 +1,4 @@
-//! The members and databases of the replicated state, with what is worked out of them once and kept.
+//! The members and databases of the replicated state, with what is worked out of them once.
 //!
 //! Who decides about ten thousand databases must not look at all of them with each event. So the
 //! collections know which entries changed since a revision, which databases are active on which

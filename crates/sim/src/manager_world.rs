@@ -1,10 +1,10 @@
 //! The world of the whole manager: many members in sites, many databases, the real active manager
 //! with all that acts by itself or by operators, over copies that are only numbers.
 //!
-//! Real: `ClusterState`, `Manager`, `LeaseTable`, `LeaseHolder`, redistribution, schedule, automatic
-//! reseed. Modelled: consensus with leaders that do not know they are deposed, the network, clocks,
-//! and copies as a list of epochs and bytes ([`copies`]). What must hold is watched in true time
-//! ([`truth`]). `crates/sim/DESIGN.md` tells more.
+//! Real: `ClusterState`, `Manager`, `LeaseTable`, `LeaseHolder`, redistribution, schedule, the
+//! automatic reseed. Modelled: consensus with leaders that do not know they are deposed, the
+//! network, clocks, and copies as a list of epochs and bytes ([`copies`]). What must hold is
+//! watched in true time ([`truth`]). `crates/sim/DESIGN.md` tells more.
 
 mod automation;
 mod consensus;
@@ -103,7 +103,6 @@ enum Happening {
 #[derive(Clone, Debug)]
 struct Append {
     database: DatabaseId,
-    active: CopyId,
     copy: CopyId,
     epoch: Epoch,
     log: Log,

@@ -1,3 +1,5 @@
+//! The index of databases against the plain computation.
+
 use keelson_types::IncarnationId;
 
 use super::*;

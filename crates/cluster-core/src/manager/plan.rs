@@ -472,7 +472,8 @@ impl Manager {
         };
         let deadline = round.now.after(patience);
         job.enter(round.now, Phase::Mounting { epoch, target, deadline });
-        Flow::Stay
+        // Whoever was lost between its seal and its record is not waited for.
+        Flow::Again
     }
 
     /// The active gave up or is stuck on a member that lives: the next epoch takes the pair away

@@ -290,11 +290,13 @@ impl ManagerWorld {
         let (Some(control), Some(data)) = (&machine.control, &mut machine.data) else { return };
         let mut given_up = Vec::new();
         let mine = control.state.assignments(me).filter(|a| a.incarnation == data.incarnation);
-        let established = keelson_types::DatabaseState::Established;
-        let mine: Vec<_> = mine
-            .filter(|a| control.state.databases[&a.database].state == established)
-            .filter(|a| !data.actives.contains_key(&a.database))
-            .collect();
+        // One that is being opened has what it opened in its log; else the order is on its way.
+        let opened = |a: &keelson_cluster_core::Assignment| {
+            let file = machine.copies.get(&a.database);
+            file.is_some_and(|file| file.log.of(a.epoch) > 0)
+        };
+        let mine: Vec<_> =
+            mine.filter(opened).filter(|a| !data.actives.contains_key(&a.database)).collect();
         data.missing.retain(|id, _| mine.iter().any(|a| a.database == *id));
         for assignment in mine {
             let since = *data.missing.entry(assignment.database).or_insert(now);

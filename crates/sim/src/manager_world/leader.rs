@@ -308,8 +308,8 @@ impl ManagerWorld {
             }
             control.manager.step(now, &control.state, event.clone(), &mut actions);
         }
-        if plain.is_some_and(|plain| plain != actions) {
-            let what = format!("{event:?} leads m{member} to {actions:?}");
+        if let Some(plain) = plain.filter(|plain| *plain != actions) {
+            let what = format!("{event:?} leads m{member} to {actions:?}, not {plain:?}");
             self.check(Err(crate::checkers::Violation::new("the work list misses nothing", what)));
         }
         for action in actions {

@@ -97,8 +97,8 @@ impl ManagerWorld {
         let Some(file) = self.machines[member].copies.get(&id) else { return };
         let (log, epoch) = (file.log.clone(), active.epoch);
         for (copy, to) in others {
-            let (database, active, log) = (id, active.copy, log.clone());
-            let append = Box::new(Append { database, active, copy, epoch, log });
+            let (database, log) = (id, log.clone());
+            let append = Box::new(Append { database, copy, epoch, log });
             self.send((member, to), Happening::Append { from: member, to, append });
         }
     }

@@ -1,7 +1,10 @@
+//! Seeds of the world, and rules that are switched off.
+
 use super::*;
 
 fn run(seed: u64, weakness: Weakness) -> ManagerReport {
-    let params = ManagerParams { weakness, compared: true, ..ManagerParams::from_seed(seed) };
+    let compared = weakness == Weakness::None;
+    let params = ManagerParams { weakness, compared, ..ManagerParams::from_seed(seed) };
     ManagerWorld::new(params, false).run()
 }
 
@@ -22,8 +25,10 @@ fn a_seed_is_one_history() {
 /// The checkers see what the rules prevent: each of these rules is switched off in turn.
 #[test]
 fn a_rule_that_is_switched_off_is_noticed() {
-    for weakness in [Weakness::RenewWithoutQuorum, Weakness::ProofWithNewestRuleOnly] {
-        let red = (1..40).any(|seed| run(seed, weakness).violation.is_some());
+    for (weakness, from) in
+        [(Weakness::RenewWithoutQuorum, 5), (Weakness::ProofWithNewestRuleOnly, 6)]
+    {
+        let red = (from..from + 30).any(|seed| run(seed, weakness).violation.is_some());
         assert!(red, "{weakness:?}");
     }
 }

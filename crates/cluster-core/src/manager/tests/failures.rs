@@ -337,3 +337,24 @@ fn without_patience_certificates_move_as_ever() {
     let (_, actions) = certified_too_often(0);
     assert_eq!(others(&actions), [seal(3, 4)]);
 }
+
+/// Found by the simulator of the whole manager: nothing changes any more after the record, so the
+/// loss must be seen with it.
+#[test]
+fn a_target_that_is_gone_when_it_is_recorded_is_not_waited_for() {
+    let mut world = World::established();
+    world.step(ManagerEvent::LeaseExpired { member: member(1) });
+    world.sealed(2, 2, end(1, 10));
+    let answers = vec![answer(2, Ok(reply(3, epoch(2), end(1, 20))))];
+    let actions = world.raw(ManagerEvent::SealReplies { member: member(3), answers });
+    let bound = actions.into_iter().find_map(|action| match action {
+        ManagerAction::Propose { tag, command: Command::Activate(items) } => Some((tag, items)),
+        _ => None,
+    });
+    let (tag, items) = bound.expect("copy 3 is bound");
+    world.step(ManagerEvent::LeaseExpired { member: member(3) });
+    let outcome = world.log.apply(&Command::Activate(items));
+    let actions = world.step(ManagerEvent::CommandDone { tag, outcome });
+    let again = allocate(2, ActivationReason::LeaseExpired);
+    assert!(proposals(&actions).contains(&again), "{actions:?}");
+}
