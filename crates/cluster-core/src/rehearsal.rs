@@ -3,8 +3,8 @@
 //!
 //! A rehearsal makes all checks of the move, lets the member of the target open a fork of its copy
 //! and read from it, and changes nothing but the result: one per copy, replaced by the next one,
-//! gone with the copy. It is an operation that the leader carries out; one that a leader left behind is
-//! ended by its successor, since nobody else knows how far it was.
+//! gone with the copy. It is an operation that the leader carries out; one that a leader left
+//! behind is ended by its successor, since nobody else knows how far it was.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -12,9 +12,9 @@ use keelson_types::{ContentIndexState, LOG_UNIT_BYTES, Record};
 
 /// Ranges of keys that are read, spread over all keys.
 pub const RANGES: usize = 16;
-/// Keys of one range.
+/// Keys of one range; of a later one also what earlier ones did not have.
 pub const RANGE_KEYS: usize = 64;
-/// Bytes of keys and values of one range.
+/// Bytes of keys and values of one range, in the same way.
 pub const RANGE_BYTES: usize = 256 * 1024;
 /// Keys of the end of the log that are compared.
 pub const TAIL_KEYS: usize = 1_024;

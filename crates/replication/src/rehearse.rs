@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use keelson_copy_core::rehearsal::check_index;
+use keelson_format::GENERATION_HEADER_BYTES;
 use keelson_types::{
     ContentIndexState, CopyId, ForkName, Instant as ForkInstant, LogEnd, OperationId, Position,
     RefusalReason, RehearsalStep,
@@ -164,7 +165,9 @@ impl Rehearsing {
         stop: &Arc<AtomicBool>,
     ) -> Result<v1::RehearsalFigures, Refusal> {
         let at = built(fork).await?;
-        if at.position < held {
+        // A generation that nothing was written into yet has a header, which no store replays.
+        let missing = self.copy.shared.index().sizes.between(at.position, held).bytes;
+        if missing > GENERATION_HEADER_BYTES as u64 {
             let message = format!("the fork stands at {}, the copy held {held}", at.position);
             return Err(Refusal::new(RefusalReason::CopyFailed, message));
         }

@@ -48,8 +48,8 @@ impl RehearsalStep {
     /// The step that is under way at so many percent.
     #[must_use]
     pub fn at(percent: u8) -> Self {
-        let begun = Self::ALL.into_iter().filter(|step| step.percent() <= percent);
-        begun.last().unwrap_or(Self::Asking)
+        let mut latest_first = Self::ALL.into_iter().rev();
+        latest_first.find(|step| step.percent() <= percent).unwrap_or(Self::Asking)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use keelson_copy_core::rehearsal::{
-    RANGE_BYTES, RANGE_KEYS, TAIL_BYTES, Tail, last_prefix, range_starts,
+    RANGE_BYTES, RANGE_KEYS, RANGES, TAIL_BYTES, Tail, last_prefix, range_starts,
 };
 use keelson_env::{KvSnapshot, KvStore, StoreError};
 use keelson_format::Item;
@@ -129,12 +129,15 @@ impl Reading<'_> {
         };
         let last = last_prefix(|key| Ok(!from(key)?.is_empty())).map_err(unread)?;
         let starts = range_starts(&first, &last);
+        // What a range without many keys leaves is for those behind it.
+        let (mut keys_left, mut bytes_left) = (RANGES * RANGE_KEYS, RANGES * RANGE_BYTES);
         let mut newest: Option<Bytes> = None;
         for (number, start) in starts.iter().enumerate() {
             self.go_on()?;
             let end = starts.get(number + 1).map(Vec::as_slice);
-            let items = view.scan(start, end, RANGE_KEYS, RANGE_BYTES).map_err(unread)?;
-            for (key, value) in items {
+            let ranges_left = starts.len() - number;
+            let (keys, bytes) = (keys_left / ranges_left, bytes_left / ranges_left);
+            for (key, value) in view.scan(start, end, keys, bytes).map_err(unread)? {
                 if newest.as_ref().is_some_and(|newest| *newest >= key) {
                     return Err(failed("the fork is wrong", &"its keys do not ascend"));
                 }
@@ -143,7 +146,10 @@ impl Reading<'_> {
                     return Err(failed("the fork is wrong", &what));
                 }
                 figures.sampled += 1;
-                figures.bytes += (key.len() + value.len()) as u64;
+                let size = key.len() + value.len();
+                figures.bytes += size as u64;
+                keys_left -= 1;
+                bytes_left = bytes_left.saturating_sub(size);
                 newest = Some(key);
             }
         }
@@ -185,7 +191,8 @@ mod tests {
             store.replay(&[ReplayFrame { end, time, first_sequence, records }]).unwrap();
         }
         log.sync().unwrap();
-        (store, log.reader(), cursor.end())
+        let at = store.replayed();
+        (store, log.reader(), at)
     }
 
     fn read(
