@@ -214,7 +214,8 @@ mod tests {
         let put = |key, value| Record::Put { key: bytes(key), value: bytes(value) };
         let delete = |key| Record::Delete { key: bytes(key) };
         let range = |from, to| Record::DeleteRange { from: bytes(from), to: bytes(to) };
-        let cases: [(&[Record], &[(&str, Option<&str>)]); 5] = [
+        type Case<'a> = (&'a [Record], &'a [(&'a str, Option<&'a str>)]);
+        let cases: [Case<'_>; 5] = [
             (&[put("a", "1"), put("a", "2")], &[("a", Some("2"))]),
             (&[put("a", "1"), delete("a"), delete("b")], &[("a", None), ("b", None)]),
             (

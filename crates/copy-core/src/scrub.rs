@@ -42,11 +42,13 @@ pub enum DigestVerdict {
 }
 
 /// How long a copy may take to replay a marker and read its store through: a minute, and as long as
-/// a slow disk reads so many bytes.
+/// a slow disk reads so many bytes, but an hour at most: nothing else is scrubbed by itself meanwhile.
 #[must_use]
 pub const fn digest_wait(store_bytes: u64) -> Duration {
     const SLOW_BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
-    Duration::from_secs(60 + store_bytes / SLOW_BYTES_PER_SECOND)
+    const READS_MAX: u64 = 3_600;
+    let reads = store_bytes / SLOW_BYTES_PER_SECOND;
+    Duration::from_secs(60 + if reads < READS_MAX { reads } else { READS_MAX })
 }
 
 /// Judges digests. Copies that did not answer do not count, and an answer for another position says

@@ -85,8 +85,9 @@ pub(crate) async fn run(context: Arc<PlaneContext>, registry: Arc<Registry>) {
 
 /// Reads one copy through when it is its turn.
 pub(crate) async fn scrub(context: &Arc<PlaneContext>, copy: &CopyHandle) {
-    let Ok(turn) = context.scrubbing.turn.acquire().await else { return };
     let shared = &copy.shared;
+    let _alone = shared.scrub.alone().await;
+    let Ok(turn) = context.scrubbing.turn.acquire().await else { return };
     shared.scrub.begin(shared.size());
     let mut report = ScrubReport::default();
     let read = scrub_files(context, copy, &mut report).await;

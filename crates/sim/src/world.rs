@@ -113,6 +113,8 @@ pub struct World {
     pub(crate) rotten: BTreeSet<(usize, usize)>,
     /// Seeds under way, by member and database of the target.
     pub(crate) seeds: BTreeMap<(usize, usize), Seed>,
+    /// Copies that were made of another one's files.
+    pub(crate) seeded: BTreeSet<CopyId>,
     /// Copies for which no log was kept: they lost their files, or were to be seeded.
     pub(crate) not_kept: BTreeSet<CopyId>,
     /// Writes that each copy replayed, by the end of their frame: what its truncated log held.

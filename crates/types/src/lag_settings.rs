@@ -120,10 +120,6 @@ impl LagSwitch {
     /// `bad_argument` for a longer reason.
     pub fn disable(reason: &str) -> Result<Self, Refused> {
         let chars = reason.chars().count();
-        if reason.trim().is_empty() {
-            // An empty variable in a script: what is replayed early is lost to the lag for ever.
-            return Err(Refused::bad_argument("a reason is needed to set a lag aside"));
-        }
         if chars > SUSPEND_COMMENT_CHARS_MAX {
             let max = SUSPEND_COMMENT_CHARS_MAX;
             let text = format!("the reason has {chars} characters, {max} are allowed");

@@ -1,6 +1,7 @@
 //! `keelson copy scrub` and `keelson database scrub`: read copies through now, and wait for what is
 //! found.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
@@ -80,12 +81,16 @@ async fn wait_for(
     member: &str,
     started: &[ScrubStarted],
 ) -> Result<Vec<(String, ScrubFacts)>, Failure> {
+    // What was counted at the first look.
+    let mut first: BTreeMap<&str, u64> = BTreeMap::new();
     loop {
         let rows = admin.copy_status(database, member).await?;
         let ended = started.iter().map(|one| {
             let facts = facts_of(&rows, &one.member)?;
-            // A data process that started anew counts from nothing.
-            let over = facts.ended != one.ended_before;
+            let first = *first.entry(&one.member).or_insert(facts.ended);
+            // One that runs already is followed by the one that was asked for. A data process that
+            // started anew counts from nothing, and has forgotten what it was asked.
+            let over = facts.ended > one.ended_before || facts.ended < first;
             over.then(|| (one.member.clone(), facts))
         });
         if let Some(ended) = ended.collect::<Option<Vec<_>>>() {

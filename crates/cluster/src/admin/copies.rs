@@ -183,6 +183,11 @@ fn lag_switch(request: &SetCopyRequest) -> Result<Option<LagSwitch>, Refusal> {
     let switch = match &request.lag_switch {
         None | Some(set_copy_request::LagSwitch::EnableLag(false)) => return Ok(None),
         Some(set_copy_request::LagSwitch::EnableLag(true)) => Ok(LagSwitch::enable()),
+        Some(set_copy_request::LagSwitch::DisableLag(why)) if why.trim().is_empty() => {
+            // An empty variable in a script: what is replayed early is lost to the lag for ever.
+            let what = "a reason is needed to set a lag aside";
+            return Err(Refusal::new(RefusalReason::BadArgument, what));
+        }
         Some(set_copy_request::LagSwitch::DisableLag(why)) => LagSwitch::disable(why),
     };
     switch.map(Some).map_err(|refused| Refusal::new(refused.reason, refused.message))

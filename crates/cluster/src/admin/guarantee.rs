@@ -69,6 +69,12 @@ impl Context {
                 FlushTarget::Position(token.end.position)
             }
         };
+        let mounted = asked.active.facts.as_ref().is_none_or(|f| f.status == CopyStatus::Mounted);
+        if !mounted {
+            // It may not know yet what its predecessor committed.
+            let what = "the active copy is not mounted yet";
+            return Err(Refusal::new(RefusalReason::Activating, what));
+        }
         Ok(asked.response(&flush(&asked.inputs(), target)))
     }
 
@@ -85,6 +91,16 @@ impl Context {
         };
         let holders = database.copies.values().map(|copy| copy.member);
         let facts = self.facts_of(holders, &[database.id]).await;
+        let now = self.database_called(&request.database)?;
+        let same = |now: &Database| {
+            now.epoch == database.epoch
+                && now.target == database.target
+                && now.receipts.len() == database.receipts.len()
+        };
+        if !same(&now) {
+            let what = format!("{} was activated meanwhile", request.database);
+            return Err(Refusal::new(RefusalReason::Activating, what));
+        }
         let said = |member: MemberId| {
             let answer = facts.get(&member)?.as_ref().ok()?;
             of_copy(answer, database.id)

@@ -239,9 +239,9 @@ impl Context {
     pub(crate) async fn cancel_waiting(self: &Arc<Self>, id: OperationId) -> Result<bool, Refusal> {
         let waits = self.applied.read(|state| {
             let known = state.operations.get(&id);
-            known.is_some_and(|known| match known.kind {
-                OperationKind::ScheduledMove(_) | OperationKind::Rehearsal { .. } => true,
-                _ => false,
+            known.is_some_and(|known| {
+                use OperationKind as K;
+                matches!(known.kind, K::ScheduledMove(_) | K::Rehearsal { .. })
             })
         });
         if !waits {

@@ -93,7 +93,11 @@ impl ScrubReport {
 
 /// The scrubs of one copy.
 #[derive(Debug, Default)]
-pub(crate) struct ScrubState(Mutex<Inner>);
+pub(crate) struct ScrubState {
+    inner: Mutex<Inner>,
+    /// Held by the scrub that runs, its comparison included.
+    alone: tokio::sync::Mutex<()>,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -108,7 +112,12 @@ struct Inner {
 
 impl ScrubState {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the scrub of this copy that runs.
+    pub(super) async fn alone(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.alone.lock().await
     }
 
     /// What the control file says, at an opening.

@@ -143,7 +143,7 @@ impl ManagerWorld {
         let Some(state) = self.leader_state(leader) else { return };
         let left = state.members.iter().filter(|(_, member)| member.is_left());
         let left: BTreeSet<_> = left.map(|(id, _)| *id).collect();
-        if left.is_empty() || self.now / (500 * MS) % 4 != 0 {
+        if left.is_empty() || !(self.now / (500 * MS)).is_multiple_of(4) {
             return;
         }
         let (moves, _) = leave(state, &left);

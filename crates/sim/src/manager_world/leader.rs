@@ -253,17 +253,15 @@ impl ManagerWorld {
             Message::Established { database, epoch } => {
                 self.manage(to, ManagerEvent::EstablishedReported { database, epoch });
             }
-            Message::GaveUp { database, epoch } => {
-                if self.first_time(to, format!("gave up {database} {epoch}")) {
-                    let reason = ActivationReason::Wedged;
-                    let item = AllocateItem { database, expected: epoch, reason };
-                    self.propose(to, Command::AllocateEpochs(vec![item]), Origin::None);
-                }
+            Message::GaveUp { database, epoch }
+                if self.first_time(to, format!("gave up {database} {epoch}")) =>
+            {
+                let reason = ActivationReason::Wedged;
+                let item = AllocateItem { database, expected: epoch, reason };
+                self.propose(to, Command::AllocateEpochs(vec![item]), Origin::None);
             }
-            Message::Propose { command } => {
-                if self.first_time(to, format!("{command:?}")) {
-                    self.propose(to, *command, Origin::None);
-                }
+            Message::Propose { command } if self.first_time(to, format!("{command:?}")) => {
+                self.propose(to, *command, Origin::None);
             }
             _ => {}
         }

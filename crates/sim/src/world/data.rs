@@ -267,7 +267,10 @@ impl World {
     fn check_log_gone(&mut self, member: usize, database: usize) {
         let Some(copy) = self.copy(member, database).map(|node| node.copy) else { return };
         let recorded = self.reference.databases[&database_id(database)].copies.get(&copy);
-        let given_up = recorded.is_none_or(|config| config.cut_off);
+        // An active that was made by a seed has no log from before.
+        let target = self.reference.databases[&database_id(database)].target;
+        let short = target.is_some_and(|active| self.seeded.contains(&active));
+        let given_up = short || recorded.is_none_or(|config| config.cut_off);
         let expanded = self.params.faults.short_of_space > 0;
         if !expanded && !given_up && !self.not_kept.contains(&copy) {
             self.fail(

@@ -204,18 +204,26 @@ impl World {
             ControlMessage::GaveUp { database, epoch } => self.given_up(to, database, epoch),
             ControlMessage::ProposeRule(proposal) => self.rule_asked(from, to, proposal),
             ControlMessage::ProposeCeiling(proposal) => self.ceiling_asked(to, proposal),
+            other => self.marks_asked(to, other),
+        }
+    }
+
+    /// An active marks copies before their log goes, or takes a mark back.
+    fn marks_asked(&mut self, to: usize, message: ControlMessage) {
+        let command = match message {
             ControlMessage::CutOff { database, epoch, copies, operations } => {
-                let cut = (!copies.is_empty()).then_some(Probe::CutOff);
-                cut.into_iter().for_each(|probe| self.fire(probe));
-                let command = Command::MarkCutOff { database, epoch, copies, operations };
-                self.propose(to, command, Origin::None);
+                if !copies.is_empty() {
+                    self.fire(Probe::CutOff);
+                }
+                Command::MarkCutOff { database, epoch, copies, operations }
             }
             ControlMessage::ClearCutOff { database, epoch, copy } => {
                 self.fire(Probe::CameBack);
-                self.propose(to, Command::ClearCutOff { database, epoch, copy }, Origin::None);
+                Command::ClearCutOff { database, epoch, copy }
             }
-            _ => {}
-        }
+            _ => return,
+        };
+        self.propose(to, command, Origin::None);
     }
 
     /// An active that gave its epoch up asks for the next one by itself, again and again.

@@ -148,6 +148,7 @@ impl World {
                 Ok(at) => {
                     self.note(format_args!("m{member}: db{database}: {new} is staged at {at}"));
                     seed.new = Some(new);
+                    self.seeded.insert(new);
                     seed.binds_at = seed.looks + self.random.below(u64::from(LOOKS_MAX / 3)) as u32;
                 }
                 Err(why) => self.note(format_args!("m{member}: db{database}: no seed: {why}")),

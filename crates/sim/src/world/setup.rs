@@ -67,6 +67,7 @@ impl World {
             waived: BTreeSet::new(),
             rotten: BTreeSet::new(),
             seeds: Default::default(),
+            seeded: Default::default(),
             not_kept: Default::default(),
             replayed: Default::default(),
             acknowledged: Default::default(),

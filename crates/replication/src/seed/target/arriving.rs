@@ -20,7 +20,7 @@ type Taken<T> = Result<T, NotTaken>;
 /// The file that is written.
 enum Hand {
     Empty,
-    Resting(Incoming),
+    Resting(Box<Incoming>),
     Writing(oneshot::Receiver<Taken<Incoming>>),
 }
 
@@ -39,7 +39,7 @@ impl Arriving {
     }
 
     pub(super) fn begin(&mut self, incoming: Incoming) {
-        self.hand = Hand::Resting(incoming);
+        self.hand = Hand::Resting(Box::new(incoming));
     }
 
     /// Begins to write a chunk once the one before is written.
@@ -60,7 +60,7 @@ impl Arriving {
 
     async fn written(&mut self) -> Taken<Incoming> {
         match std::mem::replace(&mut self.hand, Hand::Empty) {
-            Hand::Resting(incoming) => Ok(incoming),
+            Hand::Resting(incoming) => Ok(*incoming),
             Hand::Writing(taking) => outcome(taking).await,
             Hand::Empty => Err(NotTaken::Wrong("a chunk of no file".into())),
         }
