@@ -106,7 +106,8 @@ async fn a_damaged_log_is_found(damage: impl Fn(&File) -> std::io::Result<()>) -
 }
 
 /// G5: a closed generation of the *active* rots while a copy is away that needs it. What the active
-/// cannot read it does not send; it mends it from the other copy, and the one that was away gets it.
+/// cannot read it does not send; it mends it from the other copy, and the one that was away gets
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn rot_in_the_log_of_the_active_is_mended_before_it_is_shipped() -> Result<()> {
     let mut cluster = cluster().await?;

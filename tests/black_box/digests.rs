@@ -1,5 +1,5 @@
-//! Contents that differ although every checksum is right: the digests of copies tell, and where most
-//! agree the others are set right.
+//! Contents that differ although every checksum is right: the digests of copies tell, and where
+//! most agree the others are set right.
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;

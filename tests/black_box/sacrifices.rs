@@ -1,4 +1,5 @@
-//! Who pays when space is short, and who does not: each rule of expanded truncation on real members.
+//! Who pays when space is short, and who does not: each rule of expanded truncation on real
+//! members.
 //!
 //! Volumes are made short by their threshold or by ballast; generations are of 1 MiB.
 

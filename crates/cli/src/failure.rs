@@ -186,8 +186,10 @@ mod tests {
 
     #[test]
     fn what_the_parser_says_has_the_form_of_every_refusal() {
-        let text = "error: unexpected argument '-1' found\n\n  tip: to pass '-1' as a value, use '-- -1'\n\n\
-                    Usage: keelson copy set [OPTIONS] <COPY>\n\nFor more information, try '--help'.\n";
+        let text = "error: unexpected argument '-1' found\n\n  \
+                    tip: to pass '-1' as a value, use '-- -1'\n\n\
+                    Usage: keelson copy set [OPTIONS] <COPY>\n\n\
+                    For more information, try '--help'.\n";
         let failure = Failure::unparsed(text);
         assert_eq!((failure.code.as_str(), failure.exit), ("usage", Exit::Usage));
         assert_eq!(failure.message, "unexpected argument '-1' found");

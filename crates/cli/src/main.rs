@@ -28,7 +28,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// What the parser does not take is told like every other refusal; help and versions are no refusals.
+/// What the parser does not take is told like every other refusal; help and versions are no
+/// refusals.
 fn unparsed(error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind as Kind;
     match error.kind() {

@@ -42,7 +42,8 @@ pub enum DigestVerdict {
 }
 
 /// How long a copy may take to replay a marker and read its store through: a minute, and as long as
-/// a slow disk reads so many bytes, but an hour at most: nothing else is scrubbed by itself meanwhile.
+/// a slow disk reads so many bytes, but an hour at most: nothing else is scrubbed by itself
+/// meanwhile.
 #[must_use]
 pub const fn digest_wait(store_bytes: u64) -> Duration {
     const SLOW_BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;

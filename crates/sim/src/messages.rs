@@ -62,26 +62,80 @@ impl DataMessage {
 /// Between control processes; each may be lost, delayed or overtaken.
 #[derive(Clone, Debug)]
 pub(crate) enum ControlMessage {
-    Heartbeat { term: u64, commit: usize, sent: Tick, dead: BTreeSet<MemberId> },
-    HeartbeatAck { term: u64, sent: Tick },
-    Renew { incarnation: IncarnationId, sent: Tick },
-    Granted { grant: Grant, sent: Tick },
-    StartLife { incarnation: IncarnationId },
-    Certify { incarnation: IncarnationId },
-    Seal { items: Vec<SealItem> },
-    SealReplies { answers: Vec<SealAnswer> },
+    Heartbeat {
+        term: u64,
+        commit: usize,
+        sent: Tick,
+        dead: BTreeSet<MemberId>,
+    },
+    HeartbeatAck {
+        term: u64,
+        sent: Tick,
+    },
+    Renew {
+        incarnation: IncarnationId,
+        sent: Tick,
+    },
+    Granted {
+        grant: Grant,
+        sent: Tick,
+    },
+    StartLife {
+        incarnation: IncarnationId,
+    },
+    Certify {
+        incarnation: IncarnationId,
+    },
+    Seal {
+        items: Vec<SealItem>,
+    },
+    SealReplies {
+        answers: Vec<SealAnswer>,
+    },
     SealFailed,
-    Mount { order: Box<MountOrder>, incarnation: IncarnationId },
-    MountResult { database: DatabaseId, epoch: Epoch, result: Result<(), MountFailure> },
-    Dismount { database: DatabaseId, epoch: Epoch },
-    Dismounted { database: DatabaseId, epoch: Epoch },
-    Established { database: DatabaseId, epoch: Epoch },
-    GaveUp { database: DatabaseId, epoch: Epoch },
+    Mount {
+        order: Box<MountOrder>,
+        incarnation: IncarnationId,
+    },
+    MountResult {
+        database: DatabaseId,
+        epoch: Epoch,
+        result: Result<(), MountFailure>,
+    },
+    Dismount {
+        database: DatabaseId,
+        epoch: Epoch,
+    },
+    Dismounted {
+        database: DatabaseId,
+        epoch: Epoch,
+    },
+    Established {
+        database: DatabaseId,
+        epoch: Epoch,
+    },
+    GaveUp {
+        database: DatabaseId,
+        epoch: Epoch,
+    },
     ProposeRule(RuleProposal),
-    RuleRefused { proposal: RuleProposal },
+    RuleRefused {
+        proposal: RuleProposal,
+    },
     ProposeCeiling(CeilingProposal),
-    CutOff { database: DatabaseId, epoch: Epoch, copies: Vec<CopyId>, operations: Vec<OperationId> },
-    ClearCutOff { database: DatabaseId, epoch: Epoch, copy: CopyId },
+    CutOff {
+        database: DatabaseId,
+        epoch: Epoch,
+        /// They will need a seed.
+        copies: Vec<CopyId>,
+        /// They lose their hold.
+        operations: Vec<OperationId>,
+    },
+    ClearCutOff {
+        database: DatabaseId,
+        epoch: Epoch,
+        copy: CopyId,
+    },
 }
 
 impl ControlMessage {
@@ -180,14 +234,38 @@ pub(crate) enum ToData {
 #[derive(Clone, Debug)]
 pub(crate) enum ToControl {
     SealAnswer(SealAnswer),
-    MountResult { database: DatabaseId, epoch: Epoch, result: Result<(), MountFailure> },
-    Dismounted { database: DatabaseId, epoch: Epoch },
-    Established { database: DatabaseId, epoch: Epoch },
-    GaveUp { database: DatabaseId, epoch: Epoch },
+    MountResult {
+        database: DatabaseId,
+        epoch: Epoch,
+        result: Result<(), MountFailure>,
+    },
+    Dismounted {
+        database: DatabaseId,
+        epoch: Epoch,
+    },
+    Established {
+        database: DatabaseId,
+        epoch: Epoch,
+    },
+    GaveUp {
+        database: DatabaseId,
+        epoch: Epoch,
+    },
     ProposeRule(RuleProposal),
     ProposeCeiling(CeilingProposal),
-    CutOff { database: DatabaseId, epoch: Epoch, copies: Vec<CopyId>, operations: Vec<OperationId> },
-    ClearCutOff { database: DatabaseId, epoch: Epoch, copy: CopyId },
+    CutOff {
+        database: DatabaseId,
+        epoch: Epoch,
+        /// They will need a seed.
+        copies: Vec<CopyId>,
+        /// They lose their hold.
+        operations: Vec<OperationId>,
+    },
+    ClearCutOff {
+        database: DatabaseId,
+        epoch: Epoch,
+        copy: CopyId,
+    },
 }
 
 /// A client's operation.

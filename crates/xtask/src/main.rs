@@ -50,7 +50,7 @@ const SUBCOMMANDS: &[Subcommand] = &[
     },
     Subcommand {
         name: "chaos",
-        help: "set up, build, and hit a cluster with random faults; --docker, --seed, --faults, --only",
+        help: "hit a cluster with random faults; --docker, --seed, --faults, --only",
         run: demo::chaos,
     },
     Subcommand {

@@ -2,8 +2,8 @@
 //! copy where it replays the marker, and a verdict.
 //!
 //! A database to which nothing was written since all copies were found equal is not compared again.
-//! Copies that do not answer in time (lagged, suspended, down) do not count, and the report says how
-//! many did.
+//! Copies that do not answer in time (lagged, suspended, down) do not count, and the report says
+//! how many did.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! Truncation of a node's log: what `owner/truncating` and `owner/expanding` of `replication` do, over
-//! the real rules. A decision is taken with every tick; one against the ordinary rules (F104) waits for
-//! a fresh look at the volume after log has gone.
+//! Truncation of a node's log: what `owner/truncating` and `owner/expanding` of `replication` do,
+//! over the real rules. A decision is taken with every tick; one against the ordinary rules (F104)
+//! waits for a fresh look at the volume after log has gone.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -200,7 +200,8 @@ impl World {
         }
     }
 
-    /// Writes of log that the copy has truncated: it, or the copy that it was made of, replayed them.
+    /// Writes of log that the copy has truncated: it, or the copy that it was made of, replayed
+    /// them.
     fn truncated_writes(&self, copy: &CopyNode) -> impl Iterator<Item = Write> + use<'_> {
         let gone = ..=copy.log_from();
         let replayed = self.replayed.get(&copy.copy).into_iter();

@@ -1,8 +1,9 @@
-//! Seeds, as operators order them: a copy that only a seed helps is made anew of another one's files.
+//! Seeds, as operators order them: a copy that only a seed helps is made anew of another one's
+//! files.
 //!
-//! The steps that matter for the log are real ones: a hold in consensus, a checkpoint behind it, files
-//! of the new copy that are durable before its id is bound, and the end of the hold after that. The
-//! machine of a seed and its transfers are in a small world of their own (H11).
+//! The steps that matter for the log are real ones: a hold in consensus, a checkpoint behind it,
+//! files of the new copy that are durable before its id is bound, and the end of the hold after
+//! that. The machine of a seed and its transfers are in a small world of their own (H11).
 
 use std::path::Path;
 
@@ -166,8 +167,8 @@ impl World {
         }
     }
 
-    /// Puts the files of the new copy in place: the donor's store as it stands, its log up to there,
-    /// and a control file that says so, as `replication` installs a seed.
+    /// Puts the files of the new copy in place: the donor's store as it stands, its log up to
+    /// there, and a control file that says so, as `replication` installs a seed.
     fn stage(
         &mut self,
         member: usize,

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use keelson_testkit::chaos::{self, ChaosOptions, Kind, Victim, Where};
 
 const USAGE: &str = "usage: keelson-chaos [--seed NUMBER] [--faults NUMBER] [--only KIND,...]\n\
-    \x20      [--victim any|active|leader] [--writers NUMBER] [--pause-ms NUMBER] [--containers FILE]\n\
+    \x20      [--victim any|active|leader] [--writers NUMBER] [--pause-ms NUMBER]\n\
+    \x20      [--containers FILE]\n\
     default: a seed of its own, 50 faults, every kind, any victim, 6 writers that pause 2 ms\n\
     KEELSON_OTHER_BIN names another version of keelson, for rolling-upgrade; FILE is written by\n\
     cargo xtask chaos --docker";

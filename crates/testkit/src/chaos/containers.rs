@@ -1,10 +1,10 @@
 //! Faults on the containers of `deploy/compose.yaml`.
 //!
-//! `cargo xtask chaos --docker` brings the cluster up and describes it in a file. Members are killed,
-//! paused and restarted by the engine; their networks are cut and shaped from this machine inside
-//! their network namespaces, which needs root and `nsenter`, `iptables` and `tc`, because the image
-//! has no such programs and its processes no such rights. Disks and clocks belong to the machine
-//! and cannot be made bad for one container.
+//! `cargo xtask chaos --docker` brings the cluster up and describes it in a file. Members are
+//! killed, paused and restarted by the engine; their networks are cut and shaped from this machine
+//! inside their network namespaces, which needs root and `nsenter`, `iptables` and `tc`, because
+//! the image has no such programs and its processes no such rights. Disks and clocks belong to the
+//! machine and cannot be made bad for one container.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

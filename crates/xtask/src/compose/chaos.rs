@@ -3,8 +3,8 @@
 //!
 //! Faults, writers and judgement are those of the program `keelson-chaos`; here are the cluster and
 //! what that program needs: a file that describes it, an administrator's identity, and the members'
-//! names, which this machine does not know. It gets a hosts file of its own, in a mount namespace of
-//! its own, so this needs root, as the cuts inside the members' networks do.
+//! names, which this machine does not know. It gets a hosts file of its own, in a mount namespace
+//! of its own, so this needs root, as the cuts inside the members' networks do.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

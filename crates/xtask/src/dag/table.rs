@@ -119,8 +119,14 @@ pub(super) const CRATES: &[CrateRow] = &[
         ],
     ),
     row("keelson-testkit", 8, DRIVER, &["keelson-types", "keelson-client"]),
-    // Black box: real processes through the public client, and no crate from inside the server.
-    row("keelson-tests", 9, DRIVER, &["keelson-types", "keelson-client", "keelson-testkit"]),
+    // Black box: real processes through the public client, and no crate from inside the server but
+    // the store: only with it can a stopped member's content be made wrong under right checksums.
+    row(
+        "keelson-tests",
+        9,
+        DRIVER,
+        &["keelson-types", "keelson-env", "keelson-store", "keelson-client", "keelson-testkit"],
+    ),
     row(
         "keelson-benches",
         9,

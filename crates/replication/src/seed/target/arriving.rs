@@ -66,7 +66,8 @@ impl Arriving {
         }
     }
 
-    /// Begins to verify the file and to make it durable; gives the one before, which is durable now.
+    /// Begins to verify the file and to make it durable; gives the one before, which is durable
+    /// now.
     ///
     /// # Errors
     /// Of the last chunk, or of the file before.
