@@ -39,6 +39,8 @@ pub struct Standing {
     pub own_log_from: Position,
     /// The same of the log to be followed, at whoever holds most of it.
     pub donor_log_from: Position,
+    /// The log to be followed opens a generation at `common`, as every epoch does.
+    pub donor_opens_here: bool,
     /// What the store holds.
     pub replayed: Position,
     /// What of it survives a crash, at least.
@@ -190,9 +192,18 @@ fn beyond_help(s: &Standing) -> Option<SeedReason> {
         Some(SeedReason::StoreBeyondLog)
     } else if s.donor_log_from > s.common.position {
         Some(SeedReason::LogGone)
+    } else if leaves_nothing(s) && !s.donor_opens_here {
+        Some(SeedReason::OwnLogIncomplete)
     } else {
         None
     }
+}
+
+/// Whether cutting the fork would leave a log without a file, which can go on only where a
+/// generation begins (simulator seed 1476).
+fn leaves_nothing(s: &Standing) -> bool {
+    let (end, common) = (s.own_end.position, s.common.position);
+    end > common && common > Position::ZERO && s.own_log_from == common
 }
 
 fn reopen(s: &Standing) -> Rung {

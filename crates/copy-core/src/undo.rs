@@ -87,6 +87,10 @@ impl CopyMachine {
             common,
             own_log_from: ground.own_log_from,
             donor_log_from: offer.log_from,
+            donor_opens_here: {
+                let mut rows = offer.table.rows().iter();
+                rows.any(|row| row.previous_end == common.position)
+            },
             // What was asked for may be in the store by now.
             replayed: self.replayed.max(self.replay_asked),
             checkpointed: ground.checkpointed,

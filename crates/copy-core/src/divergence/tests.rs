@@ -19,6 +19,7 @@ fn forked() -> Standing {
         common: end(1, 600),
         own_log_from: Position::ZERO,
         donor_log_from: Position::ZERO,
+        donor_opens_here: false,
         replayed: at(500),
         checkpointed: at(400),
         committed: at(500),
@@ -85,6 +86,17 @@ fn a_fork_in_the_files_is_counted_and_then_fetched() {
     let known = Standing { touched: counted(300), ..replayed(700, 601) };
     let estimated = FetchCost { keys: 3, bytes: 300 };
     check(known, Rung::Resync { fork: end(1, 600), estimated });
+}
+
+/// A log without a file can go on only where a generation begins (simulator seed 1476).
+#[test]
+fn a_cut_that_would_leave_no_log_is_a_seed_unless_a_generation_begins_there() {
+    for standing in [forked(), replayed(601, 400), replayed(700, 601)] {
+        let oldest = Standing { own_log_from: at(600), checkpointed: at(600), ..standing };
+        seeds(oldest, SeedReason::OwnLogIncomplete);
+        let opens = climb(&Standing { donor_opens_here: true, ..oldest }).rung;
+        assert!(!matches!(opens, Rung::Seed { .. }), "{opens:?}");
+    }
 }
 
 #[test]

@@ -120,6 +120,7 @@ impl World {
             common: shared.last().map_or(LogEnd::ZERO, |(own, _)| own.end),
             own_log_from: Position::ZERO,
             donor_log_from: Position::ZERO,
+            donor_opens_here: false,
             replayed: stands(copy.position().position),
             checkpointed: stands(copy.checkpointed),
             committed: copy.position().position,
