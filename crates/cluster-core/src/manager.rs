@@ -18,6 +18,7 @@ mod batch;
 mod handed_over;
 mod jobs;
 mod operations;
+mod patience;
 mod plan;
 mod reports;
 mod work;

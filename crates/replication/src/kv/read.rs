@@ -102,7 +102,8 @@ impl KvService {
                 let before = copy.shared.replayed.load();
                 let here = is_here(copy, &token).await?;
                 let replayed = copy.shared.replayed.load();
-                if here && replayed >= token.end.position {
+                // Asked again: the copy may have left its timeline for another one in between.
+                if here && replayed >= token.end.position && is_here(copy, &token).await? {
                     return refuse_if_marked(copy);
                 }
                 copy.shared.wait_until(|shared| shared.replayed.load() != before).await;
