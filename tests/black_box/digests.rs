@@ -108,13 +108,37 @@ async fn of_two_copies_that_differ_both_are_named_and_neither_is_touched() -> Re
     Ok(())
 }
 
-/// A comparison in which a copy is missing says so, and is made again although nothing is written.
+/// Everything written to the log of the active so far.
+async fn generated(cluster: &Cluster) -> Result<Value> {
+    let active = format!("DB1@{}", cluster.active_of("DB1").await?);
+    let rows = cluster.cli().json(["copy", "status", &active]).await?;
+    Ok(rows[0]["generated"].clone())
+}
+
+/// Two scrubs of one copy that are asked for at the same time both end, one behind the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_scrubs_of_one_copy_both_end() -> Result<()> {
+    let cluster = equal_copies(&["m1", "m2", "m3"]).await?;
+    let (one, two) = tokio::join!(compare(&cluster), compare(&cluster));
+    for report in [one?, two?] {
+        assert_eq!(report["scrub_result"], "clean", "{report}");
+        assert_eq!(report["scrub_compared"], 3, "{report}");
+    }
+    Ok(())
+}
+
+/// A comparison in which a copy is missing says so. It is made again when the copy can answer,
+/// although nothing is written, and not before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_was_not_compared_is_compared_later() -> Result<()> {
     let cluster = equal_copies(&["m1", "m2", "m3"]).await?;
     cluster.cli().succeed(["copy", "suspend", "DB1@m3"]).await?;
     let report = compare(&cluster).await?;
     assert_eq!((&report["scrub_compared"], &report["scrub_compared_of"]), (&2.into(), &3.into()));
+    let before = generated(&cluster).await?;
+    let report = compare(&cluster).await?;
+    assert_eq!((&report["scrub_compared"], &report["scrub_compared_of"]), (&2.into(), &3.into()));
+    ensure!(before.is_string() && generated(&cluster).await? == before, "a marker was written");
     cluster.cli().succeed(["copy", "resume", "DB1@m3"]).await?;
     cluster.wait_until_caught_up("DB1").await?;
     let report = compare(&cluster).await?;

@@ -116,6 +116,9 @@ async fn discarded_positions_count_nowhere(cluster: &Cluster, token: &Bytes) -> 
     let database = cluster.client().database("DB1");
     let read = Read::AtLeast(token.clone());
     for member in ["m1", "m2"] {
+        // It answers whoever does not care.
+        let bad = database.get_at(member, "bad", &Read::Any).await?;
+        ensure!(bad.is_some(), "{member} forgot what it holds");
         let read =
             tokio::time::timeout(Duration::from_secs(2), database.get_at(member, "after", &read));
         let answer = read.await;

@@ -49,8 +49,8 @@ enum Contact {
 #[derive(Clone, Debug)]
 struct Leading {
     term: u64,
-    /// Set until an incumbent renews its lease or the grace is over: perhaps everything starts
-    /// cold, and members that are not here yet are only slow.
+    /// Set until an incumbent renews its lease, everybody is here, or the grace is over: perhaps
+    /// everything starts cold, and members that are not here yet are only slow.
     cold: Option<ColdStart>,
 }
 
@@ -163,9 +163,17 @@ impl Manager {
         let lives = state.members.iter();
         let incumbents = lives.filter_map(|(id, m)| m.incarnation.map(|life| (*id, life)));
         let until = now.after(self.config.startup_grace);
-        let cold = Some(ColdStart { until, incumbents: incumbents.collect() });
+        let cold = ColdStart { until, incumbents: incumbents.collect() };
+        // In a new cluster there is nobody to wait for.
+        let cold = Some(cold).filter(|cold| !self.is_complete(state, cold));
         self.leading = Some(Leading { term, cold });
         self.adopt_operations(state);
+    }
+
+    /// Whether everybody that had a process when the leadership began has one now.
+    fn is_complete(&self, state: &ClusterState, cold: &ColdStart) -> bool {
+        let known = cold.incumbents.keys().filter(|id| state.members.contains_key(id));
+        known.into_iter().all(|id| matches!(self.contacts.get(id), Some(Contact::Alive(_))))
     }
 
     /// Who can be a target, and who certainly holds no lease.

@@ -79,7 +79,7 @@ pub fn seed_checks(
         let found = format!("{} has no copy {copy}", database.name);
         return vec![SeedCheck::failed("copy", RefusalReason::UnknownCopy, found)];
     };
-    let mut checks = vec![check_role(database, copy)];
+    let mut checks = vec![check_role(database, copy, order)];
     if order.scope.makes_copy() {
         checks.push(check_stopped(config));
     }
@@ -115,7 +115,7 @@ fn check_catalog(database: &Database, config: &CopyConfig, order: &SeedOrder) ->
     }
 }
 
-fn check_role(database: &Database, copy: CopyId) -> SeedCheck {
+fn check_role(database: &Database, copy: CopyId, order: &SeedOrder) -> SeedCheck {
     let active = database.target == Some(copy);
     if active && database.intent == MountIntent::Mounted {
         let found = "the copy is the active one; move the database first (keelson switchover)";
@@ -127,7 +127,8 @@ fn check_role(database: &Database, copy: CopyId) -> SeedCheck {
         return SeedCheck::failed("role", RefusalReason::Precondition, found);
     }
     let moving = matches!(database.state, DatabaseState::Sealing | DatabaseState::Activating);
-    if database.intent == MountIntent::Mounted && moving {
+    // A content index is made from what the copy holds, whoever serves.
+    if order.scope.makes_copy() && database.intent == MountIntent::Mounted && moving {
         let found = "no copy serves the database now, and the copy may hold what the next active \
                      needs; wait until it is mounted";
         return SeedCheck::failed("role", RefusalReason::Activating, found);

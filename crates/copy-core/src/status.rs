@@ -77,6 +77,9 @@ pub struct CopyView {
     pub inspected: Position,
     /// The same, with the epoch of its last frame.
     pub end: LogEnd,
+    /// Of the epochs that consensus calls the heirs of log that was given up: those that its log
+    /// contains.
+    pub heirs: Vec<Epoch>,
     /// Log that it once acknowledged may be lost (R4).
     pub may_have_lost: bool,
     /// The store.
@@ -116,6 +119,7 @@ impl CopyMachine {
             sealed: self.sealed,
             inspected: self.durable.position,
             end: self.durable,
+            heirs: self.heirs(),
             may_have_lost: self.may_have_lost,
             replayed: self.replayed,
             replay_up_to: self.replay_target().max(self.replayed),
@@ -133,6 +137,12 @@ impl CopyMachine {
     /// The transitions since `tracker` was asked last, as of the latest step.
     pub fn transitions(&self, tracker: &mut StatusTracker) -> Vec<Transition> {
         tracker.update(self.contact.now, &self.state_facts())
+    }
+
+    /// An activation that never came to its opening frame gave nothing up.
+    fn heirs(&self) -> Vec<Epoch> {
+        let discards = self.assignment.iter().flat_map(|assignment| &assignment.discards);
+        discards.map(|discard| discard.epoch).filter(|epoch| self.table.contains(*epoch)).collect()
     }
 
     fn view_epoch(&self) -> Epoch {

@@ -76,8 +76,7 @@ impl CopyMachine {
     fn standing(&self, offer: &OpenOffer, touched: Touched) -> Standing {
         let common = self.table.common(self.end.position, &offer.table, offer.end);
         // A receipt speaks of logs that contain its epoch.
-        let told =
-            |discard: &&Discard| offer.table.rows().iter().any(|row| row.epoch == discard.epoch);
+        let told = |discard: &&Discard| offer.table.contains(discard.epoch);
         let discards = self.assignment.iter().flat_map(|assignment| &assignment.discards);
         let discards: Vec<_> = discards.filter(told).copied().collect();
         let lost = self.committed.min(self.end.position);

@@ -134,6 +134,7 @@ fn facts(
         would_be_cut: cut.map(|cut| context.name_of(cut.member)).unwrap_or_default(),
         seed_bytes: forecast.price_bytes,
         log_end: Some(core.end.into()),
+        heirs: core.heirs.iter().map(|epoch| (*epoch).into()).collect(),
         may_have_lost: core.may_have_lost,
         fault_value: orders::fault_json(core.fault.as_ref()),
         stalled: copy.shared.stalled().map(|tag| tag.to_string()).unwrap_or_default(),

@@ -330,7 +330,7 @@ pub(crate) fn standing(
     if epoch > table.last_epoch() {
         return Standing::Unheard;
     }
-    let known = table.rows().iter().any(|row| row.epoch == epoch);
+    let known = table.contains(epoch);
     let oldest = table.rows().first().map(|row| row.epoch);
     // Not known: older than what the table remembers, or an epoch that left nothing behind.
     let gone = match known {

@@ -1,8 +1,9 @@
 //! Scrub: every copy of this member is read through once in a period, logs and store, at a bounded
 //! rate, so that rot is found before it spreads or is needed (G5).
 //!
-//! One task and one thread for the whole member, one timer for the copy that is due next. A closed
-//! store stays closed. What is found is handed to the copy's owner, which mends or rebuilds; the
+//! One task and one thread for the whole member, one timer for the copy that is due next; only the
+//! comparisons of a few copies overlap, since they wait for other members. A closed store stays
+//! closed. What is found is handed to the copy's owner, which mends or rebuilds; the
 //! active copy also compares contents. Which copy is next, and who is wrong, decides
 //! `copy_core::scrub`.
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use keelson_copy_core::scrub::{Scrubbed, next_scrub};
 use keelson_types::{CopyId, MemberId, Position, Setting};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot};
 
 use crate::context::{CopyHandle, PlaneContext, Registry};
 use crate::log_lane::LogJob;
@@ -36,16 +37,21 @@ const MENDS_MAX: u32 = 3;
 /// Damages of one log in one scrub.
 const DAMAGES_MAX: u32 = 10_000;
 
+/// Scheduled scrubs that wait for other members at a time; as many stuck members stop them all.
+const COMPARISONS_MAX: usize = 8;
+
 /// What the scrubs of a member share.
 #[derive(Debug)]
 pub(crate) struct Scrubbing {
     /// One copy at a time.
     turn: Semaphore,
+    /// Of scheduled scrubs, from the beginning of each.
+    places: Arc<Semaphore>,
 }
 
 impl Default for Scrubbing {
     fn default() -> Self {
-        Self { turn: Semaphore::new(1) }
+        Self { turn: Semaphore::new(1), places: Arc::new(Semaphore::new(COMPARISONS_MAX)) }
     }
 }
 
@@ -66,11 +72,22 @@ pub(crate) async fn run(context: Arc<PlaneContext>, registry: Arc<Registry>) {
         let period = settings.borrow_and_update().span(Setting::ScrubPeriod);
         let copies = registry.all();
         let due = copies.iter().enumerate().filter_map(|(key, copy)| {
-            let last_unix_ms = copy.shared.scrub.last()?;
+            let last_unix_ms = copy.shared.scrub.rests_since()?;
             Some(Scrubbed { key, last_unix_ms })
         });
         match next_scrub(due, unix_millis(), period) {
-            Some((index, Duration::ZERO)) => scrub(&context, &copies[index]).await,
+            Some((index, Duration::ZERO)) => {
+                let (context, copy) = (context.clone(), copies[index].clone());
+                let Ok(place) = context.scrubbing.places.clone().acquire_owned().await else {
+                    return;
+                };
+                let read = Read::through(&context, &copy).await;
+                // The next copy does not wait for the members that this one asks.
+                tokio::spawn(async move {
+                    read.finish(&context, &copy).await;
+                    drop(place);
+                });
+            }
             later => {
                 let wait = later.map_or(LOOK_AGAIN, |(_, wait)| wait.min(LOOK_AGAIN));
                 tokio::select! {
@@ -83,41 +100,61 @@ pub(crate) async fn run(context: Arc<PlaneContext>, registry: Arc<Registry>) {
     }
 }
 
-/// Reads one copy through when it is its turn.
+/// Reads one copy through when it is its turn, and compares.
 pub(crate) async fn scrub(context: &Arc<PlaneContext>, copy: &CopyHandle) {
-    let shared = &copy.shared;
-    let _alone = shared.scrub.alone().await;
-    let Ok(turn) = context.scrubbing.turn.acquire().await else { return };
-    shared.scrub.begin(shared.size());
-    let mut report = ScrubReport::default();
-    let read = scrub_files(context, copy, &mut report).await;
-    // What follows waits for other members, not for this disk.
-    drop(turn);
-    let ended = match read {
-        Ok(parts) if shared.gate.is_open() && !parts.others.is_empty() => {
-            compare::compare(context, copy, &parts, &mut report).await
+    Read::through(context, copy).await.finish(context, copy).await;
+}
+
+/// A copy that was read through.
+struct Read {
+    report: ScrubReport,
+    parts: Result<ScrubParts, String>,
+    _alone: OwnedMutexGuard<()>,
+}
+
+impl Read {
+    async fn through(context: &Arc<PlaneContext>, copy: &CopyHandle) -> Self {
+        let _alone = copy.shared.scrub.alone().await;
+        let mut report = ScrubReport::default();
+        let parts = match context.scrubbing.turn.acquire().await {
+            Ok(_turn) => {
+                copy.shared.scrub.begin(copy.shared.size());
+                scrub_files(context, copy, &mut report).await
+            }
+            Err(_) => Err("the member stops".into()),
+        };
+        Self { report, parts, _alone }
+    }
+
+    /// What waits for other members, not for this disk; then says how it ended.
+    async fn finish(mut self, context: &Arc<PlaneContext>, copy: &CopyHandle) {
+        let (shared, report) = (&copy.shared, &mut self.report);
+        let ended = match self.parts {
+            Ok(parts) if shared.gate.is_open() && !parts.others.is_empty() => {
+                compare::compare(context, copy, &parts, report).await
+            }
+            parts => parts.map(drop),
+        };
+        if let Err(why) = ended {
+            report.problem.get_or_insert(why);
         }
-        read => read.map(drop),
-    };
-    if let Err(why) = ended {
-        report.problem.get_or_insert(why);
+        report.ended_unix_ms = unix_millis();
+        tracing::info!(
+            database = %shared.name,
+            result = report.result(),
+            bytes = report.bytes,
+            found = report.found,
+            mended = report.mended,
+            problem = report.problem.as_deref().unwrap_or_default(),
+            "scrubbed"
+        );
+        if let Ok(parts) = parts(copy).await {
+            let (kept, clean) = (report.encode(), report.problem.is_none());
+            // A copy that is being reopened is scrubbed again after the next restart at the latest.
+            let _ = ask(&parts.files.log, |reply| LogJob::Scrubbed { kept, clean, reply }).await;
+        }
+        shared.scrub.end(self.report);
     }
-    report.ended_unix_ms = unix_millis();
-    tracing::info!(
-        database = %shared.name,
-        result = report.result(),
-        bytes = report.bytes,
-        found = report.found,
-        mended = report.mended,
-        problem = report.problem.as_deref().unwrap_or_default(),
-        "scrubbed"
-    );
-    if let Ok(parts) = parts(copy).await {
-        let (kept, clean) = (report.encode(), report.problem.is_none());
-        // A copy that is being reopened is scrubbed again after the next restart at the latest.
-        let _ = ask(&parts.files.log, |reply| LogJob::Scrubbed { kept, clean, reply }).await;
-    }
-    shared.scrub.end(report);
 }
 
 async fn parts(copy: &CopyHandle) -> Result<ScrubParts, String> {

@@ -101,6 +101,12 @@ impl EpochTable {
         &self.0
     }
 
+    /// Whether a log of this table contains the opening frame of `epoch`.
+    #[must_use]
+    pub fn contains(&self, epoch: Epoch) -> bool {
+        self.0.iter().any(|row| row.epoch == epoch)
+    }
+
     /// The newest row.
     #[must_use]
     pub fn last(&self) -> Option<&EpochStart> {

@@ -37,10 +37,11 @@ impl Tick {
 pub struct HybridTime(pub u64);
 
 impl HybridTime {
-    /// A timestamp from Unix milliseconds, counter zero.
+    /// A timestamp from Unix milliseconds, counter zero. A time that has no room in 48 bits (the year
+    /// 10889) is the last one there is.
     #[must_use]
     pub const fn from_unix_millis(millis: u64) -> Self {
-        Self(millis << 16)
+        Self(if millis >> 48 == 0 { millis << 16 } else { u64::MAX })
     }
 
     /// The wall-clock part, in Unix milliseconds.
@@ -73,5 +74,14 @@ mod tests {
         assert!(second > first);
         assert_eq!(second.unix_millis(), 1_000);
         assert_eq!(second.next(2_000), HybridTime::from_unix_millis(2_000));
+    }
+
+    #[test]
+    fn a_time_too_far_away_comes_after_all_others() {
+        let last = (1 << 48) - 1;
+        assert_eq!(HybridTime::from_unix_millis(last).unix_millis(), last);
+        for far in [1 << 48, u64::MAX] {
+            assert!(HybridTime::from_unix_millis(far) > HybridTime::from_unix_millis(last));
+        }
     }
 }

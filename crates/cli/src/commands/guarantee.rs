@@ -51,7 +51,7 @@ impl Command {
             Self::Flush { question, token, written_before } => {
                 let token =
                     token.as_deref().map(text::commit_token).transpose()?.unwrap_or_default();
-                let written_unix_millis = written_before.unwrap_or_default();
+                let written_unix_millis = *written_before;
                 let message = GuaranteeRequest { token, written_unix_millis, ..request(question) };
                 admin.guarantee_flush(message).await?
             }

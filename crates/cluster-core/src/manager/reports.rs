@@ -4,7 +4,7 @@ use keelson_types::{CopyId, DatabaseId, Epoch, IncarnationId, MemberId, Tick, We
 
 use super::batch::{Batch, Owner};
 use super::operations::{PendingOperation, Proposal};
-use super::{Contact, DismountProgress, Manager, ManagerEvent};
+use super::{ColdStart, Contact, DismountProgress, Manager, ManagerEvent};
 use crate::activation::{Activation, Phase};
 use crate::command::{Command, Outcome};
 use crate::decision::ActivationReason;
@@ -83,11 +83,10 @@ impl Manager {
             let silent = false;
             batch.commands.push(Command::NoteSilence { member, incarnation, silent });
         }
-        if let Some(leading) = &mut self.leading {
-            let cold = leading.cold.take();
-            let incumbent =
-                |cold: &super::ColdStart| cold.incumbents.get(&member) == Some(&incarnation);
-            leading.cold = cold.filter(|cold| !incumbent(cold));
+        let incumbent = |cold: &ColdStart| cold.incumbents.get(&member) == Some(&incarnation);
+        let warm = |cold: &ColdStart| incumbent(cold) || self.is_complete(state, cold);
+        if self.leading.as_ref().and_then(|leading| leading.cold.as_ref()).is_some_and(warm) {
+            self.leading.iter_mut().for_each(|leading| leading.cold = None);
         }
         let holds =
             |id: &DatabaseId| state.databases.get(id).is_some_and(|d| d.copy_on(member).is_some());

@@ -9,10 +9,10 @@ use keelson_cluster_core::guarantee::{
     FlushTarget, Guarantee, GuaranteeConstraint, GuaranteeCopy, GuaranteeFacts, GuaranteeInputs,
     flush, health,
 };
-use keelson_cluster_core::{CopyConfig, Database};
+use keelson_cluster_core::{CopyConfig, Database, LossReceipt};
 use keelson_types::{
-    ContentIndexState, CopyId, CopyStatus, HybridTime, LOG_UNIT_BYTES, LogEnd, MemberId, Position,
-    RefusalReason, SiteName,
+    ContentIndexState, CopyId, CopyStatus, Discard, HybridTime, LOG_UNIT_BYTES, LogEnd, MemberId,
+    Position, RefusalReason, SiteName, StreamId,
 };
 use keelson_wire::v1::{CopyFacts, GuaranteeObjection, GuaranteeRequest, GuaranteeResponse};
 use keelson_wire::{CommitToken, Refusal};
@@ -27,6 +27,8 @@ struct Asked {
     passives: Vec<GuaranteeCopy>,
     committed: Position,
     names: BTreeMap<CopyId, String>,
+    stream: StreamId,
+    given_up: Vec<Discard>,
 }
 
 impl Context {
@@ -43,43 +45,20 @@ impl Context {
         self: &Arc<Self>,
         request: GuaranteeRequest,
     ) -> Result<GuaranteeResponse, Refusal> {
-        let database = self.database_called(&request.database)?;
         let asked = self.ask_copies(&request).await?;
-        let target = match (request.token.is_empty(), request.written_unix_millis) {
-            (true, 0) => FlushTarget::Position(asked.committed),
-            (true, written) => FlushTarget::Time {
-                written: HybridTime::from_unix_millis(written),
-                committed: asked.committed,
-            },
-            (false, 1..) => {
-                let what = "a flush asks for a token or for a time, not for both";
-                return Err(Refusal::new(RefusalReason::BadArgument, what));
-            }
-            (false, 0) => {
-                let bad = |_| Refusal::new(RefusalReason::BadArgument, "the token is not readable");
-                let token = CommitToken::decode(&request.token).map_err(bad)?;
-                if token.stream != database.stream {
-                    let what = "the token belongs to another database";
-                    return Err(Refusal::new(RefusalReason::BadArgument, what));
-                }
-                if database.receipts.iter().any(|receipt| receipt.covers(token.end)) {
-                    let what = "the write was given up by an activation with loss";
-                    return Err(Refusal::new(RefusalReason::Discarded, what));
-                }
-                FlushTarget::Position(token.end.position)
-            }
-        };
         let mounted = asked.active.facts.as_ref().is_none_or(|f| f.status == CopyStatus::Mounted);
         if !mounted {
             // It may not know yet what its predecessor committed.
             let what = "the active copy is not mounted yet";
             return Err(Refusal::new(RefusalReason::Activating, what));
         }
+        let target = asked.flush_target(&request)?;
         Ok(asked.response(&flush(&asked.inputs(), target)))
     }
 
     async fn ask_copies(self: &Arc<Self>, request: &GuaranteeRequest) -> Result<Asked, Refusal> {
-        self.cluster()?;
+        // Another member may not have heard yet of copies, of an activation, or of its receipt.
+        self.confirm_leader().await?;
         let database = self.database_called(&request.database)?;
         let constraint = match request.constraint.as_str() {
             "" => database.settings.guarantee,
@@ -92,12 +71,7 @@ impl Context {
         let holders = database.copies.values().map(|copy| copy.member);
         let facts = self.facts_of(holders, &[database.id]).await;
         let now = self.database_called(&request.database)?;
-        let same = |now: &Database| {
-            now.epoch == database.epoch
-                && now.target == database.target
-                && now.receipts.len() == database.receipts.len()
-        };
-        if !same(&now) {
+        if (now.epoch, now.target) != (database.epoch, database.target) {
             let what = format!("{} was activated meanwhile", request.database);
             return Err(Refusal::new(RefusalReason::Activating, what));
         }
@@ -105,11 +79,13 @@ impl Context {
             let answer = facts.get(&member)?.as_ref().ok()?;
             of_copy(answer, database.id)
         };
+        let active = database.copies.get(&target).and_then(|config| said(config.member));
+        let given_up = given_up(database.receipts.iter(), active);
         let copy = |id: CopyId, config: &CopyConfig| GuaranteeCopy {
             copy: id,
             member: config.member,
             site: self.site_of(config.member),
-            facts: said(config.member).and_then(|facts| read_facts(&database, config, facts)),
+            facts: said(config.member).and_then(|facts| read_facts(&given_up, config, facts)),
         };
         let (mut active, mut passives) = (None, Vec::new());
         for (id, config) in &database.copies {
@@ -128,6 +104,8 @@ impl Context {
             passives,
             committed: committed.unwrap_or_default(),
             names: self.names_of_copies(&database),
+            stream: database.stream,
+            given_up,
         })
     }
 
@@ -146,6 +124,35 @@ impl Context {
 }
 
 impl Asked {
+    /// What the caller wrote last.
+    fn flush_target(&self, request: &GuaranteeRequest) -> Result<FlushTarget, Refusal> {
+        let refused = |reason, what: &str| Err(Refusal::new(reason, what));
+        match (request.token.is_empty(), request.written_unix_millis) {
+            (true, None) => Ok(FlushTarget::Position(self.committed)),
+            (true, Some(written)) => Ok(FlushTarget::Time {
+                written: HybridTime::from_unix_millis(written),
+                committed: self.committed,
+            }),
+            (false, Some(_)) => {
+                let what = "a flush asks for a token or for a time, not for both";
+                refused(RefusalReason::BadArgument, what)
+            }
+            (false, None) => {
+                let bad = |_| Refusal::new(RefusalReason::BadArgument, "the token is not readable");
+                let token = CommitToken::decode(&request.token).map_err(bad)?;
+                if token.stream != self.stream {
+                    let what = "the token belongs to another database";
+                    return refused(RefusalReason::BadArgument, what);
+                }
+                if self.given_up.iter().any(|discard| discard.covers(token.end)) {
+                    let what = "the write was given up by an activation with loss";
+                    return refused(RefusalReason::Discarded, what);
+                }
+                Ok(FlushTarget::Position(token.end.position))
+            }
+        }
+    }
+
     fn inputs(&self) -> GuaranteeInputs<'_> {
         GuaranteeInputs {
             constraint: self.constraint,
@@ -175,9 +182,21 @@ impl Asked {
     }
 }
 
+/// What was given up for good: the log of the active contains the heir. A receipt whose activation
+/// never came to its opening frame gave nothing up. If the active does not answer nothing is known,
+/// and the check says so.
+fn given_up<'a>(
+    receipts: impl IntoIterator<Item = &'a LossReceipt>,
+    active: Option<&CopyFacts>,
+) -> Vec<Discard> {
+    let heirs = active.map(|facts| &facts.heirs[..]).unwrap_or_default();
+    let inherited = |discard: &Discard| heirs.iter().any(|heir| discard.epoch == (*heir).into());
+    receipts.into_iter().map(LossReceipt::discard).filter(inherited).collect()
+}
+
 /// Nothing if the status is one of a newer version, which then counts as not known.
 fn read_facts(
-    database: &Database,
+    given_up: &[Discard],
     config: &CopyConfig,
     facts: &CopyFacts,
 ) -> Option<GuaranteeFacts> {
@@ -186,7 +205,7 @@ fn read_facts(
         epoch: facts.log_end.and_then(|end| end.epoch).map(Into::into).unwrap_or_default(),
         position: marks.replayed.map(Into::into).unwrap_or_default(),
     };
-    let kept = kept_of(database, replayed);
+    let kept = kept_of(given_up, replayed);
     let status = CopyStatus::ALL.into_iter().find(|status| status.to_string() == facts.status)?;
     let behind = match facts.actual_lag_millis {
         0 => unlagged_behind(facts),
@@ -212,9 +231,9 @@ fn read_facts(
 
 /// Where the timeline that a copy replayed ends for the others, if an operator gave up the rest
 /// (review S13): positions behind that compare with nothing.
-fn kept_of(database: &Database, replayed: LogEnd) -> Option<Position> {
-    let given_up = database.receipts.iter().filter(|receipt| receipt.covers(replayed));
-    given_up.map(|receipt| receipt.kept.position.min(replayed.position)).min()
+fn kept_of(given_up: &[Discard], replayed: LogEnd) -> Option<Position> {
+    let given_up = given_up.iter().filter(|discard| discard.covers(replayed));
+    given_up.map(|discard| discard.kept.position.min(replayed.position)).min()
 }
 
 /// How old the newest inspected log is against the newest replayed one; nothing if nothing waits.
@@ -231,4 +250,37 @@ pub(super) fn constraint(name: &str) -> Result<GuaranteeConstraint, Refusal> {
         let what = format!("no guarantee constraint {name:?}; there are {}", names.join(", "));
         Refusal::new(RefusalReason::BadArgument, what)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use keelson_cluster_core::Verdict;
+    use keelson_types::Epoch;
+
+    use super::*;
+
+    fn end(counter: u64, offset: u64) -> LogEnd {
+        LogEnd { epoch: Epoch::new(0, counter), position: Position::new(1, offset) }
+    }
+
+    fn receipt(counter: u64, kept: LogEnd) -> LossReceipt {
+        LossReceipt::new(Epoch::new(0, counter), kept, &[], &Verdict::Lossless, None)
+    }
+
+    #[test]
+    fn an_activation_that_never_opened_gave_nothing_up() {
+        // Epoch 3 was to go on at 100 and never did; epoch 5 goes on at 900.
+        let receipts = [receipt(3, end(1, 100)), receipt(5, end(1, 900))];
+        let facts = CopyFacts { heirs: vec![Epoch::new(0, 5).into()], ..CopyFacts::default() };
+        let given_up = given_up(&receipts, Some(&facts));
+        assert_eq!(kept_of(&given_up, end(1, 800)), None, "kept by the one that opened");
+        assert_eq!(kept_of(&given_up, end(1, 950)), Some(Position::new(1, 900)));
+        assert_eq!(kept_of(&given_up, end(5, 950)), None, "the heir itself");
+    }
+
+    #[test]
+    fn without_the_active_nothing_is_known() {
+        let receipts = [receipt(3, end(1, 100))];
+        assert_eq!(given_up(&receipts, None), Vec::new());
+    }
 }

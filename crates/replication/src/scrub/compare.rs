@@ -1,11 +1,10 @@
 //! Comparing the contents of all copies, by the active one: a marker in the log, a digest of each
 //! copy where it replays the marker, and a verdict.
 //!
-//! A database to which nothing was written since all copies were found equal is not compared again.
-//! Copies that do not answer in time (lagged, suspended, down) do not count, and the report says
+//! Copies that were found equal are not compared again before something is written. Copies that do not answer in time (lagged, suspended, down) do not count, and the report says
 //! how many did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +33,9 @@ pub(super) async fn compare(
     report: &mut ScrubReport,
 ) -> Result<(), String> {
     let shared = &copy.shared;
-    if shared.scrub.compared() == shared.committed.load() {
+    let expected = parts.others.iter().map(|(_, other)| *other).chain([shared.copy]);
+    if let Some(equal) = shared.scrub.equal_at(shared.committed.load(), expected) {
+        report.compared = Some(Compared::new(equal, parts.copies));
         return Ok(());
     }
     let (marker, at) = place_marker(copy).await?;
@@ -46,12 +47,12 @@ pub(super) async fn compare(
     let own = own.map(|taken| (shared.copy, taken));
     let answers: BTreeMap<CopyId, (LogEnd, u128)> =
         others.into_iter().flatten().chain(own).collect();
-    let compared = answers.values().filter(|(taken, _)| *taken == at).count();
-    report.compared = Some(Compared::new(compared, parts.copies));
+    let there = answers.iter().filter(|(_, (taken, _))| *taken == at);
+    let compared: BTreeSet<_> = there.map(|(copy, _)| *copy).collect();
+    report.compared = Some(Compared::new(compared.len(), parts.copies));
     match judge_digests(at, &answers) {
-        DigestVerdict::Equal if compared == parts.copies => shared.scrub.set_compared(at.position),
-        // Those that are missing are compared next time, written to or not.
-        DigestVerdict::Equal => {}
+        // Those that are missing are compared when they can answer, written to or not.
+        DigestVerdict::Equal => shared.scrub.set_equal(at.position, compared),
         DigestVerdict::Minority(wrong) => {
             report.found += 1;
             for wrong in wrong {

@@ -122,6 +122,30 @@ fn a_leader_change_moves_nothing_while_incumbents_renew_l1() {
 }
 
 #[test]
+fn a_cold_start_is_over_when_everybody_is_here() {
+    let mut world = World::established();
+    world.lead(2);
+    for n in [2, 3] {
+        restart(&mut world, n, 10 + n);
+        world.alive(n);
+    }
+    assert!(world.manager.is_cold(), "member 1 may only be slow");
+    let told = world.step(ManagerEvent::LeaseExpired { member: member(1) });
+    assert_eq!(proposals(&told), [silence(1, true)], "its database stays where it is");
+    restart(&mut world, 1, 11);
+    world.alive(1);
+    assert!(!world.manager.is_cold());
+}
+
+#[test]
+fn a_new_cluster_waits_for_nobody() {
+    let mut manager = Manager::new(ManagerConfig::default(), Weakness::None);
+    let empty = ClusterState::default();
+    manager.step(Tick(0), &empty, ManagerEvent::BecameLeader { term: 1 }, &mut Vec::new());
+    assert!(!manager.is_cold());
+}
+
+#[test]
 fn a_restarted_active_gets_a_new_epoch_once_its_earlier_life_is_over_s9_3() {
     let mut world = World::established();
     restart(&mut world, 1, 11);
