@@ -251,6 +251,45 @@ async fn log_goes_when_every_copy_is_through_with_it() -> Result<()> {
     Ok(())
 }
 
+/// F88, F100: log goes from a copy with a truncation lag when the lag is over too; the others do
+/// not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn log_stays_on_a_copy_with_a_truncation_lag_and_nowhere_else() -> Result<()> {
+    let cluster = Cluster::start(3).await?;
+    let args = ["database", "create", "DB1", "--on", "m1,m2,m3", "--generation-size", "1MiB"];
+    cluster.cli().succeed(args).await?;
+    cluster.cli().succeed(["copy", "set", "DB1@m3", "--truncation-lag", "1h"]).await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    cluster.cli().succeed(["switchover", "DB1", "--to", "m1"]).await?;
+    let database = cluster.client().database("DB1");
+    for number in 0..12 {
+        database.put(format!("k{number}"), vec![number; 512 * 1024]).await?;
+    }
+    let gone = |member: &'static str| {
+        let cluster = &cluster;
+        eventually("log goes", move || async move {
+            let row = status(cluster, member).await?;
+            ensure!(generation(&row, "truncated") >= 6, "{row}");
+            Ok(())
+        })
+    };
+    gone("m1").await?;
+    gone("m2").await?;
+    eventually("the store of m3 needs no log any more, and it says what holds it", || async {
+        let row = status(&cluster, "m3").await?;
+        ensure!(generation(&row, "checkpointed") >= 6, "{row}");
+        ensure!(row["log_held_by"].to_string().contains("lag"), "{row}");
+        Ok(())
+    })
+    .await?;
+    let row = status(&cluster, "m3").await?;
+    ensure!(generation(&row, "truncated") <= 1, "{row}");
+    cluster.cli().succeed(["copy", "set", "DB1@m3", "--truncation-lag", "1s"]).await?;
+    gone("m3").await?;
+    cluster.equal_digest("DB1", 3).await?;
+    Ok(())
+}
+
 /// `--what-if` asks the cluster: what would be refused is refused, and nothing changes.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_would_be_refused_is_refused_when_it_is_only_asked() -> Result<()> {

@@ -25,17 +25,19 @@ async fn keys(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(keys.map(|item| item["key"].as_str().unwrap_or_default().to_owned()).collect())
 }
 
-/// Ten keys, and behind the instant that is given they are dropped and something is written.
-async fn dropped() -> Result<(Cluster, String)> {
+/// Ten keys, and behind the instant that is given they are dropped and something is written in a
+/// session: twelve frames. Gives the token of the last one.
+async fn dropped() -> Result<(Cluster, String, String)> {
     let cluster = lagging().await?;
     let before = position(&cluster).await?;
     let database = cluster.client().database("DB1");
     for key in 0..10 {
         database.delete(format!("key{key:04}")).await?;
     }
-    database.put("bad", "1").await?;
+    let bad = cluster.cli().json(["kv", "put", "DB1", "bad", "1"]).await?;
+    let token = bad["token_base64"].as_str().context("a token")?.to_owned();
     position(&cluster).await?;
-    Ok((cluster, before))
+    Ok((cluster, before, token))
 }
 
 fn ten() -> Vec<String> {
@@ -129,15 +131,26 @@ async fn discarded_positions_count_nowhere(cluster: &Cluster, token: &Bytes) -> 
     Ok(())
 }
 
+/// Who asks for a write that was discarded is told so, and not to wait.
+async fn is_given_up(cluster: &Cluster, token: &str) -> Result<()> {
+    let flush = ["guarantee", "flush", "DB1", "--token", token];
+    eventually("the write is told as given up", || async {
+        let refused = cluster.cli().run(flush).await?;
+        ensure!(refused.error_code() == Some("discarded"), "{refused:?}");
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instant_becomes_the_truth_and_the_rest_is_kept_until_it_is_released() -> Result<()> {
-    let (mut cluster, before) = dropped().await?;
+    let (mut cluster, before, lost) = dropped().await?;
     let order = ["DB1@m3", "--at", before.as_str()];
     let shown = activate(&cluster, &[&order[..], &["--what-if", "-o", "json"]].concat()).await?;
     let shown: Value = serde_json::from_str(&shown.stdout)?;
     assert_eq!(
         (&shown["discarded_frames"], &shown["holders"]),
-        (&11.into(), &serde_json::json!(["m1", "m2"]))
+        (&12.into(), &serde_json::json!(["m1", "m2"]))
     );
     ensure!(shown["would"].as_str().is_some_and(|plan| plan.contains("discard")), "{shown}");
     assert_eq!(activate(&cluster, &order).await?.code, Some(2), "it asks first");
@@ -152,6 +165,7 @@ async fn an_instant_becomes_the_truth_and_the_rest_is_kept_until_it_is_released(
         is_held(&cluster, member).await?;
     }
     discarded_positions_count_nowhere(&cluster, &after.token).await?;
+    is_given_up(&cluster, &lost).await?;
     let events = cluster.cli().succeed(["event", "list"]).await?;
     ensure!(events.contains("activated_at_instant"), "{events}");
     let resumed = cluster.cli().run(["copy", "resume", "DB1@m1"]).await?;
@@ -166,6 +180,7 @@ async fn an_instant_becomes_the_truth_and_the_rest_is_kept_until_it_is_released(
     })
     .await?;
     assert_eq!(cluster.active_of("DB1").await?, "m3");
+    is_given_up(&cluster, &lost).await?;
     for member in ["m1", "m2"] {
         is_held(&cluster, member).await?;
         ensure!(salvaged(&cluster, member).await?.is_empty(), "{member} keeps its log whole");
@@ -188,7 +203,7 @@ async fn an_instant_becomes_the_truth_and_the_rest_is_kept_until_it_is_released(
 /// `--resync-others` lets the others follow at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_instant_can_be_taken_back() -> Result<()> {
-    let (cluster, before) = dropped().await?;
+    let (cluster, before, _) = dropped().await?;
     let done = activate(&cluster, &["DB1@m3", "--at", &before, "--yes"]).await?;
     ensure!(done.code == Some(0), "{done:?}");
     cluster.client().database("DB1").put("after", "1").await?;

@@ -201,21 +201,24 @@ async fn copies_are_scrubbed_once_in_the_period_that_is_set() -> Result<()> {
     let refused = ["cluster", "settings", "set", "scrub_rate", "1KiB"];
     check(&cluster.cli().run(refused).await?, 3, "bad_argument");
     let members = ["m1", "m2", "m3"];
-    let mut before = Vec::new();
-    for member in members {
-        // A new copy counts as read when it was created.
-        before.push(status(&cluster, member).await?["scrub"]["scrub_ended"].clone());
-    }
     set(&cluster, "scrub_period", "1s").await?;
-    eventually("each copy is scrubbed", || async {
-        for (member, before) in members.iter().zip(&before) {
-            let row = status(&cluster, member).await?;
-            ensure!(row["scrub"]["scrub_ended"] != *before, "{row}");
-            ensure!(row["scrub"]["scrub_bytes"].as_u64() > Some(0), "{row}");
+    // A new copy counts as read when it was created; and the second scrub comes as the first.
+    for _ in 0..2 {
+        let mut before = Vec::new();
+        for member in members {
+            before.push(status(&cluster, member).await?["scrub"]["scrub_ended"].clone());
         }
-        Ok(())
-    })
-    .await
+        eventually("each copy is scrubbed", || async {
+            for (member, before) in members.iter().zip(&before) {
+                let row = status(&cluster, member).await?;
+                ensure!(row["scrub"]["scrub_ended"] != *before, "{row}");
+                ensure!(row["scrub"]["scrub_bytes"].as_u64() > Some(0), "{row}");
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// S15: the other copy is donor and successor at once.

@@ -61,8 +61,16 @@ pub use tokens::TokenRequest;
 pub(crate) enum Kind {
     /// Any member answers.
     Question,
+    /// Only the leader answers, and soon.
+    LeaderQuestion,
     /// Only the leader answers.
     Change,
+}
+
+impl Kind {
+    fn is_for_leader(self) -> bool {
+        self != Self::Question
+    }
 }
 
 impl Admin {
@@ -347,7 +355,7 @@ impl Admin {
                 continue;
             };
             let limit = match kind {
-                Kind::Question => deadline.min(Instant::now() + READ_LIMIT),
+                Kind::Question | Kind::LeaderQuestion => deadline.min(Instant::now() + READ_LIMIT),
                 Kind::Change => deadline,
             };
             let left = limit.saturating_duration_since(Instant::now());
@@ -368,7 +376,7 @@ impl Admin {
     }
 
     fn note_leader(&self, kind: Kind, address: Option<String>) {
-        if kind == Kind::Change {
+        if kind.is_for_leader() {
             *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = address;
         }
     }
@@ -403,7 +411,7 @@ impl Round {
         };
         round.fill(admin);
         let leader = admin.leader.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let (Kind::Change, Some(leader)) = (kind, leader) {
+        if let (true, Some(leader)) = (kind.is_for_leader(), leader) {
             round.first(leader);
         }
         round

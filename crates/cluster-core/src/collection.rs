@@ -174,12 +174,12 @@ impl Databases {
 
     /// Rises with every change.
     #[must_use]
-    pub(crate) const fn revision(&self) -> u64 {
+    pub const fn revision(&self) -> u64 {
         self.changes.revision
     }
 
     /// Databases that changed after `revision`, those that are gone included; in no useful order.
-    pub(crate) fn changed_since(&self, revision: u64) -> impl Iterator<Item = DatabaseId> + '_ {
+    pub fn changed_since(&self, revision: u64) -> impl Iterator<Item = DatabaseId> + '_ {
         self.changes.order.range(revision.saturating_add(1)..).map(|(_, id)| *id)
     }
 

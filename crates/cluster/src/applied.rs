@@ -35,6 +35,9 @@ pub(crate) struct AppliedState {
     pub(crate) last_applied: Option<LogId>,
     /// The last applied consensus membership.
     pub(crate) membership: StoredMembership,
+    /// Snapshots taken over from others since the start: each makes `state` another one, whose
+    /// revisions begin anew.
+    pub(crate) snapshots: u64,
 }
 
 impl AppliedState {

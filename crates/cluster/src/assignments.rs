@@ -2,7 +2,8 @@
 //!
 //! One task owns the order of messages on the link. A lease update of revision R is sent only when
 //! the local applied state has reached R for this member and every assignment up to it was sent
-//! before (R9); a new life of the data process gets everything again. Only what changed is sent.
+//! before (R9); a new life of the data process gets everything again. Only what changed is sent,
+//! and only that is looked at: a change of one database must not cost a look at thousands.
 //!
 //! Failure behaviour: if a message cannot be queued, what was sent is forgotten, and the next look
 //! sends everything again; a lease is not extended meanwhile.
@@ -15,7 +16,9 @@ use bytes::Bytes;
 use keelson_cluster_core::{
     ClusterState, CopyConfig, CopyKind, Database, LeaseHolder, LossReceipt,
 };
-use keelson_types::{CopyId, DatabaseId, IncarnationId, MemberId, MountIntent, Tick, Weakness};
+use keelson_types::{
+    CopyId, DatabaseId, IncarnationId, MemberId, MountDial, MountIntent, Tick, Weakness,
+};
 use keelson_wire::v1::{
     AssignDatabase, AssignMembers, CommitConstraint, CopyAssignment, DatabaseAssignment,
     ForgetDatabase, LeaseUpdate, MemberAddress, control_to_data,
@@ -24,6 +27,7 @@ use keelson_wire::{ids, v1};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
+use crate::applied::AppliedState;
 use crate::clock;
 use crate::context::Context;
 use crate::data_link::DataEvent;
@@ -41,7 +45,40 @@ struct Told {
     lease: Option<(Tick, u64)>,
     members: Option<AssignMembers>,
     databases: BTreeMap<DatabaseId, DatabaseAssignment>,
+    /// What was looked at; nothing if everything has to be.
+    seen: Option<Seen>,
 }
+
+/// What the assignments follow from, as far as it concerns more than one database.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Seen {
+    /// Of the databases.
+    revision: u64,
+    /// Snapshots taken over: their revisions begin anew.
+    snapshots: u64,
+    dials: Vec<(MemberId, MountDial)>,
+}
+
+impl Seen {
+    fn of(all: &AppliedState) -> Self {
+        let members = all.state.members.iter();
+        Self {
+            revision: all.state.databases.revision(),
+            snapshots: all.snapshots,
+            dials: members.map(|(id, member)| (*id, member.activation.dial)).collect(),
+        }
+    }
+
+    /// Databases that may be assigned otherwise than when `before` was seen; nothing if all of them
+    /// may.
+    fn changed_since(&self, before: &Self, state: &ClusterState) -> Option<Vec<DatabaseId>> {
+        let same = (before.snapshots, &before.dials) == (self.snapshots, &self.dials);
+        same.then(|| state.databases.changed_since(before.revision).collect())
+    }
+}
+
+/// What is new of databases; nothing for those of which no copy is here.
+type News = BTreeMap<DatabaseId, Option<DatabaseAssignment>>;
 
 /// The owner of the order of messages to the data process.
 pub(crate) struct Assigner {
@@ -119,6 +156,7 @@ impl Assigner {
             lease: None,
             members: None,
             databases: BTreeMap::new(),
+            seen: None,
         });
         self.context.set_lease_until(Tick(0));
         self.assigned.send_replace(0);
@@ -136,12 +174,12 @@ impl Assigner {
         let me = self.context.identity.member;
         let caught_up = *self.context.caught_up.borrow();
         // One look at one state: the lease goes out with exactly the assignments of its revision.
-        let (index, (members, databases, lease)) = self.context.applied.read_all(|all| {
+        let (index, (members, news, lease)) = self.context.applied.read_all(|all| {
             let (index, state) = (all.index(), &all.state);
             let lease = told.holder.announced(clock::now(), state);
-            (index, (members(state, caught_up), databases_on(state, me), lease))
+            (index, (members(state, caught_up), told.news(all, me), lease))
         });
-        let mut messages = told.changes(members, databases);
+        let (mut messages, forgotten) = told.changes(members, news);
         if let Some((until, revision)) = lease.filter(|_| lease != told.lease) {
             told.lease = lease;
             self.context.set_lease_until(until);
@@ -154,9 +192,7 @@ impl Assigner {
                 tracing::debug!(
                     "the data process takes no messages; everything is sent again later"
                 );
-                told.members = None;
-                told.databases.clear();
-                told.lease = None;
+                told.unsure(forgotten);
                 return;
             }
         }
@@ -165,29 +201,58 @@ impl Assigner {
 }
 
 impl Told {
-    /// The messages that bring the data process from what it was told to what is so, in order.
+    /// What became of the databases that changed since the last look, and remembers this one.
+    fn news(&mut self, all: &AppliedState, me: MemberId) -> News {
+        let state = &all.state;
+        let now = Seen::of(all);
+        let before = self.seen.as_ref();
+        let changed = before.and_then(|before| now.changed_since(before, state));
+        let changed = changed.unwrap_or_else(|| {
+            state.databases.keys().chain(self.databases.keys()).copied().collect()
+        });
+        self.seen = Some(now);
+        let here = |id: DatabaseId| {
+            let database = state.databases.get(&id)?;
+            Some(assignment(state, database, database.copy_on(me)?))
+        };
+        changed.into_iter().map(|id| (id, here(id))).collect()
+    }
+
+    /// The messages that bring the data process from what it was told to what is so, in order, and
+    /// the databases that it is to forget.
     fn changes(
         &mut self,
         members: AssignMembers,
-        databases: BTreeMap<DatabaseId, DatabaseAssignment>,
-    ) -> Vec<control_to_data::Message> {
-        let mut messages = Vec::new();
+        news: News,
+    ) -> (Vec<control_to_data::Message>, Vec<DatabaseId>) {
+        let (mut messages, mut forgotten) = (Vec::new(), Vec::new());
         if self.members.as_ref() != Some(&members) {
             messages.push(control_to_data::Message::Members(members.clone()));
             self.members = Some(members);
         }
-        for id in self.databases.keys().filter(|id| !databases.contains_key(id)) {
-            let forget = ForgetDatabase { database: ids::bytes(*id) };
-            messages.push(control_to_data::Message::Forget(forget));
-        }
-        for (id, assignment) in &databases {
-            if self.databases.get(id) != Some(assignment) {
-                let assignment = Some(assignment.clone());
-                messages.push(control_to_data::Message::Assign(AssignDatabase { assignment }));
+        for (id, now) in news {
+            match now {
+                None if self.databases.remove(&id).is_some() => {
+                    let forget = ForgetDatabase { database: ids::bytes(id) };
+                    messages.push(control_to_data::Message::Forget(forget));
+                    forgotten.push(id);
+                }
+                Some(now) if self.databases.get(&id) != Some(&now) => {
+                    self.databases.insert(id, now.clone());
+                    let assign = AssignDatabase { assignment: Some(now) };
+                    messages.push(control_to_data::Message::Assign(assign));
+                }
+                None | Some(_) => {}
             }
         }
-        self.databases = databases;
-        messages
+        (messages, forgotten)
+    }
+
+    /// Not everything arrived: all of it is sent again, what was to be forgotten included.
+    fn unsure(&mut self, forgotten: Vec<DatabaseId>) {
+        (self.members, self.lease, self.seen) = (None, None, None);
+        self.databases.extend(forgotten.into_iter().map(|id| (id, DatabaseAssignment::default())));
+        self.databases.values_mut().for_each(|told| *told = DatabaseAssignment::default());
     }
 }
 
@@ -220,14 +285,6 @@ fn members(state: &ClusterState, caught_up: bool) -> AssignMembers {
         networks: json(&state.networks),
         tokens: if caught_up { json(&state.tokens) } else { Bytes::new() },
     }
-}
-
-fn databases_on(state: &ClusterState, me: MemberId) -> BTreeMap<DatabaseId, DatabaseAssignment> {
-    let here = state.databases.values().filter_map(|database| {
-        let copy = database.copy_on(me)?;
-        Some((database.id, assignment(state, database, copy)))
-    });
-    here.collect()
 }
 
 fn assignment(state: &ClusterState, database: &Database, this_copy: CopyId) -> DatabaseAssignment {
@@ -283,4 +340,129 @@ fn assignment(state: &ClusterState, database: &Database, this_copy: CopyId) -> D
 
 fn discarded(receipt: &LossReceipt) -> v1::DiscardedLog {
     v1::DiscardedLog { epoch: Some(receipt.epoch.into()), kept: Some(receipt.kept.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use keelson_cluster_core::{Command, DatabaseSettings, MemberConfig, NewCopy};
+    use keelson_types::{DatabaseName, MemberName, SiteName, StreamId};
+
+    use super::*;
+
+    const ME: MemberId = MemberId::from_u128(1);
+
+    fn added(n: u128) -> Command {
+        let member = MemberConfig {
+            id: MemberId::from_u128(n),
+            node: n as u64,
+            name: MemberName::new(format!("m{n}")).expect("a name"),
+            site: SiteName::new("here").expect("a name"),
+            control_address: format!("m{n}:1"),
+            data_address: format!("m{n}:2"),
+            replication_addresses: Vec::new(),
+            voter: true,
+        };
+        Command::AddMember { member }
+    }
+
+    fn created(n: u128, members: &[u128]) -> Command {
+        let copy = |member: &u128| NewCopy {
+            copy: CopyId::from_u128(10 * n + member),
+            member: MemberId::from_u128(*member),
+            preference: 1,
+            kind: CopyKind::Ha,
+        };
+        Command::CreateDatabase {
+            id: DatabaseId::from_u128(n),
+            name: DatabaseName::new(format!("DB{n}")).expect("a name"),
+            stream: StreamId::from_u128(n),
+            settings: DatabaseSettings::default(),
+            copies: members.iter().map(copy).collect(),
+        }
+    }
+
+    fn removed(n: u128) -> Command {
+        Command::RemoveDatabase { database: DatabaseId::from_u128(n), force: true }
+    }
+
+    /// A member that was told of everything so far.
+    struct World {
+        all: AppliedState,
+        told: Told,
+        index: u64,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let incarnation = IncarnationId::from_u128(9);
+            let lease = crate::timings::Timings::lan().lease;
+            let holder = LeaseHolder::new(lease, ME, incarnation, Weakness::None);
+            let databases = BTreeMap::new();
+            let told =
+                Told { incarnation, holder, lease: None, members: None, databases, seen: None };
+            Self { all: AppliedState::default(), told, index: 0 }
+        }
+
+        fn apply(&mut self, command: &Command) {
+            self.index += 1;
+            self.all.state.apply(self.index, command).into_result().expect("accepted");
+        }
+
+        /// How many databases are looked at, and of which something is told. What the data process
+        /// then knows is what a look at everything finds.
+        fn look(&mut self) -> (usize, usize) {
+            let news = self.told.news(&self.all, ME);
+            let looked = news.len();
+            let (messages, _) = self.told.changes(AssignMembers::default(), news);
+            let plain = self.all.state.databases.values().filter_map(|database| {
+                let copy = database.copy_on(ME)?;
+                Some((database.id, assignment(&self.all.state, database, copy)))
+            });
+            assert_eq!(self.told.databases, plain.collect());
+            let members = |m: &&_| !matches!(m, control_to_data::Message::Members(_));
+            (looked, messages.iter().filter(members).count())
+        }
+    }
+
+    #[test]
+    fn only_what_changed_is_looked_at() {
+        let mut world = World::new();
+        [added(1), added(2), created(1, &[1, 2]), created(2, &[2]), created(3, &[1])]
+            .iter()
+            .for_each(|command| world.apply(command));
+        assert_eq!(world.look(), (3, 2));
+        assert_eq!(world.look(), (0, 0));
+        world.apply(&created(4, &[1]));
+        assert_eq!(world.look(), (1, 1));
+        world.apply(&removed(3));
+        assert_eq!(world.look(), (1, 1), "it is to be forgotten");
+    }
+
+    #[test]
+    fn everything_is_looked_at_when_many_may_be_different() {
+        let mut world = World::new();
+        [added(1), added(2), created(1, &[1, 2]), created(2, &[1])]
+            .iter()
+            .for_each(|command| world.apply(command));
+        world.look();
+        // A snapshot's revisions say nothing about those from before.
+        world.all.snapshots += 1;
+        assert_eq!(world.look(), (2, 0));
+        // Whether an active keeps a ceiling hangs on the dials of others.
+        world.all.state.members.get_mut(&MemberId::from_u128(2)).expect("added").activation.dial =
+            MountDial::BestAvailability;
+        assert_eq!(world.look(), (2, 1));
+    }
+
+    #[test]
+    fn what_did_not_arrive_is_sent_again() {
+        let mut world = World::new();
+        [added(1), created(1, &[1]), created(2, &[1])].iter().for_each(|c| world.apply(c));
+        world.look();
+        world.apply(&removed(2));
+        let news = world.told.news(&world.all, ME);
+        let (_, forgotten) = world.told.changes(AssignMembers::default(), news);
+        world.told.unsure(forgotten);
+        assert_eq!(world.look(), (2, 2), "one to assign, one to forget");
+    }
 }

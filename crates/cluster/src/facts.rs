@@ -108,9 +108,19 @@ impl Context {
         members: impl IntoIterator<Item = MemberId>,
         databases: &[DatabaseId],
     ) -> AllFacts {
+        self.facts_once_told_of(members, databases, 0).await
+    }
+
+    /// The same, of each once both its processes were told what was decided at `told_index`.
+    pub(crate) async fn facts_once_told_of(
+        self: &Arc<Self>,
+        members: impl IntoIterator<Item = MemberId>,
+        databases: &[DatabaseId],
+        told_index: u64,
+    ) -> AllFacts {
         let databases: Vec<_> = databases.iter().map(|id| ids::bytes(*id)).collect();
         let ask = |member: MemberId| {
-            let request = MemberFactsRequest { databases: databases.clone(), told_index: 0 };
+            let request = MemberFactsRequest { databases: databases.clone(), told_index };
             async move { (member, self.facts_from(member, request).await) }
         };
         join_all(members.into_iter().map(ask)).await.into_iter().collect()

@@ -232,6 +232,9 @@ impl LeaderTask {
         if self.alive.insert(member, incarnation) != Some(incarnation) {
             self.step(ManagerEvent::MemberAlive { member, incarnation });
         }
+        if wedged.is_empty() {
+            return;
+        }
         let epochs: Vec<_> = self.context.applied.read(|state| {
             let assigned = state.assignments(member);
             let assigned = assigned.filter(|a| a.incarnation == incarnation);

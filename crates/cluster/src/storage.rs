@@ -298,6 +298,7 @@ fn restored(
         state: body.state,
         last_applied: meta.last_log_id,
         membership: meta.last_membership.clone(),
+        snapshots: 0,
     })
 }
 

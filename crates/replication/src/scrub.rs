@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use keelson_copy_core::scrub::{Scrubbed, next_scrub};
 use keelson_types::{CopyId, MemberId, Position, Setting};
-use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedMutexGuard, Semaphore, oneshot};
 
 use crate::context::{CopyHandle, PlaneContext, Registry};
 use crate::log_lane::LogJob;
@@ -37,8 +37,8 @@ const MENDS_MAX: u32 = 3;
 /// Damages of one log in one scrub.
 const DAMAGES_MAX: u32 = 10_000;
 
-/// Scheduled scrubs that wait for other members at a time; as many stuck members stop them all.
-const COMPARISONS_MAX: usize = 8;
+/// Scheduled scrubs at a time, those that wait for other members included: digests share a thread.
+const SCHEDULED_MAX: usize = 2;
 
 /// What the scrubs of a member share.
 #[derive(Debug)]
@@ -47,11 +47,17 @@ pub(crate) struct Scrubbing {
     turn: Semaphore,
     /// Of scheduled scrubs, from the beginning of each.
     places: Arc<Semaphore>,
+    /// One ended: its copy can be due again.
+    ended: Notify,
 }
 
 impl Default for Scrubbing {
     fn default() -> Self {
-        Self { turn: Semaphore::new(1), places: Arc::new(Semaphore::new(COMPARISONS_MAX)) }
+        Self {
+            turn: Semaphore::new(1),
+            places: Arc::new(Semaphore::new(SCHEDULED_MAX)),
+            ended: Notify::new(),
+        }
     }
 }
 
@@ -94,6 +100,7 @@ pub(crate) async fn run(context: Arc<PlaneContext>, registry: Arc<Registry>) {
                     () = tokio::time::sleep(wait) => {}
                     // The sender lives as long as the context.
                     _ = settings.changed() => {}
+                    () = context.scrubbing.ended.notified() => {}
                 }
             }
         }
@@ -109,12 +116,12 @@ pub(crate) async fn scrub(context: &Arc<PlaneContext>, copy: &CopyHandle) {
 struct Read {
     report: ScrubReport,
     parts: Result<ScrubParts, String>,
-    _alone: OwnedMutexGuard<()>,
+    alone: OwnedMutexGuard<()>,
 }
 
 impl Read {
     async fn through(context: &Arc<PlaneContext>, copy: &CopyHandle) -> Self {
-        let _alone = copy.shared.scrub.alone().await;
+        let alone = copy.shared.scrub.alone().await;
         let mut report = ScrubReport::default();
         let parts = match context.scrubbing.turn.acquire().await {
             Ok(_turn) => {
@@ -123,7 +130,7 @@ impl Read {
             }
             Err(_) => Err("the member stops".into()),
         };
-        Self { report, parts, _alone }
+        Self { report, parts, alone }
     }
 
     /// What waits for other members, not for this disk; then says how it ended.
@@ -154,6 +161,8 @@ impl Read {
             let _ = ask(&parts.files.log, |reply| LogJob::Scrubbed { kept, clean, reply }).await;
         }
         shared.scrub.end(self.report);
+        drop(self.alone);
+        context.scrubbing.ended.notify_one();
     }
 }
 

@@ -195,8 +195,12 @@ impl<G: Ground> Range<G> {
         self.writer.progress(WRITES_AFTER).await?;
         self.ground.view().wait_until_up(self.ground.places().len()).await?;
         self.ground.view().wait_until_counting(DATABASE).await?;
-        let (gap, took) = (self.writer.longest_gap(), begun.elapsed());
-        println!("chaos: {number}: {fault}: gap {} ms, whole after {took:.1?}", gap.as_millis());
+        let (gap, began) = (self.writer.longest_gap(), self.writer.gap_began());
+        println!(
+            "chaos: {number}: {fault}: gap {} ms after {began:.1?}, whole after {:.1?}",
+            gap.as_millis(),
+            begun.elapsed()
+        );
         self.table.add(kind, gap);
         Ok(())
     }

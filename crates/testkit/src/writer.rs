@@ -44,6 +44,9 @@ struct Shared {
     acknowledged: AtomicU64,
     last_nanos: AtomicU64,
     longest_nanos: AtomicU64,
+    /// When the longest gap began, and when gaps were forgotten.
+    gap_began_nanos: AtomicU64,
+    reset_nanos: AtomicU64,
     failure: Mutex<Option<String>>,
 }
 
@@ -97,6 +100,8 @@ impl Writer {
             acknowledged: AtomicU64::new(0),
             last_nanos: AtomicU64::new(0),
             longest_nanos: AtomicU64::new(0),
+            gap_began_nanos: AtomicU64::new(0),
+            reset_nanos: AtomicU64::new(0),
             failure: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
@@ -131,6 +136,14 @@ impl Writer {
         let now = self.shared.now();
         self.shared.last_nanos.store(now, Ordering::SeqCst);
         self.shared.longest_nanos.store(0, Ordering::SeqCst);
+        self.shared.reset_nanos.store(now, Ordering::SeqCst);
+    }
+
+    /// When the longest gap began, since the last reset.
+    #[must_use]
+    pub fn gap_began(&self) -> Duration {
+        let began = self.shared.gap_began_nanos.load(Ordering::SeqCst);
+        Duration::from_nanos(began.saturating_sub(self.shared.reset_nanos.load(Ordering::SeqCst)))
     }
 
     /// Longest time between two acknowledgements since the last reset.
@@ -175,7 +188,10 @@ impl Shared {
         self.acknowledged.fetch_add(1, Ordering::SeqCst);
         let now = self.now();
         let last = self.last_nanos.swap(now, Ordering::SeqCst);
-        self.longest_nanos.fetch_max(now.saturating_sub(last), Ordering::SeqCst);
+        let gap = now.saturating_sub(last);
+        if self.longest_nanos.fetch_max(gap, Ordering::SeqCst) < gap {
+            self.gap_began_nanos.store(last, Ordering::SeqCst);
+        }
     }
 
     fn fail(&self, text: String) {

@@ -107,6 +107,13 @@ impl EpochTable {
         self.0.iter().any(|row| row.epoch == epoch)
     }
 
+    /// The same, or it is older than all that this table remembers (a control file keeps the newest
+    /// rows only).
+    #[must_use]
+    pub fn may_contain(&self, epoch: Epoch) -> bool {
+        self.contains(epoch) || self.0.first().is_some_and(|oldest| epoch < oldest.epoch)
+    }
+
     /// The newest row.
     #[must_use]
     pub fn last(&self) -> Option<&EpochStart> {
@@ -184,6 +191,19 @@ mod tests {
 
     fn table(rows: &[EpochStart]) -> EpochTable {
         EpochTable::from_rows(rows.to_vec()).expect("rising rows")
+    }
+
+    #[test]
+    fn what_a_table_cannot_remember_it_may_contain() {
+        let mut table = table(&[row(3, 0, 0), row(5, 2, 700), row(7, 3, 100)]);
+        table.cut(Position::new(3, 0));
+        let (yes, no) = (true, false);
+        for (counter, contains, may) in
+            [(2, no, yes), (3, yes, yes), (4, no, no), (5, yes, yes), (7, no, no)]
+        {
+            let epoch = Epoch::new(0, counter);
+            assert_eq!((table.contains(epoch), table.may_contain(epoch)), (contains, may));
+        }
     }
 
     #[test]

@@ -37,8 +37,8 @@ impl Tick {
 pub struct HybridTime(pub u64);
 
 impl HybridTime {
-    /// A timestamp from Unix milliseconds, counter zero. A time that has no room in 48 bits (the year
-    /// 10889) is the last one there is.
+    /// A timestamp from Unix milliseconds, counter zero. A time that has no room in 48 bits (the
+    /// year 10889) is the last one there is.
     #[must_use]
     pub const fn from_unix_millis(millis: u64) -> Self {
         Self(if millis >> 48 == 0 { millis << 16 } else { u64::MAX })

@@ -116,7 +116,7 @@ impl Admin {
         &self,
         message: v1::GuaranteeRequest,
     ) -> Result<v1::GuaranteeResponse, ClientError> {
-        ask!(self, Kind::Change, guarantee_health, message)
+        ask!(self, Kind::LeaderQuestion, guarantee_health, message)
     }
 
     /// Whether what was written is replayed on enough copies.
@@ -127,7 +127,7 @@ impl Admin {
         &self,
         message: v1::GuaranteeRequest,
     ) -> Result<v1::GuaranteeResponse, ClientError> {
-        ask!(self, Kind::Change, guarantee_flush, message)
+        ask!(self, Kind::LeaderQuestion, guarantee_flush, message)
     }
 
     /// State of copies, collected from all members now; empty names mean all.

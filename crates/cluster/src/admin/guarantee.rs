@@ -58,6 +58,7 @@ impl Context {
 
     async fn ask_copies(self: &Arc<Self>, request: &GuaranteeRequest) -> Result<Asked, Refusal> {
         // Another member may not have heard yet of copies, of an activation, or of its receipt.
+        self.require_leader()?;
         self.confirm_leader().await?;
         let database = self.database_called(&request.database)?;
         let constraint = match request.constraint.as_str() {
@@ -69,7 +70,9 @@ impl Context {
             return Err(Refusal::new(RefusalReason::Activating, what));
         };
         let holders = database.copies.values().map(|copy| copy.member);
-        let facts = self.facts_of(holders, &[database.id]).await;
+        // Who has not heard of the newest receipt cannot say whether its heir is in the log.
+        let told = database.assigned_at;
+        let facts = self.facts_once_told_of(holders, &[database.id], told).await;
         let now = self.database_called(&request.database)?;
         if (now.epoch, now.target) != (database.epoch, database.target) {
             let what = format!("{} was activated meanwhile", request.database);

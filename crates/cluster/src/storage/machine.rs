@@ -137,6 +137,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 state: decoded.state,
                 last_applied: meta.last_log_id,
                 membership: meta.last_membership.clone(),
+                snapshots: all.snapshots + 1,
             };
         });
         Ok(())

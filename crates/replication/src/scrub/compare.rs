@@ -1,10 +1,11 @@
 //! Comparing the contents of all copies, by the active one: a marker in the log, a digest of each
 //! copy where it replays the marker, and a verdict.
 //!
-//! Copies that were found equal are not compared again before something is written. Copies that do not answer in time (lagged, suspended, down) do not count, and the report says
-//! how many did.
+//! Copies that do not answer in time (lagged, suspended, down) do not count, and the report says
+//! how many did. A database that nobody writes is compared like any other: a store can be wrong
+//! without a write.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,11 +34,6 @@ pub(super) async fn compare(
     report: &mut ScrubReport,
 ) -> Result<(), String> {
     let shared = &copy.shared;
-    let expected = parts.others.iter().map(|(_, other)| *other).chain([shared.copy]);
-    if let Some(equal) = shared.scrub.equal_at(shared.committed.load(), expected) {
-        report.compared = Some(Compared::new(equal, parts.copies));
-        return Ok(());
-    }
     let (marker, at) = place_marker(copy).await?;
     let wait = digest_wait(shared.size());
     let own = async { timeout(wait, copy.digests.wait(marker)).await.ok()?.ok() };
@@ -47,12 +43,10 @@ pub(super) async fn compare(
     let own = own.map(|taken| (shared.copy, taken));
     let answers: BTreeMap<CopyId, (LogEnd, u128)> =
         others.into_iter().flatten().chain(own).collect();
-    let there = answers.iter().filter(|(_, (taken, _))| *taken == at);
-    let compared: BTreeSet<_> = there.map(|(copy, _)| *copy).collect();
-    report.compared = Some(Compared::new(compared.len(), parts.copies));
+    let compared = answers.values().filter(|(taken, _)| *taken == at).count();
+    report.compared = Some(Compared::new(compared, parts.copies));
     match judge_digests(at, &answers) {
-        // Those that are missing are compared when they can answer, written to or not.
-        DigestVerdict::Equal => shared.scrub.set_equal(at.position, compared),
+        DigestVerdict::Equal => {}
         DigestVerdict::Minority(wrong) => {
             report.found += 1;
             for wrong in wrong {

@@ -1,11 +1,9 @@
 //! How far a copy's scrub is, and how the last one ended. The latter is kept in the control file,
 //! so that a restart begins no scrub anew.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keelson_format::ControlRecord;
-use keelson_types::{CopyId, Position};
 use keelson_wire::v1;
 use tokio::sync::OwnedMutexGuard;
 
@@ -39,7 +37,7 @@ pub(crate) struct ScrubReport {
     pub(crate) bytes: u64,
     pub(crate) found: u32,
     pub(crate) mended: u32,
-    /// By the active copy: now, or before if nothing was written since.
+    /// By the active copy, in the end.
     pub(crate) compared: Option<Compared>,
     /// What was not mended there and then.
     pub(crate) problem: Option<String>,
@@ -109,14 +107,6 @@ struct Inner {
     running: Option<(u64, u64)>,
     asked: bool,
     ended: u64,
-    equal: Equal,
-}
-
-/// The copies whose contents were found equal last, and where.
-#[derive(Debug, Default)]
-struct Equal {
-    at: Position,
-    copies: BTreeSet<CopyId>,
 }
 
 impl ScrubState {
@@ -136,9 +126,9 @@ impl ScrubState {
 
     /// When the last one ended; nothing if that is not known, or while one runs.
     pub(super) fn rests_since(&self) -> Option<u64> {
-        let inner = self.lock();
-        let rests = inner.running.is_none();
-        inner.last.as_ref().filter(|_| rests).map(|last| last.ended_unix_ms)
+        // One that panicked holds nothing any more.
+        let _rests = self.alone.try_lock().ok()?;
+        self.lock().last.as_ref().map(|last| last.ended_unix_ms)
     }
 
     /// Asks for one; false if one is waiting for its turn already. With the number of those that
@@ -165,21 +155,6 @@ impl ScrubState {
         let mut inner = self.lock();
         (inner.running, inner.last) = (None, Some(report));
         inner.ended += 1;
-    }
-
-    /// How many copies were found equal at `at`, if all of these were among them.
-    pub(super) fn equal_at(
-        &self,
-        at: Position,
-        mut copies: impl Iterator<Item = CopyId>,
-    ) -> Option<usize> {
-        let equal = &self.lock().equal;
-        let known = equal.at == at && copies.all(|copy| equal.copies.contains(&copy));
-        known.then_some(equal.copies.len())
-    }
-
-    pub(super) fn set_equal(&self, at: Position, copies: BTreeSet<CopyId>) {
-        self.lock().equal = Equal { at, copies };
     }
 
     /// For status pages.
@@ -227,23 +202,18 @@ mod tests {
         assert_eq!(state.ask(), (false, 0), "one is waiting");
         state.begin(10);
         assert_eq!(state.ask(), (true, 1));
-        assert_eq!(state.rests_since(), None, "no second one is begun");
-        state.end(ScrubReport { ended_unix_ms: 5, ..ScrubReport::default() });
+        state.end(ScrubReport::default());
         assert_eq!(state.facts().ended, 1);
-        assert_eq!(state.rests_since(), Some(5));
     }
 
-    #[test]
-    fn a_copy_that_never_answers_makes_nobody_compare_again() {
+    #[tokio::test]
+    async fn what_is_scrubbed_now_is_not_due() {
         let state = ScrubState::default();
-        let [one, two, lagged] = [1, 2, 3].map(CopyId::from_u128);
-        let at = Position::new(4, 8);
-        assert_eq!(state.equal_at(at, [one, two].into_iter()), None);
-        state.set_equal(at, BTreeSet::from([one, two]));
-        assert_eq!(state.equal_at(at, [one, two].into_iter()), Some(2));
-        assert_eq!(state.equal_at(at, [one].into_iter()), Some(2));
-        assert_eq!(state.equal_at(at, [one, two, lagged].into_iter()), None, "it can answer now");
-        let later = Position::new(4, 9);
-        assert_eq!(state.equal_at(later, [one].into_iter()), None, "written to since");
+        assert_eq!(state.rests_since(), None, "it was never opened");
+        state.opened(ScrubReport { ended_unix_ms: 5, ..ScrubReport::default() });
+        let alone = state.alone().await;
+        assert_eq!(state.rests_since(), None);
+        drop(alone);
+        assert_eq!(state.rests_since(), Some(5));
     }
 }
