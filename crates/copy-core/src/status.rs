@@ -142,7 +142,7 @@ impl CopyMachine {
     /// An activation that never came to its opening frame gave nothing up.
     fn heirs(&self) -> Vec<Epoch> {
         let discards = self.assignment.iter().flat_map(|assignment| &assignment.discards);
-let epochs = discards.map(|discard| discard.epoch);
+        let epochs = discards.map(|discard| discard.epoch);
         epochs.filter(|epoch| self.table.may_contain(*epoch)).collect()
     }
 
