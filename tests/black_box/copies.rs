@@ -198,20 +198,31 @@ async fn without_circular_logging_log_goes_when_it_is_backed_up() -> Result<()> 
     Ok(())
 }
 
-/// F99-F101: log goes when every copy is through with it; a suspended copy keeps all of it.
-#[tokio::test(flavor = "multi_thread")]
-async fn log_goes_when_every_copy_is_through_with_it() -> Result<()> {
+/// Three copies with generations of 1 MiB, active on m1.
+async fn small_generations() -> Result<Cluster> {
     let cluster = Cluster::start(3).await?;
     let args = ["database", "create", "DB1", "--on", "m1,m2,m3", "--generation-size", "1MiB"];
     cluster.cli().succeed(args).await?;
-    cluster.cli().succeed(["database", "set", "DB1", "--circular-logging", "true"]).await?;
     cluster.wait_until_caught_up("DB1").await?;
     cluster.cli().succeed(["switchover", "DB1", "--to", "m1"]).await?;
-    cluster.cli().succeed(["copy", "suspend", "DB1@m3", "--comment", "holds log"]).await?;
-    let database = cluster.client().database("DB1");
+    Ok(cluster)
+}
+
+async fn write_six_generations(cluster: &Cluster) -> Result<()> {
     for number in 0..12 {
-        database.put(format!("k{number}"), vec![number; 512 * 1024]).await?;
+        let value = vec![number; 512 * 1024];
+        cluster.client().database("DB1").put(format!("k{number}"), value).await?;
     }
+    Ok(())
+}
+
+/// F99-F101: log goes when every copy is through with it; a suspended copy keeps all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn log_goes_when_every_copy_is_through_with_it() -> Result<()> {
+    let cluster = small_generations().await?;
+    cluster.cli().succeed(["database", "set", "DB1", "--circular-logging", "true"]).await?;
+    cluster.cli().succeed(["copy", "suspend", "DB1@m3", "--comment", "holds log"]).await?;
+    write_six_generations(&cluster).await?;
     eventually("the suspended copy is named as the holder", || async {
         let shown = cluster.cli().json(["database", "show", "DB1"]).await?;
         let held = shown["log_held_by"].as_array().cloned().unwrap_or_default();
@@ -241,7 +252,8 @@ async fn log_goes_when_every_copy_is_through_with_it() -> Result<()> {
     })
     .await?;
     cluster.equal_digest("DB1", 3).await?;
-    assert_eq!(database.get("k3").await?.map(|value| value.len()), Some(512 * 1024));
+    let value = cluster.client().database("DB1").get("k3").await?;
+    assert_eq!(value.map(|value| value.len()), Some(512 * 1024));
     // F107: a copy that needs the log from its start comes too late.
     cluster.cli().succeed(["copy", "remove", "DB1", "--on", "m3", "--yes"]).await?;
     cluster.cli().succeed(["copy", "add", "DB1", "--on", "m3", "--configuration-only"]).await?;
@@ -255,16 +267,9 @@ async fn log_goes_when_every_copy_is_through_with_it() -> Result<()> {
 /// not wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn log_stays_on_a_copy_with_a_truncation_lag_and_nowhere_else() -> Result<()> {
-    let cluster = Cluster::start(3).await?;
-    let args = ["database", "create", "DB1", "--on", "m1,m2,m3", "--generation-size", "1MiB"];
-    cluster.cli().succeed(args).await?;
+    let cluster = small_generations().await?;
     cluster.cli().succeed(["copy", "set", "DB1@m3", "--truncation-lag", "1h"]).await?;
-    cluster.wait_until_caught_up("DB1").await?;
-    cluster.cli().succeed(["switchover", "DB1", "--to", "m1"]).await?;
-    let database = cluster.client().database("DB1");
-    for number in 0..12 {
-        database.put(format!("k{number}"), vec![number; 512 * 1024]).await?;
-    }
+    write_six_generations(&cluster).await?;
     let gone = |member: &'static str| {
         let cluster = &cluster;
         eventually("log goes", move || async move {

@@ -61,9 +61,9 @@ pub use tokens::TokenRequest;
 pub(crate) enum Kind {
     /// Any member answers.
     Question,
-    /// Only the leader answers, and soon.
+    /// Only the leader answers, and soon: one that does not is asked again like any other.
     LeaderQuestion,
-    /// Only the leader answers.
+    /// Only the leader answers, and may take all the time that there is.
     Change,
 }
 

@@ -15,7 +15,11 @@ mod tests;
 use std::fmt;
 use std::time::Duration;
 
-use keelson_types::{CopyId, CopyStatus, HybridTime, MemberId, Position, SiteName};
+use keelson_types::{
+    CopyId, CopyStatus, Discard, Epoch, HybridTime, LogEnd, MemberId, Position, SiteName,
+};
+
+use crate::loss::LossReceipt;
 
 pub use constraint::GuaranteeConstraint;
 pub use pacing::{CallerPacing, CallerStep};
@@ -140,6 +144,26 @@ pub enum Guarantee {
     Satisfied,
     /// It does not hold.
     NotSatisfied(Vec<Objection>),
+}
+
+/// What was given up for good: the log of the active contains the heir (`heirs` are those that it
+/// contains). A receipt whose activation never came to its opening frame gave nothing up. An active
+/// that does not answer has no heirs here; then the check cannot pass for want of its answer.
+#[must_use]
+pub fn given_up<'a>(
+    receipts: impl IntoIterator<Item = &'a LossReceipt>,
+    heirs: &[Epoch],
+) -> Vec<Discard> {
+    let discards = receipts.into_iter().map(LossReceipt::discard);
+    discards.filter(|discard| heirs.contains(&discard.epoch)).collect()
+}
+
+/// Where the timeline that a copy replayed ends for the others, if the rest was given up (review
+/// S13): positions behind that compare with nothing.
+#[must_use]
+pub fn kept_of(given_up: &[Discard], replayed: LogEnd) -> Option<Position> {
+    let given_up = given_up.iter().filter(|discard| discard.covers(replayed));
+    given_up.map(|discard| discard.kept.position.min(replayed.position)).min()
 }
 
 /// Are enough copies there and healthy?

@@ -359,6 +359,12 @@ impl Database {
         self.copies.iter().find(|(_, copy)| copy.member == member).map(|(id, _)| *id)
     }
 
+    /// What the active of the newest epoch promised of what it commits.
+    #[must_use]
+    pub fn newest_ceiling(&self) -> Option<&RuleRecord> {
+        self.unestablished.last().filter(|record| record.epoch == self.epoch)
+    }
+
     /// How many copies are HA copies and not leaving.
     #[must_use]
     pub fn ha_copy_count(&self) -> usize {
@@ -438,13 +444,6 @@ impl ClusterState {
         })
     }
 
-    /// What the active of the newest epoch promised of what it commits.
-    #[must_use]
-    pub fn newest_ceiling(&self, database: DatabaseId) -> Option<&RuleRecord> {
-        let database = self.databases.get(&database)?;
-        database.unestablished.last().filter(|record| record.epoch == database.epoch)
-    }
-
     /// Whether a member would activate a copy of the database with loss by itself, so that its
     /// active has to keep a ceiling.
     #[must_use]
@@ -468,7 +467,7 @@ impl ClusterState {
             rule: database.rule.clone()?,
             required_end: binding.required_end,
             sources: binding.sources.clone(),
-            ceiling: self.newest_ceiling(database.id).and_then(|record| record.ceiling),
+            ceiling: database.newest_ceiling().and_then(|record| record.ceiling),
             peers: others
                 .map(|(id, copy)| Peer { copy: *id, member: copy.member, kind: copy.kind })
                 .collect(),

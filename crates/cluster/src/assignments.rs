@@ -211,10 +211,7 @@ impl Told {
             state.databases.keys().chain(self.databases.keys()).copied().collect()
         });
         self.seen = Some(now);
-        let here = |id: DatabaseId| {
-            let database = state.databases.get(&id)?;
-            Some(assignment(state, database, database.copy_on(me)?))
-        };
+        let here = |id| assigned_to(me, state, state.databases.get(&id)?);
         changed.into_iter().map(|id| (id, here(id))).collect()
     }
 
@@ -287,7 +284,19 @@ fn members(state: &ClusterState, caught_up: bool) -> AssignMembers {
     }
 }
 
-fn assignment(state: &ClusterState, database: &Database, this_copy: CopyId) -> DatabaseAssignment {
+/// What `me` is told of a database; nothing if no copy of it is there.
+fn assigned_to(
+    me: MemberId,
+    state: &ClusterState,
+    database: &Database,
+) -> Option<DatabaseAssignment> {
+    let copy = database.copy_on(me)?;
+    Some(assignment(database, copy, state.is_bounded(database, copy)))
+}
+
+/// What a copy's member is told. It follows from the database, and from the dials of members by
+/// `bounded`: what else it hangs on must be in [`Seen`].
+fn assignment(database: &Database, this_copy: CopyId, bounded: bool) -> DatabaseAssignment {
     let copy = |(id, config): (&CopyId, &CopyConfig)| CopyAssignment {
         copy: ids::bytes(*id),
         member: ids::bytes(config.member),
@@ -303,7 +312,7 @@ fn assignment(state: &ClusterState, database: &Database, this_copy: CopyId) -> D
     let own = database.copies.get(&this_copy);
     let lag = own.map(|config| config.lag).unwrap_or_default();
     let active = database.target == Some(this_copy);
-    let promised = state.newest_ceiling(database.id).filter(|_| active);
+    let promised = database.newest_ceiling().filter(|_| active);
     DatabaseAssignment {
         database: ids::bytes(database.id),
         name: database.name.to_string(),
@@ -331,7 +340,7 @@ fn assignment(state: &ClusterState, database: &Database, this_copy: CopyId) -> D
         lag_disabled: own.and_then(|config| config.lag_switch.disabled().map(str::to_owned)),
         play_down_max_delay_seconds: lag.play_down_max_delay().as_secs(),
         discards: database.receipts.iter().map(discarded).collect(),
-        bounded: state.is_bounded(database, this_copy),
+        bounded,
         ceiling: promised.and_then(|r| r.ceiling).map(|c| whole_json(&c)).unwrap_or_default(),
         ceiling_number: promised.map_or(0, |record| record.ceiling_number),
         seed: own.and_then(|config| config.seeding.as_ref()).map(whole_json).unwrap_or_default(),
@@ -414,10 +423,11 @@ mod tests {
             let news = self.told.news(&self.all, ME);
             let looked = news.len();
             let (messages, _) = self.told.changes(AssignMembers::default(), news);
-            let plain = self.all.state.databases.values().filter_map(|database| {
-                let copy = database.copy_on(ME)?;
-                Some((database.id, assignment(&self.all.state, database, copy)))
-            });
+            let state = &self.all.state;
+            let plain = state
+                .databases
+                .values()
+                .filter_map(|database| Some((database.id, assigned_to(ME, state, database)?)));
             assert_eq!(self.told.databases, plain.collect());
             let members = |m: &&_| !matches!(m, control_to_data::Message::Members(_));
             (looked, messages.iter().filter(members).count())

@@ -111,7 +111,8 @@ impl Admin {
     /// Whether a writer of much may go on: are enough copies there, healthy and close enough?
     ///
     /// # Errors
-    /// `unknown_database`, `bad_argument` for an unknown constraint, `activating`.
+    /// `unknown_database`, `bad_argument` for an unknown constraint, `activating`, `no_leader`: the
+    /// leader answers, since another member may not know of an activation yet.
     pub async fn guarantee_health(
         &self,
         message: v1::GuaranteeRequest,
@@ -122,7 +123,8 @@ impl Admin {
     /// Whether what was written is replayed on enough copies.
     ///
     /// # Errors
-    /// As [`Self::guarantee_health`]; `bad_argument` for a token of another database.
+    /// As [`Self::guarantee_health`]; `bad_argument` for a token of another database, `discarded`
+    /// for that of a write that an activation gave up.
     pub async fn guarantee_flush(
         &self,
         message: v1::GuaranteeRequest,

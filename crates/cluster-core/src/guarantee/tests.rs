@@ -308,3 +308,32 @@ fn a_writer_stalls_then_gives_its_turn_up() {
         assert_eq!(pacing.after_health(&answer, minutes(stalled), minutes(waited)), expected);
     }
 }
+
+fn end(counter: u64, offset: u64) -> LogEnd {
+    LogEnd { epoch: Epoch::new(0, counter), position: Position::new(1, offset) }
+}
+
+fn receipt(counter: u64, kept: LogEnd) -> LossReceipt {
+    LossReceipt::new(Epoch::new(0, counter), kept, &[], &crate::Verdict::Lossless, None)
+}
+
+#[test]
+fn an_activation_that_never_opened_gave_nothing_up() {
+    // Epoch 3 was to go on at 100 and never did; epoch 5 goes on at 900.
+    let receipts = [receipt(3, end(1, 100)), receipt(5, end(1, 900))];
+    let given_up = given_up(&receipts, &[Epoch::new(0, 5)]);
+    assert_eq!(kept_of(&given_up, end(1, 800)), None, "kept by the one that opened");
+    assert_eq!(kept_of(&given_up, end(1, 950)), Some(Position::new(1, 900)));
+    assert_eq!(kept_of(&given_up, end(5, 950)), None, "the heir itself");
+}
+
+#[test]
+fn without_the_active_nothing_is_known_to_be_given_up() {
+    assert_eq!(given_up(&[receipt(3, end(1, 100))], &[]), Vec::new());
+    let silent = GuaranteeCopy { facts: None, ..active() };
+    let passives = [passive(2, "a"), passive(3, "a")];
+    let inputs =
+        GuaranteeInputs { constraint: C::SecondCopy, active: &silent, passives: &passives };
+    let target = FlushTarget::Position(Position::ZERO);
+    assert!(matches!(flush(&inputs, target), Guarantee::Retry(_)), "and it does not pass");
+}

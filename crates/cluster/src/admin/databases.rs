@@ -180,10 +180,8 @@ impl Context {
         });
         let constraint = rule.map_or_else(|| database.wanted_constraint(), |rule| rule.constraint);
         let now = clock::unix_millis();
-        let (moved, ceiling) = self.applied.read(|state| {
-            let promised = state.newest_ceiling(database.id);
-            (suppression(state, database.id, now), promised.and_then(|record| record.ceiling))
-        });
+        let moved = self.applied.read(|state| suppression(state, database.id, now));
+        let ceiling = database.newest_ceiling().and_then(|record| record.ceiling);
         DatabaseInfo {
             database: ids::bytes(database.id),
             name: database.name.to_string(),

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use keelson_cluster_core::guarantee::{
     FlushTarget, Guarantee, GuaranteeConstraint, GuaranteeCopy, GuaranteeFacts, GuaranteeInputs,
-    flush, health,
+    flush, given_up, health, kept_of,
 };
-use keelson_cluster_core::{CopyConfig, Database, LossReceipt};
+use keelson_cluster_core::{CopyConfig, Database};
 use keelson_types::{
-    ContentIndexState, CopyId, CopyStatus, Discard, HybridTime, LOG_UNIT_BYTES, LogEnd, MemberId,
-    Position, RefusalReason, SiteName, StreamId,
+    ContentIndexState, CopyId, CopyStatus, Discard, Epoch, HybridTime, LOG_UNIT_BYTES, LogEnd,
+    MemberId, Position, RefusalReason, SiteName, StreamId,
 };
 use keelson_wire::v1::{CopyFacts, GuaranteeObjection, GuaranteeRequest, GuaranteeResponse};
 use keelson_wire::{CommitToken, Refusal};
@@ -83,7 +83,7 @@ impl Context {
             of_copy(answer, database.id)
         };
         let active = database.copies.get(&target).and_then(|config| said(config.member));
-        let given_up = given_up(database.receipts.iter(), active);
+        let given_up = given_up(database.receipts.iter(), &heirs(active));
         let copy = |id: CopyId, config: &CopyConfig| GuaranteeCopy {
             copy: id,
             member: config.member,
@@ -185,16 +185,10 @@ impl Asked {
     }
 }
 
-/// What was given up for good: the log of the active contains the heir. A receipt whose activation
-/// never came to its opening frame gave nothing up. If the active does not answer nothing is known,
-/// and the check says so.
-fn given_up<'a>(
-    receipts: impl IntoIterator<Item = &'a LossReceipt>,
-    active: Option<&CopyFacts>,
-) -> Vec<Discard> {
+/// The heirs that the log of the active contains.
+fn heirs(active: Option<&CopyFacts>) -> Vec<Epoch> {
     let heirs = active.map(|facts| &facts.heirs[..]).unwrap_or_default();
-    let inherited = |discard: &Discard| heirs.iter().any(|heir| discard.epoch == (*heir).into());
-    receipts.into_iter().map(LossReceipt::discard).filter(inherited).collect()
+    heirs.iter().map(|heir| (*heir).into()).collect()
 }
 
 /// Nothing if the status is one of a newer version, which then counts as not known.
@@ -232,13 +226,6 @@ fn read_facts(
     })
 }
 
-/// Where the timeline that a copy replayed ends for the others, if an operator gave up the rest
-/// (review S13): positions behind that compare with nothing.
-fn kept_of(given_up: &[Discard], replayed: LogEnd) -> Option<Position> {
-    let given_up = given_up.iter().filter(|discard| discard.covers(replayed));
-    given_up.map(|discard| discard.kept.position.min(replayed.position)).min()
-}
-
 /// How old the newest inspected log is against the newest replayed one; nothing if nothing waits.
 fn unlagged_behind(facts: &CopyFacts) -> Duration {
     let waits = facts.replay_queue_bytes > 0 && facts.last_replayed_unix_millis > 0;
@@ -253,37 +240,4 @@ pub(super) fn constraint(name: &str) -> Result<GuaranteeConstraint, Refusal> {
         let what = format!("no guarantee constraint {name:?}; there are {}", names.join(", "));
         Refusal::new(RefusalReason::BadArgument, what)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use keelson_cluster_core::Verdict;
-    use keelson_types::Epoch;
-
-    use super::*;
-
-    fn end(counter: u64, offset: u64) -> LogEnd {
-        LogEnd { epoch: Epoch::new(0, counter), position: Position::new(1, offset) }
-    }
-
-    fn receipt(counter: u64, kept: LogEnd) -> LossReceipt {
-        LossReceipt::new(Epoch::new(0, counter), kept, &[], &Verdict::Lossless, None)
-    }
-
-    #[test]
-    fn an_activation_that_never_opened_gave_nothing_up() {
-        // Epoch 3 was to go on at 100 and never did; epoch 5 goes on at 900.
-        let receipts = [receipt(3, end(1, 100)), receipt(5, end(1, 900))];
-        let facts = CopyFacts { heirs: vec![Epoch::new(0, 5).into()], ..CopyFacts::default() };
-        let given_up = given_up(&receipts, Some(&facts));
-        assert_eq!(kept_of(&given_up, end(1, 800)), None, "kept by the one that opened");
-        assert_eq!(kept_of(&given_up, end(1, 950)), Some(Position::new(1, 900)));
-        assert_eq!(kept_of(&given_up, end(5, 950)), None, "the heir itself");
-    }
-
-    #[test]
-    fn without_the_active_nothing_is_known() {
-        let receipts = [receipt(3, end(1, 100))];
-        assert_eq!(given_up(&receipts, None), Vec::new());
-    }
 }

@@ -37,7 +37,7 @@ pub(crate) struct ScrubReport {
     pub(crate) bytes: u64,
     pub(crate) found: u32,
     pub(crate) mended: u32,
-    /// By the active copy, in the end.
+    /// What the active copy compared behind the reading; nothing on a passive one.
     pub(crate) compared: Option<Compared>,
     /// What was not mended there and then.
     pub(crate) problem: Option<String>,

@@ -226,9 +226,9 @@ impl ManagerWorld {
 
     /// What was recorded of it.
     fn learn(&mut self, member: usize, id: DatabaseId) {
-        let Some((state, database)) = self.known(member, id) else { return };
+        let Some((_, database)) = self.known(member, id) else { return };
         let (epoch, rule) = (database.epoch, database.rule.clone());
-        let ceiling = state.newest_ceiling(id).map(|r| (r.ceiling_number, r.ceiling));
+        let ceiling = database.newest_ceiling().map(|r| (r.ceiling_number, r.ceiling));
         let Some(active) = self.active_mut(member, id) else { return };
         if active.epoch != epoch {
             return;

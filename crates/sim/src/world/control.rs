@@ -389,13 +389,9 @@ fn discards_of(database: &keelson_cluster_core::Database) -> Vec<Discard> {
 }
 
 /// What is recorded of the ceiling of the newest epoch, for its active.
-fn ceiling_of(
-    state: &ClusterState,
-    database: &keelson_cluster_core::Database,
-    copy: CopyId,
-) -> RecordedCeiling {
+fn ceiling_of(database: &keelson_cluster_core::Database, copy: CopyId) -> RecordedCeiling {
     let active = database.target == Some(copy);
-    let record = state.newest_ceiling(database.id).filter(|_| active);
+    let record = database.newest_ceiling().filter(|_| active);
     let told = |r: &keelson_cluster_core::RuleRecord| RecordedCeiling {
         number: r.ceiling_number,
         ceiling: r.ceiling,
@@ -428,7 +424,7 @@ fn assignment_of(state: &ClusterState, index: usize, member: MemberId) -> Option
         suspension: database.copies.get(&copy)?.suspension.clone(),
         discards: discards_of(database),
         bounded: state.is_bounded(database, copy),
-        ceiling: ceiling_of(state, database, copy),
+        ceiling: ceiling_of(database, copy),
     };
     let lag = database.copies.get(&copy)?.lag;
     let established = database.state == DatabaseState::Established;
