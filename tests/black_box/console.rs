@@ -134,6 +134,12 @@ async fn every_page_shows_what_the_commands_show() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switchover_shows_its_checks_first_and_is_audited() -> Result<()> {
     let cluster = cluster().await?;
+    eventually("m2 passes the checks", || async {
+        let rows = cluster.cli().json(["copy", "status", "DB1@m2"]).await?;
+        ensure!(rows[0]["content_index_state"] == "Healthy", "{rows}");
+        Ok(())
+    })
+    .await?;
     // Every member's console sends changes to the leader.
     let mut browser = logged_in(&cluster, 3, "operator").await?;
     let plan = browser.get("/databases/DB1/switchover?to=m2").await?;
