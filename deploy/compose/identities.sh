@@ -2,8 +2,8 @@
 # Makes the cluster's authority and one identity per member, for the administrator and for Prometheus,
 # unless they are there. Each goes into a volume of its own; the authority's key stays in a volume that no member mounts.
 #
-# With RENEW="m1 m2" in the environment it replaces the certificates of these, which members take up by
-# themselves; EXPIRES (as 720h) says how long the new ones last.
+# With RENEW="m1 admin" in the environment it replaces the certificates of these, each by one of the same
+# purpose, which members take up by themselves; EXPIRES (as 720h) says how long the new ones last.
 set -eu
 cd /identities
 
@@ -21,20 +21,41 @@ issue() {
   keelson certs issue "$purpose" "$name" "$@" --ca-dir authority --dir "$name"
 }
 
-for name in ${RENEW:-}; do
+# One certificate by its name, with the purpose that the name has here: a member's opens everything, so
+# nobody else may get one by mistake.
+certify() {
+  name=$1 how=$2
+  case " $MEMBERS " in
+    # By the name localhost browsers on the host reach its console.
+    *" $name "*) "$how" member "$name" --host "$name" --host localhost ;;
+    *) case $name in
+      admin) "$how" admin admin ;;
+      metrics) "$how" monitor metrics ;;
+      *)
+        echo "RENEW: $name is none of $MEMBERS admin metrics" >&2
+        exit 1
+        ;;
+    esac ;;
+  esac
+}
+
+renew() {
+  purpose=$1 name=$2
+  shift 2
   rm -rf authority/fresh
-  keelson certs issue member "$name" --host "$name" --host localhost --ca-dir authority --dir authority/fresh \
+  keelson certs issue "$purpose" "$name" "$@" --ca-dir authority --dir authority/fresh \
     --expires "${EXPIRES:-8760h}"
   chown keelson:keelson authority/fresh/*
   mv authority/fresh/"$name".key authority/fresh/"$name".pem "$name"/
+}
+
+for name in ${RENEW:-}; do
+  certify "$name" renew
 done
 
-for member in $MEMBERS; do
-  # By this name browsers on the host reach its console.
-  issue member "$member" --host "$member" --host localhost
+for name in $MEMBERS admin metrics; do
+  certify "$name" issue
 done
-issue admin admin
-issue monitor metrics
 
 for name in $MEMBERS admin metrics; do
   cp authority/ca.pem "$name/ca.pem"

@@ -101,6 +101,12 @@ async fn every_format_is_found_out_and_imported() -> Result<()> {
         let found = cluster.client().database("DB1").get(format!("{prefix}{key}")).await?;
         ensure!(found.is_some(), "{name}: there is no {key}");
     }
+    // What is imported is found by its fields.
+    for (query, key) in
+        [("name:b AND version:2", "status/b/2"), ("subject:y", "folder/folder/000000000002")]
+    {
+        assert_eq!(crate::search::keys(&cluster, "DB1", query).await?, [key], "{query}");
+    }
     Ok(())
 }
 

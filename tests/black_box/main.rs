@@ -5,6 +5,7 @@
 //! damage them, and what must hold is asked from the running cluster.
 
 mod bad_input;
+mod bounded_seeds;
 mod catalog_seeds;
 mod certificates;
 mod chaos;

@@ -1,7 +1,7 @@
 //! A member is gone for good, and another server takes its place.
 
 use anyhow::{Context, Result, ensure};
-use keelson_testkit::{Cluster, Writer, WriterOptions, eventually};
+use keelson_testkit::{Cli, Cluster, Writer, WriterOptions, eventually};
 use serde_json::Value;
 
 use crate::data::cluster;
@@ -79,6 +79,27 @@ async fn remove_the_dead(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// The certificate of a member that was removed lasts for a year, and opens nothing any more.
+async fn certificate_opens_nothing(cluster: &Cluster, member: &str) -> Result<()> {
+    let home = cluster.path().join(member);
+    let text = std::fs::read_to_string(cluster.client_toml())?;
+    let shown = |ending: &str| home.join(format!("{member}.{ending}")).display().to_string();
+    let text = text.replace("certs/client.pem", &shown("pem"));
+    let text = text.replace("certs/client.key", &shown("key"));
+    let path = cluster.path().join("removed.toml");
+    std::fs::write(&path, text)?;
+    let cli = Cli::new(cluster.binary(), Some(&path));
+    for args in [
+        &["cluster", "status"][..],
+        &["database", "remove", "DB1", "--yes"],
+        &["operation", "list"],
+    ] {
+        let refused = cli.run(args).await?;
+        ensure!(refused.error_code() == Some("unknown_member"), "{args:?}: {refused:?}");
+    }
+    Ok(())
+}
+
 /// Copies on the new member by the usual command, seeded by themselves, then everything as before.
 async fn copies_again(cluster: &Cluster, name: &str, writers: [Writer; 2]) -> Result<()> {
     for (database, preference) in [("DB1", "3"), ("DB2", "1")] {
@@ -103,6 +124,7 @@ async fn copies_again(cluster: &Cluster, name: &str, writers: [Writer; 2]) -> Re
 async fn a_dead_member_is_replaced_by_one_of_another_name() -> Result<()> {
     let (mut cluster, writers) = gone_for_good().await?;
     remove_the_dead(&cluster).await?;
+    certificate_opens_nothing(&cluster, "m3").await?;
     let name = cluster.start_server().await?;
     add(&cluster, &name, &cluster.control_address(4)?).await?;
     copies_again(&cluster, &name, writers).await?;

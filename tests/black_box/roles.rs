@@ -55,7 +55,14 @@ async fn every_role_may_do_its_work_and_no_more() -> Result<()> {
 async fn changes_are_in_the_audit_with_who_what_and_how_it_ended() -> Result<()> {
     let cluster = cluster().await?;
     let operator = holder(&cluster, "operator", &[]).await?;
+    let look = ["copy", "suspend", "DB1@m3", "--comment", "only a look", "--what-if"];
+    operator.succeed(look).await?;
     operator.succeed(["copy", "suspend", "DB1@m3", "--comment", "a new disk"]).await?;
+    let nothing = "00000000-0000-4000-8000-000000000001";
+    let cancelled = operator.run(["operation", "cancel", nothing, "--yes"]).await?;
+    assert_eq!(cancelled.error_code(), Some("unknown_operation"), "{cancelled:?}");
+    let salvage = ["copy", "salvage", "delete", "DB1@m1", "nothing", "--yes"];
+    assert_eq!(cluster.cli().run(salvage).await?.error_code(), Some("bad_argument"));
     let again = cluster.cli().run(["database", "create", "DB1", "--on", "m1"]).await?;
     assert_eq!(again.error_code(), Some("already_exists"), "{again:?}");
     keelson_testkit::eventually("both are recorded", || async {
@@ -70,6 +77,13 @@ async fn changes_are_in_the_audit_with_who_what_and_how_it_ended() -> Result<()>
         };
         ensure!(asked("operator (operator)", "a new disk", "done"), "{events:?}");
         ensure!(asked("client (admin)", "create_database", "already_exists"), "{events:?}");
+        ensure!(
+            asked("operator (operator)", "cancel_operation", "unknown_operation"),
+            "{events:?}"
+        );
+        ensure!(asked("client (admin)", "delete_salvage", "bad_argument"), "{events:?}");
+        let looked = events.iter().any(|event| event.to_string().contains("only a look"));
+        ensure!(!looked, "a what-if changes nothing: {events:?}");
         Ok(())
     })
     .await

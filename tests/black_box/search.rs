@@ -1,7 +1,10 @@
 //! The content index: what is written is found, on every copy alike; it is made anew when it is
 //! damaged, falls behind visibly, and is there or not as the database says.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
+use keelson_client::{Database, Read, Search};
 use keelson_testkit::{Cluster, eventually};
 use serde_json::{Value, json};
 
@@ -80,6 +83,60 @@ async fn what_is_written_is_found_on_every_copy_alike() -> Result<()> {
     ensure!(answers.iter().all(|answer| *answer == answers[0]), "copies differ: {answers:?}");
     let shown = cluster.cli().succeed(["search", "DB1", "weaves", "--current"]).await?;
     ensure!(shown.contains("mail/1") && shown.contains("body: The engine [weaves]"), "{shown}");
+    Ok(())
+}
+
+/// Searches at the copy of a member until it finds `all` records: how many it found at each
+/// position that it named.
+async fn found_by_position(
+    database: Database,
+    member: String,
+    all: u64,
+) -> Result<BTreeMap<(u64, u64), u64>> {
+    let mut found = BTreeMap::new();
+    let search = Search { query: "word".into(), limit: 1, read: Read::Any, ..Search::default() };
+    loop {
+        let answer = database.search_at(&member, &search).await?;
+        let at = answer.reflects.and_then(|end| end.position).context("no position")?;
+        let before = found.insert((at.generation, at.offset), answer.total);
+        let same = before.is_none_or(|before| before == answer.total);
+        ensure!(same, "{member} at {at:?}: {before:?} records, then {}", answer.total);
+        if answer.total == all {
+            return Ok(found);
+        }
+    }
+}
+
+/// The issue: results on a passive at position p equal those on the active at p, also while others
+/// write: an answer names the position that it saw, not the one of a commit before or behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_name_the_position_that_they_saw() -> Result<()> {
+    const RECORDS: u64 = 1_500;
+    let cluster = Cluster::start(3).await?;
+    cluster.create_database("DB1", &["m1", "m2", "m3"]).await?;
+    for member in cluster.names() {
+        until_index(&cluster, &member, "Healthy").await?;
+    }
+    let database = cluster.client().database("DB1");
+    let searches = cluster
+        .names()
+        .into_iter()
+        .map(|member| tokio::spawn(found_by_position(database.clone(), member, RECORDS)));
+    let searches: Vec<_> = searches.collect();
+    for number in 0..RECORDS {
+        database.put(format!("k{number:05}"), "word").await?;
+    }
+    let mut all = BTreeMap::new();
+    for search in searches {
+        for (at, total) in search.await?? {
+            let before = all.insert(at, total);
+            ensure!(before.is_none_or(|before| before == total), "{at:?}: {before:?}, {total}");
+        }
+    }
+    // Records are only added, so a later position of any copy has as many at least.
+    let totals: Vec<_> = all.into_values().collect();
+    ensure!(totals.is_sorted(), "records went: {totals:?}");
+    ensure!(totals.len() > 3, "{} positions", totals.len());
     Ok(())
 }
 

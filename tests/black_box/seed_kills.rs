@@ -22,9 +22,11 @@ use serde_json::Value;
 
 use crate::copies::until_status;
 use crate::kill_loop::{Choices, number_of};
-use crate::seeds::{begin, nothing_is_left, on_three, operation, rate, until_ended};
+use crate::seeds::{begin, fill, nothing_is_left, on_three, operation, rate, until_ended};
 
 const KILLS: u64 = 6;
+/// Content beside that of the others for each kill, in records of 512 KiB.
+const RECORDS_PER_KILL: u64 = 6;
 /// Bytes that are staged between two kills, at most. Every other kill waits for none: it falls into
 /// whatever the seed does before it sends.
 const BETWEEN_BYTES: u64 = 2 * 1024 * 1024;
@@ -60,9 +62,9 @@ fn number(shown: &Value, name: &str) -> u64 {
     shown["seed"][name].as_u64().unwrap_or(0)
 }
 
-/// Kills until the number is reached or the seed is over; the life of the target that goes on.
-async fn kill_again_and_again(cluster: &mut Cluster, id: &str) -> Result<Life> {
-    let kills = number_of("KEELSON_SEED_KILLS", KILLS)?;
+/// Kills until the number is reached; the life of the target that goes on. A seed that is over
+/// before that was not tried hard enough.
+async fn kill_again_and_again(cluster: &mut Cluster, id: &str, kills: u64) -> Result<Life> {
     let mut choices = Choices::of_seed(kills)?;
     let home = cluster.path().join("m3/data/databases");
     let mut life = Life { before: 0, crashes: 0 };
@@ -79,10 +81,7 @@ async fn kill_again_and_again(cluster: &mut Cluster, id: &str) -> Result<Life> {
             Ok(shown)
         })
         .await?;
-        if shown["state"] != "running" {
-            println!("the seed ended before kill {kill}");
-            break;
-        }
+        ensure!(shown["state"] == "running", "the seed ended before kill {kill}: {shown}");
         let victim = if choices.below(2) == 0 { "m3" } else { "m2" };
         cluster.member(victim).kill()?;
         println!("kill {kill}: {victim}, {} bytes are verified", number(&shown, "bytes_done"));
@@ -102,10 +101,15 @@ async fn kill_again_and_again(cluster: &mut Cluster, id: &str) -> Result<Life> {
 /// Issue 4: kill -9 of source and target at random moments of a seed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seed_survives_kills_of_both_sides_at_random_moments() -> Result<()> {
+    let kills = number_of("KEELSON_SEED_KILLS", KILLS)?;
     let mut cluster = on_three().await?;
-    rate(&cluster, "1048576").await?;
+    // Each life sends a chunk at least, and more until the next kill.
+    let more = u32::try_from(kills * RECORDS_PER_KILL)?;
+    fill(&cluster, 1_000, more).await?;
+    cluster.wait_until_counting("DB1").await?;
+    rate(&cluster, "262144").await?;
     let id = begin(&cluster, &["--source", "m2"]).await?;
-    let life = kill_again_and_again(&mut cluster, &id).await?;
+    let life = kill_again_and_again(&mut cluster, &id, kills).await?;
     rate(&cluster, "0").await?;
     let ended = until_ended(&cluster, &id).await?;
     assert_eq!(ended["state"], "succeeded", "{ended}");

@@ -1,7 +1,9 @@
 //! Seeding copies: from an operator's word to equal content, whatever dies on the way.
 
-use anyhow::{Result, ensure};
-use keelson_testkit::{Cluster, Writer, WriterOptions, eventually};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use keelson_testkit::{Cluster, Writer, WriterOptions, eventually, eventually_for};
 use serde_json::Value;
 
 use crate::bad_input::check;
@@ -330,6 +332,47 @@ async fn a_source_that_dies_costs_no_byte_twice() -> Result<()> {
     nothing_is_left(&cluster).await
 }
 
+/// Issue 4: a source that stays away is waited for, since what it sent is here, and then given up
+/// for another one; the operation says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seed_goes_on_at_another_source_when_its_source_stays_away() -> Result<()> {
+    const AWAY: Duration = Duration::from_secs(240);
+    let mut cluster = on_three().await?;
+    rate(&cluster, "1048576").await?;
+    let id = begin(&cluster, &[]).await?;
+    until_phase(&cluster, &id, "transferring").await?;
+    assert_eq!(operation(&cluster, &id).await?["seed"]["source"], "m2", "a passive one first");
+    cluster.member("m2").kill()?;
+    let shown = eventually_for(AWAY, "the other source sends", || async {
+        let shown = operation(&cluster, &id).await?;
+        ensure!(shown["state"] == "running", "{shown}");
+        ensure!(shown["phase"] == "transferring" && shown["seed"]["source"] == "m1", "{shown}");
+        Ok(shown)
+    })
+    .await?;
+    let why = shown["message"].as_str().context("no message")?;
+    ensure!(!why.is_empty(), "{shown}");
+    rate(&cluster, "0").await?;
+    let ended = until_ended(&cluster, &id).await?;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    until_status(&cluster, "m3", "Healthy").await?;
+    // F54: one that does not answer is no source to begin with.
+    cluster.cli().succeed(["copy", "suspend", "DB1@m3", "--comment", "again"]).await?;
+    let from_m2 = ["copy", "seed", "DB1@m3", "--source", "m2", "--yes"];
+    check(&cluster.cli().run(from_m2).await?, 3, "source_unfit");
+    cluster.cli().succeed(["copy", "resume", "DB1@m3"]).await?;
+    cluster.member("m2").start()?;
+    cluster.wait_until_whole().await?;
+    cluster.wait_until_counting("DB1").await?;
+    cluster.equal_digest("DB1", 3).await?;
+    eventually("nothing is left but what the lost source keeps for a while", || async {
+        let found = leftovers(&cluster);
+        ensure!(found.iter().all(|path| path.contains("/m2/data/")), "{found:?}");
+        Ok(())
+    })
+    .await
+}
+
 /// F66: all passive copies of a member are made anew, no more at a time than is allowed; its active
 /// ones are left alone.
 #[tokio::test(flavor = "multi_thread")]
@@ -343,7 +386,21 @@ async fn all_passive_copies_of_a_member_are_seeded_anew() -> Result<()> {
     cluster.wait_until_counting("DB2").await?;
     let plan = cli.succeed(["member", "reseed", "m3", "--what-if"]).await?;
     ensure!(plan.contains("2 passive copies on m3"), "{plan}");
+    let checks = cli.json(["member", "reseed", "m3", "--what-if"]).await?;
+    let checks = checks.as_array().cloned().unwrap_or_default();
+    for database in ["DB1", "DB2"] {
+        let space = |row: &Value| row["database"] == database && row["check"] == "space";
+        ensure!(checks.iter().any(space), "{database}: {checks:?}");
+    }
+    ensure!(checks.iter().all(|row| row["passed"] == true), "{checks:?}");
     assert_eq!(stores(&cluster, "m3"), 2, "nothing happens with --what-if");
+    // One that cannot be seeded stops no other: all are checked before the first is suspended.
+    cli.succeed(["copy", "suspend", "DB2@m2", "--comment", "a bad source"]).await?;
+    let from_m2 = ["member", "reseed", "m3", "--source", "m2", "--yes"];
+    check(&cli.run(from_m2).await?, 3, "source_unfit");
+    ensure!(status(&cluster, "m3").await?["replication_suspended"] == false);
+    cli.succeed(["copy", "resume", "DB2@m2"]).await?;
+    cluster.wait_until_counting("DB2").await?;
     let reseed = ["member", "reseed", "m3", "--parallel", "1", "--delete-existing-files", "--yes"];
     let rows = cli.json(reseed).await?;
     let rows = rows.as_array().cloned().unwrap_or_default();

@@ -53,6 +53,19 @@ impl Keelson {
         Ok(self.cluster.client().admin().copy_status(DATABASE, "").await?)
     }
 
+    /// Whoever plans a switchover waits until the target can be searched.
+    async fn wait_until_indexed(&self, member: &str) -> Result<()> {
+        eventually_for(CATCH_UP_MAX, "the target's content index is whole", || async {
+            let rows = self.rows().await?;
+            let row = rows.iter().find(|row| row.member == member).context("no such copy")?;
+            let facts = row.facts.as_ref().context("the copy says nothing")?;
+            let state = facts.content_index.as_ref().map_or("Disabled", |index| &index.state);
+            ensure!(matches!(state, "Healthy" | "Disabled"), "it is {state}");
+            Ok(())
+        })
+        .await
+    }
+
     async fn passive(&self) -> Result<String> {
         let active = self.cluster.active_of(DATABASE).await?;
         let other = self.cluster.names().into_iter().rev().find(|name| *name != active);
@@ -85,6 +98,7 @@ impl Target for Keelson {
     async fn switch_over(&mut self) -> Result<()> {
         self.cluster.wait_until_counting(DATABASE).await?;
         let to = self.passive().await?;
+        self.wait_until_indexed(&to).await?;
         let client = self.cluster.client();
         let operation = client.admin().switchover(DATABASE, &to, "peers").await?;
         client.operations().wait(operation, MOVE_MAX).await?;

@@ -1,11 +1,14 @@
 //! What of a value is indexed.
 //!
 //! A JSON object is indexed by its fields. A mail message gets the fields `from`, `to`, `cc`,
-//! `subject`, `date`, `message_id`, `attachments` and `body`. Any other text is one field, `text`.
+//! `subject`, `date`, `message_id`, `attachments` and `body`, the stanza of a Debian package those
+//! that it names, and `name`. Any other text is one field, `text`.
 //! Values that are none of these are found by their key only.
 
 use mail_parser::{Address, MessageParser, MimeHeaders};
 use serde_json::{Map, Value};
+
+use crate::stanza::package;
 
 /// Longest text of one value that is indexed, in bytes; the rest of it is not found.
 const TEXT_BYTES_MAX: usize = 1024 * 1024;
@@ -34,8 +37,7 @@ impl Content {
         }
         match std::str::from_utf8(value) {
             Ok(text) if !text.trim().is_empty() && !text.contains('\0') => {
-                let text = Value::String(cut(text).to_owned());
-                Self(Map::from_iter([("text".to_owned(), text)]))
+                Self(package(cut(text)).unwrap_or_else(|| plain(text)))
             }
             _ => Self::default(),
         }
@@ -88,6 +90,10 @@ fn gather<'a>(path: &str, value: &'a Value, left: &mut usize, into: &mut Vec<(St
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
+}
+
+fn plain(text: &str) -> Map<String, Value> {
+    Map::from_iter([("text".to_owned(), Value::from(cut(text)))])
 }
 
 fn cut(text: &str) -> &str {
@@ -181,6 +187,8 @@ mod tests {
         assert_eq!(fields(b"hello there"), json!({"text": "hello there"}));
         assert_eq!(fields(b"{not json"), json!({"text": "{not json"}));
         assert_eq!(fields(b"Note: no mail\n\nbody"), json!({"text": "Note: no mail\n\nbody"}));
+        let stanza = json!({"name": "a", "package": "a", "version": "1"});
+        assert_eq!(fields(b"Package: a\nVersion: 1\n"), stanza);
         assert_eq!(fields(b"[1,2]"), json!({"text": "[1,2]"}));
         for empty in [&b""[..], b"  \n", b"\xff\xfe\x00", b"a\0b"] {
             assert_eq!(fields(empty), json!({}), "{empty:?}");

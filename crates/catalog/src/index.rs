@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use tantivy::{Index, IndexReader, ReloadPolicy};
+use tantivy::{Index, IndexReader, ReloadPolicy, Searcher};
 
 use crate::error::{CatalogError, guarded};
 use crate::schema::{Fields, register_tokenizers, schema};
@@ -22,12 +22,14 @@ const SNAPSHOT_TRIES: usize = 50;
 /// Number of records that can be found.
 pub type DocumentCount = u64;
 
-/// An open catalog. Clones share it; searches run beside the writer.
+/// An open catalog, as one commit left it: searches of a value see the same until that value is
+/// reloaded, whatever its clones or the writer do.
 #[derive(Clone)]
 pub struct Catalog {
     directory: PathBuf,
     pub(crate) index: Index,
-    pub(crate) reader: IndexReader,
+    reader: IndexReader,
+    pub(crate) searcher: Searcher,
     pub(crate) fields: Fields,
 }
 
@@ -73,7 +75,8 @@ impl Catalog {
             .filter(|_| index.schema() == schema())
             .ok_or_else(|| CatalogError::Damaged("it has the fields of another version".into()))?;
         let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-        Ok(Self { directory: directory.to_owned(), index, reader, fields })
+        let searcher = reader.searcher();
+        Ok(Self { directory: directory.to_owned(), index, reader, searcher, fields })
     }
 
     /// Removes a catalog that nobody has open. Nothing happens if there is none.
@@ -176,18 +179,20 @@ impl Catalog {
         CatalogWriter::open(self, fields)
     }
 
-    /// Lets searches see what was committed since.
+    /// Lets searches of this value see what was committed since.
     ///
     /// # Errors
     /// [`CatalogError`] of reading the new files.
-    pub fn reload(&self) -> Result<(), CatalogError> {
-        guarded("reading", || Ok(self.reader.reload()?))
+    pub fn reload(&mut self) -> Result<(), CatalogError> {
+        guarded("reading", || Ok::<_, CatalogError>(self.reader.reload()?))?;
+        self.searcher = self.reader.searcher();
+        Ok(())
     }
 
     /// Records that can be found, as of the last reload.
     #[must_use]
     pub fn document_count(&self) -> DocumentCount {
-        self.reader.searcher().num_docs()
+        self.searcher.num_docs()
     }
 
     /// Bytes on disk.

@@ -17,6 +17,7 @@ mod index;
 mod query;
 mod schema;
 mod stamp;
+mod stanza;
 mod writer;
 
 pub use document::Content;

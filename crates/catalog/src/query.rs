@@ -109,9 +109,9 @@ impl Catalog {
         }
         let parsed = self.parse(&query.text)?;
         let parsed = self.under(parsed, &query.prefix);
-        let searcher = self.reader.searcher();
         let collector = Ranked { limit: query.limit, order: query.order };
-        let figures = Figures { searcher: &searcher };
+        let searcher = &self.searcher;
+        let figures = Figures { searcher };
         let (matches, total) = guarded("searching", || {
             let found = searcher.search_with_statistics_provider(&*parsed, &collector, &figures);
             found.map_err(CatalogError::from)

@@ -6,7 +6,7 @@ use keelson_types::{Epoch, LogEnd, Position};
 
 /// Version of everything in the directory: fields, tokens, the reading of values. Another one is
 /// indexed anew.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a commit holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

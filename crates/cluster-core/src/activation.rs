@@ -159,13 +159,24 @@ impl Activation {
 
     /// Goes to the next waiting point.
     pub(crate) fn enter(&mut self, now: Tick, phase: Phase) {
-        let at_ms = u64::try_from(now.since(self.began).as_millis()).unwrap_or(u64::MAX);
+        let at_ms = self.age_ms(now);
         if self.steps.len() == STEPS_MAX {
             self.steps.remove(0);
         }
         self.steps.push(StepTiming { step: phase.step(), at_ms });
         self.tag = None;
         self.phase = phase;
+    }
+
+    /// The waiting points so far, and that the decision falls now.
+    fn steps_to_decision(&self, now: Tick) -> Vec<StepTiming> {
+        let mut steps = self.steps.clone();
+        steps.push(StepTiming { step: ActivationStep::Binding, at_ms: self.age_ms(now) });
+        steps
+    }
+
+    fn age_ms(&self, now: Tick) -> u64 {
+        u64::try_from(now.since(self.began).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// The target did not come to serve: the next attempt is another epoch. The first one that
@@ -388,12 +399,14 @@ fn bind(
     let (required_end, mut sources) = (selection.required_end, selection.sources.clone());
     sources.retain(|source| source.copy != target);
     let at = (activation, sealing);
+    let marks = situation.state.marks_of(situation.database, target);
     let decision = record(situation, at, input, (selection, verdict), Some(target));
     Evaluation::Bind(Box::new(ActivateItem {
         database: situation.database.id,
         epoch: sealing.epoch,
         target,
         incarnation,
+        marks,
         rule,
         required_end,
         sources,
@@ -484,7 +497,7 @@ fn record(
         required_end: selection.required_end,
         dial: None,
         loss: None,
-        steps: activation.steps.clone(),
+        steps: activation.steps_to_decision(situation.now),
         omitted: 0,
         inputs_omitted: false,
     }

@@ -22,6 +22,7 @@ use crate::operation::{Operation, OperationKind, OperationState};
 use crate::order::Source;
 use crate::point_in_time::Turn;
 use crate::rehearsal::Rehearsal;
+use crate::select::Mark;
 use crate::state::{DatabaseSettings, NewCopy};
 
 /// One database in an `AllocateEpochs`.
@@ -46,6 +47,10 @@ pub struct ActivateItem {
     pub target: CopyId,
     /// Life of the target's member that was sealed; refused if it is another one by now (R5).
     pub incarnation: IncarnationId,
+    /// What the decision knew of the target; refused if more speaks against it by now, such as a
+    /// suspension that was recorded while the copies were sealed.
+    #[serde(default)]
+    pub marks: BTreeSet<Mark>,
     /// The first rule of the epoch.
     pub rule: CommitRule,
     /// Log end that the target must hold before it opens the epoch.

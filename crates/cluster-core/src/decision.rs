@@ -81,6 +81,8 @@ pub enum ActivationStep {
     BackingOff,
     /// No candidate.
     Waiting,
+    /// The opening frame is committed: the target serves.
+    Established,
 }
 
 /// When a step was reached.
@@ -152,7 +154,8 @@ pub struct DecisionRecord {
     /// What was given up, if an operator accepted loss, or a dial did.
     #[serde(default)]
     pub loss: Option<LossReceipt>,
-    /// When the steps were reached.
+    /// When the steps were reached, up to the decision; the end of the activation follows when the
+    /// target serves.
     pub steps: Vec<StepTiming>,
     /// Entries of the lists above that were left out to keep the record small.
     pub omitted: u32,

@@ -139,6 +139,21 @@ pub fn leave(
     (moves, stuck)
 }
 
+/// The moves that keep members empty which an operator emptied (F28, F125): a database that came to
+/// one, because no other copy could serve then, leaves it as soon as another may have it.
+#[must_use]
+pub fn keep_left(state: &ClusterState) -> Vec<WantedMove> {
+    let left = state.members.iter().filter(|(_, member)| member.is_left());
+    let left: BTreeSet<_> = left.map(|(id, _)| *id).collect();
+    let by_itself = |wanted: &WantedMove| {
+        let database = state.databases.get(&wanted.database);
+        let copy = database.and_then(|d| d.copies.get(&d.copy_on(wanted.to)?));
+        copy.is_some_and(|copy| may_host(state, copy))
+    };
+    let moves = if left.is_empty() { Vec::new() } else { leave(state, &left).0 };
+    moves.into_iter().filter(by_itself).collect()
+}
+
 /// The copies that may become active by themselves: the model's server policies and blocks hold.
 fn may_host(state: &ClusterState, copy: &CopyConfig) -> bool {
     let Some(member) = state.members.get(&copy.member) else { return false };
@@ -339,6 +354,26 @@ mod tests {
         let blocked = MemberActivation { policy: ActivationPolicy::Blocked, ..Default::default() };
         log.ok(&Command::SetActivation { member: member(4), activation: blocked });
         assert_eq!(found(&log).0, [(1, 3), (3, 3)], "who wants no more comes last");
+    }
+
+    /// F28: what came to a member that is to be empty leaves it, but for no copy that takes none.
+    #[test]
+    fn a_member_that_is_to_be_empty_is_left_again() {
+        let mut log = log(3, &[(&[1, 2, 3], 1), (&[1, 3], 1), (&[2, 1], 2)]);
+        let found = |log: &Log| {
+            let number = |bytes: [u8; 16]| u128::from_be_bytes(bytes);
+            let moves = keep_left(&log.state).into_iter();
+            moves
+                .map(|m| (number(m.database.into_bytes()), number(m.to.into_bytes())))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(found(&log), [], "nobody is to be empty");
+        let away = MemberActivation { move_away: true, ..Default::default() };
+        log.ok(&Command::SetActivation { member: member(1), activation: away });
+        assert_eq!(found(&log), [(1, 2), (2, 3)]);
+        let blocked = MemberActivation { policy: ActivationPolicy::Blocked, ..Default::default() };
+        log.ok(&Command::SetActivation { member: member(3), activation: blocked });
+        assert_eq!(found(&log), [(1, 2)], "nothing comes to a member by itself that takes none");
     }
 
     /// F119: sites come within their bounds by the moves that lose least preference.

@@ -153,7 +153,7 @@ pub enum Alert {
 }
 
 /// When redundancy is told: red once it was lost for a while, green as soon as it is back after
-/// red. Owned by the leader; a new one goes on from the events.
+/// red. Owned by the leader; a new one goes on from what the replicated state says was told.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RedundancyWatch {
     /// Since when each database lacks copies, in milliseconds of the caller's clock.
@@ -170,7 +170,7 @@ impl RedundancyWatch {
         (now_ms, after_ms): (u64, u64),
     ) -> Option<EventKind> {
         let id = verdict.database;
-        let told = told(state, id);
+        let told = state.databases.get(&id).and_then(|database| database.redundancy_told);
         let copies = verdict.redundant;
         if verdict.is_green() || verdict.copies.len() < 2 {
             self.red_since.remove(&id);
@@ -183,14 +183,15 @@ impl RedundancyWatch {
     }
 }
 
-/// What was told last, as far as the events go back.
-fn told(state: &ClusterState, id: DatabaseId) -> Option<Alert> {
-    let mut events = state.events.iter().rev().filter(|event| event.database == Some(id));
-    events.find_map(|event| match event.kind {
-        EventKind::RedundancyRed { .. } => Some(Alert::Red),
-        EventKind::RedundancyGreen { .. } => Some(Alert::Green),
-        _ => None,
-    })
+impl Alert {
+    /// What an event tells, if it is of this kind.
+    pub(crate) const fn of(kind: &EventKind) -> Option<Self> {
+        match kind {
+            EventKind::RedundancyRed { .. } => Some(Self::Red),
+            EventKind::RedundancyGreen { .. } => Some(Self::Green),
+            _ => None,
+        }
+    }
 }
 
 fn why(state: &ClusterState, verdict: &Redundancy) -> String {

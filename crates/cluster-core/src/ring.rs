@@ -32,6 +32,11 @@ impl<T, const N: usize> Ring<T, N> {
         self.items.iter()
     }
 
+    /// The items kept, oldest first, for completing them.
+    pub fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut T> + ExactSizeIterator {
+        self.items.iter_mut()
+    }
+
     /// The newest item.
     #[must_use]
     pub fn last(&self) -> Option<&T> {

@@ -28,7 +28,7 @@ use crate::state::{CopyConfig, Database};
 mod picture;
 
 pub use picture::{CopyInput, Mark, Picture};
-pub(crate) use picture::{copy_inputs, describe};
+pub(crate) use picture::{copy_inputs, describe, set_by_operators};
 
 /// Why a copy may not become active in this attempt.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

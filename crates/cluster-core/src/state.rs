@@ -33,6 +33,7 @@ use crate::member::Member;
 use crate::operation::Operation;
 use crate::order::{MountOrder, Peer, Source};
 use crate::point_in_time::TurnedBack;
+use crate::redundancy::Alert;
 use crate::rehearsal::Rehearsal;
 use crate::ring::Ring;
 
@@ -47,7 +48,7 @@ pub const DECISIONS_MAX: usize = 1_000;
 /// Events kept.
 pub const EVENTS_MAX: usize = 2_000;
 /// Operations kept, finished ones included.
-pub const OPERATIONS_MAX: usize = 512;
+pub const OPERATIONS_MAX: usize = 2048;
 
 /// Everything that consensus decides. See the module documentation for the invariants.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -289,6 +290,9 @@ pub struct EpochRecord {
     pub reason: ActivationReason,
     /// Index of the allocation.
     pub index: u64,
+    /// When its target was bound, in Unix milliseconds; 0 if none was.
+    #[serde(default)]
+    pub bound_unix_ms: u64,
 }
 
 /// How the bound target of the newest epoch is mounted; kept so that a later leader can repeat the
@@ -350,9 +354,19 @@ pub struct Database {
     /// The instant that was made the truth on one copy, until another copy counts beside it.
     #[serde(default)]
     pub turned_back: Option<TurnedBack>,
+    /// What was told last of its redundancy (F134).
+    #[serde(default)]
+    pub redundancy_told: Option<Alert>,
 }
 
 impl Database {
+    /// Whether a copy counts in a rule that a proof must pass: what was acknowledged may be on it
+    /// and on no other copy.
+    #[must_use]
+    pub fn counts(&self, copy: CopyId) -> bool {
+        self.unestablished.iter().any(|record| record.rule.has(copy))
+    }
+
     /// The copy that `member` holds.
     #[must_use]
     pub fn copy_on(&self, member: MemberId) -> Option<CopyId> {

@@ -12,11 +12,10 @@
 //! that certificates moved too often waits for it, for `certificate_patience`; if the process does
 //! not come back by then, or cannot open the copy (a crash loop), any other copy is taken.
 
-use keelson_types::{CopyId, DatabaseId, Setting};
+use keelson_types::{ClusterSettings, MemberId, Setting};
 
 use crate::decision::ActivationReason;
-use crate::event::{Event, EventKind};
-use crate::state::ClusterState;
+use crate::state::{Database, EpochRecord};
 
 /// How often a database was moved by failures, and what follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,71 +39,48 @@ const fn by_itself(reason: &ActivationReason) -> bool {
     )
 }
 
-/// The moves of a database as the events tell them, which go back far enough unless the ring of
-/// events runs over within the window; then fewer are counted.
+/// The moves of a database by failures, as its own history of epochs tells them. A database with
+/// more attempts within the window than the history has rows is counted short.
 #[must_use]
-pub fn suppression(state: &ClusterState, database: DatabaseId, now_unix_ms: u64) -> Suppression {
+pub fn suppression(settings: &ClusterSettings, database: &Database, now_ms: u64) -> Suppression {
     let limits = (Setting::MoveSuppressionMoves, Setting::MoveSuppressionWindow);
-    let failed = |activation: &Activation<'_>| by_itself(activation.reason);
-    counted(state, database, limits, now_unix_ms, failed)
+    let times = bound(database).filter(|(row, _)| by_itself(&row.reason));
+    counted(settings, limits, now_ms, times.map(|(row, _)| row.bound_unix_ms))
 }
 
 /// The moves of a database from one member to another by death certificates. While they are too
 /// many the next certificate moves it only if its process does not come back.
 #[must_use]
-pub fn certificates(state: &ClusterState, database: DatabaseId, now_unix_ms: u64) -> Suppression {
+pub fn certificates(settings: &ClusterSettings, database: &Database, now_ms: u64) -> Suppression {
     let limits = (Setting::CertificateMoves, Setting::CertificateWindow);
-    let moved = |activation: &Activation<'_>| {
-        *activation.reason == ActivationReason::DeathCertified
-            && activation.before != Some(activation.target)
+    let moved = |(row, before): &(&EpochRecord, Option<MemberId>)| {
+        row.reason == ActivationReason::DeathCertified && *before != row.target
     };
-    counted(state, database, limits, now_unix_ms, moved)
+    let times = bound(database).filter(moved);
+    counted(settings, limits, now_ms, times.map(|(row, _)| row.bound_unix_ms))
 }
 
-/// An activation, as its event tells of it.
-struct Activation<'a> {
-    reason: &'a ActivationReason,
-    target: CopyId,
-    /// The copy that was activated before, if the events go back so far.
-    before: Option<CopyId>,
-    unix_ms: u64,
-}
-
-/// All activations of a database that are remembered, newest first.
-fn activations(
-    state: &ClusterState,
-    database: DatabaseId,
-) -> impl Iterator<Item = Activation<'_>> + '_ {
-    let of_database = move |event: &&Event| event.database == Some(database);
-    let events = state.events.iter().rev().filter(of_database);
-    let mut found = events.filter_map(|event| match &event.kind {
-        EventKind::Activated { reason, target, .. } => {
-            Some(Activation { reason, target: *target, before: None, unix_ms: event.unix_ms })
-        }
-        _ => None,
-    });
-    let mut next = found.next();
+/// The epochs of a database that got a target, newest first, each with the target before it, if
+/// the history goes back so far.
+fn bound(database: &Database) -> impl Iterator<Item = (&EpochRecord, Option<MemberId>)> {
+    let mut rows = database.history.iter().rev().filter(|row| row.target.is_some()).peekable();
     std::iter::from_fn(move || {
-        let newest = next.take()?;
-        next = found.next();
-        Some(Activation { before: next.as_ref().map(|older| older.target), ..newest })
+        let row = rows.next()?;
+        Some((row, rows.peek().and_then(|before| before.target)))
     })
 }
 
+/// `times` are those of the moves, newest first.
 fn counted(
-    state: &ClusterState,
-    database: DatabaseId,
+    settings: &ClusterSettings,
     (moves, window): (Setting, Setting),
     now_unix_ms: u64,
-    counts: impl Fn(&Activation<'_>) -> bool,
+    times: impl Iterator<Item = u64>,
 ) -> Suppression {
-    let window = state.settings.number(window);
+    let window = settings.number(window);
     let since = now_unix_ms.saturating_sub(window);
-    let recent = activations(state, database).take_while(|one| one.unix_ms > since);
-    // Newest first.
-    let times: Vec<_> = recent.filter(|one| counts(one)).map(|one| one.unix_ms).collect();
-    let most = state.settings.number(moves);
-    let most = usize::try_from(most).ok().filter(|most| *most > 0);
+    let times: Vec<_> = times.take_while(|time| *time > since).collect();
+    let most = usize::try_from(settings.number(moves)).ok().filter(|most| *most > 0);
     // It ends when the one goes that makes them as many as are too many.
     let last = most.and_then(|most| times.get(most - 1));
     let until_unix_ms = last.map(|at| at.saturating_add(window));
@@ -113,30 +89,42 @@ fn counted(
 
 #[cfg(test)]
 mod tests {
-    use keelson_types::{Epoch, MemberId};
+    use keelson_types::Epoch;
 
     use super::*;
-    use crate::testing::{DB, copy, member};
+    use crate::apply::tests::three_copies;
+    use crate::testing::{DB, member};
 
     const WINDOW: u64 = 600_000;
 
-    fn moved(unix_ms: u64, database: DatabaseId, reason: ActivationReason) -> Event {
-        let kind = EventKind::Activated { epoch: Epoch::new(0, 1), target: copy(1), reason };
-        let member: Option<MemberId> = Some(member(1));
-        Event { index: 1, unix_ms, member, database: Some(database), kind }
+    /// A database with these activations: time, number of the member, reason.
+    fn database(steps: &[(u64, u128, ActivationReason)]) -> Database {
+        let mut database = three_copies().state.databases[&DB].clone();
+        for (bound_unix_ms, target, reason) in steps {
+            let (target, reason) = (Some(member(*target)), reason.clone());
+            let (epoch, index) = (Epoch::new(0, 1), 1);
+            database.history.push(EpochRecord {
+                epoch,
+                target,
+                reason,
+                index,
+                bound_unix_ms: *bound_unix_ms,
+            });
+        }
+        database
     }
 
-    /// Moves by failures at these times, with two that count not.
-    fn state(times: &[u64]) -> ClusterState {
-        let mut state = ClusterState::default();
-        for unix_ms in times {
-            state.events.push(moved(*unix_ms, DB, ActivationReason::Wedged));
-            let asked = ActivationReason::Switchover { to: member(2) };
-            state.events.push(moved(*unix_ms, DB, asked));
-            let other = DatabaseId::from_u128(77);
-            state.events.push(moved(*unix_ms, other, ActivationReason::Wedged));
-        }
-        state
+    /// Moves by failures at these times, each with one that was asked for.
+    fn failing(times: &[u64]) -> Database {
+        let asked = ActivationReason::Switchover { to: member(2) };
+        let steps = times
+            .iter()
+            .flat_map(|at| [(*at, 1, ActivationReason::Wedged), (*at, 2, asked.clone())]);
+        database(&steps.collect::<Vec<_>>())
+    }
+
+    fn settings() -> ClusterSettings {
+        ClusterSettings::default()
     }
 
     /// F35: five moves in ten minutes are too many; it ends when the fifth last is old.
@@ -155,7 +143,7 @@ mod tests {
             // Events begin some time after the epoch of the clock.
             let start = 1_700_000_000_000;
             let times: Vec<_> = times.iter().map(|at| start + at).collect();
-            let found = suppression(&state(&times), DB, start + now);
+            let found = suppression(&settings(), &failing(&times), start + now);
             let until_unix_ms = until.map(|at| start + at);
             assert_eq!(found, Suppression { moves, most: Some(5), until_unix_ms }, "at {now}");
         }
@@ -168,18 +156,12 @@ mod tests {
         let start = 1_700_000_000_000;
         let died = ActivationReason::DeathCertified;
         let steps = [
-            (0, 1, ActivationReason::NewDatabase),
-            (1_000, 2, died.clone()),
-            (2_000, 2, died.clone()),
-            (3_000, 1, ActivationReason::LeaseExpired),
-            (4_000, 3, died),
+            (start, 1, ActivationReason::NewDatabase),
+            (start + 1_000, 2, died.clone()),
+            (start + 2_000, 2, died.clone()),
+            (start + 3_000, 1, ActivationReason::LeaseExpired),
+            (start + 4_000, 3, died),
         ];
-        let activated = |(at, target, reason): &(u64, u128, ActivationReason)| {
-            let target = copy(*target);
-            let kind =
-                EventKind::Activated { epoch: Epoch::new(0, 1), target, reason: reason.clone() };
-            Event { index: 1, unix_ms: start + at, member: None, database: Some(DB), kind }
-        };
         for (known, now, moves, until) in [
             (2, 1_000, 1, None),
             (3, 2_000, 1, None),
@@ -187,9 +169,7 @@ mod tests {
             (5, 300_999, 2, Some(1_000 + 300_000)),
             (5, 301_000, 1, None),
         ] {
-            let mut state = ClusterState::default();
-            steps[..known].iter().map(activated).for_each(|event| state.events.push(event));
-            let found = certificates(&state, DB, start + now);
+            let found = certificates(&settings(), &database(&steps[..known]), start + now);
             let until_unix_ms = until.map(|at| start + at);
             assert_eq!(found, Suppression { moves, most: Some(2), until_unix_ms }, "at {now}");
         }
@@ -197,10 +177,9 @@ mod tests {
 
     #[test]
     fn a_bound_of_zero_suppresses_nothing() {
-        let mut state = state(&[1_000_000; 50]);
         let (setting, none) = (Setting::MoveSuppressionMoves, Some(0));
-        state.settings = state.settings.with(setting, none).expect("in bounds");
-        let found = suppression(&state, DB, 1_000_001);
-        assert_eq!((found.moves, found.most, found.until_unix_ms), (50, None, None));
+        let settings = settings().with(setting, none).expect("in bounds");
+        let found = suppression(&settings, &failing(&[1_000_000; 30]), 1_000_001);
+        assert_eq!((found.moves, found.most, found.until_unix_ms), (30, None, None));
     }
 }

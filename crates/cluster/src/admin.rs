@@ -61,9 +61,9 @@ use keelson_wire::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::admin::audit::Asking;
 use crate::context::Context;
 
+pub(crate) use audit::Asking;
 pub(crate) use rehearsals::Rehearsing;
 pub(crate) use status::local_status;
 
@@ -85,12 +85,26 @@ fn database_name(text: &str) -> Result<DatabaseName, Refusal> {
         .map_err(|error| refusal(RefusalReason::BadName, format!("database {text:?}: {error}")))
 }
 
-/// One arm of the dispatch table: answers, and records changes for the audit. Which roles may ask
-/// for what is the table of `net`, enforced before a request comes here; what a writer may ask is
-/// checked against its databases, too.
+/// What a call is to the audit, by the word in the dispatch table: a question, a change, or one of
+/// the two, as the request says. A what-if changes nothing.
+macro_rules! change {
+    (question, $request:ident, $method:ident) => {
+        None
+    };
+    (change, $request:ident, $method:ident) => {
+        Some(stringify!($method))
+    };
+    (trial_or_change, $request:ident, $method:ident) => {
+        (!$request.get_ref().what_if).then_some(stringify!($method))
+    };
+}
+
+/// One arm of the dispatch table: answers, and sees changes through ([`Context::see_through`]).
+/// Which roles may ask for what is the table of `net`, enforced before a request comes here; what a
+/// writer may ask is checked against its databases, too.
 macro_rules! arms {
     ($($method:ident($request:ty) -> $response:ty =
-        $change:expr, $handler:ident $(, $check:ident)?;)*) => {
+        $kind:ident, $handler:ident $(, $check:ident)?;)*) => {
         #[tonic::async_trait]
         impl Admin for AdminApi {
             $(async fn $method(
@@ -98,84 +112,101 @@ macro_rules! arms {
                 request: Request<$request>,
             ) -> Result<Response<$response>, Status> {
                 $($check(&request, &request.get_ref().database)?;)?
-                let asking = Asking::of(&request, $change)?;
-                let ended = self.0.$handler(request.into_inner()).await;
-                self.0.audit(asking, &ended);
-                Ok(Response::new(ended?))
+                let asking = Asking::of(&request, change!($kind, request, $method))?;
+                let (context, request) = (self.0.clone(), request.into_inner());
+                let work = async move { context.$handler(request).await };
+                Ok(Response::new(self.0.see_through(asking, work).await?))
             })*
+        }
+
+        /// Every call, its word in the table, and what its request is made of.
+        #[cfg(test)]
+        fn calls() -> Vec<(&'static str, &'static str, String)> {
+            vec![$((
+                stringify!($method),
+                stringify!($kind),
+                format!("{:?}", <$request>::default()),
+            )),*]
         }
     };
 }
 
 arms! {
-    init_cluster(InitClusterRequest) -> InitClusterResponse =
-        Some("init_cluster"), admin_init_cluster;
-    cluster_status(ClusterStatusRequest) -> ClusterStatusResponse = None, admin_cluster_status;
-    topology(TopologyRequest) -> TopologyResponse = None, admin_topology;
-    add_member(AddMemberRequest) -> AddMemberResponse = Some("add_member"), admin_add_member;
+    init_cluster(InitClusterRequest) -> InitClusterResponse = change, admin_init_cluster;
+    cluster_status(ClusterStatusRequest) -> ClusterStatusResponse = question, admin_cluster_status;
+    topology(TopologyRequest) -> TopologyResponse = question, admin_topology;
+    add_member(AddMemberRequest) -> AddMemberResponse = change, admin_add_member;
     remove_member(RemoveMemberRequest) -> RemoveMemberResponse =
-        Some("remove_member"), admin_remove_member;
-    set_member(SetMemberRequest) -> SetMemberResponse = Some("set_member"), admin_set_member;
+        trial_or_change, admin_remove_member;
+    set_member(SetMemberRequest) -> SetMemberResponse = change, admin_set_member;
     create_database(CreateDatabaseRequest) -> CreateDatabaseResponse =
-        Some("create_database"), admin_create_database;
+        change, admin_create_database;
     remove_database(RemoveDatabaseRequest) -> RemoveDatabaseResponse =
-        Some("remove_database"), admin_remove_database;
-    set_database(SetDatabaseRequest) -> SetDatabaseResponse =
-        Some("set_database"), admin_set_database;
-    note_backup(NoteBackupRequest) -> NoteBackupResponse = Some("note_backup"), admin_note_backup;
-    show_database(ShowDatabaseRequest) -> ShowDatabaseResponse = None, admin_show_database;
-    mount_database(MountDatabaseRequest) -> OperationStarted =
-        Some("mount_database"), admin_mount_database;
-    preview_mount(MountDatabaseRequest) -> PreviewMountResponse = None, admin_preview_mount;
+        change, admin_remove_database;
+    set_database(SetDatabaseRequest) -> SetDatabaseResponse = change, admin_set_database;
+    note_backup(NoteBackupRequest) -> NoteBackupResponse = change, admin_note_backup;
+    show_database(ShowDatabaseRequest) -> ShowDatabaseResponse = question, admin_show_database;
+    mount_database(MountDatabaseRequest) -> OperationStarted = change, admin_mount_database;
+    preview_mount(MountDatabaseRequest) -> PreviewMountResponse = question, admin_preview_mount;
     dismount_database(DismountDatabaseRequest) -> OperationStarted =
-        Some("dismount_database"), admin_dismount_database;
-    add_copy(AddCopyRequest) -> AddCopyResponse = Some("add_copy"), admin_add_copy;
-    remove_copy(RemoveCopyRequest) -> RemoveCopyResponse = Some("remove_copy"), admin_remove_copy;
-    seed_copy(SeedCopyRequest) -> SeedCopyResponse = Some("seed_copy"), admin_seed_copy;
-    suspend_copy(SuspendCopyRequest) -> SuspendCopyResponse =
-        Some("suspend_copy"), admin_suspend_copy;
-    resume_copy(ResumeCopyRequest) -> ResumeCopyResponse = Some("resume_copy"), admin_resume_copy;
-    repair_copy(RepairCopyRequest) -> RepairCopyResponse = Some("repair_copy"), admin_repair_copy;
-    set_copy(SetCopyRequest) -> SetCopyResponse = Some("set_copy"), admin_set_copy;
+        change, admin_dismount_database;
+    add_copy(AddCopyRequest) -> AddCopyResponse = change, admin_add_copy;
+    remove_copy(RemoveCopyRequest) -> RemoveCopyResponse = trial_or_change, admin_remove_copy;
+    seed_copy(SeedCopyRequest) -> SeedCopyResponse = trial_or_change, admin_seed_copy;
+    suspend_copy(SuspendCopyRequest) -> SuspendCopyResponse = trial_or_change, admin_suspend_copy;
+    resume_copy(ResumeCopyRequest) -> ResumeCopyResponse = trial_or_change, admin_resume_copy;
+    repair_copy(RepairCopyRequest) -> RepairCopyResponse = change, admin_repair_copy;
+    set_copy(SetCopyRequest) -> SetCopyResponse = trial_or_change, admin_set_copy;
     guarantee_health(GuaranteeRequest) -> GuaranteeResponse =
-        None, admin_guarantee_health, require_database;
+        question, admin_guarantee_health, require_database;
     guarantee_flush(GuaranteeRequest) -> GuaranteeResponse =
-        None, admin_guarantee_flush, require_database;
-    copy_status(CopyStatusRequest) -> CopyStatusResponse = None, admin_copy_status;
-    switchover(SwitchoverRequest) -> OperationStarted = Some("switchover"), admin_switchover;
-    move_databases(MoveRequest) -> MoveResponse = Some("move_databases"), admin_move_databases;
+        question, admin_guarantee_flush, require_database;
+    copy_status(CopyStatusRequest) -> CopyStatusResponse = question, admin_copy_status;
+    switchover(SwitchoverRequest) -> OperationStarted = change, admin_switchover;
+    move_databases(MoveRequest) -> MoveResponse = trial_or_change, admin_move_databases;
     explain_decision(ExplainDecisionRequest) -> ExplainDecisionResponse =
-        None, admin_explain_decision;
+        question, admin_explain_decision;
     begin_maintenance(BeginMaintenanceRequest) -> MaintenanceResponse =
-        Some("begin_maintenance"), admin_begin_maintenance;
-    end_maintenance(EndMaintenanceRequest) -> MaintenanceResponse =
-        Some("end_maintenance"), admin_end_maintenance;
-    change_site(ChangeSiteRequest) -> ChangeSiteResponse = Some("change_site"), admin_change_site;
-    redistribute(RedistributeRequest) -> RedistributeResponse =
-        Some("redistribute"), admin_redistribute;
-    health(HealthRequest) -> HealthResponse = None, admin_health;
-    redundancy(RedundancyRequest) -> RedundancyResponse = None, admin_redundancy;
-    activate_copy(ActivateCopyRequest) -> OperationStarted =
-        Some("activate_copy"), admin_activate_copy;
+        trial_or_change, admin_begin_maintenance;
+    end_maintenance(EndMaintenanceRequest) -> MaintenanceResponse = change, admin_end_maintenance;
+    change_site(ChangeSiteRequest) -> ChangeSiteResponse = trial_or_change, admin_change_site;
+    redistribute(RedistributeRequest) -> RedistributeResponse = trial_or_change, admin_redistribute;
+    health(HealthRequest) -> HealthResponse = question, admin_health;
+    redundancy(RedundancyRequest) -> RedundancyResponse = question, admin_redundancy;
+    activate_copy(ActivateCopyRequest) -> OperationStarted = change, admin_activate_copy;
     preview_activation(ActivateCopyRequest) -> PreviewActivationResponse =
-        None, admin_preview_activation;
-    create_fork(CreateForkRequest) -> ForkInfo = Some("create_fork"), admin_create_fork;
-    list_forks(ListForksRequest) -> ListForksResponse = None, admin_list_forks;
-    drop_fork(DropForkRequest) -> DropForkResponse = Some("drop_fork"), admin_drop_fork;
+        question, admin_preview_activation;
+    create_fork(CreateForkRequest) -> ForkInfo = change, admin_create_fork;
+    list_forks(ListForksRequest) -> ListForksResponse = question, admin_list_forks;
+    drop_fork(DropForkRequest) -> DropForkResponse = change, admin_drop_fork;
     compare_digests(CompareDigestsRequest) -> CompareDigestsResponse =
-        Some("compare_digests"), admin_compare_digests;
-    list_settings(ListSettingsRequest) -> ListSettingsResponse = None, admin_list_settings;
-    set_setting(SetSettingRequest) -> SetSettingResponse =
-        Some("set_setting"), admin_set_setting;
-    list_networks(ListNetworksRequest) -> ListNetworksResponse = None, admin_list_networks;
-    set_network(SetNetworkRequest) -> SetNetworkResponse = Some("set_network"), admin_set_network;
-    scrub_copies(ScrubCopiesRequest) -> ScrubCopiesResponse =
-        Some("scrub_copies"), admin_scrub_copies;
-    issue_token(IssueTokenRequest) -> IssueTokenResponse =
-        Some("issue_token"), admin_issue_token;
-    list_tokens(ListTokensRequest) -> ListTokensResponse = None, admin_list_tokens;
-    revoke_token(RevokeTokenRequest) -> RevokeTokenResponse =
-        Some("revoke_token"), admin_revoke_token;
-    list_events(ListEventsRequest) -> ListEventsResponse = None, admin_list_events;
-    list_decisions(ListDecisionsRequest) -> ListDecisionsResponse = None, admin_list_decisions;
+        change, admin_compare_digests;
+    list_settings(ListSettingsRequest) -> ListSettingsResponse = question, admin_list_settings;
+    set_setting(SetSettingRequest) -> SetSettingResponse = trial_or_change, admin_set_setting;
+    list_networks(ListNetworksRequest) -> ListNetworksResponse = question, admin_list_networks;
+    set_network(SetNetworkRequest) -> SetNetworkResponse = trial_or_change, admin_set_network;
+    scrub_copies(ScrubCopiesRequest) -> ScrubCopiesResponse = change, admin_scrub_copies;
+    issue_token(IssueTokenRequest) -> IssueTokenResponse = trial_or_change, admin_issue_token;
+    list_tokens(ListTokensRequest) -> ListTokensResponse = question, admin_list_tokens;
+    revoke_token(RevokeTokenRequest) -> RevokeTokenResponse = trial_or_change, admin_revoke_token;
+    list_events(ListEventsRequest) -> ListEventsResponse = question, admin_list_events;
+    list_decisions(ListDecisionsRequest) -> ListDecisionsResponse = question, admin_list_decisions;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_may_be_a_what_if_is_audited_only_if_it_is_none() {
+        for (method, kind, request) in calls() {
+            let may_try = request.contains("what_if: false");
+            assert_eq!(kind == "trial_or_change", may_try, "{method}: {kind}, {request}");
+        }
+        let audited = |what_if: bool| -> Option<&str> {
+            let request = Request::new(MoveRequest { what_if, ..MoveRequest::default() });
+            change!(trial_or_change, request, move_databases)
+        };
+        assert_eq!((audited(true), audited(false)), (None, Some("move_databases")));
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Only certificates of members are accepted, and a member speaks only for itself: leases, deaths
 //! and lives are taken from the member they concern. Before this member is in a cluster it answers
-//! `Identify` and `Join` only.
+//! `Identify` and `Join` only. Who is none of the cluster does not come here (`membership`).
 
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use keelson_wire::v1::{
     RenewLeaseResponse, SealManyRequest, SealManyResponse,
 };
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, Refusal, ids};
+use openraft::raft::AppendEntriesResponse;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -194,6 +195,9 @@ impl Cluster for ClusterApi {
         request: Request<ConsensusMessage>,
     ) -> Result<Response<ConsensusMessage>, Status> {
         let answer = self.0.raft.append_entries(self.opened(&request)?).await;
+        if !matches!(answer, Err(_) | Ok(AppendEntriesResponse::HigherVote(_))) {
+            self.0.heard_leader(&peer_of(&request)?.name);
+        }
         self.sealed(request.get_ref().from, &answer)
     }
 

@@ -21,6 +21,7 @@ use crate::admin::Rehearsing;
 use crate::applied::Applied;
 use crate::data_link::DataLink;
 use crate::manager_task::LeaderInput;
+use crate::membership::Neighbours;
 use crate::network::ClusterCell;
 use crate::peers::Peers;
 use crate::raft_types::{ClusterNode, NodeId, Raft};
@@ -57,6 +58,8 @@ pub(crate) struct Context {
     pub(crate) applied: Applied,
     pub(crate) storage: Storage,
     pub(crate) peers: Peers,
+    /// Who was heard, and who left.
+    pub(crate) neighbours: Neighbours,
     pub(crate) link: Arc<dyn DataLink>,
     /// Inbox of the leader's task; it answers "not the leader" while this member does not lead.
     pub(crate) leader: mpsc::Sender<LeaderInput>,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use keelson_net::{CONTROL_MESSAGE_BYTES_MAX, Connector, Lane, TokenBook};
+use keelson_net::{CONTROL_MESSAGE_BYTES_MAX, Connector, Lane, Membership, TokenBook};
 use keelson_types::IncarnationId;
 use keelson_wire::v1::admin_server::AdminServer;
 use keelson_wire::v1::cluster_server::ClusterServer;
@@ -29,6 +29,7 @@ use crate::context::{Context, Identity};
 use crate::data_link::{DataEvent, DataLink};
 use crate::leases::{Progress, Renewer, probe};
 use crate::manager_task::{INBOX, LeaderInput, LeaderTask};
+use crate::membership::{self, Neighbours};
 use crate::network::{ClusterCell, Network};
 use crate::operations::OperationsApi;
 use crate::peers::{Peers, call};
@@ -133,6 +134,7 @@ impl ControlPlane {
             applied,
             storage,
             peers,
+            neighbours: Neighbours::default(),
             link,
             leader,
             data,
@@ -173,6 +175,12 @@ impl ControlPlane {
     #[must_use]
     pub fn tokens(&self) -> TokenBook {
         self.context.tokens.clone()
+    }
+
+    /// Which members belong to the cluster, as far as this member knows.
+    #[must_use]
+    pub fn membership(&self) -> Arc<dyn Membership> {
+        self.context.clone()
     }
 
     /// What this member knows by itself, for metrics.
@@ -314,6 +322,7 @@ fn spawn_tasks(
     context.spawn(LeaderTask::new(context.clone(), quorum, inputs).run());
     context.spawn(suspensions::run(context.clone()));
     context.spawn(tokens::follow(context.clone()));
+    context.spawn(membership::follow(context.clone()));
     context.spawn(rounds::run(context.clone()));
     context.spawn(standing_down::run(context.clone()));
     context.spawn(scheduled::run(context.clone()));

@@ -34,6 +34,7 @@ mod giving_away;
 mod leases;
 mod manager_task;
 mod member_orders;
+mod membership;
 mod network;
 mod operations;
 mod orders;

@@ -22,6 +22,7 @@ use keelson_wire::v1::{
 use keelson_wire::{Refusal, ids};
 use tonic::{Request, Response, Status};
 
+use crate::admin::Asking;
 use crate::applied::Applied;
 use crate::context::Context;
 use crate::manager_task::LeaderInput;
@@ -86,6 +87,18 @@ impl Context {
         }
         self.require_leader()?;
         self.confirm_leader().await?;
+        self.operation(id)
+    }
+
+    async fn cancel_operation(self: &Arc<Self>, id: OperationId) -> Result<Operation, Refusal> {
+        self.require_leader()?;
+        let operation = self.operation(id)?;
+        if operation.state != "running" {
+            return Ok(operation);
+        }
+        if !self.cancel_waiting(id).await? {
+            self.cancel_seed(id).await?;
+        }
         self.operation(id)
     }
 }
@@ -187,8 +200,8 @@ fn move_result(state: &ClusterState, moved: &Moved) -> MoveResult {
         active_at_end,
         mount_status_at_start,
         mount_status_at_end,
-        // How much of what was given up had been acknowledged is not known in logs.
-        logs_lost: moved.receipt.is_none().then_some(0),
+        // The most that can be missing; nobody may know how much that is.
+        logs_lost: moved.receipt.as_ref().map_or(Some(0), |receipt| receipt.missing_logs),
         recovery_point: moved.receipt.as_ref().map(|receipt| receipt.kept.into()),
     }
 }
@@ -285,16 +298,10 @@ impl Operations for OperationsApi {
         &self,
         request: Request<GetOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
-        peer_of(&request)?;
-        self.0.require_leader()?;
+        let asking = Asking::of(&request, Some("cancel_operation"))?;
         let id = ids::operation(&request.get_ref().operation)?;
-        let operation = self.0.operation(id)?;
-        if operation.state != "running" {
-            return Ok(Response::new(operation));
-        }
-        if !self.0.cancel_waiting(id).await? {
-            self.0.cancel_seed(id).await?;
-        }
-        Ok(Response::new(self.0.operation(id)?))
+        let context = self.0.clone();
+        let work = async move { context.cancel_operation(id).await };
+        Ok(Response::new(self.0.see_through(asking, work).await?))
     }
 }

@@ -18,16 +18,20 @@ use crate::context::Context;
 
 /// How often the settings are looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often databases are looked for on members that are to be empty.
+const KEEP_LEFT: Duration = Duration::from_secs(10);
 
 /// Runs until the control plane stops.
 pub(crate) async fn run(context: Arc<Context>) {
     let (mut watch, mut reseeds) = (RedundancyWatch::default(), ReseedWatch::default());
     let (mut looked, mut moved, mut reseeded) = (Instant::now(), Instant::now(), Instant::now());
+    let mut left = Instant::now();
     loop {
         tokio::time::sleep(LOOK).await;
         if !context.is_leader() {
             (watch, reseeds) = (RedundancyWatch::default(), ReseedWatch::default());
             (looked, moved, reseeded) = (Instant::now(), Instant::now(), Instant::now());
+            left = Instant::now();
             continue;
         }
         let span = |setting| context.applied.read(|state| state.settings.span(setting));
@@ -38,6 +42,12 @@ pub(crate) async fn run(context: Arc<Context>) {
         if reseeded.elapsed() >= span(Setting::AutoreseedCheckPeriod) {
             reseeded = Instant::now();
             context.look_for_reseeds(&mut reseeds).await;
+        }
+        if left.elapsed() >= KEEP_LEFT {
+            left = Instant::now();
+            if let Err(refusal) = context.keep_left().await {
+                tracing::info!(%refusal, "databases did not leave a member that is to be empty");
+            }
         }
         let period = span(Setting::PreferenceMovePeriod);
         if !period.is_zero() && moved.elapsed() >= period {

@@ -7,9 +7,20 @@
   if (document.body.dataset.live !== "yes" || !live) return;
   let failures = 0;
 
+  const isChanged = (field) => {
+    if (field.matches("select")) {
+      const marked = [...field.options].findLastIndex((option) => option.defaultSelected);
+      return field.selectedIndex !== Math.max(marked, 0);
+    }
+    if (field.matches("[type=checkbox], [type=radio]")) return field.checked !== field.defaultChecked;
+    return field.value !== field.defaultValue;
+  };
+
+  // What somebody chose or wrote stays, also once another element has the focus.
   const isFillingIn = () => {
     const active = document.activeElement;
-    return active !== null && active.matches("input, select, textarea");
+    if (active !== null && active.matches("input, select, textarea")) return true;
+    return [...document.querySelectorAll("#main :is(input, select, textarea)")].some(isChanged);
   };
 
   // What a reader has opened, scrolled or reached stays so.
@@ -36,8 +47,18 @@
     if (live.textContent !== text) live.textContent = text;
   };
 
+  // A notice is served once; whoever reads slowly keeps it until the page is left.
+  const keepNotice = (fresh) => {
+    const notice = document.querySelector("#main > .notice");
+    if (notice !== null && fresh.querySelector(".notice") === null) fresh.prepend(notice.cloneNode(true));
+  };
+
   const look = async () => {
-    if (document.hidden || isFillingIn()) return;
+    if (document.hidden) return;
+    if (isFillingIn()) {
+      say("‖ waits while a form is filled in");
+      return;
+    }
     const answer = await fetch(location.href, {
       credentials: "same-origin",
       signal: AbortSignal.timeout(10000),
@@ -50,6 +71,7 @@
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const fresh = page.getElementById("main");
     const main = document.getElementById("main");
+    if (fresh !== null) keepNotice(fresh);
     if (fresh !== null && fresh.innerHTML !== main.innerHTML && !isFillingIn()) takeOver(fresh);
     failures = 0;
     document.body.classList.remove("stale");

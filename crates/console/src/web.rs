@@ -4,11 +4,40 @@ use std::collections::BTreeMap;
 
 use crate::sessions::SESSION_MS;
 
-/// Cookie of a session. The prefix makes browsers insist on TLS, on this host, on the whole site.
-pub const SESSION_COOKIE: &str = "__Host-keelson";
+/// Names of the cookies of one console. The prefix makes browsers insist on TLS, on this host, on
+/// the whole site; cookies know no ports, so consoles at one host tell theirs apart by themselves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cookies {
+    /// Of a session.
+    pub session: String,
+    /// That a login form must repeat: nobody logs somebody else in.
+    pub login: String,
+}
 
-/// Cookie that a login form must repeat: nobody logs somebody else in.
-pub const LOGIN_COOKIE: &str = "__Host-keelson-login";
+impl Cookies {
+    /// Those of the console of `member` at `address`.
+    #[must_use]
+    pub fn of(member: &str, address: &str) -> Self {
+        let port = address.rsplit(':').next().unwrap_or_default();
+        let named = |what: &str| format!("__Host-keelson-{what}-{member}-{port}");
+        Self { session: named("session"), login: named("login") }
+    }
+
+    /// The header `set-cookie` of a new session.
+    #[must_use]
+    pub fn set_session(&self, secret: &str) -> String {
+        set(&self.session, secret, SESSION_MS / 1000)
+    }
+
+    /// The header `set-cookie` of a login form.
+    #[must_use]
+    pub fn set_login(&self, word: &str) -> String {
+        set(&self.login, word, 600)
+    }
+}
+
+/// Field of a login form: the page that was asked for.
+pub const NEXT_FIELD: &str = "next";
 
 /// Field of a form that repeats the word of its session.
 pub const CSRF_FIELD: &str = "csrf";
@@ -46,18 +75,6 @@ pub fn cookie<'a>(header: &'a str, name: &str) -> Option<&'a str> {
     pairs.into_iter().find(|(known, _)| *known == name).map(|(_, value)| value)
 }
 
-/// The header `set-cookie` of a new session.
-#[must_use]
-pub fn set_session(secret: &str) -> String {
-    set(SESSION_COOKIE, secret, SESSION_MS / 1000)
-}
-
-/// The header `set-cookie` of a login form.
-#[must_use]
-pub fn set_login(word: &str) -> String {
-    set(LOGIN_COOKIE, word, 600)
-}
-
 /// The header `set-cookie` that takes a cookie away.
 #[must_use]
 pub fn forget(name: &str) -> String {
@@ -75,6 +92,28 @@ pub fn is_own_origin(origin: Option<&str>, fetch_site: Option<&str>, host: &str)
     let own_site = fetch_site.is_none_or(|site| matches!(site, "same-origin" | "none"));
     let own_origin = origin.is_none_or(|origin| origin.strip_prefix("https://") == Some(host));
     own_site && own_origin
+}
+
+/// Whether a script looks again for a page that is shown: it reads no notices.
+#[must_use]
+pub fn is_look(fetch_dest: Option<&str>) -> bool {
+    fetch_dest == Some("empty")
+}
+
+/// Where a login leads to: a page of this console and nothing else, because links to the login may
+/// come from anywhere.
+#[must_use]
+pub fn safe_next(wanted: &str) -> &str {
+    let plain = wanted.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    match wanted.strip_prefix('/') {
+        Some(rest) if plain && !rest.starts_with('/') && !is_entrance(wanted) => wanted,
+        _ => "/",
+    }
+}
+
+fn is_entrance(path: &str) -> bool {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    matches!(path.trim_matches('/'), "login" | "logout")
 }
 
 /// Text as a part of a path.
@@ -100,20 +139,23 @@ mod tests {
 
     #[test]
     fn cookies_are_found_by_their_whole_name() {
-        let header = "a=1; __Host-keelson=abc;__Host-keelson-login=x=y ; b";
-        assert_eq!(cookie(header, SESSION_COOKIE), Some("abc"));
-        assert_eq!(cookie(header, LOGIN_COOKIE), Some("x=y"));
+        let header = "a=1; __Host-keelson-session-m1-7404=abc;__Host-keelson-login-m1-7404=x=y ; b";
+        let (own, other) = (Cookies::of("m1", "[::1]:7404"), Cookies::of("m2", "[::1]:7404"));
+        assert_eq!(cookie(header, &own.session), Some("abc"));
+        assert_eq!(cookie(header, &own.login), Some("x=y"));
+        assert_eq!(cookie(header, &other.session), None, "another console of this host");
         assert_eq!(cookie(header, "b"), None);
-        assert_eq!(cookie("", SESSION_COOKIE), None);
+        assert_eq!(cookie("", &own.session), None);
     }
 
     #[test]
     fn a_session_cookie_is_for_this_host_over_tls_and_no_script() {
-        let header = set_session("s");
+        let cookies = Cookies::of("m1", "h:1");
+        let header = cookies.set_session("s");
         for word in ["__Host-", "; Path=/;", "; Secure", "; HttpOnly", "; SameSite=Strict"] {
             assert!(header.contains(word), "{header} lacks {word}");
         }
-        assert!(forget(SESSION_COOKIE).contains("Max-Age=0"));
+        assert!(forget(&cookies.session).contains("Max-Age=0"));
     }
 
     #[test]
@@ -124,6 +166,27 @@ mod tests {
         assert_eq!(fields(many.as_bytes()).len(), FIELDS_MAX);
         assert_eq!(query(&[("to", "m 2"), ("from", "")]), "?to=m+2");
         assert_eq!(query(&[("from", "")]), "");
+    }
+
+    #[test]
+    fn a_login_leads_to_pages_of_this_console_only() {
+        for path in ["/", "/databases/DB1", "/databases/DB1/switchover?to=m2", "/loginx"] {
+            assert_eq!(safe_next(path), path);
+        }
+        for path in [
+            "",
+            "databases",
+            "//elsewhere.example/",
+            "/\\elsewhere.example/",
+            "https://elsewhere.example/",
+            "/a\r\nset-cookie: x",
+            "/a b",
+            "/login?next=/",
+            "/logout",
+            "javascript:alert(1)",
+        ] {
+            assert_eq!(safe_next(path), "/", "{path}");
+        }
     }
 
     #[test]

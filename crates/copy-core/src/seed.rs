@@ -178,6 +178,8 @@ pub struct SeedMachine {
     /// Since when nothing went on.
     stalled: Option<Tick>,
     tries: u32,
+    /// Since when the own disk fails, and how often; no file was kept since.
+    failing: Option<(Tick, u32)>,
     restarts: u32,
     note: String,
     told: Option<(SeedPhase, Option<MemberId>, String)>,
@@ -198,6 +200,7 @@ impl SeedMachine {
             step: Step::Begun,
             stalled: None,
             tries: 0,
+            failing: None,
             restarts: 0,
             note: String::new(),
             told: None,
@@ -259,6 +262,11 @@ impl SeedMachine {
     pub const fn progressed(&mut self) {
         self.stalled = None;
         self.tries = 0;
+    }
+
+    /// Files became durable: the own disk is well.
+    pub const fn kept(&mut self) {
+        self.failing = None;
     }
 
     fn looked(
@@ -469,12 +477,13 @@ impl SeedMachine {
             let refused = Refused::new(RefusalReason::SeedSourceFailed, self.note.clone());
             return self.abort(refused, actions);
         }
-        self.pause(now, actions);
+        self.tries += 1;
+        self.pause(now, self.tries, actions);
     }
 
-    fn pause(&mut self, now: Tick, actions: &mut Vec<SeedAction>) {
-        let pause = self.config.pause_min.saturating_mul(2u32.saturating_pow(self.tries.min(10)));
-        self.tries += 1;
+    fn pause(&mut self, now: Tick, tries: u32, actions: &mut Vec<SeedAction>) {
+        let doubled = 2u32.saturating_pow(tries.saturating_sub(1).min(10));
+        let pause = self.config.pause_min.saturating_mul(doubled);
         let phase = self.told.as_ref().map_or(SeedPhase::Preparing, |told| told.0);
         self.report(phase, actions);
         self.step = Step::Pausing(now.after(pause.min(self.config.pause_max)));
@@ -486,7 +495,14 @@ impl SeedMachine {
         if full {
             return self.abort(Refused::new(RefusalReason::NoSpaceForSeed, text), actions);
         }
-        self.stall(now, text, actions);
+        // No source is to blame, and another one would fare alike.
+        let (since, times) = self.failing.unwrap_or((now, 0));
+        self.failing = Some((since, times + 1));
+        if now.since(since) >= self.config.patience {
+            return self.abort(Refused::new(RefusalReason::SeedTargetFailed, text), actions);
+        }
+        self.note = text;
+        self.pause(now, times + 1, actions);
     }
 
     fn report(&mut self, phase: SeedPhase, actions: &mut Vec<SeedAction>) {

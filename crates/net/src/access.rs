@@ -15,7 +15,10 @@
 //!
 //! Who calls is known by the certificate of the connection, or by a token in the header
 //! `authorization` of the call. Tokens never make a member: what members say to each other takes a
-//! certificate.
+//! certificate, and one that counts only while the member belongs to the cluster ([`Members`]).
+//!
+//! Calls of one client that are under way are bounded, so that it does not take the memory of all;
+//! those of members are not, because the cluster lives on them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,7 +28,7 @@ use bytes::Bytes;
 use futures::future::{Either, Ready, ready};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, Response};
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
 use keelson_types::RefusalReason;
 use keelson_wire::Refusal;
 use tonic::Status;
@@ -33,8 +36,10 @@ use tonic::body::Body;
 use tower::Service;
 
 use crate::identity::nobody;
+use crate::limits::CALLS_PER_CLIENT_MAX;
+use crate::membership::Members;
+use crate::places::{Place, Shares};
 use crate::server::Connection;
-use crate::tokens::Pass;
 use crate::{AccessSecret, PeerIdentity, Role, TokenBook};
 
 const MEMBER: u8 = 1;
@@ -127,15 +132,56 @@ pub fn may_call(role: &Role, service: &str, method: &str) -> bool {
     allowed & bit(role) != 0
 }
 
-/// Calls of clients that are answered with a stream. They end when their token does.
-const STREAMS: &[(&str, &str)] =
-    &[("Kv", "Scan"), ("Kv", "Watch"), ("Kv", "ReadSalvage"), ("Operations", "WatchOperation")];
+/// Calls that are answered with a stream. They end when the token does that they were made with, or
+/// the membership.
+const STREAMS: &[(&str, &str)] = &[
+    ("Kv", "Scan"),
+    ("Kv", "Watch"),
+    ("Kv", "ReadSalvage"),
+    ("Operations", "WatchOperation"),
+    ("Replication", "LogSession"),
+    ("Replication", "FetchLog"),
+    ("Replication", "OpenSeed"),
+    ("Replication", "FetchSeed"),
+    ("Replication", "Rehearse"),
+];
 
 /// What may be asked by somebody unknown.
 const OPEN: &str = "/grpc.health.v1.Health/Check";
 
-/// Who sent a request, and what watches over it if a token vouches for that.
-type Admitted = (Option<PeerIdentity>, Option<Pass>);
+/// Ends when whoever sent a request may not hear more, and says why not.
+type Ended = Pin<Box<dyn Future<Output = Refusal> + Send>>;
+
+/// Who sent a request, and what watches over the answer if it is a stream.
+type Admitted = (Option<PeerIdentity>, Option<Ended>);
+
+/// Whom a server believes, and how much of each it takes.
+#[derive(Clone, Debug)]
+pub(crate) struct Gates {
+    pub(crate) tokens: Option<TokenBook>,
+    pub(crate) members: Members,
+    calls: Shares<(String, bool)>,
+}
+
+impl Gates {
+    pub(crate) fn new(tokens: Option<TokenBook>, members: Members) -> Self {
+        Self { tokens, members, calls: Shares::new(CALLS_PER_CLIENT_MAX) }
+    }
+
+    /// The place of a call among those of its client; members need none.
+    ///
+    /// # Errors
+    /// `overloaded`.
+    fn enter(&self, peer: Option<&PeerIdentity>) -> Result<Option<Place<(String, bool)>>, Refusal> {
+        let Some(client) = peer.filter(|peer| peer.role != Role::Member) else { return Ok(None) };
+        let place = self.calls.enter((client.name.clone(), client.by_token));
+        let full = || {
+            let what = format!("{client} has {CALLS_PER_CLIENT_MAX} calls under way here");
+            Refusal::new(RefusalReason::Overloaded, what)
+        };
+        place.map(Some).ok_or_else(full)
+    }
+}
 
 /// Whether a request may go on, and whose it is. A token that is shown decides, whatever the
 /// connection's certificate says; a bad one is never passed over in silence. Reflection is for
@@ -144,7 +190,7 @@ fn admit(
     path: &str,
     headers: &HeaderMap,
     connection: &Connection,
-    tokens: Option<&TokenBook>,
+    gates: &Gates,
 ) -> Result<Admitted, Refusal> {
     let (peer, pass) = match shown_token(headers)? {
         Some(secret) => {
@@ -152,7 +198,7 @@ fn admit(
                 let what = "no tokens are taken here: members have certificates";
                 Refusal::new(RefusalReason::Unauthenticated, what)
             };
-            let (holder, pass) = tokens.ok_or_else(refused)?.enter(&secret)?;
+            let (holder, pass) = gates.tokens.as_ref().ok_or_else(refused)?.enter(&secret)?;
             connection.vouched();
             let address = connection.address;
             (Some(PeerIdentity { address, ..holder }), Some(pass))
@@ -163,13 +209,22 @@ fn admit(
         return Ok((peer, None));
     }
     let Some(known) = &peer else { return Err(nobody()) };
-    let Some(call) = path.strip_prefix("/keelson.v1.") else { return Ok((peer, pass)) };
+    let Some(call) = path.strip_prefix("/keelson.v1.") else { return Ok((peer, None)) };
     let (service, method) = call.split_once('/').unwrap_or((call, ""));
     if !may_call(&known.role, service, method) {
         let what = format!("{known} may not call {service}.{method}");
         return Err(Refusal::new(RefusalReason::Forbidden, what));
     }
-    Ok((peer, pass.filter(|_| STREAMS.contains(&(service, method)))))
+    gates.members.check(known, (service, method))?;
+    let stream = STREAMS.iter().find(|stream| **stream == (service, method));
+    let ended: Option<Ended> = stream.and_then(|stream| match pass {
+        Some(pass) => Some(Box::pin(pass.ended()) as Ended),
+        None if known.role == Role::Member => {
+            Some(Box::pin(gates.members.clone().left(known.clone(), *stream)))
+        }
+        None => None,
+    });
+    Ok((peer, ended))
 }
 
 /// The token of a request, if it shows one.
@@ -191,16 +246,16 @@ fn shown_token(headers: &HeaderMap) -> Result<Option<AccessSecret>, Refusal> {
 #[derive(Clone, Debug)]
 pub(crate) struct Admission<S> {
     inner: S,
-    tokens: Option<TokenBook>,
+    gates: Gates,
 }
 
 impl<S> Admission<S> {
-    pub(crate) fn new(inner: S, tokens: Option<TokenBook>) -> Self {
-        Self { inner, tokens }
+    pub(crate) fn new(inner: S, gates: Gates) -> Self {
+        Self { inner, gates }
     }
 }
 
-type Guarded<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+type Held<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
 
 impl<S, B> Service<Request<B>> for Admission<S>
 where
@@ -210,8 +265,7 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future =
-        Either<Ready<Result<S::Response, S::Error>>, Either<S::Future, Guarded<S::Error>>>;
+    type Future = Either<Ready<Result<S::Response, S::Error>>, Either<S::Future, Held<S::Error>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -221,12 +275,20 @@ where
         let unknown = Connection::default();
         let connection = request.extensions().get().unwrap_or(&unknown);
         let (path, headers) = (request.uri().path(), request.headers());
-        let (peer, pass) = match admit(path, headers, connection, self.tokens.as_ref()) {
+        let (peer, ended) = match admit(path, headers, connection, &self.gates) {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 if connection.note_refusal() {
                     tracing::info!(%refusal, "refused");
                 }
+                return Either::Left(ready(Ok(Status::from(refusal).into_http())));
+            }
+        };
+        let place = match self.gates.enter(peer.as_ref()) {
+            Ok(place) => place,
+            Err(refusal) => {
+                // Not louder: whoever asks too much would fill the log, too.
+                tracing::debug!(%refusal, "refused");
                 return Either::Left(ready(Ok(Status::from(refusal).into_http())));
             }
         };
@@ -236,28 +298,26 @@ where
             request.extensions_mut().insert(peer);
         }
         let answer = self.inner.call(request);
-        Either::Right(match pass {
-            None => Either::Left(answer),
-            Some(pass) => Either::Right(Box::pin(async move {
-                Ok(answer.await?.map(|body| Body::new(GuardedBody::new(body, pass))))
-            })),
-        })
+        if ended.is_none() && place.is_none() {
+            return Either::Right(Either::Left(answer));
+        }
+        Either::Right(Either::Right(Box::pin(async move {
+            Ok(answer.await?.map(|inner| Body::new(HeldBody { inner, ended, cut: false, place })))
+        })))
     }
 }
 
-/// A stream that ends when its token does: nothing is sent after that.
-struct GuardedBody {
+/// An answer that holds the place of its call until it has left. A stream ends when its token or
+/// membership does: nothing is sent after that.
+struct HeldBody {
     inner: Body,
-    ended: Option<Pin<Box<dyn Future<Output = Refusal> + Send>>>,
+    ended: Option<Ended>,
+    cut: bool,
+    #[expect(dead_code, reason = "given back when it is dropped")]
+    place: Option<Place<(String, bool)>>,
 }
 
-impl GuardedBody {
-    fn new(inner: Body, pass: Pass) -> Self {
-        Self { inner, ended: Some(Box::pin(pass.ended())) }
-    }
-}
-
-impl hyper::body::Body for GuardedBody {
+impl hyper::body::Body for HeldBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -266,10 +326,14 @@ impl hyper::body::Body for GuardedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        let Some(ended) = &mut this.ended else { return Poll::Ready(None) };
-        if let Poll::Ready(refusal) = ended.as_mut().poll(cx) {
+        if this.cut {
+            return Poll::Ready(None);
+        }
+        if let Some(ended) = &mut this.ended
+            && let Poll::Ready(refusal) = ended.as_mut().poll(cx)
+        {
             tracing::info!(%refusal, "a stream was cut off");
-            this.ended = None;
+            (this.ended, this.cut) = (None, true);
             let mut trailers = HeaderMap::new();
             let written = Status::from(refusal).add_header(&mut trailers);
             return Poll::Ready(Some(written.map(|()| Frame::trailers(trailers))));
@@ -278,7 +342,11 @@ impl hyper::body::Body for GuardedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended.is_none() || self.inner.is_end_stream()
+        self.cut || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 
@@ -336,6 +404,29 @@ mod tests {
         book
     }
 
+    fn gates(tokens: Option<TokenBook>) -> Gates {
+        Gates::new(tokens, Members::default())
+    }
+
+    #[test]
+    fn the_calls_of_a_client_are_bounded_and_those_of_a_member_are_not() {
+        let gates = Gates { calls: Shares::new(2), ..gates(None) };
+        let peer =
+            |name: &str, role| PeerIdentity { name: name.into(), role, ..Default::default() };
+        let enter = |peer: &PeerIdentity| gates.enter(Some(peer));
+        let (ann, bob) = (peer("ann", Role::Writer), peer("bob", Role::Writer));
+        let held = [enter(&ann).unwrap(), enter(&ann).unwrap()];
+        assert_eq!(enter(&ann).unwrap_err().reason, RefusalReason::Overloaded);
+        assert!(enter(&bob).is_ok(), "others are not hindered");
+        let by_token = PeerIdentity { by_token: true, ..ann.clone() };
+        assert!(enter(&by_token).is_ok(), "a token of the same name is another client");
+        let member = peer("m1", Role::Member);
+        let many: Vec<_> = (0..4).map(|_| enter(&member)).collect();
+        assert!(many.iter().all(Result::is_ok));
+        drop(held);
+        assert!(enter(&ann).is_ok());
+    }
+
     fn headers(values: &[&str]) -> HeaderMap {
         let values = values.iter().map(|value| (AUTHORIZATION, value.parse().unwrap()));
         values.collect()
@@ -346,7 +437,7 @@ mod tests {
         let (nobody, other) = (connection(None), connection(Some(Role::Other("ops".into()))));
         let none = HeaderMap::new();
         let reason = |path: &str, connection: &Connection| {
-            admit(path, &none, connection, None).err().map(|refusal| refusal.reason)
+            admit(path, &none, connection, &gates(None)).err().map(|refusal| refusal.reason)
         };
         let (unauthenticated, forbidden) =
             (Some(RefusalReason::Unauthenticated), Some(RefusalReason::Forbidden));
@@ -368,13 +459,13 @@ mod tests {
     #[test]
     fn a_token_that_is_shown_decides_and_garbage_is_refused() {
         let secret = AccessSecret::generate().unwrap();
-        let book = book(&secret, TokenRole::Reader);
+        let gates = gates(Some(book(&secret, TokenRole::Reader)));
         let bearer = format!("bearer {}", secret.reveal());
         let other = format!("Bearer {}", AccessSecret::generate().unwrap().reveal());
         let admin = connection(Some(Role::Admin));
         let get = "/keelson.v1.Kv/Get";
         let may = |path: &str, values: &[&str], connection: &Connection| {
-            admit(path, &headers(values), connection, Some(&book))
+            admit(path, &headers(values), connection, &gates)
         };
         let (peer, pass) = may(get, &[&bearer], &connection(None)).unwrap();
         assert!(peer.unwrap().by_token && pass.is_none());
@@ -396,7 +487,7 @@ mod tests {
                 assert_eq!(refusal.reason, RefusalReason::Unauthenticated, "{values:?}");
             }
         }
-        let refusal = admit(get, &headers(&[&bearer]), &admin, None).err().unwrap();
+        let refusal = admit(get, &headers(&[&bearer]), &admin, &self::gates(None)).err().unwrap();
         assert_eq!(refusal.reason, RefusalReason::Unauthenticated, "no tokens are taken there");
     }
 
@@ -412,12 +503,12 @@ mod tests {
             (TokenRole::Operator, Role::Operator),
             (TokenRole::Admin, Role::Admin),
         ] {
-            let book = book(&secret, token);
+            let gates = gates(Some(book(&secret, token)));
             for service in set.file.iter().flat_map(|file| &file.service) {
                 for method in &service.method {
                     let (service, method) = (service.name(), method.name());
                     let path = format!("/keelson.v1.{service}/{method}");
-                    let may = admit(&path, &shown, &member, Some(&book)).is_ok();
+                    let may = admit(&path, &shown, &member, &gates).is_ok();
                     assert_eq!(may, may_call(&role, service, method), "{role} {path}");
                     let among_members = matches!(service, "Cluster" | "Replication");
                     assert!(!may || !among_members || method == "MemberFacts", "{role} {path}");
@@ -427,11 +518,10 @@ mod tests {
     }
 
     #[test]
-    fn every_stream_of_clients_is_watched() {
+    fn every_stream_is_watched() {
         let set = FileDescriptorSet::decode(keelson_wire::DESCRIPTORS).unwrap();
         let services = set.file.iter().flat_map(|file| &file.service);
-        let clients = services.filter(|s| !["Cluster", "Replication"].contains(&s.name()));
-        let streams = clients.flat_map(|service| {
+        let streams = services.flat_map(|service| {
             let streams = service.method.iter().filter(|method| method.server_streaming());
             streams.map(|method| (service.name(), method.name()))
         });

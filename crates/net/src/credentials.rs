@@ -46,6 +46,8 @@ impl TokenFiles {
 struct State {
     read: Read,
     stamps: [Stamp; 2],
+    /// Of files that could not be used, once that was logged.
+    unusable: Option<[Stamp; 2]>,
     looked_at: Instant,
 }
 
@@ -62,12 +64,13 @@ impl TokenStore {
             state.looked_at = Instant::now();
             let stamps = self.files.stamps();
             if stamps != state.stamps {
-                state.stamps = stamps;
                 match self.files.load() {
-                    Ok(read) => state.read = read,
-                    Err(error) => {
+                    Ok(read) => (state.read, state.stamps, state.unusable) = (read, stamps, None),
+                    // Read again at the next look.
+                    Err(error) if state.unusable.replace(stamps) != Some(stamps) => {
                         tracing::warn!(%error, "changed token or authority is not usable");
                     }
+                    Err(_) => {}
                 }
             }
         }
@@ -117,7 +120,7 @@ impl Credentials {
     pub fn token(files: TokenFiles) -> Result<Self, TlsError> {
         let stamps = files.stamps();
         let read = files.load()?;
-        let state = Mutex::new(State { read, stamps, looked_at: Instant::now() });
+        let state = Mutex::new(State { read, stamps, unusable: None, looked_at: Instant::now() });
         Ok(Self(Kind::Files(Arc::new(TokenStore { files, state }))))
     }
 

@@ -12,6 +12,7 @@
 //! | make certificates, make secrets of tokens | [`certs`], [`AccessSecret`] |
 //! | what a client shows | [`Credentials`] |
 //! | which tokens there are | [`TokenBook`] |
+//! | which members there are | [`Membership`] |
 //! | serve gRPC | [`bind`], [`TlsServer`], [`serve`] |
 //! | serve pages to programs without gRPC | [`serve_pages`] |
 //! | serve a web site to browsers | [`serve_site`] |
@@ -24,8 +25,10 @@ mod channel;
 mod connect;
 mod credentials;
 mod failure;
+mod handshakes;
 mod identity;
 mod limits;
+mod membership;
 mod pages;
 mod places;
 mod secret;
@@ -50,6 +53,7 @@ pub use limits::{
     FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
     STREAMS_PER_CONNECTION_MAX, UNKNOWN_TIMEOUT,
 };
+pub use membership::{Membership, Standing};
 pub use pages::{Page, serve_pages};
 pub use secret::AccessSecret;
 pub use server::{BindError, RefusedHandshake, TlsServer, bind, serve};

@@ -15,6 +15,10 @@ pub const FRAME_BYTES_MAX: u32 = 1024 * 1024;
 /// Calls under way on one connection; more wait in the client.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
 
+/// Calls of one client under way at one process, those that wait for their answers to leave
+/// included: two full connections. A call may hold a value of 16 MiB.
+pub(crate) const CALLS_PER_CLIENT_MAX: usize = 8192;
+
 /// Time between two pings on a connection, idle or not.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -37,10 +41,10 @@ pub const DATA_MESSAGE_BYTES_MAX: usize = 20 * 1024 * 1024;
 /// Largest message of `Cluster`, `Admin` and `Operations`.
 pub const CONTROL_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Connections one listener holds; more are closed at once.
+/// Connections one listener holds; more are closed at once. An eighth of them is for members alone.
 pub(crate) const CONNECTIONS_MAX: usize = 8192;
 
-/// Handshakes under way at one listener.
+/// Handshakes under way at one listener; the oldest makes room for a new one.
 pub(crate) const HANDSHAKES_MAX: usize = 256;
 
 /// First wait after a failed connect; doubles up to [`BACKOFF_MAX`].

@@ -1,38 +1,49 @@
-//! How many connections each address may have, so that one host does not take the places of all.
+//! How much of something each may have at the same time, so that one host, or one client, does not
+//! take the places of all.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many connections each address has.
-#[derive(Clone)]
-pub(crate) struct Addresses {
+/// How many places each has. Clones share them.
+#[derive(Debug)]
+pub(crate) struct Shares<K> {
     most: usize,
-    counts: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+    counts: Arc<Mutex<BTreeMap<K, usize>>>,
 }
 
-/// One of them; given back when it is dropped.
-pub(crate) struct Place(Addresses, IpAddr);
+/// How many connections each address has.
+pub(crate) type Addresses = Shares<IpAddr>;
 
-impl Addresses {
-    /// Each address may have at most so many.
+/// One place; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place<K: Ord>(Shares<K>, K);
+
+impl<K> Clone for Shares<K> {
+    fn clone(&self) -> Self {
+        Self { most: self.most, counts: self.counts.clone() }
+    }
+}
+
+impl<K: Ord + Clone> Shares<K> {
+    /// Each may have at most so many.
     pub(crate) fn new(most: usize) -> Self {
         Self { most, counts: Arc::default() }
     }
 
-    /// Takes a place, if the address has one left.
-    pub(crate) fn enter(&self, address: IpAddr) -> Option<Place> {
+    /// Takes a place, if `of` has one left.
+    pub(crate) fn enter(&self, of: K) -> Option<Place<K>> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
+        let count = counts.entry(of.clone()).or_default();
         if *count >= self.most {
             return None;
         }
         *count += 1;
-        Some(Place(self.clone(), address))
+        Some(Place(self.clone(), of))
     }
 }
 
-impl Drop for Place {
+impl<K: Ord> Drop for Place<K> {
     fn drop(&mut self) {
         let mut counts = self.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.1) {

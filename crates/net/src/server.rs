@@ -1,10 +1,11 @@
 //! The accepting side: a listener that takes verified peers, and perhaps clients with tokens, and
 //! hands their identity to the services.
 //!
-//! Handshakes run beside each other, each with a time limit; their number and that of the
-//! connections are bounded. Who shows no certificate must show a token soon ([`UNKNOWN_TIMEOUT`]),
-//! and takes no place from those who have one. A peer that is refused is logged once per line with
-//! its address and the reason, and listed by [`TlsServer::refusals`].
+//! Handshakes run beside each other, each with a time limit, and give way to new ones. Connections
+//! are bounded, and places for members are among them that nobody else gets. Who shows no
+//! certificate must show a token soon ([`UNKNOWN_TIMEOUT`]), and takes no place from those who have
+//! one. A peer that is refused is logged with its address and the reason, and listed by
+//! [`TlsServer::refusals`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -28,18 +29,23 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
-use crate::access::Admission;
+use crate::access::{Admission, Gates};
 use crate::failure::tls_error;
+use crate::handshakes::Handshakes;
 use crate::limits::{
     CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, DRAIN_TIMEOUT, FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT,
     HANDSHAKES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
     STREAMS_PER_CONNECTION_MAX, UNKNOWN_TIMEOUT,
 };
-use crate::places::{Addresses, Place};
-use crate::{PeerIdentity, TlsStore, TokenBook};
+use crate::membership::Members;
+use crate::places::{Addresses, Place, Shares};
+use crate::{Membership, PeerIdentity, TlsStore, TokenBook};
 
 /// Refused handshakes that are remembered.
 const REFUSALS_KEPT: usize = 32;
+
+/// As many refusals as are remembered in less time than this are a flood.
+const FLOOD: Duration = Duration::from_secs(1);
 
 /// Pause after `accept` failed (no file descriptors, usually), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -110,6 +116,7 @@ pub struct RefusedHandshake {
 pub struct TlsServer {
     tls: Arc<TlsStore>,
     tokens: Option<TokenBook>,
+    members: Members,
     refusals: Arc<Mutex<VecDeque<RefusedHandshake>>>,
     connections_max: usize,
     unknown_timeout: Duration,
@@ -128,6 +135,7 @@ impl TlsServer {
         Self {
             tls,
             tokens: None,
+            members: Members::default(),
             refusals: Arc::default(),
             connections_max: CONNECTIONS_MAX,
             unknown_timeout: UNKNOWN_TIMEOUT,
@@ -138,6 +146,12 @@ impl TlsServer {
     #[must_use]
     pub fn with_tokens(self, tokens: TokenBook) -> Self {
         Self { tokens: Some(tokens), ..self }
+    }
+
+    /// Lets members in only while they belong to the cluster.
+    #[must_use]
+    pub fn with_members(self, membership: Arc<dyn Membership>) -> Self {
+        Self { members: Members::known_by(membership), ..self }
     }
 
     /// Bounds the number of connections (8192 by default); more are closed at once.
@@ -161,10 +175,13 @@ impl TlsServer {
     }
 
     fn refuse(&self, peer: SocketAddr, reason: String) {
-        tracing::info!(%peer, reason, "connection refused");
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        if refusals.len() == REFUSALS_KEPT {
-            refusals.pop_front();
+        let oldest = if refusals.len() == REFUSALS_KEPT { refusals.pop_front() } else { None };
+        // A flood of them does not become a flood of lines.
+        if oldest.is_some_and(|one| one.at.elapsed().is_ok_and(|ago| ago < FLOOD)) {
+            tracing::debug!(%peer, reason, "connection refused");
+        } else {
+            tracing::info!(%peer, reason, "connection refused");
         }
         refusals.push_back(RefusedHandshake { peer, reason, at: SystemTime::now() });
     }
@@ -275,9 +292,9 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let (accepted, incoming) = mpsc::channel(HANDSHAKES_MAX);
     let (stop, stopped) = oneshot::channel::<()>();
-    let tokens = server.tokens.clone();
+    let gates = Gates::new(server.tokens.clone(), server.members.clone());
     let accepting = tokio::spawn(accept_all(listener, server, accepted));
-    let admission = tower::layer::layer_fn(move |inner| Admission::new(inner, tokens.clone()));
+    let admission = tower::layer::layer_fn(move |inner| Admission::new(inner, gates.clone()));
     let serving = http2_server().layer(admission).add_routes(routes).serve_with_incoming_shutdown(
         ReceiverStream::new(incoming),
         async {
@@ -316,16 +333,9 @@ async fn accept_all(
     server: TlsServer,
     accepted: mpsc::Sender<io::Result<PeerStream>>,
 ) {
-    let connections = Arc::new(Semaphore::new(server.connections_max));
-    // The other half is for those with certificates, members above all.
-    let unknown = UnknownPlaces {
-        all: Arc::new(Semaphore::new((server.connections_max / 2).max(1))),
-        of_address: Addresses::new(UNKNOWN_PER_ADDRESS_MAX),
-    };
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let rooms = Rooms::new(&server);
+    let handshakes = Handshakes::new(HANDSHAKES_MAX);
     loop {
-        let handshake = handshakes.clone().acquire_owned().await;
-        let handshake = handshake.expect("the semaphore is never closed");
         let (tcp, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -334,18 +344,23 @@ async fn accept_all(
                 continue;
             }
         };
-        let Ok(connection) = connections.clone().try_acquire_owned() else {
+        let Ok(connection) = rooms.all.clone().try_acquire_owned() else {
             server.refuse(peer, format!("{} connections are open", server.connections_max));
             continue;
         };
-        let (server, accepted, unknown) = (server.clone(), accepted.clone(), unknown.clone());
+        let mut turn = handshakes.enter(peer.ip());
+        let (server, accepted, rooms) = (server.clone(), accepted.clone(), rooms.clone());
         tokio::spawn(async move {
-            let handshaken = server.handshake(tcp, peer).await;
-            drop(handshake);
+            let handshaken = tokio::select! {
+                handshaken = server.handshake(tcp, peer) => handshaken,
+                () = turn.given_up() => Err("its handshake gave way to others".into()),
+            };
+            drop(turn);
             let patience = server.unknown_timeout;
-            let unknown = (peer.ip(), &unknown);
-            let stream =
-                handshaken.and_then(|done| PeerStream::new(done, connection, unknown, patience));
+            let stream = handshaken.and_then(|done| {
+                let places = rooms.enter(&done.connection, peer.ip(), patience)?;
+                Ok(PeerStream::new(done, connection, places))
+            });
             match stream {
                 // An error means that the server stopped meanwhile.
                 Ok(stream) => drop(accepted.send(Ok(stream)).await),
@@ -362,28 +377,78 @@ struct PeerStream {
     /// While nobody vouches for it.
     unknown: Option<Unknown>,
     _turn: OwnedSemaphorePermit,
+    _client: Option<Client>,
 }
 
 /// What a connection has that nobody vouches for yet; all of it is given back then.
 struct Unknown {
     patience: Pin<Box<Sleep>>,
-    _places: (OwnedSemaphorePermit, Place),
+    _places: (OwnedSemaphorePermit, Place<IpAddr>),
 }
 
-/// Places for connections without a certificate: of all together, and of each address.
+/// The places of a client's connection: among all clients, and among its own if it showed a
+/// certificate.
+struct Client {
+    _places: (OwnedSemaphorePermit, Option<Place<String>>),
+}
+
+/// Places for connections.
 #[derive(Clone)]
-struct UnknownPlaces {
+struct Rooms {
+    members: Members,
     all: Arc<Semaphore>,
+    /// The rest is for members, which must get in however many clients there are.
+    clients: Arc<Semaphore>,
+    /// Half of those for each name, so that one client does not shut out the others.
+    of_client: Shares<String>,
+    /// Without a certificate: half of all together, and so many of each address.
+    unknown: Arc<Semaphore>,
     of_address: Addresses,
 }
 
-impl UnknownPlaces {
+impl Rooms {
+    fn new(server: &TlsServer) -> Self {
+        let all = server.connections_max;
+        let clients = (all - all / 8).max(1);
+        Self {
+            members: server.members.clone(),
+            all: Arc::new(Semaphore::new(all)),
+            clients: Arc::new(Semaphore::new(clients)),
+            of_client: Shares::new((clients / 2).max(1)),
+            unknown: Arc::new(Semaphore::new((all / 2).max(1))),
+            of_address: Addresses::new(UNKNOWN_PER_ADDRESS_MAX),
+        }
+    }
+
+    /// # Errors
+    /// There are too many of its kind.
+    fn enter(
+        &self,
+        connection: &Connection,
+        address: IpAddr,
+        patience: Duration,
+    ) -> Result<(Option<Client>, Option<Unknown>), String> {
+        let known = connection.certificate.as_ref();
+        if known.is_some_and(|peer| self.members.counts(peer)) {
+            return Ok((None, None));
+        }
+        let own = known.map(|peer| {
+            let place = self.of_client.enter(peer.name.clone());
+            place.ok_or_else(|| format!("{peer} has too many connections"))
+        });
+        let client = self.clients.clone().try_acquire_owned();
+        let client = client.map_err(|_| "too many connections of clients")?;
+        let client = Client { _places: (client, own.transpose()?) };
+        let unknown = known.is_none().then(|| self.unknown(address, patience)).transpose()?;
+        Ok((Some(client), unknown))
+    }
+
     /// # Errors
     /// Too many are unknown.
-    fn enter(&self, address: IpAddr, patience: Duration) -> Result<Unknown, String> {
+    fn unknown(&self, address: IpAddr, patience: Duration) -> Result<Unknown, String> {
         let one = self.of_address.enter(address);
         let one = one.ok_or("too many connections without a certificate from there")?;
-        let another = self.all.clone().try_acquire_owned();
+        let another = self.unknown.clone().try_acquire_owned();
         let another = another.map_err(|_| "too many connections without a certificate")?;
         let patience = Box::pin(tokio::time::sleep(patience));
         Ok(Unknown { patience, _places: (another, one) })
@@ -391,20 +456,12 @@ impl UnknownPlaces {
 }
 
 impl PeerStream {
-    /// # Errors
-    /// Too many are unknown.
     fn new(
-        handshaken: Handshaken,
+        Handshaken { stream, connection }: Handshaken,
         turn: OwnedSemaphorePermit,
-        (address, places): (IpAddr, &UnknownPlaces),
-        patience: Duration,
-    ) -> Result<Self, String> {
-        let Handshaken { stream, connection } = handshaken;
-        let unknown = match connection.certificate {
-            Some(_) => None,
-            None => Some(places.enter(address, patience)?),
-        };
-        Ok(Self { stream, connection, unknown, _turn: turn })
+        (client, unknown): (Option<Client>, Option<Unknown>),
+    ) -> Self {
+        Self { stream, connection, unknown, _turn: turn, _client: client }
     }
 
     /// Whether it was unknown for too long.

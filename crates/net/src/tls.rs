@@ -3,7 +3,8 @@
 //!
 //! Every new connection asks [`TlsStore::current`]. A change of the files is noticed within a
 //! second; if the new files are wrong (half replaced, expired, another authority), the identity in
-//! use stays and the problem is logged once per change. Connections that are open are not touched.
+//! use stays, the problem is logged once per change, and they are read again at every look until
+//! they are right. Connections that are open are not touched.
 
 use std::fmt;
 use std::io;
@@ -311,7 +312,10 @@ type Stamps = [Stamp; 3];
 
 struct State {
     identity: Arc<TlsIdentity>,
+    /// Of the files that the identity came from.
     stamps: Stamps,
+    /// Of files that could not be used, once that was logged.
+    unusable: Option<Stamps>,
     looked_at: Instant,
 }
 
@@ -335,7 +339,8 @@ impl TlsStore {
     pub fn open(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
         let stamps = files.stamps();
         let identity = Arc::new(files.load()?);
-        let state = Mutex::new(State { identity, stamps, looked_at: Instant::now() });
+        let (unusable, looked_at) = (None, Instant::now());
+        let state = Mutex::new(State { identity, stamps, unusable, looked_at });
         Ok(Arc::new(Self { files, state }))
     }
 
@@ -362,8 +367,9 @@ impl TlsStore {
     /// As for [`TlsFiles::load`]; the identity in use stays.
     pub fn reload(&self) -> Result<(), TlsError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.stamps = self.files.stamps();
+        let stamps = self.files.stamps();
         state.identity = Arc::new(self.files.load()?);
+        state.stamps = stamps;
         Ok(())
     }
 
@@ -372,15 +378,17 @@ impl TlsStore {
         if stamps == state.stamps {
             return;
         }
-        state.stamps = stamps;
         match self.files.load() {
             Ok(identity) => {
                 tracing::info!(own = %identity.own, "certificates reloaded");
-                state.identity = Arc::new(identity);
+                (state.identity, state.stamps) = (Arc::new(identity), stamps);
+                state.unusable = None;
             }
-            Err(error) => {
+            // Read again at the next look: what is wrong may pass without a trace in the stamps.
+            Err(error) if state.unusable.replace(stamps) != Some(stamps) => {
                 tracing::warn!(%error, code = error.code(), "changed certificates are not usable");
             }
+            Err(_) => {}
         }
     }
 }

@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use keelson_net::certs::{Authority, CertRequest, IssuedCert, Validity};
 use keelson_net::{
-    AccessSecret, ConnectFailureKind, Connector, Credentials, Expect, Lane, PeerChannel, TlsFiles,
-    TlsServer, TlsStore, TokenBook, TokenFiles, bind, require_member, serve,
+    AccessSecret, ConnectFailureKind, Connector, Credentials, Expect, Lane, Membership,
+    PeerChannel, Standing, TlsFiles, TlsServer, TlsStore, TokenBook, TokenFiles, bind,
+    require_member, serve,
 };
 use keelson_types::{AccessTokens, MemberName, NewToken, RefusalReason, TokenName, TokenRole};
 use keelson_wire::{refusal_of, v1};
@@ -114,6 +116,16 @@ impl Running {
         let serving = serve(listener, server.clone(), routes, shutdown);
         let ended = tokio::spawn(async move { serving.await.unwrap() });
         Self { address, server, listing, stop, ended }
+    }
+
+    /// Waits until somebody was refused for this reason.
+    async fn refuses(&self, reason: &str) {
+        let refused = async {
+            while !self.server.refusals().iter().any(|refused| refused.reason == reason) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), refused).await.expect(reason);
     }
 
     async fn refusal(&self) -> String {
@@ -465,4 +477,82 @@ async fn a_connection_on_which_nobody_shows_who_it_is_does_not_last() {
         tokio::task::yield_now().await;
     }
     assert!(!unknown.is_connected() && known.is_connected());
+}
+
+/// Everybody is a member until this is set.
+#[derive(Default)]
+struct Left(AtomicBool);
+
+impl Membership for Left {
+    fn standing(&self, _: &str) -> Standing {
+        if self.0.load(Ordering::Relaxed) { Standing::Stranger } else { Standing::Member }
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_left_calls_nothing_and_hears_no_more_of_what_it_called() {
+    let world = World::new();
+    let left = Arc::new(Left::default());
+    let server = TlsServer::new(world.store("m1", &CertRequest::member("m1", &[])));
+    let running = Running::start(server.with_members(left.clone()), "127.0.0.1:0").await;
+    let connector = Connector::new(world.store("m3", &CertRequest::member("m3", &[])));
+    let channel = connector.channel(&running.address, member("m1"), Lane::Control);
+    ask(channel.clone()).await.unwrap();
+    let request = Request::new(v1::GetOperationRequest::default());
+    let watched = OperationsClient::new(channel.clone()).watch_operation(request).await.unwrap();
+    left.0.store(true, Ordering::Relaxed);
+    assert_eq!(failure_of(channel).await.0, RefusalReason::UnknownMember);
+    let ended = watched.into_inner().message().await.unwrap_err();
+    assert_eq!(refusal_of(&ended).reason, RefusalReason::UnknownMember);
+    let admin = Connector::new(world.store("ann", &CertRequest::admin("ann")));
+    let channel = admin.channel(&running.address, member("m1"), Lane::Control);
+    ask(channel).await.expect("people are no members, and need not be");
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_keep_nobody_out() {
+    let world = World::new();
+    let running = world.serve("m1").await;
+    let mut silent = Vec::new();
+    for _ in 0..400 {
+        silent.push(TcpStream::connect(&running.address).await.unwrap());
+    }
+    let connector = Connector::new(world.store("m2", &CertRequest::member("m2", &[])));
+    let channel = connector.channel(&running.address, member("m1"), Lane::Control);
+    // Connecting takes less time than any of them has.
+    channel.connect().await.unwrap();
+    ask(channel).await.unwrap();
+    running.refuses("its handshake gave way to others").await;
+}
+
+#[tokio::test]
+async fn clients_leave_room_for_each_other_and_for_members() {
+    let world = World::new();
+    let server = TlsServer::new(world.store("m1", &CertRequest::member("m1", &[])));
+    let running = Running::start(server.with_connections_max(8), "127.0.0.1:0").await;
+    let channels = |store: Arc<TlsStore>| {
+        let address = running.address.clone();
+        move || PeerChannel::new(store.clone(), &address, member("m1"))
+    };
+    let ann = channels(world.store("ann", &CertRequest::admin("ann")));
+    let bob = channels(world.store("bob", &CertRequest::admin("bob")));
+    let mut held = Vec::new();
+    // Half of the seven that are for clients.
+    for _ in 0..3 {
+        held.push(ann());
+        ask(held.last().unwrap().clone()).await.unwrap();
+    }
+    assert!(ask(ann()).await.is_err());
+    running.refuses("ann (admin) has too many connections").await;
+    held.push(bob());
+    ask(held.last().unwrap().clone()).await.expect("there is room for others");
+    let carl = channels(world.store("carl", &CertRequest::admin("carl")));
+    for _ in 0..3 {
+        held.push(carl());
+        ask(held.last().unwrap().clone()).await.unwrap();
+    }
+    assert!(ask(bob()).await.is_err());
+    running.refuses("too many connections of clients").await;
+    let m2 = channels(world.store("m2", &CertRequest::member("m2", &[])));
+    ask(m2()).await.expect("a member gets in all the same");
 }

@@ -18,6 +18,7 @@ use keelson_types::{
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, ids, v1};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::ahead::Ahead;
 use crate::catalog::Catalogs;
 use crate::forks::Forks;
 use crate::gate::LeaseClock;
@@ -29,7 +30,7 @@ use crate::pool::Pool;
 use crate::repair::donating::Donations;
 use crate::room::Room;
 use crate::scrub::Scrubbing;
-use crate::seed::{SeedSources, SyncTimes};
+use crate::seed::{SeedPools, SeedRoom, SeedSources, SyncTimes};
 use crate::shared::CopyShared;
 use crate::space::Space;
 
@@ -91,6 +92,8 @@ pub(crate) struct PlaneContext {
     pub(crate) log_paths: LogPaths,
     /// Who indexes what.
     pub(crate) catalogs: Catalogs,
+    /// Answers that are read ahead of clients.
+    pub(crate) ahead: Ahead,
     /// For scrubs, which sleep most of the time.
     pub(crate) scrubs: Arc<Pool>,
     pub(crate) scrubbing: Scrubbing,
@@ -102,8 +105,9 @@ pub(crate) struct PlaneContext {
     pub(crate) forks: Arc<Forks>,
     /// Checkpoints that targets of seeds read.
     pub(crate) seeds: Arc<SeedSources>,
-    /// For both sides of seeds; two threads, so that reading or hashing goes beside writing.
-    pub(crate) seed_pool: Pool,
+    pub(crate) seed_pools: SeedPools,
+    /// What the seeds that arrive here still need of the volumes.
+    pub(crate) seed_room: Arc<SeedRoom>,
     pub(crate) syncs: Arc<SyncTimes>,
     pub(crate) meters: Arc<Meters>,
     /// Of this machine; tells whether ticks of an earlier life compare.
@@ -139,7 +143,8 @@ impl PlaneContext {
         Ok(Self {
             forks: Arc::new(forks),
             seeds: Arc::new(seeds),
-            seed_pool: Pool::start("seed", 2)?,
+            seed_pools: SeedPools::start()?,
+            seed_room: Arc::default(),
             syncs: Arc::default(),
             meters: Arc::default(),
             member: parts.member,
@@ -157,6 +162,7 @@ impl PlaneContext {
             catalogs: Catalogs::start(parts.quiet)?,
             scrubs: Arc::new(Pool::start("scrub", 1)?),
             scrubbing: Scrubbing::default(),
+            ahead: Ahead::default(),
             donations: Arc::default(),
             catching_up: Arc::new(Semaphore::new(CATCHING_UP_MAX)),
             members: RwLock::default(),

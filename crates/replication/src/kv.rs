@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use keelson_net::require_database;
-use keelson_types::{ForkAddress, LogEnd, RefusalReason, SessionId};
+use keelson_net::{peer_of, require_database};
+use keelson_types::{ForkAddress, LogEnd, News, RefusalReason, SessionId};
 use keelson_wire::{CommitToken, Refusal, ids, v1};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
@@ -214,16 +214,19 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
-        Ok(Response::new(self.scan_keys(admitted(request)?).await?))
+        let client = peer_of(&request)?.to_string();
+        Ok(Response::new(self.scan_keys(admitted(request)?, client).await?))
     }
 
     async fn watch(
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let client = peer_of(&request)?.to_string();
         let request = admitted(request)?;
         let copy = self.copy(&request.database)?;
-        Ok(Response::new(watch::start(self.context.clone(), copy, request).await?))
+        let share = self.context.ahead.share(client);
+        Ok(Response::new(watch::start(self.context.clone(), copy, request, share).await?))
     }
 
     async fn list_salvage(
@@ -245,7 +248,11 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::DeleteSalvageRequest>,
     ) -> Result<Response<v1::DeleteSalvageResponse>, Status> {
-        self.remove_salvage(admitted(request)?).await?;
+        let by = peer_of(&request)?.to_string();
+        let request = admitted(request)?;
+        let ended = self.remove_salvage(request.clone()).await;
+        self.audit(by, "delete_salvage", &request, &ended);
+        ended?;
         Ok(Response::new(v1::DeleteSalvageResponse {}))
     }
 
@@ -270,6 +277,24 @@ impl v1::kv_server::Kv for KvService {
 }
 
 impl KvService {
+    /// Tells the cluster what somebody changed besides data, and how it ended.
+    fn audit<T: OfDatabase + std::fmt::Debug>(
+        &self,
+        by: String,
+        call: &str,
+        request: &T,
+        ended: &Result<(), Refusal>,
+    ) {
+        let outcome = match ended {
+            Ok(()) => "done",
+            Err(refusal) => refusal.reason.code().0,
+        };
+        let (outcome, request_text) = (outcome.to_owned(), format!("{request:?}"));
+        let asked = News::Asked { by, call: call.into(), request: request_text, outcome };
+        let copy = self.registry.named(request.database());
+        self.context.tell(copy.map(|copy| copy.shared.database), &asked);
+    }
+
     async fn durability_of(
         &self,
         copy: &CopyHandle,

@@ -5,6 +5,7 @@
 //! the control process speaks over the private link. `DESIGN.md` has tasks, threads and crash
 //! cases.
 
+mod ahead;
 mod assignment;
 mod catalog;
 mod context;

@@ -14,7 +14,7 @@ use keelson_copy_core::paths::{Overrides, Purpose, Way};
 use keelson_env::Disk;
 use keelson_log::{OsDisk, Quota};
 use keelson_net::link::{LinkReceiver, LinkSender};
-use keelson_net::{Connector, TokenBook};
+use keelson_net::{Connector, Membership, TokenBook};
 use keelson_store::{StoreFactory, StoreLimits};
 use keelson_types::{
     ClusterId, ClusterSettings, DatabaseId, IncarnationId, MemberId, MemberName, Tick,
@@ -143,6 +143,12 @@ impl DataPlane {
     #[must_use]
     pub fn tokens(&self) -> TokenBook {
         self.context.tokens.clone()
+    }
+
+    /// Which members belong to the cluster, as last heard from the control process.
+    #[must_use]
+    pub fn membership(&self) -> Arc<dyn Membership> {
+        self.context.clone()
     }
 
     /// Ends when the control process is gone; the process must exit at once then.

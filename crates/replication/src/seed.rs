@@ -4,15 +4,20 @@
 //! files. The target ([`target`]) is driven by `copy_core::seed`; what lies on its disk is the
 //! business of [`place`]. [`orders`] starts and ends targets as consensus says.
 
+mod making;
 mod measure;
 mod orders;
 mod place;
+mod pools;
+mod room;
 mod serve;
 mod source;
 mod target;
 
 pub(crate) use measure::SyncTimes;
 pub(crate) use orders::Targets;
+pub(crate) use pools::SeedPools;
+pub(crate) use room::SeedRoom;
 pub(crate) use source::SeedSources;
 
 use tokio::sync::oneshot;

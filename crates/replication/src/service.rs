@@ -1,4 +1,6 @@
 //! The `Replication` service: log sessions from other members, log for other members, digests.
+//!
+//! Who is no member does not come here: its server asks first ([`Membership`]).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,8 +10,8 @@ use futures::Stream;
 use keelson_copy_core::range_fetch::{FetchFailure, Spans};
 use keelson_copy_core::scrub::digest_wait;
 use keelson_env::StoreItem;
-use keelson_net::require_member;
-use keelson_types::{DatabaseId, ForkName, Instant, MemberId, RefusalReason, Span};
+use keelson_net::{Membership, Standing, require_member};
+use keelson_types::{DatabaseId, ForkName, Instant, MemberId, MemberName, RefusalReason, Span};
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, Refusal, ids, v1};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
@@ -174,7 +176,8 @@ impl v1::replication_server::Replication for ReplicationService {
         self.check(&request.handshake.clone().unwrap_or_default(), None)?;
         let key = (ids::database(&request.database)?, ids::operation(&request.operation)?);
         let seeds = self.context.seeds.clone();
-        let closed = crate::seed::blocking(&self.context.seed_pool, move || seeds.close(key)).await;
+        let closed =
+            crate::seed::blocking(&self.context.seed_pools.chores, move || seeds.close(key)).await;
         closed.map_err(|why| Refusal::new(RefusalReason::Internal, why))?;
         Ok(Response::new(v1::CloseSeedResponse {}))
     }
@@ -283,6 +286,18 @@ impl v1::replication_server::Replication for ReplicationService {
             tokio::spawn(async move { scrub::scrub(&context, &copy).await });
         }
         Ok(Response::new(v1::ScrubCopyResponse { ended_before }))
+    }
+}
+
+impl Membership for PlaneContext {
+    /// Members are those that the control process told of, which follows consensus.
+    fn standing(&self, name: &str) -> Standing {
+        let known = MemberName::new(name).is_ok_and(|name| self.member_named(&name).is_some());
+        match (known, self.cluster.get()) {
+            (true, _) => Standing::Member,
+            (false, None) => Standing::Unheard,
+            (false, Some(_)) => Standing::Stranger,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! A watcher costs one task that sleeps until something is committed. It reads only what is
 //! committed *and* in this copy's own log, so every copy shows the same changes in the same order.
 //! A cursor of a given-up timeline, or older than the log, ends the stream with a message that says
-//! so.
+//! so. A watcher that nobody listens to gives up, and is begun anew from its last cursor.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,10 +13,12 @@ use keelson_format::{Chunk, Frame, Item};
 use keelson_log::LogError;
 use keelson_types::{LogEnd, Position, Record, RefusalReason};
 use keelson_wire::{CommitToken, Refusal, v1};
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::time::timeout;
 use tonic::Status;
 
+use crate::ahead::{Piece, Pieces, Room, STALLED, Share};
 use crate::context::{CopyHandle, PlaneContext};
 use crate::kv::{Standing, standing};
 use crate::message::{LogView, Message};
@@ -25,21 +27,28 @@ use crate::shared::Life;
 /// Log read at a time.
 const READ_BYTES: usize = 1024 * 1024;
 /// Messages waiting for a slow client; then the watcher waits too.
-const AHEAD: usize = 16;
+const AHEAD: usize = 2;
 
-type Sender = mpsc::Sender<Result<v1::WatchResponse, Status>>;
+type Sender = mpsc::Sender<Piece<v1::WatchResponse>>;
+
+/// What ends a watch: a message that says why, or a refusal.
+type LastWord = Result<v1::WatchResponse, Status>;
 
 /// Starts a watcher.
 pub(crate) async fn start(
     context: Arc<PlaneContext>,
     copy: CopyHandle,
     request: v1::WatchRequest,
+    share: Share,
 ) -> Result<Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>, Refusal> {
     // Before the view: a copy that is opened anew in between ends the watch at once.
     let life = Life::of(&copy.shared);
     let log = log_view(&copy).await?;
-    let (sender, responses) = mpsc::channel(AHEAD);
-    let stream = Box::pin(ReceiverStream::new(responses));
+    let (sender, responses) = mpsc::channel(AHEAD + 1);
+    // The place of the last word: it does not wait for whoever takes nothing.
+    let closed = |_| Refusal::new(RefusalReason::Internal, "a new channel is closed");
+    let last_word = sender.clone().try_reserve_owned().map_err(closed)?;
+    let stream = Box::pin(Pieces::new(responses));
     let from = if request.from.is_empty() {
         copy.shared.committed.load().min(log.durable.position)
     } else {
@@ -52,14 +61,23 @@ pub(crate) async fn start(
         }
         if standing == Standing::Discarded {
             let response = v1::WatchResponse { discarded: true, ..Default::default() };
-            // The channel is empty.
-            let _ = sender.try_send(Ok(response));
+            last_word.send((Ok(response), None));
             return Ok(stream);
         }
         token.end.position
     };
-    let watcher = Watcher { context, copy, life, log, at: from, prefix: request.prefix, sender };
-    tokio::spawn(watcher.run());
+    let prefix = request.prefix;
+    let mut watcher = Watcher { context, copy, log, at: from, prefix, share, sender };
+    tokio::spawn(async move {
+        let sender = watcher.sender.clone();
+        let last = tokio::select! {
+            biased;
+            () = sender.closed() => return,
+            () = life.over() => Err(life.refusal().into()),
+            last = watcher.follow() => last,
+        };
+        last_word.send((last, None));
+    });
     Ok(stream)
 }
 
@@ -73,49 +91,54 @@ async fn log_view(copy: &CopyHandle) -> Result<LogView, Refusal> {
 struct Watcher {
     context: Arc<PlaneContext>,
     copy: CopyHandle,
-    /// Of the files that `log` reads.
-    life: Life,
     log: LogView,
     at: Position,
     prefix: bytes::Bytes,
+    share: Share,
     sender: Sender,
 }
 
 impl Watcher {
-    async fn run(mut self) {
+    /// Sends changes until there is a reason to end.
+    async fn follow(&mut self) -> LastWord {
         loop {
-            let (at, life) = (self.at, &self.life);
-            let news =
-                self.copy.shared.wait_until(|shared| readable(shared) > at || life.is_over());
-            tokio::select! {
-                biased;
-                () = self.sender.closed() => return,
-                () = news => {}
-            }
-            if self.life.is_over() {
-                let _ = self.sender.send(Err(self.life.refusal().into())).await;
-                return;
-            }
-            match self.read().await {
-                Ok(Some(response)) => {
-                    if self.sender.send(Ok(response)).await.is_err() {
-                        return;
-                    }
-                }
-                Ok(None) => {}
-                Err(status) => {
-                    let _ = self.sender.send(status).await;
-                    return;
-                }
+            let at = self.at;
+            self.copy.shared.wait_until(|shared| readable(shared) > at).await;
+            let (response, room) = match self.next().await {
+                Ok(Some(read)) => read,
+                Ok(None) => continue,
+                Err(last) => return last,
+            };
+            let sent = timeout(STALLED, self.sender.send((Ok(response), Some(room)))).await;
+            let Ok(sent) = sent else {
+                let what = "the client took nothing for too long; it may go on from its cursor";
+                return Err(Refusal::new(RefusalReason::Overloaded, what).into());
+            };
+            if sent.is_err() {
+                // Nobody hears this.
+                return Err(Refusal::new(RefusalReason::ConnectionLost, "nobody listens").into());
             }
         }
     }
 
-    /// The changes between here and what is readable, at most one read's worth; none if no change
-    /// has the prefix.
-    async fn read(
-        &mut self,
-    ) -> Result<Option<v1::WatchResponse>, Result<v1::WatchResponse, Status>> {
+    /// The changes between here and what is readable, at most one read's worth, with the room that
+    /// they take; none if no change has the prefix.
+    async fn next(&mut self) -> Result<Option<(v1::WatchResponse, Room)>, LastWord> {
+        let mut bytes = READ_BYTES;
+        loop {
+            let room = self.share.room(bytes).await;
+            let mut room = room.map_err(|refusal| Err(refusal.into()))?;
+            let (response, at) = self.read().await?;
+            bytes = response.as_ref().map_or(0, v1::WatchResponse::encoded_len);
+            if room.fit(bytes) {
+                self.at = at;
+                return Ok(response.map(|response| (response, room)));
+            }
+        }
+    }
+
+    /// The next changes, and how far they reach.
+    async fn read(&self) -> Result<(Option<v1::WatchResponse>, Position), LastWord> {
         let limit = readable(&self.copy.shared);
         let (mut reader, from) = (self.log.reader.clone(), self.at);
         let (reply, chunks) = oneshot::channel();
@@ -135,7 +158,7 @@ impl Watcher {
         gathered.map_err(|why| Err(Refusal::new(RefusalReason::CopyFailed, why).into()))
     }
 
-    fn gather(&mut self, chunks: &[Chunk]) -> Result<Option<v1::WatchResponse>, String> {
+    fn gather(&self, chunks: &[Chunk]) -> Result<(Option<v1::WatchResponse>, Position), String> {
         let mut changes = Vec::new();
         let mut last: Option<(LogEnd, keelson_types::HybridTime)> = None;
         for item in chunks.iter().flat_map(Chunk::items) {
@@ -146,16 +169,15 @@ impl Watcher {
             last = Some((end, time));
         }
         let Some((end, time)) = last else {
-            self.at = chunks.last().map_or(self.at, |chunk| chunk.end);
-            return Ok(None);
+            return Ok((None, chunks.last().map_or(self.at, |chunk| chunk.end)));
         };
-        self.at = end.position;
         if changes.is_empty() {
-            return Ok(None);
+            return Ok((None, end.position));
         }
         let cursor = CommitToken { stream: self.copy.shared.stream, end, time }.encode();
         let unix_millis = time.unix_millis();
-        Ok(Some(v1::WatchResponse { cursor, unix_millis, changes, ..Default::default() }))
+        let response = v1::WatchResponse { cursor, unix_millis, changes, ..Default::default() };
+        Ok((Some(response), end.position))
     }
 
     fn change(&self, record: Record) -> Option<v1::WatchChange> {

@@ -26,7 +26,7 @@ use keelson_types::RefusalReason;
 use tokio::net::TcpListener;
 
 use crate::Config;
-use answer::{forgetful, page, redirect, text};
+use answer::{page, redirect, text};
 
 /// A page and an action are answered within this time, or with a refusal.
 const ANSWER_LIMIT: Duration = Duration::from_secs(40);
@@ -53,6 +53,7 @@ pub(crate) struct Console(Arc<Shared>);
 
 struct Shared {
     member: String,
+    cookies: web::Cookies,
     endpoint: String,
     tls: Arc<TlsStore>,
     tokens: TokenBook,
@@ -97,6 +98,10 @@ impl Console {
     pub(crate) fn new(config: &Config, tls: Arc<TlsStore>, tokens: TokenBook) -> Self {
         Self(Arc::new(Shared {
             member: config.name().to_string(),
+            cookies: web::Cookies::of(
+                config.name().as_str(),
+                config.console_address().unwrap_or_default(),
+            ),
             endpoint: config.advertise_control().to_owned(),
             tls,
             tokens,
@@ -110,7 +115,11 @@ impl Console {
         let answering = async {
             match (&request.method, asked) {
                 (&Method::GET | &Method::HEAD, Route::Asset(name)) => asset(&name),
-                (&Method::GET, Route::Login) => self.login_form(""),
+                (&Method::GET, Route::Login) => {
+                    let query = web::fields(request.query.as_bytes());
+                    let next = query.get(web::NEXT_FIELD).map(String::as_str);
+                    self.login_form(next.unwrap_or_default(), "")
+                }
                 (&Method::POST, Route::Login) => self.login(&request),
                 (&Method::GET | &Method::HEAD | &Method::POST, asked) => {
                     self.for_session(&request, asked).await
@@ -124,9 +133,13 @@ impl Console {
 
     /// Everything that takes a login.
     async fn for_session(&self, request: &SiteRequest, asked: Route) -> SiteResponse {
-        let Some(session) = self.session(request) else {
-            return forgetful(redirect("/login"), web::SESSION_COOKIE);
+        let Some(mut session) = self.session(request) else {
+            return redirect(&login_for(request));
         };
+        if web::is_look(header(request, "sec-fetch-dest")) {
+            // The notice is for the page that whoever acted is led to.
+            session.owner.notice = Arc::default();
+        }
         if request.method == Method::POST {
             let form = web::fields(&request.body);
             let word = form.get(web::CSRF_FIELD).map(String::as_str).unwrap_or_default();
@@ -158,7 +171,7 @@ impl Console {
 
     /// The session of a request, as long as its token counts.
     fn session(&self, request: &SiteRequest) -> Option<Session<Owner>> {
-        let secret = AccessSecret::parse(cookie(request, web::SESSION_COOKIE)?).ok()?;
+        let secret = AccessSecret::parse(cookie(request, &self.0.cookies.session)?).ok()?;
         let session = lock(&self.0.sessions).find(secret.digest(), now_ms())?;
         match self.0.tokens.holder(&session.owner.secret) {
             Ok(_) => Some(session),
@@ -220,6 +233,19 @@ impl Console {
             ..Refused::default()
         };
         page(StatusCode::NOT_FOUND, pages::refused(&self.frame(Some(session)), &refused))
+    }
+}
+
+/// The login that leads to the page that was asked for.
+fn login_for(request: &SiteRequest) -> String {
+    if request.method == Method::POST {
+        return "/login".into();
+    }
+    let mark = if request.query.is_empty() { "" } else { "?" };
+    let wanted = format!("{}{mark}{}", request.path, request.query);
+    match web::safe_next(&wanted) {
+        "/" => "/login".into(),
+        next => format!("/login{}", web::query(&[(web::NEXT_FIELD, next)])),
     }
 }
 

@@ -282,6 +282,10 @@ refusals! {
     /// The source of a seed failed or went away, and no other may take its place.
     SeedSourceFailed = "seed_source_failed",
         "see the message; seed the copy again, from another source if this one stays away";
+    /// The member of the copy that is seeded cannot write what comes.
+    SeedTargetFailed = "seed_target_failed",
+        "see the message and the log of the copy's own member; its disk is to be looked after \
+         before the copy is seeded again";
     /// There is not enough space for a seed.
     NoSpaceForSeed = "no_space_for_seed",
         "free space on the target's volumes; the old files stay until the new ones are in place";

@@ -94,7 +94,7 @@ pub struct SeedOrder {
     pub compression: Option<bool>,
 }
 
-/// Where a seed is; the 28 steps of the model in nine phases.
+/// Where a seed is; the 28 steps of the model in six phases.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SeedPhase {
@@ -154,8 +154,11 @@ pub struct SeedProgress {
     pub bytes: u64,
     /// Bytes that came over the network in this attempt, those sent again included.
     pub bytes_received: u64,
-    /// Bytes per second of late.
+    /// Bytes per second of late, over the network.
     pub bytes_per_second: u64,
+    /// The same as they lie in files: more, if they are compressed on their way. 0 if it is not
+    /// known.
+    pub plain_bytes_per_second: u64,
     /// The network that the source was reached over last; empty if it has no name.
     pub network: String,
     /// Whether what comes is compressed on its way.
@@ -178,7 +181,11 @@ impl SeedProgress {
     /// Seconds until everything has arrived, at the present rate.
     #[must_use]
     pub const fn seconds_left(&self) -> Option<u64> {
-        self.bytes.saturating_sub(self.bytes_done).checked_div(self.bytes_per_second)
+        let rate = match self.plain_bytes_per_second {
+            0 => self.bytes_per_second,
+            plain => plain,
+        };
+        self.bytes.saturating_sub(self.bytes_done).checked_div(rate)
     }
 }
 
@@ -194,6 +201,8 @@ mod tests {
         assert_eq!((progress.percent(), progress.seconds_left()), (25, None));
         progress.bytes_per_second = 10;
         assert_eq!(progress.seconds_left(), Some(15));
+        progress.plain_bytes_per_second = 30;
+        assert_eq!(progress.seconds_left(), Some(5), "what is left is not compressed");
         progress.bytes_done = 300;
         assert_eq!((progress.percent(), progress.seconds_left()), (100, Some(0)));
     }

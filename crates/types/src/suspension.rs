@@ -221,6 +221,16 @@ impl Suspension {
         Self::blocked(self.activation, &self.block_comment)
     }
 
+    /// The same for a copy that takes the place of this one: it holds no discarded timeline.
+    #[must_use]
+    pub fn of_another_copy(&self) -> Self {
+        let by = match self.by {
+            SuspendedBy::DiscardedTimeline => SuspendedBy::Operator,
+            by => by,
+        };
+        Self { by, held: Vec::new(), ..self.clone() }
+    }
+
     fn blocked(activation: Option<Stop>, comment: &str) -> Self {
         match activation {
             None => Self::NONE,

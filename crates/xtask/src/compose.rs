@@ -20,6 +20,9 @@ use crate::workspace::{Workspace, run as run_command};
 /// The project of the cluster that people use.
 const PROJECT: &str = "keelson";
 
+/// How often the cluster may fail to form: Compose starts `forming` again while members are late.
+const FORMING_TRIES: usize = 5;
+
 /// How long a question to the engine is worth reading when it fails.
 const LINES_SHOWN: usize = 20;
 
@@ -114,9 +117,9 @@ impl Stack {
     fn up(&self) -> Result<()> {
         run_command(&mut self.compose(&["up", "-d", "--no-build"]))?;
         let forming = self.container("forming")?;
-        let code = output(Command::new("docker").args(["wait", &forming]))?;
-        let said = output(Command::new("docker").args(["logs", "--tail", "3", &forming]))?;
-        if code != "0" {
+        let formed = succeeds_once(FORMING_TRIES, || docker(&["wait", &forming]))?;
+        let said = docker(&["logs", "--tail", "3", &forming])?;
+        if !formed {
             bail!("the cluster was not formed (cargo xtask compose logs forming): {said}");
         }
         println!("compose: {said}");
@@ -157,6 +160,16 @@ impl Stack {
         }
         Ok(())
     }
+}
+
+/// Waits for a container that is started again when it fails: each wait ends with a try.
+fn succeeds_once(tries: usize, mut wait: impl FnMut() -> Result<String>) -> Result<bool> {
+    for _ in 0..tries {
+        if wait()? == "0" {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Asks the engine whether it is there.
@@ -207,6 +220,17 @@ mod tests {
     fn options_are_known_or_refused() {
         assert!(!flag(&[], "--keep").unwrap() && flag(&["--keep"], "--keep").unwrap());
         assert!(flag(&["--kepp"], "--keep").is_err());
+    }
+
+    #[test]
+    fn a_try_that_failed_is_not_the_end() {
+        let ended = |codes: &[&str]| {
+            let mut codes = codes.iter();
+            succeeds_once(3, || Ok((*codes.next().unwrap()).to_owned())).unwrap()
+        };
+        assert!(ended(&["1", "1", "0"]) && ended(&["0"]));
+        assert!(!ended(&["1", "1", "1"]));
+        assert!(succeeds_once(3, || bail!("no such container")).is_err());
     }
 
     #[test]

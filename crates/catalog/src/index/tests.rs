@@ -7,7 +7,7 @@ fn end(offset: u64) -> LogEnd {
     LogEnd { epoch: Epoch::new(0, 1), position: Position::new(1, offset) }
 }
 
-fn commit(catalog: &Catalog, keys: std::ops::Range<u32>, at: u64) {
+fn commit(catalog: &mut Catalog, keys: std::ops::Range<u32>, at: u64) {
     let mut writer = catalog.writer(Vec::new()).unwrap();
     for key in keys {
         writer.put(format!("k{key}").as_bytes(), br#"{"word":"weaving"}"#).unwrap();
@@ -26,15 +26,15 @@ fn reflects(catalog: &Catalog) -> LogEnd {
 fn a_snapshot_is_a_catalog_of_its_own() {
     let home = tempfile::tempdir().unwrap();
     let (here, there) = (home.path().join("a"), home.path().join("b"));
-    let catalog = Catalog::create(&here).unwrap();
+    let mut catalog = Catalog::create(&here).unwrap();
     assert!(matches!(catalog.snapshot(&there), Err(CatalogError::Damaged(_))), "no commit");
-    commit(&catalog, 0..30, 100);
-    commit(&catalog, 20..40, 200);
-    let snapshot = catalog.snapshot(&there).unwrap();
-    commit(&catalog, 40..60, 300);
+    commit(&mut catalog, 0..30, 100);
+    commit(&mut catalog, 20..40, 200);
+    let mut snapshot = catalog.snapshot(&there).unwrap();
+    commit(&mut catalog, 40..60, 300);
     assert_eq!((snapshot.document_count(), reflects(&snapshot)), (40, end(200)));
     assert!(snapshot.verify().unwrap() > 0);
-    commit(&snapshot, 100..101, 250);
+    commit(&mut snapshot, 100..101, 250);
     assert_eq!((snapshot.document_count(), reflects(&snapshot)), (41, end(250)));
     assert_eq!((catalog.document_count(), reflects(&catalog)), (60, end(300)));
     drop(snapshot);
@@ -53,6 +53,20 @@ fn a_snapshot_is_a_catalog_of_its_own() {
     let verified = Catalog::adopt(&there).and_then(|adopted| adopted.verify());
     assert!(matches!(verified, Err(CatalogError::Damaged(_))), "{verified:?}");
     assert!(catalog.verify().is_ok());
+}
+
+/// What a search sees and what is said of it can be taken together: a commit changes no value that
+/// somebody holds.
+#[test]
+fn a_value_sees_one_commit_until_it_is_reloaded() {
+    let home = tempfile::tempdir().unwrap();
+    let mut catalog = Catalog::create(home.path()).unwrap();
+    commit(&mut catalog, 0..10, 100);
+    let mut before = catalog.clone();
+    commit(&mut catalog, 10..25, 200);
+    assert_eq!((before.document_count(), catalog.document_count()), (10, 25));
+    before.reload().unwrap();
+    assert_eq!(before.document_count(), 25);
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn put(writer: &mut CatalogWriter, key: &str, value: &serde_json::Value) {
 }
 
 fn packages(directory: &TempDir) -> Catalog {
-    let catalog = Catalog::create(&directory.path().join("catalog")).expect("made");
+    let mut catalog = Catalog::create(&directory.path().join("catalog")).expect("made");
     let mut writer = catalog.writer(Vec::new()).expect("a writer");
     for (key, name, version, size, text) in [
         ("pkg/curl", "curl", "7.88.1", 315, "command line tool for transferring data with URLs"),
@@ -129,14 +129,14 @@ fn fragments_show_what_matched_and_where() {
 fn answers_do_not_depend_on_how_the_files_came_about() {
     let directory = TempDir::new().expect("a directory");
     let value = |n: u32| json!({ "text": "word ".repeat(1 + n as usize % 7), "n": n });
-    let direct = Catalog::create(&directory.path().join("direct")).expect("made");
+    let mut direct = Catalog::create(&directory.path().join("direct")).expect("made");
     let mut writer = direct.writer(Vec::new()).expect("a writer");
     for n in (0_u32..200).filter(|n| !(50..80).contains(n)) {
         put(&mut writer, &format!("{n:04}"), &value(n));
     }
     writer.commit(end(9)).expect("committed");
     writer.close().expect("closed");
-    let winding = Catalog::create(&directory.path().join("winding")).expect("made");
+    let mut winding = Catalog::create(&directory.path().join("winding")).expect("made");
     let mut writer = winding.writer(Vec::new()).expect("a writer");
     for n in (0_u32..200).rev() {
         put(&mut writer, &format!("{n:04}"), &json!({ "text": "word and other words" }));
@@ -155,7 +155,7 @@ fn answers_do_not_depend_on_how_the_files_came_about() {
         .chain([("*", Order::Key)])
     {
         let query = Query { text: text.into(), limit: 100, order, ..Query::default() };
-        let [one, other] = [&direct, &winding].map(|catalog| {
+        let [one, other] = [&mut direct, &mut winding].map(|catalog| {
             catalog.reload().expect("reloads");
             catalog.search(&query).expect("found")
         });
@@ -175,7 +175,7 @@ fn a_commit_says_what_it_reflects_and_a_crash_forgets_the_rest() {
     assert!(catalog.writer(Vec::new()).is_err(), "one at a time");
     drop(writer);
     drop(catalog);
-    let catalog = Catalog::open(&place).expect("opens").expect("is there");
+    let mut catalog = Catalog::open(&place).expect("opens").expect("is there");
     assert_eq!(catalog.reflected().expect("whole").expect("committed").end, end(100));
     assert_eq!(ask(&catalog, "note"), ["note"]);
     assert_eq!(catalog.document_count(), 6);

@@ -1,9 +1,11 @@
 //! `keelson operation`: long work and its progress.
 
 use std::io::{self, IsTerminal};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::Subcommand;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use keelson_client::{Client, succeeded};
 use keelson_types::{LogEnd, OperationId};
 use keelson_wire::v1::{MoveResult, Operation, SeedFigures};
@@ -66,7 +68,11 @@ impl Command {
     }
 }
 
-/// Follows an operation to its end; on a terminal its phases are shown on standard error.
+/// The lines of the seeds that are followed, below each other on a terminal.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Follows an operation to its end; on a terminal its phases are shown on standard error, those of
+/// a seed in one line that is written over.
 pub(crate) async fn follow(client: &Client, operation: OperationId) -> Outcome<Operation> {
     follow_for(client, operation, WAIT_MAX).await
 }
@@ -78,22 +84,36 @@ pub(crate) async fn follow_for(
     limit: Duration,
 ) -> Outcome<Operation> {
     let shown = io::stderr().is_terminal();
-    let mut last = String::new();
+    let (mut last, mut bar) = (String::new(), None::<ProgressBar>);
     let operations = client.operations();
     let ended = operations.watch(operation, limit, |now| {
+        if !shown {
+            return;
+        }
+        if let Some(figures) = &now.seed {
+            bar.get_or_insert_with(line).set_message(seed_bar(now, figures));
+            return;
+        }
         let line = progress(now);
-        if shown && line != last {
+        if line != last {
             eprintln!("{line}");
             last = line;
         }
     });
-    Ok(ended.await?)
+    let ended = ended.await;
+    // Its last state stays to be read.
+    bar.iter().for_each(ProgressBar::abandon);
+    Ok(ended?)
+}
+
+/// A line of its own, which is written over.
+fn line() -> ProgressBar {
+    let style = ProgressStyle::with_template("{wide_msg}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+    BARS.add(ProgressBar::new_spinner().with_style(style))
 }
 
 fn progress(operation: &Operation) -> String {
-    if let Some(figures) = &operation.seed {
-        return seed_bar(operation, figures);
-    }
     let share = match operation.total {
         0 => String::new(),
         total => format!(" {} %", operation.done * 100 / total),

@@ -107,6 +107,7 @@ impl ClusterState {
             backed_up: None,
             receipts: Ring::default(),
             turned_back: None,
+            redundancy_told: None,
         };
         for copy in copies {
             self.check_new_copy(&database, copy)?;
@@ -177,14 +178,10 @@ impl ClusterState {
         leaving: Option<bool>,
         lag: Option<LagSettings>,
     ) -> Applied {
-        let database = self.database(id)?;
         if leaving == Some(true) {
-            check_enough_without(database, copy)?;
-            if database.target == Some(copy) {
-                let message = "the copy is the active one; move the database first";
-                return refuse(RefusalReason::Precondition, message);
-            }
+            self.check_removable(id, copy)?;
         }
+        let database = self.database(id)?;
         if lag.is_some_and(|lag| lag.is_lagged()) {
             check_may_lag(database, copy)?;
         }
@@ -239,6 +236,8 @@ impl ClusterState {
         config.suspension = config.suspension.resume(&request, &facts)?;
         config.resumes += 1;
         config.cut_off = false;
+        // A removal that came to no end is taken back.
+        config.leaving = false;
         (config.failure, config.autoreseed) = (None, None);
         let member = config.member;
         self.event(index, Some(member), Some(id), EventKind::CopyResumed(copy));
@@ -311,7 +310,7 @@ impl ClusterState {
             // A fresh copy has neither the fault of the old one nor its missing log.
             let suspension = match copy.suspension.by {
                 SuspendedBy::Fault => copy.suspension.when_replication_goes_on(),
-                _ => copy.suspension.clone(),
+                _ => copy.suspension.of_another_copy(),
             };
             let fresh = CopyConfig {
                 added_at_index: index,
@@ -350,6 +349,13 @@ impl ClusterState {
         if database.copies.len() == 1 {
             return refuse(RefusalReason::Precondition, "the last copy goes with its database");
         }
+        let serving = database.target.is_some() && database.intent == MountIntent::Mounted;
+        if database.counts(copy) && !serving {
+            // C14: it may hold what no other copy has, and nobody can drop it from the rule.
+            let message = "the copy counts in the commit rule and no copy is open that could drop \
+                           it; mount the database first";
+            return refuse(RefusalReason::Precondition, message);
+        }
         may_release(database, copy, &self.settings, self.clock_unix_ms)?;
         check_enough_without(database, copy)
     }
@@ -358,8 +364,7 @@ impl ClusterState {
         self.check_removable(id, copy)?;
         let database = self.database_mut(id)?;
         let member = known_copy(database, copy)?.member;
-        let counts = database.rule.as_ref().is_some_and(|rule| rule.has(copy));
-        if counts && database.intent == MountIntent::Mounted {
+        if database.counts(copy) {
             let message = "the copy counts in the commit rule; mark it as leaving and retry \
                            when the active has dropped it";
             return refuse(RefusalReason::Precondition, message);

@@ -11,10 +11,11 @@ use super::{Applied, refuse};
 use crate::command::{
     ActivateItem, ActivatedTarget, AllocateItem, AllocatedEpoch, Answer, Refusal,
 };
-use crate::decision::{ActivationReason, DecisionEntry};
+use crate::decision::{ActivationReason, ActivationStep, DecisionEntry, StepTiming};
 use crate::event::EventKind;
 use crate::loss::LossReceipt;
 use crate::point_in_time::TurnedBack;
+use crate::select::{Mark, set_by_operators};
 use crate::state::{Binding, ClusterState, CopyKind, Database, EpochRecord, RuleRecord};
 use crate::suppression::{Suppression, suppression};
 
@@ -55,7 +56,8 @@ impl ClusterState {
         database.state = DatabaseState::Sealing;
         database.target = None;
         database.binding = None;
-        let record = EpochRecord { epoch, target: None, reason: reason.clone(), index };
+        let record =
+            EpochRecord { epoch, target: None, reason: reason.clone(), index, bound_unix_ms: 0 };
         database.history.push(record);
         let released = database.take_back_turn();
         for (member, copy) in released {
@@ -81,7 +83,9 @@ impl ClusterState {
 
     /// Tells it once, with the move that made them too many.
     fn note_suppression(&mut self, index: u64, id: DatabaseId, now_unix_ms: u64) {
-        let Suppression { moves, most, until_unix_ms } = suppression(self, id, now_unix_ms);
+        let Some(database) = self.databases.get(&id) else { return };
+        let found = suppression(&self.settings, database, now_unix_ms);
+        let Suppression { moves, most, until_unix_ms } = found;
         let Some(until_unix_ms) = until_unix_ms.filter(|_| most == Some(moves)) else { return };
         let moves = u32::try_from(moves).unwrap_or(u32::MAX);
         self.event(index, None, Some(id), EventKind::MovesSuppressed { moves, until_unix_ms });
@@ -118,7 +122,7 @@ impl ClusterState {
         let member = database.target_member();
         let mut reason = item.decision.reason.clone();
         if let Some(last) = database.history.last_mut() {
-            last.target = member;
+            (last.target, last.bound_unix_ms) = (member, now);
             reason = last.reason.clone();
         }
         self.touch_assignments(index, item.database);
@@ -177,8 +181,20 @@ impl ClusterState {
             let message = "the target's data process is not the one that was sealed";
             return refuse(RefusalReason::TargetUnfit, message);
         }
+        // What an operator said between the seal and this entry holds for this entry.
+        let marks = self.marks_of(database, item.target);
+        if let Some(mark) = marks.difference(&item.marks).next() {
+            let message = format!("since it was sealed the target is marked: {}", mark.name());
+            return refuse(RefusalReason::TargetUnfit, message);
+        }
         let version = database.rule.as_ref().map_or(0, |rule| rule.version);
         check_rule(database, item.target, version, &item.rule)
+    }
+
+    /// What operators set that speaks against a copy as the target of an activation.
+    pub(crate) fn marks_of(&self, database: &Database, copy: CopyId) -> BTreeSet<Mark> {
+        let copy = database.copies.get(&copy);
+        copy.map(|copy| set_by_operators(self.members.get(&copy.member), copy)).unwrap_or_default()
     }
 
     pub(super) fn established(&mut self, index: u64, id: DatabaseId, epoch: Epoch) -> Applied {
@@ -201,8 +217,23 @@ impl ClusterState {
         database.unestablished.retain(|record| record.epoch >= epoch);
         database.turn_established();
         let member = database.target_member();
+        self.complete_decision(id, epoch);
         self.event(index, member, Some(id), EventKind::Established(epoch));
         Ok(Answer::Done)
+    }
+
+    /// The end of the activation belongs into the record of its decision, if that is kept still. It
+    /// is as exact as the clocks of those who proposed.
+    fn complete_decision(&mut self, id: DatabaseId, epoch: Epoch) {
+        let history = self.databases.get(&id).and_then(|database| database.history.last());
+        let bound = history.map_or(self.clock_unix_ms, |row| row.bound_unix_ms);
+        let opening = self.clock_unix_ms.saturating_sub(bound);
+        let mut records = self.decisions.iter_mut().rev().map(|entry| &mut entry.record);
+        if let Some(found) = records.find(|record| record.database == id && record.epoch == epoch) {
+            let decided = found.steps.last().map_or(0, |timing| timing.at_ms);
+            let (step, at_ms) = (ActivationStep::Established, decided + opening);
+            found.steps.push(StepTiming { step, at_ms });
+        }
     }
 
     /// G3: what whoever goes on without this active knows of its acknowledgements. A repeated or

@@ -1,11 +1,13 @@
 //! Commands about events, decisions and operations.
 
-use keelson_types::{OperationId, RefusalReason};
+use keelson_types::{DatabaseId, OperationId, RefusalReason};
 
 use super::{Applied, refuse};
 use crate::command::{Answer, Command};
 use crate::decision::DecisionEntry;
+use crate::event::EventKind;
 use crate::operation::{Moved, Operation, OperationKind, OperationState};
+use crate::redundancy::Alert;
 use crate::state::{ClusterState, OPERATIONS_MAX};
 
 /// Longest message of an operation, in bytes.
@@ -16,6 +18,7 @@ impl ClusterState {
         match command {
             Command::AppendEvent { member, database, kind } => {
                 self.event(index, *member, *database, kind.clone());
+                self.note_alert(*database, kind);
                 Ok(Answer::Done)
             }
             Command::RecordDecision(record) => {
@@ -75,6 +78,14 @@ impl ClusterState {
         };
         self.operations.insert(id, operation.clone());
         Ok(Answer::Operation(Box::new(operation)))
+    }
+
+    /// What was told last of the redundancy of a database stays known when its event is gone.
+    fn note_alert(&mut self, database: Option<DatabaseId>, kind: &EventKind) {
+        let database = database.and_then(|id| self.databases.get_mut(&id));
+        if let (Some(database), Some(alert)) = (database, Alert::of(kind)) {
+            database.redundancy_told = Some(alert);
+        }
     }
 
     fn update_operation(

@@ -84,12 +84,20 @@ impl ClusterState {
         let now = self.clock_unix_ms;
         self.check_seeding(id, copy, operation)?;
         let database = self.database_mut(id)?;
-        let Some(hold) = database.holds.iter_mut().find(|hold| hold.operation == operation) else {
+        let cut_off = database.copies.get(&copy).is_some_and(|config| config.cut_off);
+        let hold = database.holds.iter_mut().find(|hold| hold.operation == operation);
+        // One that ran out does not come back, and the checkpoint of another source may lie before
+        // the log that was held, which nothing else holds for a copy that was cut off.
+        let holds = |hold: &&mut LogHold| {
+            let before = from.is_some_and(|from| from < hold.from);
+            hold.is_live(now) && !(before && cut_off)
+        };
+        let Some(hold) = hold.filter(holds) else {
             let gone = Refusal::new(RefusalReason::Truncated, HOLD_GONE);
             return self.end_seed(index, (id, copy, operation), &Err(gone));
         };
         hold.expires_unix_ms = now + HOLD_MS;
-        hold.from = hold.from.max(from.unwrap_or_default());
+        hold.from = from.unwrap_or(hold.from);
         if let Some(known) = self.operations.get_mut(&operation) {
             known.progress_percent = progress.percent();
             known.message.clone_from(&progress.note);

@@ -1,5 +1,7 @@
 //! Tests of `apply`.
 
+use std::collections::BTreeSet;
+
 use keelson_types::{
     ClusterId, CommitConstraint, DatabaseName, DatabaseState, Epoch, LagSettings, LogEnd,
     MountIntent, OperationId, SuspendRequest,
@@ -10,6 +12,7 @@ use crate::command::{ActivateItem, AllocateItem};
 use crate::decision::{ActivationReason, DECISION_FORMAT, DecisionRecord};
 use crate::operation::{OperationKind, OperationState};
 use crate::proof::Verdict;
+use crate::select::Mark;
 use crate::state::{
     CERTIFIED_DEAD_MAX, ConstraintSetting, CopyKind, DatabaseSettings, EPOCH_HISTORY_MAX,
     OPERATIONS_MAX,
@@ -78,6 +81,7 @@ fn binding(log: &Log, database: u128, n: u128) -> ActivateItem {
         epoch: recorded.epoch,
         target: copy_of(database, n),
         incarnation: life(n),
+        marks: BTreeSet::new(),
         rule,
         required_end: LogEnd::ZERO,
         sources: Vec::new(),
@@ -436,6 +440,21 @@ fn a_target_must_be_the_life_that_was_sealed_and_its_rule_must_fit() {
     bind_refused(&mut log, RefusalReason::Precondition, skipped);
 }
 
+/// F43: an operator's word that is recorded before the target is holds, though the copy was sealed
+/// and chosen before it.
+#[test]
+fn a_target_that_was_suspended_while_it_was_sealed_is_not_bound() {
+    let mut log = three_copies();
+    allocate(&mut log, 1);
+    let chosen = binding(&log, 1, 2);
+    let request = SuspendRequest { comment: "disk".into(), ..SuspendRequest::default() };
+    log.ok(&Command::SuspendCopy { database: DB, copy: copy(2), request });
+    bind_refused(&mut log, RefusalReason::TargetUnfit, chosen.clone());
+    let marks = log.state.marks_of(&log.state.databases[&DB], copy(2));
+    assert_eq!(marks, BTreeSet::from([Mark::Stopped, Mark::Blocked]));
+    log.ok(&Command::Activate(vec![ActivateItem { marks, ..chosen }]));
+}
+
 #[test]
 fn established_drops_the_rules_of_older_epochs_r2() {
     let mut log = three_copies();
@@ -478,7 +497,11 @@ fn repeated_failures_do_not_pile_up_rules_or_history() {
     assert_eq!(database.history.len(), EPOCH_HISTORY_MAX);
 }
 
-fn change(counter: u64, expected_version: u64, rule: keelson_types::CommitRule) -> Command {
+pub(crate) fn change(
+    counter: u64,
+    expected_version: u64,
+    rule: keelson_types::CommitRule,
+) -> Command {
     Command::ChangeRule { database: DB, epoch: epoch(counter), expected_version, rule }
 }
 

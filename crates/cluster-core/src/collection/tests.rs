@@ -65,6 +65,7 @@ fn item(dice: &mut Dice, log: &Log, database: &Database) -> ActivateItem {
         epoch: database.epoch,
         target: *target,
         incarnation: IncarnationId::from_u128(100 + number),
+        marks: log.state.marks_of(database, *target),
         rule: crate::first_rule(&input, *target),
         required_end: keelson_types::LogEnd::ZERO,
         sources: Vec::new(),

@@ -27,7 +27,7 @@ pub(super) fn waits_for_incumbent(
     let fresh = job.waits_for_incumbent.is_none_or(|(known, _)| known != epoch);
     if fresh && job.reason == ActivationReason::DeathCertified {
         // The allocation of this epoch has just set the clock.
-        let found = certificates(round.state, database.id, round.state.clock_unix_ms);
+        let found = certificates(&round.state.settings, database, round.state.clock_unix_ms);
         let patience = round.state.settings.span(Setting::CertificatePatience);
         let held = found.until_unix_ms.is_some() && !patience.is_zero();
         let until = if held { round.now.after(patience) } else { round.now };

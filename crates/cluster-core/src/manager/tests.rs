@@ -13,7 +13,7 @@ use keelson_types::{CommitConstraint, DatabaseState, LogEnd};
 
 use super::*;
 use crate::command::{ActivateItem, AllocateItem, Answer, Command, Outcome};
-use crate::decision::ActivationReason;
+use crate::decision::{ActivationReason, ActivationStep};
 use crate::order::{MountFailure, SealAnswer, SealItem, SealRefusal};
 use crate::testing::{DB, Log, copy, create, end, epoch, life, member, reply, rule};
 
@@ -219,9 +219,13 @@ fn a_new_database_is_activated_step_by_step() {
     assert_eq!((at, order.target, order.epoch), (member(1), copy(1), epoch(1)));
     assert_eq!(order.peers.len(), 2);
     assert_eq!(world.mount_result(1, Ok(())), []);
-    let established = Command::Established { database: DB, epoch: epoch(1) };
     let event = ManagerEvent::EstablishedReported { database: DB, epoch: epoch(1) };
-    assert_eq!(proposals(&world.step(event.clone())), [established]);
+    let proposed = proposals(&world.step(event.clone()));
+    assert_eq!(proposed, [Command::Established { database: DB, epoch: epoch(1) }]);
+    let decision = world.log.state.decisions.last().expect("recorded");
+    let steps = decision.record.steps.iter().map(|timing| timing.step);
+    let (binding, established) = (ActivationStep::Binding, ActivationStep::Established);
+    assert!(steps.rev().take(2).eq([established, binding]), "{:?}", decision.record.steps);
     assert_eq!(world.step(event), [], "the activation is over");
     assert_eq!(world.manager.activations().count(), 0);
 }

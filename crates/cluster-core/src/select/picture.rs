@@ -161,15 +161,10 @@ pub(crate) fn describe(
 ) -> CopyInput {
     let config = member.map(|member| &member.config);
     let activation = member.map_or_else(MemberActivation::default, |member| member.activation);
-    let marks = [
-        (Mark::Incumbent, database.incumbent() == Some(id)),
-        (Mark::Lagged, copy.kind == CopyKind::Lagged),
-        (Mark::Leaving, copy.leaving),
-        (Mark::Stopped, copy.is_stopped()),
-        (Mark::Blocked, copy.suspension.stops_activation().is_some()),
-        (Mark::Maintenance, member.is_some_and(|member| member.maintenance.is_some())),
-        (Mark::MoveAway, activation.move_away),
-    ];
+    let mut marks = set_by_operators(member, copy);
+    if database.incumbent() == Some(id) {
+        marks.insert(Mark::Incumbent);
+    }
     CopyInput {
         copy: id,
         member: copy.member,
@@ -181,8 +176,21 @@ pub(crate) fn describe(
         max_active: activation.max_active,
         max_active_preferred: activation.max_active_preferred,
         dial: activation.dial,
-        marks: marks.into_iter().filter(|(_, holds)| *holds).map(|(mark, _)| mark).collect(),
+        marks,
     }
+}
+
+/// The marks of a copy that follow from what operators set, on it or on its member.
+pub(crate) fn set_by_operators(member: Option<&Member>, copy: &CopyConfig) -> BTreeSet<Mark> {
+    let marks = [
+        (Mark::Lagged, copy.kind == CopyKind::Lagged),
+        (Mark::Leaving, copy.leaving),
+        (Mark::Stopped, copy.is_stopped()),
+        (Mark::Blocked, copy.suspension.stops_activation().is_some()),
+        (Mark::Maintenance, member.is_some_and(|member| member.maintenance.is_some())),
+        (Mark::MoveAway, member.is_some_and(|member| member.activation.move_away)),
+    ];
+    marks.into_iter().filter(|(_, holds)| *holds).map(|(mark, _)| mark).collect()
 }
 
 /// Site of a member that is not recorded any more.

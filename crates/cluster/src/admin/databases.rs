@@ -180,7 +180,7 @@ impl Context {
         });
         let constraint = rule.map_or_else(|| database.wanted_constraint(), |rule| rule.constraint);
         let now = clock::unix_millis();
-        let moved = self.applied.read(|state| suppression(state, database.id, now));
+        let moved = self.applied.read(|state| suppression(&state.settings, database, now));
         let ceiling = database.newest_ceiling().and_then(|record| record.ceiling);
         DatabaseInfo {
             database: ids::bytes(database.id),
@@ -301,25 +301,29 @@ impl Context {
             let what = format!("{} holds no copy of {}", member.name, database.name);
             refusal(RefusalReason::UnknownCopy, what)
         })?;
-        let leaving = Command::SetCopy {
+        let leaving = |leaves| Command::SetCopy {
             database: id,
             copy,
             preference: None,
-            leaving: Some(true),
+            leaving: Some(leaves),
             lag: None,
         };
         let files = files(member.name.as_str(), id);
         if request.what_if {
-            let checked = self.applied.read(|state| state.check_removable(id, copy));
-            checked.map_err(crate::propose::refusal)?;
-            self.rehearse(leaving)?;
+            self.rehearse(leaving(true))?;
             return Ok(RemoveCopyResponse { files });
         }
-        let (index, _) = self.propose_here(leaving).await?.answer()?;
-        self.reached(index, LEAVE_DEADLINE).await?;
-        self.left_rule(id, copy, &request.database).await?;
-        let command = Command::RemoveCopy { database: id, copy };
-        self.propose_here(command).await?.answer()?;
+        let (index, _) = self.propose_here(leaving(true)).await?.answer()?;
+        let removed = async {
+            self.reached(index, LEAVE_DEADLINE).await?;
+            self.left_rule(id, copy, &request.database).await?;
+            self.propose_here(Command::RemoveCopy { database: id, copy }).await?.answer()
+        };
+        if let Err(refusal) = removed.await {
+            // A copy that stays must be able to become the active one again.
+            self.propose_here(leaving(false)).await?.answer()?;
+            return Err(refusal);
+        }
         Ok(RemoveCopyResponse { files })
     }
 
@@ -333,10 +337,7 @@ impl Context {
         let counts = || {
             self.applied.read(|state| {
                 let database = state.databases.get(&id);
-                database.is_some_and(|database| {
-                    database.intent == MountIntent::Mounted
-                        && database.rule.as_ref().is_some_and(|rule| rule.has(copy))
-                })
+                database.is_some_and(|database| database.counts(copy))
             })
         };
         let mut applied = self.applied.watch();
@@ -350,7 +351,7 @@ impl Context {
         tokio::time::timeout(LEAVE_DEADLINE, left).await.map_err(|_| {
             let what = format!(
                 "the active copy of {name} has not dropped the copy from its commit rule within \
-                 {LEAVE_DEADLINE:?}; what was recorded of the copy stays so: ask again"
+                 {LEAVE_DEADLINE:?}; ask again"
             );
             refusal(RefusalReason::DeadlineExceeded, what)
         })

@@ -11,7 +11,7 @@ use std::time::Duration;
 use keelson_cluster_core::schedule::{self, ScheduledMove, check_appointment};
 use keelson_cluster_core::{
     CheckVerdict, ClusterState, Command, CopyHealth, CopyReport, Database, MoveInput, MoveOptions,
-    MovePlan, OperationKind, OperationState, Skip, Suppression, plan_move, suppression,
+    MovePlan, OperationKind, OperationState, Skip, plan_move, suppression,
 };
 use keelson_types::{
     CopyId, CopyStatus, DatabaseId, MemberId, OperationId, RefusalReason, Refused,
@@ -532,8 +532,10 @@ fn at_home(state: &ClusterState, home: MemberId) -> Vec<(DatabaseId, Option<Memb
 
 /// Failovers of a database within the window, and how many are too many (F35).
 fn moves(state: &ClusterState, database: DatabaseId) -> (usize, usize) {
-    let Suppression { moves, most, .. } = suppression(state, database, clock::unix_millis());
-    (moves, most.unwrap_or(usize::MAX))
+    let now = clock::unix_millis();
+    let database = state.databases.get(&database);
+    let found = database.map(|database| suppression(&state.settings, database, now));
+    found.map_or((0, usize::MAX), |found| (found.moves, found.most.unwrap_or(usize::MAX)))
 }
 
 /// What members said of the copies of a database.

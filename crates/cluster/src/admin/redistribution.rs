@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keelson_cluster_core::ClusterState;
 use keelson_cluster_core::redistribute::{
-    Balance, Distribution, WantedMove, distribution, redistribute,
+    Balance, Distribution, WantedMove, distribution, keep_left, redistribute,
 };
 use keelson_types::{MemberId, RefusalReason};
 use keelson_wire::Refusal;
@@ -47,6 +47,15 @@ impl Context {
     pub(crate) async fn move_to_preferred(self: &Arc<Self>) -> Result<Vec<MoveRow>, Refusal> {
         let wanted = self.applied.read(|state| redistribute(state, Balance::ByPreference));
         self.move_databases(order(&wanted, "preference move").at_once()).await
+    }
+
+    /// Moves databases away from members that are to be empty, where every check passes (F28).
+    pub(crate) async fn keep_left(self: &Arc<Self>) -> Result<Vec<MoveRow>, Refusal> {
+        let wanted = self.applied.read(keep_left);
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.move_databases(order(&wanted, "its member is to be left").at_once()).await
     }
 }
 

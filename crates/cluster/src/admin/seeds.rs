@@ -3,6 +3,7 @@
 //!
 //! What is decided lies in the replicated state; here it is asked what only the members know.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use keelson_cluster_core::{
@@ -33,6 +34,8 @@ const POSTPONED: &str = "the copy has to be seeded: keelson copy seed";
 const SEEDED: &str = "new, being seeded";
 /// Space beside the files that a target keeps free; the target itself checks exactly.
 const RESERVE_BYTES: u64 = keelson_types::LOG_UNIT_BYTES * 128;
+/// Log that comes along with a checkpoint, at most.
+const LOG_OF_SEED_BYTES_MAX: u64 = keelson_types::LOG_UNIT_BYTES * 64;
 /// Healthy copies that must be left, beside the one that loses its old files (F67).
 const SAFE_OTHERS_MIN: usize = 2;
 
@@ -67,10 +70,26 @@ impl Context {
             true => Some(self.order(operation, &request.source)?),
             false => None,
         };
+        if let Some(order) = order.clone() {
+            let (database, copy) = (database.clone(), copy.copy);
+            let asked = Asked { database, copy, member: member.id, order, safe: false };
+            // Before anything is recorded: the seed would come to nothing (F41).
+            if let Some(failed) = first_failure(&self.checks_of_members(&asked).await) {
+                return Err(Refusal::new(failed.reason, failed.message));
+            }
+        }
         let commands = additions(&database, &copy, &request, order)?;
         let id = copy.copy;
         let (_, answer) = self.propose_here(Command::Batch(commands)).await?.answer()?;
-        first_refused(answer)?;
+        if let Err(refusal) = first_refused(answer) {
+            // The commands stand alone: what was recorded of a new copy goes again.
+            if !database.copies.contains_key(&id) {
+                let undo = Command::RemoveCopy { database: database.id, copy: id };
+                let undone = self.propose_here(undo).await?;
+                tracing::debug!(outcome = ?undone.outcome, "a refused addition is undone");
+            }
+            return Err(refusal);
+        }
         let operation = if seed { ids::bytes(operation) } else { bytes::Bytes::new() };
         Ok(AddCopyResponse { copy: ids::bytes(id), operation })
     }
@@ -209,7 +228,8 @@ impl Context {
 
     /// What only the members know: whether they answer, health, space.
     async fn checks_of_members(self: &Arc<Self>, asked: &Asked) -> Vec<SeedCheck> {
-        let holders: Vec<_> = asked.database.copies.values().map(|copy| copy.member).collect();
+        let mut holders: BTreeSet<_> = asked.database.copies.values().map(|c| c.member).collect();
+        holders.insert(asked.member);
         let facts = self.facts_of(holders, &[asked.database.id]).await;
         let target = facts.get(&asked.member).and_then(|facts| facts.as_ref().ok());
         let mut checks = Vec::new();
@@ -225,7 +245,9 @@ impl Context {
         let healthy = self.healthy_sources(asked, &facts);
         checks.push(self.check_health(asked, &facts, &healthy));
         let own = copy_facts(&facts, asked.member, asked.database.id);
-        if let (Some(own), Some((_, source))) = (own, healthy.first()) {
+        let named = |member: &MemberId| asked.order.source.is_none_or(|named| named == *member);
+        let read = healthy.iter().filter(|(member, _)| named(member)).map(|(_, source)| *source);
+        if let (Some(own), Some(source)) = (own, read.max_by_key(|source| source.store_bytes)) {
             checks.push(check_space(asked.order.scope, own, source));
         }
         if asked.safe {
@@ -413,11 +435,20 @@ fn is_healthy(status: &str) -> bool {
 fn check_space(scope: SeedScope, own: &CopyFacts, source: &CopyFacts) -> SeedCheck {
     let store = if scope.makes_copy() { source.store_bytes } else { 0 };
     let index = if scope.takes_catalog() { index_of(source).bytes } else { 0 };
-    let (free, bytes) = (own.data_free_bytes, store + index);
-    let needed = bytes + RESERVE_BYTES;
-    let found = format!("{free} bytes free, about {bytes} needed");
-    if free > 0 && free < needed {
-        let found = format!("{found} beside the old files and {RESERVE_BYTES} that stay free");
+    let log = if scope.makes_copy() { source.log_bytes.min(LOG_OF_SEED_BYTES_MAX) } else { 0 };
+    let volumes = [
+        ("data", own.data_free_bytes, store.saturating_add(index)),
+        ("log", own.log_free_bytes, log),
+    ];
+    let volumes = volumes.into_iter().filter(|(name, _, _)| *name == "data" || scope.makes_copy());
+    let (mut all, mut short) = (Vec::new(), false);
+    for (name, free, bytes) in volumes {
+        all.push(format!("{name} volume: {free} bytes free, about {bytes} needed"));
+        short |= free < bytes.saturating_add(RESERVE_BYTES);
+    }
+    let found = all.join("; ");
+    if short {
+        let found = format!("{found}; the old files and {RESERVE_BYTES} bytes free stay beside it");
         return SeedCheck::failed("space", RefusalReason::NoSpaceForSeed, found);
     }
     SeedCheck::passed("space", found)
@@ -441,8 +472,12 @@ fn existing_files(asked: &Asked, own: &CopyFacts) -> SeedCheck {
         OldFiles::Keep => "stay beside the new ones",
         OldFiles::Delete => "are deleted once the new ones are in place",
     };
-    let found =
-        format!("{} bytes of store, {} bytes of log {fate}", own.store_bytes, own.log_bytes);
+    let salvage = match asked.order.old_files {
+        OldFiles::Keep => "salvage of the old log stays there",
+        OldFiles::Delete => "salvage of the old log is not deleted: the new copy lists it",
+    };
+    let (store, log) = (own.store_bytes, own.log_bytes);
+    let found = format!("{store} bytes of store, {log} bytes of log {fate}; {salvage}");
     SeedCheck::passed("existing files", found)
 }
 
@@ -459,19 +494,27 @@ fn row(check: &SeedCheck) -> SeedCheckRow {
 mod tests {
     use super::*;
 
-    /// F59: space is a check, with numbers; a member that does not say is not refused for it.
+    /// F59: space is a check, with numbers, on the volumes of stores and of log.
     #[test]
     fn space_is_checked_against_the_source() {
         let facts = |free, store| CopyFacts {
             data_free_bytes: free,
+            log_free_bytes: u64::MAX,
             store_bytes: store,
             ..CopyFacts::default()
         };
         for (free, store, fits) in
-            [(RESERVE_BYTES + 10, 10, true), (RESERVE_BYTES + 9, 10, false), (0, 10, true)]
+            [(RESERVE_BYTES + 10, 10, true), (RESERVE_BYTES + 9, 10, false), (0, 0, false)]
         {
             let check = check_space(SeedScope::Database, &facts(free, 0), &facts(0, store));
             assert_eq!(check.failure.is_none(), fits, "{}", check.found);
+        }
+        let source = CopyFacts { log_bytes: 5, ..facts(0, 10) };
+        for (log_free_bytes, fits) in [(RESERVE_BYTES + 5, true), (RESERVE_BYTES + 4, false)] {
+            let own = CopyFacts { log_free_bytes, ..facts(u64::MAX, 0) };
+            let check = check_space(SeedScope::Everything, &own, &source);
+            assert_eq!(check.failure.is_none(), fits, "{}", check.found);
+            assert!(check_space(SeedScope::Catalog, &own, &source).failure.is_none());
         }
         let index = ContentIndexFacts { bytes: 7, ..ContentIndexFacts::default() };
         let source = CopyFacts { content_index: Some(index), ..facts(0, 10) };

@@ -229,6 +229,10 @@ fn row(
         Some(facts) => (facts.status.clone(), facts.status_reason.clone()),
         None => (CopyStatus::ServiceDown.to_string(), unreachable(facts.get(&copy.member))),
     };
+    let status_reason = match status_reason.is_empty() && copy.leaving {
+        true => "it is being removed; keelson copy resume takes that back".to_owned(),
+        false => status_reason,
+    };
     let failure = failure_of(copy, of_this);
     let acts = failure.map(|tag| match database.target == Some(id) {
         true => response(tag).active,
@@ -374,7 +378,7 @@ fn problem_of(database: &Database) -> Option<String> {
 
 /// That a database moves too often.
 fn flapping(state: &ClusterState, database: &Database) -> Option<String> {
-    let found = suppression(state, database.id, clock::unix_millis());
+    let found = suppression(&state.settings, database, clock::unix_millis());
     found.until_unix_ms.map(|_| {
         let (name, moves) = (&database.name, found.moves);
         format!("{name} was moved by failures {moves} times of late (keelson decision list {name})")

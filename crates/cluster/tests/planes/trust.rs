@@ -3,13 +3,14 @@
 use keelson_cluster_core::Command;
 use keelson_types::{ClusterId, MountIntent, RefusalReason};
 use keelson_wire::v1::{
-    CertifyDeathRequest, ConsensusMessage, JoinRequest, MemberFactsRequest, ProposeRequest,
+    CertifyDeathRequest, ClusterStatusRequest, ConsensusMessage, IdentifyRequest, JoinRequest,
+    MemberFactsRequest, ProposeRequest, RemoveDatabaseRequest, RemoveMemberRequest,
     RenewLeaseRequest, SealManyRequest,
 };
 use keelson_wire::{ids, refusal_of};
 use tonic::Status;
 
-use super::world::World;
+use super::world::{PATIENCE, World, eventually};
 
 fn reason<T: std::fmt::Debug>(answer: Result<T, Status>) -> RefusalReason {
     refusal_of(&answer.unwrap_err()).reason
@@ -69,4 +70,51 @@ async fn a_member_speaks_for_itself_only_and_nobody_else_gives_orders() {
     let mut stranger = world.cluster("m1", "stranger");
     let order = stranger.seal_many(SealManyRequest::default()).await;
     assert_eq!(reason(order), RefusalReason::UnknownMember);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_removed_opens_nothing() {
+    let world = World::of_three().await;
+    let looked = world.admin_as("m1", "m3").cluster_status(ClusterStatusRequest::default()).await;
+    looked.expect("it is a member so far");
+    let cluster = world.plane("m1").applied().read(|state| state.cluster).unwrap();
+    let vote = |to: &str| ConsensusMessage {
+        cluster: ids::bytes(cluster),
+        from: keelson_cluster::node_id(world.member("m3").id),
+        to: keelson_cluster::node_id(world.member(to).id),
+        body: bytes::Bytes::from_static(b"{}"),
+    };
+    let removal = RemoveMemberRequest { name: "m3".into(), ..RemoveMemberRequest::default() };
+    world.admin("m1").remove_member(removal).await.expect("removed");
+    for at in ["m1", "m2"] {
+        let gone = || world.plane(at).applied().read(|s| s.member_named("m3").is_none());
+        eventually("it is known", || gone().then_some(())).await;
+        let mut admin = world.admin_as(at, "m3");
+        let looked = admin.cluster_status(ClusterStatusRequest::default()).await;
+        assert_eq!(reason(looked), RefusalReason::UnknownMember, "{at}");
+        let name = "DB1".to_owned();
+        let removed = admin.remove_database(RemoveDatabaseRequest { name });
+        assert_eq!(reason(removed.await), RefusalReason::UnknownMember, "{at}");
+        // Its name is in the consensus until the membership changed there, too.
+        let mut client = world.cluster(at, "m3");
+        let refused = async {
+            while reason(client.vote(vote(at)).await) != RefusalReason::UnknownMember {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, refused).await.expect("its votes are refused");
+        client.identify(IdentifyRequest {}).await.expect("anybody may ask who this is");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_removes_itself_is_heard_until_the_consensus_knows() {
+    let world = World::of_three().await;
+    let removal = RemoveMemberRequest { name: "m1".into(), ..RemoveMemberRequest::default() };
+    world.admin("m1").remove_member(removal).await.expect("removed");
+    let leads = || ["m2", "m3"].into_iter().find(|name| world.plane(name).is_leader());
+    let leader = eventually("another one leads", leads).await;
+    world.create(leader, "DB1", &["m2", "m3"]).await;
+    let looked = world.admin_as(leader, "m1").cluster_status(ClusterStatusRequest::default()).await;
+    assert_eq!(reason(looked), RefusalReason::UnknownMember);
 }

@@ -166,7 +166,8 @@ impl World {
         let shutdown = async {
             let _ = stopped.await;
         };
-        let serving = serve(listener, TlsServer::new(tls), routes, shutdown);
+        let server = TlsServer::new(tls).with_members(plane.membership());
+        let serving = serve(listener, server, routes, shutdown);
         let ended = tokio::spawn(async move { serving.await.expect("served") });
         Running { plane, stop, ended }
     }
@@ -201,6 +202,14 @@ impl World {
 
     pub(crate) fn admin(&self, label: &str) -> AdminClient<PeerChannel> {
         AdminClient::new(self.channel(label))
+    }
+
+    /// The `Admin` service of `label`, called with the certificate of the member `caller`.
+    pub(crate) fn admin_as(&self, label: &str, caller: &str) -> AdminClient<PeerChannel> {
+        let member = self.member(label);
+        let expect = Expect::Member(MemberName::new(member.name.as_str()).expect("a name"));
+        let tls = self.member_tls(caller);
+        AdminClient::new(PeerChannel::new(tls, &member.address, expect))
     }
 
     pub(crate) fn operations(&self, label: &str) -> OperationsClient<PeerChannel> {

@@ -1,6 +1,6 @@
 //! What an action would do, with the checks that it passed or not, before it is done.
 
-use keelson_wire::v1::{MoveCheckRow, MoveRow, SeedCheckRow};
+use keelson_wire::v1::{MountCandidate, MoveCheckRow, MoveRow, PreviewMountResponse, SeedCheckRow};
 use maud::{Markup, html};
 
 use super::layout::{Frame, Mode, table};
@@ -12,6 +12,10 @@ use crate::show::{Tone, apart, quiet, tag};
 pub enum Plan {
     /// It was not asked: the action checks when it is done.
     Unchecked,
+    /// It was asked, and would do it now.
+    Agreed,
+    /// Which copy would be opened.
+    Mount(Box<PreviewMountResponse>),
     /// Databases that would move, with every check.
     Moves(Vec<MoveRow>),
     /// The checks of a seed.
@@ -22,7 +26,8 @@ impl Plan {
     /// Why it would be refused, if it would.
     fn refusal(&self) -> Option<(&str, &str)> {
         match self {
-            Self::Unchecked => None,
+            Self::Unchecked | Self::Agreed => None,
+            Self::Mount(preview) => unmountable(preview).map(|why| (why, "target_unfit")),
             Self::Moves(moves) => {
                 let refused = moves.iter().all(|row| row.result == "refused");
                 let first = moves.first().filter(|_| refused)?;
@@ -105,6 +110,19 @@ impl Check {
         }
     }
 
+    fn of_mount(candidate: &MountCandidate) -> Self {
+        let fit = candidate.excluded.is_empty();
+        let verdict = if fit { "can be opened" } else { "cannot be opened" };
+        Self {
+            of: candidate.member.clone(),
+            name: "Copy".into(),
+            tone: Tone::of(fit),
+            verdict: verdict.into(),
+            measured: candidate.excluded.join(", "),
+            threshold: String::new(),
+        }
+    }
+
     fn of_seed(check: &SeedCheckRow) -> Self {
         Self {
             of: String::new(),
@@ -130,7 +148,8 @@ impl Check {
 impl Plan {
     fn checks(&self) -> Vec<Check> {
         match self {
-            Self::Unchecked => Vec::new(),
+            Self::Unchecked | Self::Agreed => Vec::new(),
+            Self::Mount(preview) => preview.candidates.iter().map(Check::of_mount).collect(),
             Self::Moves(moves) => {
                 let of = |row: &MoveRow| {
                     let checks = row.checks.iter().map(|check| Check::of_move(row, check));
@@ -154,6 +173,8 @@ fn would_do(plan: &Plan) -> Markup {
             @if moves.is_empty() { p { "No database has to move." } }
             ul.plain aria-label="What would move" { @for row in moves { li { (would(row)) } } }
         }
+        @if *plan == Plan::Agreed { p { (quiet(Tone::Good, "The leader would do it now")) } }
+        @if let Plan::Mount(preview) = plan { p { (would_mount(preview)) } }
         @if !checks.is_empty() {
             @let count = format!("{passed} of {} checks passed", checks.len());
             p { (quiet(Tone::of(doubtful.is_empty()), &count)) }
@@ -161,6 +182,30 @@ fn would_do(plan: &Plan) -> Markup {
         @if !doubtful.is_empty() {
             (table("doubts", "Checks that did not pass", &HEAD, &doubtful))
         }
+    }
+}
+
+/// Why the database would stay closed, if it would: nothing is given up from here.
+fn unmountable(preview: &PreviewMountResponse) -> Option<&'static str> {
+    match preview {
+        PreviewMountResponse { mounted: true, .. } => None,
+        PreviewMountResponse { target, .. } if target.is_empty() => {
+            Some("no copy that may be opened answers")
+        }
+        PreviewMountResponse { loss: Some(_), .. } => Some(
+            "what was acknowledged may be missing on the copies that answer; keelson database \
+             mount --accept-loss --what-if shows what",
+        ),
+        PreviewMountResponse { .. } => None,
+    }
+}
+
+fn would_mount(preview: &PreviewMountResponse) -> Markup {
+    html! {
+        @if preview.mounted { "It is mounted already." }
+        @else if unmountable(preview).is_none() {
+            "It would be opened on " b { (preview.target) } " without loss."
+        } @else { "It would stay closed." }
     }
 }
 

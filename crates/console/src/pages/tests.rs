@@ -3,7 +3,7 @@
 use keelson_wire::v1::{
     ClusterStatusResponse, CopyFacts, CopyStatusRow, Criterion, DatabaseInfo, DecisionCandidate,
     EventInfo, ExplainDecisionResponse, LogHolder, MemberStatus, MoveCheckRow, MoveRow, Operation,
-    RedundancyRow, SeedCheckRow, SeedFigures,
+    PreviewMountResponse, RedundancyRow, SeedCheckRow, SeedFigures,
 };
 
 use super::*;
@@ -123,7 +123,7 @@ fn every_page_has_landmarks_a_way_past_them_and_one_heading() {
     let action = Action::Dismount { database: "DB1".into() };
     let refusal = Refused { code: "forbidden".into(), message: "no".into(), ..Refused::default() };
     for page in [
-        login(&Frame { viewer: None, ..frame() }, "w", "wrong"),
+        login(&Frame { viewer: None, ..frame() }, "w", "/", "wrong"),
         overview(&frame(), &view()),
         database(&frame(), &database_view),
         member(&frame(), &member_view),
@@ -204,7 +204,7 @@ fn nothing_that_is_shown_becomes_markup() {
     };
     let frame = Frame { notice: EVIL.into(), ..frame() };
     for page in [
-        login(&frame, EVIL, EVIL),
+        login(&frame, EVIL, EVIL, EVIL),
         overview(&frame, &evil),
         database(&frame, &database_view),
         member(
@@ -341,4 +341,23 @@ fn events_are_said_in_words_and_requests_are_folded() {
 fn forms_are_still_so_that_nobody_loses_what_was_filled_in() {
     let page = confirm(&frame(), &Action::Redistribute { by_site: false }, &Plan::Moves(vec![]));
     assert!(page.contains("data-live=\"no\"") && page.contains("No database has to move."));
+}
+
+#[test]
+fn a_mount_that_would_lose_or_find_nothing_has_no_button() {
+    let action = Action::Mount { database: "DB1".into() };
+    let open = PreviewMountResponse { target: "m2".into(), ..Default::default() };
+    let lossy = PreviewMountResponse { loss: Some(Default::default()), ..open.clone() };
+    for (preview, word, may) in [
+        (open.clone(), "without loss.", true),
+        (PreviewMountResponse { mounted: true, ..open }, "is mounted already", true),
+        (lossy, "keelson database mount --accept-loss", false),
+        (PreviewMountResponse::default(), "no copy that may be opened answers", false),
+    ] {
+        let page = confirm(&frame(), &action, &Plan::Mount(preview.into()));
+        let text = text_of(&page);
+        assert!(text.contains(word) && page.contains(">Mount</button>") == may, "{text}");
+    }
+    let agreed = confirm(&frame(), &action, &Plan::Agreed);
+    assert!(text_of(&agreed).contains("The leader would do it now"));
 }

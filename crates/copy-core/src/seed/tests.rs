@@ -362,6 +362,41 @@ fn failures_of_the_own_disk() {
     assert_eq!(seed.woken(), open(2, Some(5)));
 }
 
+/// A disk that goes on failing ends the seed with that as the reason: no source is given up for it,
+/// however many bytes arrive between two failures.
+#[test]
+fn a_source_is_not_blamed_for_the_own_disk() {
+    let mut seed = Seed::transferring(5, &[candidate(2), candidate(3)]);
+    let fails = || SeedEvent::DiskFailed(false, "i/o".into());
+    let mut pauses = Vec::new();
+    let last = loop {
+        let before = seed.now;
+        let actions = seed.step(fails());
+        if !actions.is_empty() {
+            break actions;
+        }
+        assert_eq!(seed.woken(), open(2, Some(5)), "the same source");
+        pauses.push(seed.now.since(before));
+        assert!(pauses.len() < 100, "it never ends");
+        seed.step(offered(5, 10, GIB));
+        seed.machine.progressed();
+    };
+    assert_eq!(aborted(&last), Some(RefusalReason::SeedTargetFailed));
+    assert_eq!(seed.now.since(Tick(0)).as_secs(), 63);
+    assert_eq!(
+        pauses[..5].iter().map(|p| p.as_millis()).collect::<Vec<_>>(),
+        [250, 500, 1_000, 2_000, 4_000]
+    );
+
+    let mut seed = Seed::transferring(5, &[candidate(2)]);
+    for _ in 0..100 {
+        assert_eq!(seed.step(fails()), [], "files are kept between two failures");
+        seed.woken();
+        seed.step(offered(5, 10, GIB));
+        seed.machine.kept();
+    }
+}
+
 /// G4: what is removed is staging and the seed's own copy; the old files only on an operator's word
 /// and once consensus took the new copy in.
 #[test]

@@ -112,3 +112,28 @@ fn a_change_is_noticed_at_the_next_look() {
     store.look(&mut state);
     assert_eq!(state.identity.own().name, "a-longer-name");
 }
+
+#[test]
+fn files_that_were_wrong_are_read_again_until_they_are_right() {
+    let files = Files::new();
+    let store = TlsStore::open(files.paths()).unwrap();
+    let request = CertRequest::member("renewed", &[]);
+    let (issued, other) = (&files.authority, &files.authority);
+    let (issued, other) = (issued.issue(&request).unwrap(), other.issue(&request).unwrap());
+    let modified = SystemTime::now();
+    let write_key = |pem: &str| {
+        fs::write(files.paths().key, pem).unwrap();
+        // Whoever copies files in a hurry leaves no trace of it in the stamps.
+        let file = fs::File::options().write(true).open(files.paths().key).unwrap();
+        file.set_modified(modified).unwrap();
+    };
+    assert_eq!(issued.key_pem.len(), other.key_pem.len(), "or the stamp tells");
+    fs::write(files.paths().cert, &issued.cert_pem).unwrap();
+    write_key(&other.key_pem);
+    let mut state = store.state.lock().unwrap();
+    store.look(&mut state);
+    assert_eq!(state.identity.own().name, "m1", "the key does not belong to it");
+    write_key(&issued.key_pem);
+    store.look(&mut state);
+    assert_eq!(state.identity.own().name, "renewed");
+}

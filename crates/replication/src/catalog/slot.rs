@@ -133,10 +133,9 @@ impl CatalogSlot {
         }
     }
 
-    /// Searches see the log up to here.
-    pub(super) fn reflects(&self, end: LogEnd) {
+    /// It follows the log.
+    pub(super) fn follows(&self) {
         let mut inner = self.lock();
-        inner.reflects = end;
         inner.failures = 0;
         if inner.state != ContentIndexState::Healthy {
             inner.state = ContentIndexState::Healthy;
@@ -144,16 +143,13 @@ impl CatalogSlot {
         }
     }
 
-    /// An index that was found reflects so much, whatever it is doing.
-    pub(super) fn found(&self, end: LogEnd) {
-        self.lock().reflects = end;
-    }
-
-    pub(super) fn opened(&self, catalog: Catalog) {
+    /// From now on searches see this commit, which reflects the log up to `end`: both change at
+    /// once, so that no answer names the end of another commit.
+    pub(super) fn shows(&self, catalog: Catalog, end: LogEnd) {
         let bytes = catalog.size_bytes();
         let before = {
             let mut inner = self.lock();
-            inner.bytes = bytes;
+            (inner.bytes, inner.reflects) = (bytes, end);
             inner.open.replace(catalog)
         };
         // The last clone closes files, for which nobody shall wait.
@@ -171,7 +167,7 @@ impl CatalogSlot {
             (inner.reflects, inner.bytes) = (LogEnd::ZERO, 0);
             inner.open.take()
         };
-        // Outside of the lock, as in `opened`.
+        // Outside of the lock, as in `shows`.
         drop(before);
     }
 
@@ -192,6 +188,12 @@ impl CatalogSlot {
             }
         }
         tracing::error!(directory = %directory.display(), "an index that is wrong stays");
+    }
+
+    /// What the commit reflects that searches see; nothing if none is open.
+    pub(super) fn shown(&self) -> Option<LogEnd> {
+        let inner = self.lock();
+        inner.open.as_ref().map(|_| inner.reflects)
     }
 
     /// Where searches are.
@@ -219,7 +221,7 @@ impl CatalogSlot {
         self.lock().damage.take()
     }
 
-    /// What a search needs.
+    /// What a search needs: one commit, and what that reflects.
     ///
     /// # Errors
     /// `no_content_index`, `content_index_not_ready`.
@@ -291,3 +293,6 @@ pub(crate) struct Searchable {
     pub(crate) reflects: LogEnd,
     pub(crate) generation_bytes: u64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use keelson_catalog::{Catalog, CatalogError, CatalogWriter};
+use keelson_catalog::{Catalog, CatalogError, CatalogWriter, Reflected};
 use keelson_copy_core::catalog::Found;
 use keelson_env::{KvSnapshot, KvStore};
 use keelson_format::{Chunk, Item};
@@ -55,16 +55,9 @@ pub(super) fn find(slot: &CatalogSlot, directory: &Path, wanted: &[String]) -> F
         Some(catalog) => Ok(Some(catalog)),
         None => Catalog::open(directory),
     };
-    let found = opened.and_then(|found| match found {
-        Some(catalog) => Ok(catalog.reflected()?.map(|reflected| (catalog, reflected))),
-        None => Ok(None),
-    });
+    let found = opened.and_then(|found| found.map_or(Ok(None), |catalog| show(slot, catalog)));
     match found {
-        Ok(Some((catalog, reflected))) => {
-            if slot.open().is_none() {
-                slot.opened(catalog);
-            }
-            slot.found(reflected.end);
+        Ok(Some(reflected)) => {
             let wanted_fields = reflected.fields == wanted;
             Found::Reflects { end: reflected.end, wanted_fields }
         }
@@ -77,6 +70,18 @@ pub(super) fn find(slot: &CatalogSlot, directory: &Path, wanted: &[String]) -> F
             Found::Damaged(error.to_string())
         }
     }
+}
+
+/// Has searches see the last commit, and says what it reflects. They may see an older one: work
+/// can end between its commit and what follows that.
+fn show(slot: &CatalogSlot, mut catalog: Catalog) -> Result<Option<Reflected>, CatalogError> {
+    let reflected = catalog.reflected()?;
+    let end = reflected.as_ref().map(|reflected| reflected.end);
+    if let Some(end) = end.filter(|end| slot.shown() != Some(*end)) {
+        catalog.reload()?;
+        slot.shows(catalog, end);
+    }
+    Ok(reflected)
 }
 
 /// One piece of work.
@@ -165,7 +170,7 @@ impl Work {
 
     fn commit(
         &self,
-        catalog: Catalog,
+        mut catalog: Catalog,
         mut writer: CatalogWriter,
         at: Position,
     ) -> Result<(), WorkError> {
@@ -181,8 +186,8 @@ impl Work {
         }
         catalog.reload()?;
         let slot = &self.shared.catalog;
-        slot.opened(catalog);
-        slot.reflects(end);
+        slot.shows(catalog, end);
+        slot.follows();
         self.shared.wake();
         Ok(())
     }

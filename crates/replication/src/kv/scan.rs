@@ -1,7 +1,6 @@
 //! Scans: one snapshot, read piece by piece as the client takes it.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use keelson_env::{KvSnapshot, ScanItem, StoreError};
@@ -9,9 +8,9 @@ use keelson_types::RefusalReason;
 use keelson_wire::{Refusal, v1};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use crate::ahead::{Piece, Pieces, Room, STALLED, Share};
 use crate::context::CopyHandle;
 use crate::kv::read::open_store;
 use crate::kv::{Answers, KvService, refuse_unless_still_serving};
@@ -22,8 +21,6 @@ const ITEMS: usize = 1_000;
 const BYTES: usize = 1024 * 1024;
 /// Messages read ahead of the client.
 const AHEAD: usize = 2;
-/// How long a client may take nothing; its snapshot keeps memory and files alive.
-const STALLED: Duration = Duration::from_secs(60);
 
 type Snapshot = Arc<Mutex<Box<dyn KvSnapshot>>>;
 
@@ -31,6 +28,7 @@ impl KvService {
     pub(super) async fn scan_keys(
         &self,
         request: v1::ScanRequest,
+        client: String,
     ) -> Result<Answers<v1::ScanResponse>, Refusal> {
         let (snapshot, copy) = match self.fork_store(&request.database).await? {
             Some(store) => (self.on_reader(None, move || store.snapshot()).await?, None),
@@ -38,9 +36,10 @@ impl KvService {
         };
         let (sender, responses) = mpsc::channel(AHEAD);
         let (service, snapshot) = (self.clone(), Arc::new(Mutex::new(snapshot)));
+        let share = self.context.ahead.share(client);
         tokio::spawn(async move {
             let of = copy.as_ref().map(|(copy, _)| copy);
-            let scan = service.send_scan(of, request, snapshot, &sender);
+            let scan = service.send_scan(of, request, snapshot, (&share, &sender));
             // Whichever way it ends, the snapshot is gone before anything else is sent: it keeps
             // files alive, and the store from being opened anew.
             let ended = async {
@@ -55,10 +54,10 @@ impl KvService {
             };
             if let Err(refusal) = outcome {
                 // A client that has gone needs no answer.
-                let _ = sender.send(Err(Status::from(refusal))).await;
+                let _ = sender.send((Err(Status::from(refusal)), None)).await;
             }
         });
-        Ok(Box::pin(ReceiverStream::new(responses)))
+        Ok(Box::pin(Pieces::new(responses)))
     }
 
     /// A view of a copy, with the copy and the life of the files that it is a view of.
@@ -83,7 +82,7 @@ impl KvService {
         copy: Option<&CopyHandle>,
         request: v1::ScanRequest,
         snapshot: Snapshot,
-        sender: &mpsc::Sender<Result<v1::ScanResponse, Status>>,
+        (share, sender): (&Share, &mpsc::Sender<Piece<v1::ScanResponse>>),
     ) -> Result<(), Refusal> {
         let limit = if request.limit == 0 { u64::MAX } else { request.limit };
         let mut left = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -91,14 +90,17 @@ impl KvService {
         let mut from = request.from;
         while left > 0 {
             let wanted = left.min(ITEMS);
-            let (start, end, view) = (from.clone(), to.clone(), snapshot.clone());
-            let read = move || piece(&view, &start, end.as_ref(), wanted);
-            let items = self.on_reader(copy, read).await?;
+            let read = || {
+                let (start, end, view) = (from.clone(), to.clone(), snapshot.clone());
+                move || piece(&view, &start, end.as_ref(), wanted)
+            };
+            let (items, room) = self.read_with_room(copy, share, read).await?;
             let Some((last, _)) = items.last() else { break };
             from = successor(last);
             left -= items.len();
             let items = items.into_iter().map(|item| pair(item, request.keys_only)).collect();
-            let sent = timeout(STALLED, sender.send(Ok(v1::ScanResponse { items }))).await;
+            let answer = (Ok(v1::ScanResponse { items }), Some(room));
+            let sent = timeout(STALLED, sender.send(answer)).await;
             let stalled = |_| {
                 let message = "the client took nothing for too long, so its snapshot was given up";
                 Refusal::new(RefusalReason::DeadlineExceeded, message)
@@ -108,6 +110,29 @@ impl KvService {
             }
         }
         Ok(())
+    }
+}
+
+impl KvService {
+    /// Reads once there is room for it.
+    async fn read_with_room<R>(
+        &self,
+        copy: Option<&CopyHandle>,
+        share: &Share,
+        read: impl Fn() -> R,
+    ) -> Result<(Vec<ScanItem>, Room), Refusal>
+    where
+        R: FnOnce() -> Result<Vec<ScanItem>, StoreError> + Send + 'static,
+    {
+        let mut bytes = BYTES;
+        loop {
+            let mut room = share.room(bytes).await?;
+            let items = self.on_reader(copy, read()).await?;
+            bytes = items.iter().map(|(key, value)| key.len() + value.len()).sum();
+            if room.fit(bytes) {
+                return Ok((items, room));
+            }
+        }
     }
 }
 

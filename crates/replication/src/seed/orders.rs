@@ -179,7 +179,7 @@ async fn clean_up(
             return;
         }
         let (files, opener) = (files.clone(), context.opener.0.clone());
-        let cleaned = blocking(&context.seed_pool, move || {
+        let cleaned = blocking(&context.seed_pools.chores, move || {
             if files.is_clean() {
                 return Ok((None, true));
             }

@@ -19,7 +19,7 @@ use keelson_catalog::{Catalog, CatalogError};
 use keelson_copy_core::seed::{Cleanup, SEED_RECORD_BYTES_MAX, SeedRecord, Staged, after_seed};
 use keelson_env::{Disk, DiskError, DiskFile, StoreOpener};
 use keelson_format::{ControlRecord, SeedFile, SeedManifest, SeedPlace};
-use keelson_log::{ControlFile, ControlFileError};
+use keelson_log::{ControlFile, ControlFileError, list_salvage};
 use keelson_types::{CopyId, DatabaseId, LogId, OperationId, Position, StoreId};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -239,20 +239,13 @@ impl SeedFiles {
         }
         let goes_on = there && go_on;
         let open = if goes_on { self.disk().open(&part)? } else { self.disk().create(&part)? };
-        let (digest, bytes) = (file.digest, file.bytes);
+        let (place, digest, bytes) = (file.place, file.digest, file.bytes);
         let mut incoming =
-            Incoming { file: open, part, path, hasher: Xxh3::new(), at: 0, digest, bytes };
+            Incoming { place, file: open, part, path, hasher: Xxh3::new(), at: 0, digest, bytes };
         if goes_on {
             incoming.take_up()?;
         }
         Ok(incoming)
-    }
-
-    /// Free bytes of the volumes of store and log, and whether they are one.
-    pub(crate) fn free(&self) -> Placed<(u64, u64, bool)> {
-        let free = |path: &Path| self.disk().free_bytes(path);
-        let one = self.places.data == self.places.logs;
-        Ok((free(&self.places.data)?, free(&self.places.logs)?, one))
     }
 
     /// Makes the files those of the new copy; see the module page.
@@ -412,12 +405,15 @@ impl SeedFiles {
 
     /// The copy whose control file is in use.
     fn in_use(&self) -> Placed<Option<CopyId>> {
+        Ok(self.control_in_use()?.map(|record| record.copy))
+    }
+
+    fn control_in_use(&self) -> Placed<Option<ControlRecord>> {
         let path = self.home(SeedPlace::Store).join("control");
         if !self.disk().exists(&path)? {
             return Ok(None);
         }
-        let (_, record) = ControlFile::open(self.disk(), &path)?;
-        Ok(record.map(|record| record.copy))
+        Ok(ControlFile::open(self.disk(), &path)?.1)
     }
 
     /// A copy that never had any log has nothing to lose.
@@ -441,7 +437,9 @@ impl SeedFiles {
             opener.destroy(&directory).map_err(|error| failed(error.to_string()))?;
             remove_all(&catalog::directory_of(&directory))?;
         }
-        remove_all(&self.places.log(self.database, old.log))?;
+        let log = self.places.log(self.database, old.log);
+        self.hand_salvage_on(&log)?;
+        remove_all(&log)?;
         let home = self.home(SeedPlace::Store);
         let mark = crate::mark_file::path(&home, old.copy);
         for file in [mark, self.control_aside(old.copy)] {
@@ -451,6 +449,34 @@ impl SeedFiles {
         }
         self.disk().sync_dir(&home)?;
         tracing::info!(copy = %old.copy, "the files of the copy that was seeded anew are removed");
+        Ok(())
+    }
+}
+
+impl SeedFiles {
+    /// What was cut from the log of a copy that goes is handed to the copy in use, which lists and
+    /// exports it: only an operator deletes it (G4). A crash in between moves the rest later.
+    fn hand_salvage_on(&self, from: &Path) -> Placed<()> {
+        if !self.disk().exists(from)? {
+            return Ok(());
+        }
+        let kept = list_salvage(self.disk(), from)
+            .map_err(|error| PlaceError { full: false, text: error.to_string() })?;
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let heir = self.control_in_use()?.map(|record| self.places.log(self.database, record.log));
+        let nobody = || PlaceError { full: false, text: "no copy could keep the salvage".into() };
+        let heir = heir.ok_or_else(nobody)?;
+        for salvage in kept {
+            let there = heir.join(&salvage.name);
+            if self.disk().exists(&there)? {
+                let text = format!("salvage {} is there twice; the old log stays", salvage.name);
+                return Err(PlaceError { full: false, text });
+            }
+            self.disk().rename(&from.join(&salvage.name), &there)?;
+        }
+        self.disk().sync_dir(&heir)?;
         Ok(())
     }
 }
@@ -471,6 +497,7 @@ fn remove_all(directory: &Path) -> Placed<()> {
 
 /// A file that arrives.
 pub(crate) struct Incoming {
+    pub(crate) place: SeedPlace,
     file: Arc<dyn DiskFile>,
     part: PathBuf,
     path: PathBuf,

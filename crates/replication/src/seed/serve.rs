@@ -7,26 +7,24 @@ use std::time::Duration;
 use keelson_copy_core::seed::throttle::Throttle;
 use keelson_env::DiskFile;
 use keelson_format::{SeedPlace, pack};
-use keelson_types::{
-    CheckpointId, CopyStatus, HoldKind, LogHold, OperationId, Position, RefusalReason, SeedScope,
-    Setting,
-};
+use keelson_types::{CheckpointId, RefusalReason, SeedScope, Setting};
 use keelson_wire::{Refusal, ids, v1};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
 use tonic::Status;
 
-use super::source::{Material, Source};
+use super::making::make;
+use super::source::{Source, Standing};
 use super::{CHUNK_BYTES, blocking};
 use crate::context::{CopyHandle, PlaneContext};
-use crate::kv::open_store;
 use crate::message::Message;
-use crate::owner::unix_millis;
 use crate::service::ReplicationService;
-use crate::shared::CopyShared;
 
 /// Chunks read ahead of the target.
 const AHEAD: usize = 4;
+/// A chunk that is held back comes within so long.
+const CHUNK_WITHIN: Duration = Duration::from_secs(5);
+const CHUNK_BYTES_MIN: usize = 4 * 1024;
 /// How often the throttle looks at the commits of this member.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often a target hears how much of the checkpoint is read.
@@ -35,14 +33,14 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 type Out<T> = mpsc::Sender<Result<T, Status>>;
 
 /// The copy, or its index, is read for a seed as long as this lives; its status says so.
-struct Feeding {
+pub(super) struct Feeding {
     copy: CopyHandle,
     database: bool,
     catalog: bool,
 }
 
 impl Feeding {
-    fn new(copy: &CopyHandle, database: bool, catalog: bool) -> Self {
+    pub(super) fn new(copy: &CopyHandle, database: bool, catalog: bool) -> Self {
         let this = Self { copy: copy.clone(), database, catalog };
         for count in this.counts() {
             count.fetch_add(1, Ordering::Relaxed);
@@ -67,41 +65,9 @@ impl Drop for Feeding {
     }
 }
 
-/// Keeps log here while a checkpoint is made; from then on the hold in consensus does.
-struct Hold(Arc<CopyShared>, OperationId);
-
-impl Hold {
-    fn take(of: &Arc<CopyShared>, operation: OperationId, index: Option<Position>) -> Self {
-        let from = of.checkpointed.load();
-        let hold = LogHold {
-            operation,
-            kind: HoldKind::Seed,
-            from: index.map_or(from, |index| index.min(from)),
-            taken_unix_ms: unix_millis(),
-            expires_unix_ms: u64::MAX,
-        };
-        of.holds.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(hold);
-        Self(of.clone(), operation)
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        let holds = self.0.holds.lock();
-        let mut holds = holds.unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(index) = holds.iter().position(|hold| hold.operation == self.1) {
-            holds.remove(index);
-        }
-    }
-}
-
-fn gone() -> Refusal {
-    Refusal::new(RefusalReason::Activating, "the copy is being reopened")
-}
-
 impl ReplicationService {
-    /// Answers with the checkpoint asked for, or begins a new one; what it takes is told on the
-    /// way.
+    /// Answers with the checkpoint asked for, or with the one of the operation, which is begun if
+    /// there is none; what it takes is told on the way.
     pub(crate) fn open_seed_stream(
         &self,
         request: &v1::OpenSeedRequest,
@@ -118,20 +84,20 @@ impl ReplicationService {
         let copy = copy.ok_or_else(unknown)?;
         let (sender, responses) = mpsc::channel(AHEAD);
         let context = self.context.clone();
+        let key = (database, operation);
         if !request.checkpoint.is_empty() {
             let known = CheckpointId::from_slice(&request.checkpoint);
-            let known = known.and_then(|known| context.seeds.find((database, operation), known));
+            let known = known.and_then(|known| context.seeds.find(key, known));
             let lost = || Refusal::new(RefusalReason::Truncated, "the checkpoint is gone");
             let known = known.ok_or_else(lost)?;
             let _ = sender.try_send(Ok(complete(&known)));
             return Ok(responses);
         }
-        tokio::spawn(async move {
-            if let Err(refusal) = begin(&context, &copy, (operation, scope), &sender).await {
-                // The target has gone if this fails.
-                let _ = sender.send(Err(refusal.into())).await;
-            }
-        });
+        let (standing, building) = context.seeds.ask(key, id);
+        if let Some(building) = building {
+            tokio::spawn(make(context, copy, scope, building));
+        }
+        tokio::spawn(tell(standing, sender));
         Ok(responses)
     }
 
@@ -167,100 +133,41 @@ impl ReplicationService {
     }
 }
 
+/// Tells a target how far its checkpoint is, and at the end what is in it. It is told again and
+/// again even if nothing goes on: a target that hears nothing looks for another source.
+async fn tell(mut standing: watch::Receiver<Standing>, sender: Out<v1::OpenSeedResponse>) {
+    loop {
+        let now = standing.borrow_and_update().clone();
+        let so_far = match now {
+            Standing::Ready(source) => {
+                // One that went meanwhile asks again, and finds it.
+                let _ = sender.send(Ok(complete(&source))).await;
+                return;
+            }
+            Standing::Failed(refusal) => {
+                let _ = sender.send(Err(refusal.into())).await;
+                return;
+            }
+            Standing::Waiting(what) => {
+                v1::OpenSeedResponse { waits_for: what.into(), ..Default::default() }
+            }
+            Standing::Reading { bytes_read, bytes_total } => {
+                v1::OpenSeedResponse { bytes_read, bytes_total, ..Default::default() }
+            }
+        };
+        if sender.send(Ok(so_far)).await.is_err() {
+            return;
+        }
+        // Nobody else changes it once its maker is gone, and that one leaves an end behind.
+        let _ = timeout(TELL_EVERY, standing.wait_for(Standing::is_over)).await;
+    }
+}
+
 fn complete(source: &Source) -> v1::OpenSeedResponse {
     let bytes = source.manifest.bytes();
     let manifest = source.manifest.encode().into();
-    v1::OpenSeedResponse { bytes_read: bytes, bytes_total: bytes, manifest }
-}
-
-/// Makes a checkpoint of a healthy copy.
-async fn begin(
-    context: &Arc<PlaneContext>,
-    copy: &CopyHandle,
-    (operation, scope): (OperationId, SeedScope),
-    sender: &Out<v1::OpenSeedResponse>,
-) -> Result<(), Refusal> {
-    check_health(context, copy).await?;
-    let index = scope.takes_catalog().then(|| copy.shared.catalog.for_seed());
-    let index = match (index, scope.makes_copy()) {
-        (Some(Err(what)), false) => return Err(unfit(context, what)),
-        (index, _) => index.and_then(Result::ok),
-    };
-    let _feeding = Feeding::new(copy, scope.makes_copy(), index.is_some());
-    let reflects = index.as_ref().map(|(_, searchable)| searchable.reflects.position);
-    let hold = Hold::take(&copy.shared, operation, reflects);
-    let store = match scope.makes_copy() {
-        true => Some(open_store(copy).await?),
-        false => None,
-    };
-    let (reply, log) = oneshot::channel();
-    copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
-    let log = log.await.map_err(|_| gone())??;
-    let material = Material {
-        shared: copy.shared.clone(),
-        store,
-        generation_bytes: index.as_ref().map_or(0, |(_, index)| index.generation_bytes),
-        catalog: index.map(|(catalog, _)| catalog),
-        reader: log.reader,
-        epochs: log.table,
-    };
-    let (worker, told) = (context.clone(), sender.clone());
-    let key = (copy.shared.database, operation);
-    let built = blocking(&context.seed_pool, move || {
-        let _hold = hold;
-        let building = worker.seeds.begin(key)?;
-        let mut last = std::time::Instant::now();
-        let mut read = |bytes_read, bytes_total| {
-            if last.elapsed() < TELL_EVERY {
-                return true;
-            }
-            last = std::time::Instant::now();
-            let manifest = bytes::Bytes::new();
-            let so_far = v1::OpenSeedResponse { bytes_read, bytes_total, manifest };
-            // A full channel means that the target is slow, a closed one that it has gone.
-            !matches!(told.try_send(Ok(so_far)), Err(mpsc::error::TrySendError::Closed(_)))
-        };
-        let failed = |why| Refusal::new(RefusalReason::SourceUnfit, why);
-        worker.seeds.build(&building, material, &mut read).map_err(failed)
-    });
-    let internal = |why| Refusal::new(RefusalReason::Internal, why);
-    let built = built.await.map_err(internal)?;
-    // If its index turned out to be damaged.
-    context.catalogs.look(copy.shared.database, Duration::ZERO);
-    let source = built?;
-    let (name, bytes) = (&copy.shared.name, source.manifest.bytes());
-    tracing::info!(database = %name, %operation, bytes, "a checkpoint for a seed is ready");
-    if sender.send(Ok(complete(&source))).await.is_err() {
-        // The target has gone meanwhile; one that comes back asks for another checkpoint.
-        let seeds = context.seeds.clone();
-        blocking(&context.seed_pool, move || seeds.close(key)).await.map_err(internal)?;
-    }
-    Ok(())
-}
-
-/// F54: any healthy copy; not one whose store is old on purpose, or in doubt.
-async fn check_health(context: &PlaneContext, copy: &CopyHandle) -> Result<(), Refusal> {
-    let (reply, view) = oneshot::channel();
-    copy.mailbox.send(Message::View(reply)).await.map_err(|_| gone())?;
-    let view = view.await.map_err(|_| gone())?;
-    let status = view.view.status;
-    let healthy =
-        matches!(status, CopyStatus::Mounted | CopyStatus::Healthy | CopyStatus::SeedingSource);
-    if !healthy {
-        return Err(unfit(context, format!("is {status}: {}", view.view.reason)));
-    }
-    if copy.shared.is_lagged() {
-        return Err(unfit(context, "lags".into()));
-    }
-    if copy.shared.marked.load(Ordering::SeqCst) {
-        return Err(unfit(context, "is not whole".into()));
-    }
-    Ok(())
-}
-
-fn unfit(context: &PlaneContext, what: String) -> Refusal {
-    let at = context.name_of(context.member);
-    Refusal::new(RefusalReason::SourceUnfit, format!("the copy on {at} {what}"))
+    let waits_for = String::new();
+    v1::OpenSeedResponse { bytes_read: bytes, bytes_total: bytes, manifest, waits_for }
 }
 
 /// Holds back what would slow the member's commits down.
@@ -303,6 +210,15 @@ fn bounded_pause(bytes: u64, bound: u64) -> Duration {
     micros.map_or(Duration::ZERO, Duration::from_micros)
 }
 
+/// Smaller at a low rate: a target that hears nothing looks for another source.
+fn chunk_bytes(bound: u64) -> usize {
+    let all = bound.saturating_mul(CHUNK_WITHIN.as_secs());
+    match bound {
+        0 => CHUNK_BYTES,
+        _ => usize::try_from(all).unwrap_or(CHUNK_BYTES).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES),
+    }
+}
+
 async fn send(
     context: &Arc<PlaneContext>,
     source: &Arc<Source>,
@@ -316,12 +232,13 @@ async fn send(
         let path = source.path(file);
         let disk = context.places.disk.clone();
         let failed = |why: String| Refusal::new(RefusalReason::SourceUnfit, why);
-        let opened = blocking(&context.seed_pool, move || disk.open(&path));
+        let opened = blocking(&context.seed_pools.chunks, move || disk.open(&path));
         let open = opened.await.map_err(failed)?.map_err(|error| failed(error.to_string()))?;
         let mut offset = std::mem::take(&mut first);
         loop {
+            let bytes = chunk_bytes(context.settings.borrow().number(Setting::SeedRateMax));
             let place = (*number, offset, request.compressed);
-            let (chunk, length) = read(context, &open, place).await.map_err(failed)?;
+            let (chunk, length) = read(context, &open, place, bytes).await.map_err(failed)?;
             let end = offset + length as u64;
             if sender.send(Ok(chunk)).await.is_err() {
                 return Ok(());
@@ -343,10 +260,11 @@ async fn read(
     context: &PlaneContext,
     file: &Arc<dyn DiskFile>,
     (number, offset, compressed): (u32, u64, bool),
+    bytes: usize,
 ) -> Result<(v1::SeedChunk, usize), String> {
     let file = file.clone();
-    let read = blocking(&context.seed_pool, move || {
-        let mut body = vec![0; CHUNK_BYTES];
+    let read = blocking(&context.seed_pools.chunks, move || {
+        let mut body = vec![0; bytes];
         let count = file.read_at(offset, &mut body).map_err(|error| error.to_string())?;
         body.truncate(count);
         let crc = crc32fast::hash(&body);
@@ -354,4 +272,41 @@ async fn read(
         Ok::<_, String>((v1::SeedChunk { file: number, offset, crc, body, packed_from }, count))
     });
     read.await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_small_enough_to_be_heard_of() {
+        let kib = 1024;
+        for (bound, expected) in
+            [(0, CHUNK_BYTES), (1, 4 * kib), (20 * kib as u64, 100 * kib), (u64::MAX, CHUNK_BYTES)]
+        {
+            assert_eq!(chunk_bytes(bound), expected, "{bound}");
+        }
+    }
+
+    /// A target gives a source up that says nothing for a while: an index may take longer to be
+    /// verified.
+    #[tokio::test]
+    async fn a_target_hears_of_a_build_that_does_not_go_on() {
+        let standing = watch::Sender::new(Standing::Reading { bytes_read: 3, bytes_total: 9 });
+        let (sender, mut answers) = mpsc::channel(AHEAD);
+        tokio::spawn(tell(standing.subscribe(), sender));
+        for _ in 0..3 {
+            let answer = answers.recv().await.unwrap().unwrap();
+            assert_eq!((answer.bytes_read, answer.bytes_total), (3, 9));
+        }
+        standing.send_replace(Standing::Waiting("its turn"));
+        let mut said = Vec::new();
+        while said.last().is_none_or(String::is_empty) {
+            said.push(answers.recv().await.unwrap().unwrap().waits_for);
+        }
+        assert_eq!(said.last().map(String::as_str), Some("its turn"));
+        standing.send_replace(Standing::Failed(Refusal::new(RefusalReason::SourceUnfit, "no")));
+        while answers.recv().await.unwrap().is_ok() {}
+        assert!(answers.recv().await.is_none());
+    }
 }

@@ -21,11 +21,10 @@ use keelson_env::{Disk, KvStore};
 use keelson_format::{MANIFEST_BYTES_MAX, SeedFile, SeedManifest, SeedPlace};
 use keelson_log::LogReader;
 use keelson_types::{
-    CheckpointId, DatabaseId, EpochTable, Generation, LogEnd, OperationId, Position, RefusalReason,
+    CheckpointId, CopyId, DatabaseId, EpochTable, Generation, LogEnd, OperationId, Position,
     Watermarks,
 };
-use keelson_wire::Refusal;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
@@ -34,13 +33,19 @@ use super::CHUNK_BYTES;
 use crate::shared::CopyShared;
 use crate::whole_file;
 
+mod building;
 #[cfg(test)]
 mod tests;
 
+use building::UnderWay;
+pub(crate) use building::{Building, Standing};
+
 /// A checkpoint that nobody reads stays so long: a target may be restarted, or repaired.
 const KEPT: Duration = Duration::from_secs(15 * 60);
-/// Checkpoints of a member at a time.
+/// Checkpoints of a member at a time; more wait until one is closed.
 const SOURCES_MAX: usize = 16;
+/// Checkpoints that are made at a time; more wait for their turn.
+pub(crate) const BUILDS_AT_ONCE: usize = 2;
 
 /// Log that is sent along with an index, at most.
 const LOG_OF_INDEX_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -54,9 +59,19 @@ pub(crate) struct Source {
     pub(crate) directory: PathBuf,
     pub(crate) manifest: SeedManifest,
     used: Mutex<Instant>,
+    /// Given back when the last reader has ended.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Source {
+    fn new(
+        directory: PathBuf,
+        manifest: SeedManifest,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self { directory, manifest, used: Mutex::new(Instant::now()), _place: place }
+    }
+
     pub(crate) fn touch(&self) {
         *lock(&self.used) = Instant::now();
     }
@@ -83,8 +98,10 @@ pub(crate) struct SeedSources {
     disk: Arc<dyn Disk>,
     root: PathBuf,
     known: Mutex<BTreeMap<Key, Arc<Source>>>,
-    /// Being made.
-    building: Mutex<BTreeMap<Key, ()>>,
+    /// Being made, or in line for that. Locked before `known`.
+    building: Mutex<BTreeMap<Key, UnderWay>>,
+    places: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
     changed: Notify,
 }
 
@@ -92,23 +109,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The right to make the checkpoint of an operation; given back when dropped.
-pub(crate) struct Building<'a> {
-    of: &'a SeedSources,
-    key: Key,
-}
-
-impl Drop for Building<'_> {
-    fn drop(&mut self) {
-        lock(&self.of.building).remove(&self.key);
-    }
-}
-
 impl SeedSources {
     /// Finds what earlier lives left below the data directory.
     pub(crate) fn open(data: &Path, disk: Arc<dyn Disk>) -> Self {
         let root = data.join("databases");
         let mut known = BTreeMap::new();
+        let places = Arc::new(Semaphore::new(SOURCES_MAX));
         for database in names(&*disk, &root) {
             let Ok(id) = database.parse::<DatabaseId>() else { continue };
             let sources = root.join(&database).join(DIRECTORY);
@@ -116,7 +122,8 @@ impl SeedSources {
                 let directory = sources.join(&name);
                 let found = load(&*disk, &directory).filter(|manifest| manifest.database == id);
                 if let (Ok(operation), Some(manifest)) = (name.parse::<OperationId>(), found) {
-                    let source = Source { directory, manifest, used: Mutex::new(Instant::now()) };
+                    let place = places.clone().try_acquire_owned().ok();
+                    let source = Source::new(directory, manifest, place);
                     known.insert((id, operation), Arc::new(source));
                 } else {
                     remove(&directory);
@@ -124,7 +131,9 @@ impl SeedSources {
             }
         }
         let known = Mutex::new(known);
-        Self { disk, root, known, building: Mutex::default(), changed: Notify::new() }
+        let turns = Arc::new(Semaphore::new(BUILDS_AT_ONCE));
+        let (building, changed) = (Mutex::default(), Notify::new());
+        Self { disk, root, known, building, places, turns, changed }
     }
 
     /// The checkpoint of an operation, if it is this one.
@@ -135,51 +144,30 @@ impl SeedSources {
         Some(found)
     }
 
-    /// Begins a new checkpoint; an older one of the operation goes.
-    pub(crate) fn begin(&self, key: Key) -> Result<Building<'_>, Refusal> {
-        self.close(key);
-        let busy = || {
-            let what = format!("{SOURCES_MAX} checkpoints are kept for seeds here already");
-            Refusal::new(RefusalReason::Overloaded, what)
-        };
+    /// The checkpoint of an operation as it is made, or is there already: a target that did not
+    /// hear of its end asks again. With the right to make it if nobody does.
+    pub(crate) fn ask(
+        self: &Arc<Self>,
+        key: Key,
+        of: CopyId,
+    ) -> (watch::Receiver<Standing>, Option<Building>) {
         let mut building = lock(&self.building);
-        if lock(&self.known).len() + building.len() >= SOURCES_MAX {
-            return Err(busy());
+        if let Some(under_way) = building.get(&key) {
+            return (under_way.standing.subscribe(), None);
         }
-        if building.insert(key, ()).is_some() {
-            let what = "the checkpoint is being made";
-            return Err(Refusal::new(RefusalReason::Overloaded, what));
+        let known = lock(&self.known).get(&key).cloned();
+        if let Some(source) = known.filter(|source| source.manifest.source == of) {
+            source.touch();
+            return (watch::channel(Standing::Ready(source)).1, None);
         }
-        Ok(Building { of: self, key })
+        let under_way = UnderWay::default();
+        let standing = under_way.standing.subscribe();
+        building.insert(key, under_way.clone());
+        (standing, Some(Building::new(self.clone(), key, under_way)))
     }
 
     fn directory(&self, (database, operation): Key) -> PathBuf {
         self.root.join(database.to_string()).join(DIRECTORY).join(operation.to_string())
-    }
-
-    /// Makes the checkpoint. Blocking; reading all of it takes as long as the disk takes.
-    /// `read` is told the bytes read and all bytes, and says whether anybody still waits.
-    pub(crate) fn build(
-        &self,
-        building: &Building<'_>,
-        material: Material,
-        read: &mut dyn FnMut(u64, u64) -> bool,
-    ) -> Result<Arc<Source>, String> {
-        let directory = self.directory(building.key);
-        remove(&directory);
-        let built = self.build_in(&directory, material, read);
-        let manifest = match built {
-            Ok(manifest) => manifest,
-            Err(why) => {
-                remove(&directory);
-                return Err(why);
-            }
-        };
-        let source = Source { directory, manifest, used: Mutex::new(Instant::now()) };
-        let source = Arc::new(source);
-        lock(&self.known).insert(building.key, source.clone());
-        self.changed.notify_one();
-        Ok(source)
     }
 
     fn build_in(
@@ -189,6 +177,8 @@ impl SeedSources {
         read: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<SeedManifest, String> {
         let disk = &*self.disk;
+        // Of a life that ended while it was made, or of another copy.
+        remove(directory);
         disk.create_dir_all(directory).map_err(text)?;
         let index = snapshot_index(directory, &mut material)?;
         let at = match (material.store.take(), index) {
@@ -226,8 +216,11 @@ impl SeedSources {
         Ok(manifest)
     }
 
-    /// Removes the checkpoint of an operation.
+    /// Removes the checkpoint of an operation; one that is made is given up.
     pub(crate) fn close(&self, key: Key) {
+        if let Some(under_way) = lock(&self.building).get(&key) {
+            under_way.stop.cancel();
+        }
         if let Some(source) = lock(&self.known).remove(&key) {
             remove(&source.directory);
         }

@@ -21,10 +21,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::blocking;
 use super::place::{PlaceError, Refused as NotTaken, SeedFiles};
+use super::room::Claim;
 use crate::catalog;
 use crate::context::{CopyHandle, PlaneContext};
 use crate::fetch::client;
 use crate::gate::boottime_now;
+use crate::pool::Pool;
 use crate::shared::CopyShared;
 
 mod arriving;
@@ -34,6 +36,8 @@ use fetching::SILENCE;
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+/// A rate is that of so long at least: phases end at any time.
+const RATED_EVERY: Duration = Duration::from_millis(500);
 /// How often the end is told until consensus has taken it, and how often a waiting seed renews its
 /// hold.
 const TELL_AGAIN: Duration = Duration::from_secs(2);
@@ -47,18 +51,23 @@ pub(crate) struct Target {
     pub(crate) candidates: watch::Receiver<Vec<SourceCandidate>>,
     pub(crate) stop: CancellationToken,
     files: SeedFiles,
+    claim: Arc<Claim>,
     manifest: Option<SeedManifest>,
     /// Of the manifest: which are here.
     here: Vec<bool>,
     progress: SeedProgress,
+    /// Bytes of files that came, as they lie there.
+    plain_received: u64,
     told: Told,
     wrong: u32,
 }
 
-/// What was told last, for the rate.
+/// What was told last, and where the rates were taken last.
 struct Told {
     at: Instant,
+    rated: Instant,
     received: u64,
+    plain: u64,
 }
 
 impl std::fmt::Debug for Target {
@@ -83,7 +92,9 @@ impl Target {
         let shared = handle.shared.clone();
         let progress = SeedProgress { scope: order.scope, ..SeedProgress::default() };
         let files = SeedFiles::new(context.places.clone(), shared.database);
-        let told = Told { at: Instant::now(), received: 0 };
+        let claim = Claim::new(context.seed_room.clone(), context.places.clone(), shared.database);
+        let now = Instant::now();
+        let told = Told { at: now, rated: now, received: 0, plain: 0 };
         Self {
             context,
             handle,
@@ -92,9 +103,11 @@ impl Target {
             candidates,
             stop,
             files,
+            claim: Arc::new(claim),
             manifest: None,
             here: Vec::new(),
             progress,
+            plain_received: 0,
             told,
             wrong: 0,
         }
@@ -118,10 +131,13 @@ impl Target {
         loop {
             let mut queue: VecDeque<_> = actions.drain(..).collect();
             while let Some(action) = queue.pop_front() {
-                let received = self.progress.bytes_received;
+                let (received, files) = (self.progress.bytes_received, self.progress.files_done);
                 let event = self.act(action).await?;
                 if self.progress.bytes_received > received {
                     machine.progressed();
+                }
+                if self.progress.files_done > files {
+                    machine.kept();
                 }
                 let changed = self.candidates.has_changed().unwrap_or(false);
                 if changed {
@@ -197,8 +213,16 @@ impl Target {
         &self,
         work: impl FnOnce(&SeedFiles) -> std::result::Result<T, PlaceError> + Send + 'static,
     ) -> std::result::Result<T, PlaceError> {
+        self.on_threads(&self.context.seed_pools.chores, work).await
+    }
+
+    async fn on_threads<T: Send + 'static>(
+        &self,
+        pool: &Pool,
+        work: impl FnOnce(&SeedFiles) -> std::result::Result<T, PlaceError> + Send + 'static,
+    ) -> std::result::Result<T, PlaceError> {
         let files = self.files.clone();
-        let done = blocking(&self.context.seed_pool, move || work(&files)).await;
+        let done = blocking(pool, move || work(&files)).await;
         done.unwrap_or_else(|text| Err(PlaceError { full: false, text }))
     }
 
@@ -242,7 +266,7 @@ impl Target {
         slot.close();
         let (files, to) = (self.files.clone(), there.clone());
         let work = move || files.install_index(&record, &to);
-        let installed = blocking(&self.context.seed_pool, work).await;
+        let installed = blocking(&self.context.seed_pools.chores, work).await;
         match installed {
             Ok(Ok(())) if in_doubt() => {
                 slot.doubt(&there);
@@ -295,13 +319,23 @@ impl Target {
     }
 
     fn tell(&mut self) {
-        let (now, received) = (Instant::now(), self.progress.bytes_received);
-        let millis = now.duration_since(self.told.at).as_millis().max(1) as u64;
-        let rate = received.saturating_sub(self.told.received).saturating_mul(1_000) / millis;
-        let before = self.progress.bytes_per_second;
-        // The mean of what was and what is: files end in pauses.
-        self.progress.bytes_per_second = if before == 0 { rate } else { (before + rate) / 2 };
-        self.told = Told { at: now, received };
+        let now = Instant::now();
+        self.told.at = now;
+        let since = now.duration_since(self.told.rated);
+        if since >= RATED_EVERY {
+            let (received, plain) = (self.progress.bytes_received, self.plain_received);
+            let rates = [(received, self.told.received), (plain, self.told.plain)];
+            let [of_network, of_files] = rates.map(|(now, before)| {
+                let millis = since.as_millis().max(1) as u64;
+                now.saturating_sub(before).saturating_mul(1_000) / millis
+            });
+            // The mean of what was and what is: files end in pauses.
+            let mean = |before, now| if before == 0 { now } else { (before + now) / 2 };
+            let progress = &mut self.progress;
+            progress.bytes_per_second = mean(progress.bytes_per_second, of_network);
+            progress.plain_bytes_per_second = mean(progress.plain_bytes_per_second, of_files);
+            self.told = Told { at: now, rated: now, received, plain };
+        }
         self.context.report(0, v1::data_to_control::Message::Seed(self.report()));
     }
 

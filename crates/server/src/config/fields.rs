@@ -151,8 +151,8 @@ pub const FIELDS: &[Field] = &[
     Field {
         key: "metrics_address",
         meaning: "Where the control process serves metrics for Prometheus at /metrics. On loopback \
-            over plain HTTP; at any other address over TLS, to readers with a certificate of the \
-            cluster's authority.",
+            over plain HTTP; at any other address over TLS, to whoever shows a certificate of the \
+            cluster's authority (one of the role monitor is for that and nothing else).",
         default: Some("no metrics are served"),
         bound: ADDRESS,
         takes_effect: AT_START,

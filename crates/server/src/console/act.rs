@@ -64,10 +64,19 @@ async fn plan(client: &Client, action: &Action) -> Result<Plan, ClientError> {
             let request = v1::SeedCopyRequest { what_if: true, ..seed(action) };
             Plan::Seed(admin.seed_copy(request).await?.checks)
         }
-        Action::Mount { .. }
-        | Action::Dismount { .. }
-        | Action::Suspend { .. }
-        | Action::Resume { .. }
+        Action::Mount { database } => Plan::Mount(admin.preview_mount(database, "").await?.into()),
+        Action::Suspend { .. } => {
+            let request = v1::SuspendCopyRequest { what_if: true, ..suspension(action) };
+            admin.suspend_copy(request).await?;
+            Plan::Agreed
+        }
+        Action::Resume { .. } => {
+            let request = v1::ResumeCopyRequest { what_if: true, ..resumption(action) };
+            admin.resume_copy(request).await?;
+            Plan::Agreed
+        }
+        // These have no what-if: each begins something that is checked as it goes.
+        Action::Dismount { .. }
         | Action::Scrub { .. }
         | Action::EndMaintenance { .. }
         | Action::Cancel { .. } => Plan::Unchecked,
@@ -125,6 +134,14 @@ fn suspension(action: &Action) -> v1::SuspendCopyRequest {
     }
 }
 
+fn resumption(action: &Action) -> v1::ResumeCopyRequest {
+    let Action::Resume { database, member } = action else {
+        return v1::ResumeCopyRequest::default();
+    };
+    let (database, member) = (database.clone(), member.clone());
+    v1::ResumeCopyRequest { database, member, ..v1::ResumeCopyRequest::default() }
+}
+
 async fn act(client: &Client, action: &Action) -> Result<Done, ClientError> {
     let admin = client.admin();
     let done = |what: String| Ok(Done::Done(what));
@@ -137,10 +154,7 @@ async fn act(client: &Client, action: &Action) -> Result<Done, ClientError> {
             done(format!("{database}@{member} is suspended."))
         }
         Action::Resume { database, member } => {
-            let (name, on) = (database.clone(), member.clone());
-            let request =
-                v1::ResumeCopyRequest { database: name, member: on, ..Default::default() };
-            admin.resume_copy(request).await?;
+            admin.resume_copy(resumption(action)).await?;
             done(format!("{database}@{member} goes on."))
         }
         Action::Seed { .. } => began(&admin.seed_copy(seed(action)).await?.operation),

@@ -11,30 +11,33 @@ use super::answer::{forgetful, page, redirect, with_cookie};
 use super::{Console, Owner, cookie, is_own_form, lock, now_ms};
 
 impl Console {
-    /// The form, which repeats a word of its own: nobody logs somebody else in.
-    pub(super) fn login_form(&self, problem: &str) -> SiteResponse {
+    /// The form, which repeats a word of its own: nobody logs somebody else in. It leads to the
+    /// page `next`.
+    pub(super) fn login_form(&self, next: &str, problem: &str) -> SiteResponse {
         let status = if problem.is_empty() { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
         let Ok(word) = AccessSecret::generate() else {
             return super::text(StatusCode::INTERNAL_SERVER_ERROR, "no random numbers\n");
         };
-        let form = pages::login(&self.frame(None), word.reveal(), problem);
-        with_cookie(page(status, form), &web::set_login(word.reveal()))
+        let form = pages::login(&self.frame(None), word.reveal(), web::safe_next(next), problem);
+        with_cookie(page(status, form), &self.0.cookies.set_login(word.reveal()))
     }
 
     pub(super) fn login(&self, request: &SiteRequest) -> SiteResponse {
         let (address, now) = (request.peer.ip(), now_ms());
+        let form = web::fields(&request.body);
+        let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+        let next = field(web::NEXT_FIELD);
         if let Err(seconds) = lock(&self.0.attempts).may_try(address, now) {
             let mut response =
-                self.login_form(&format!("Too many tries failed; try again in {seconds} s."));
+                self.login_form(next, &format!("Too many tries failed; try again in {seconds} s."));
             *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
             return response;
         }
-        let form = web::fields(&request.body);
-        let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
         let word = AccessSecret::parse(field(web::CSRF_FIELD)).ok();
-        let sent = cookie(request, web::LOGIN_COOKIE).and_then(|it| AccessSecret::parse(it).ok());
+        let sent =
+            cookie(request, &self.0.cookies.login).and_then(|it| AccessSecret::parse(it).ok());
         if word.is_none() || word != sent || !is_own_form(request) {
-            return self.login_form("The form was too old. Please try again.");
+            return self.login_form(next, "The form was too old. Please try again.");
         }
         let secret = AccessSecret::parse(field("token")).ok();
         let holder = secret.map(|secret| (self.0.tokens.holder(&secret), secret));
@@ -43,21 +46,24 @@ impl Console {
                 tracing::info!(%identity, peer = %request.peer, "logged in to the console");
                 let client = self.client(&secret);
                 let owner = Owner { identity, secret, client, notice: Arc::default() };
-                self.begin(owner, now)
+                self.begin(owner, next, now)
             }
             Some((Err(refusal), _)) => {
                 tracing::info!(%refusal, peer = %request.peer, "a login to the console failed");
                 lock(&self.0.attempts).failed(address, now);
-                self.login_form(&format!("That did not work: {}.", refusal.message))
+                self.login_form(next, &format!("That did not work: {}.", refusal.message))
             }
             None => {
                 lock(&self.0.attempts).failed(address, now);
-                self.login_form("That is no token: it begins with keelson_ and has 72 characters.")
+                self.login_form(
+                    next,
+                    "That is no token: it begins with keelson_ and has 72 characters.",
+                )
             }
         }
     }
 
-    fn begin(&self, owner: Owner, now: u64) -> SiteResponse {
+    fn begin(&self, owner: Owner, next: &str, now: u64) -> SiteResponse {
         let (Ok(session), Ok(csrf)) = (AccessSecret::generate(), AccessSecret::generate()) else {
             return super::text(StatusCode::INTERNAL_SERVER_ERROR, "no random numbers\n");
         };
@@ -65,16 +71,18 @@ impl Console {
         let csrf = csrf.reveal().to_owned();
         let holder = owner.identity.name.clone();
         lock(&self.0.sessions).begin(session.digest(), (&holder, owner), csrf, now);
-        let response = with_cookie(redirect("/"), &web::set_session(session.reveal()));
-        forgetful(response, web::LOGIN_COOKIE)
+        let cookies = &self.0.cookies;
+        let response = redirect(web::safe_next(next));
+        let response = with_cookie(response, &cookies.set_session(session.reveal()));
+        forgetful(response, &cookies.login)
     }
 
     pub(super) fn logout(&self, request: &SiteRequest) -> SiteResponse {
-        let secret = cookie(request, web::SESSION_COOKIE);
+        let secret = cookie(request, &self.0.cookies.session);
         if let Some(secret) = secret.and_then(|secret| AccessSecret::parse(secret).ok()) {
             lock(&self.0.sessions).end(secret.digest());
         }
-        forgetful(redirect("/login"), web::SESSION_COOKIE)
+        forgetful(redirect("/login"), &self.0.cookies.session)
     }
 }
 

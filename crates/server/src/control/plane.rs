@@ -70,7 +70,9 @@ impl ControlMain {
         let stop = CancellationToken::new();
         let routes = with_common_services(plane.routes()).await?;
         let shutdown = stop.clone().cancelled_owned();
-        let server = TlsServer::new(self.tls.clone()).with_tokens(plane.tokens());
+        let server = TlsServer::new(self.tls.clone())
+            .with_tokens(plane.tokens())
+            .with_members(plane.membership());
         let mut serving = tokio::spawn(serve(listener, server, routes, shutdown));
         self.steering.start();
         tokio::select! {

@@ -1,10 +1,8 @@
 //! What the leader does by itself, twice a second: the drivers of the rules in the core, as thin as
 //! those of the real member.
 
-use std::collections::BTreeSet;
-
 use keelson_cluster_core::autoreseed::{CopySeen, ReseedOrder, ReseedStep, ReseedWish, Seen};
-use keelson_cluster_core::redistribute::{Balance, WantedMove, leave, redistribute};
+use keelson_cluster_core::redistribute::{Balance, WantedMove, keep_left, redistribute};
 use keelson_cluster_core::schedule::{Due, carried_out_by, due, too_late};
 use keelson_cluster_core::{
     ClusterState, Command, ManagerEvent, MoveOptions, OperationKind, OperationState, suppression,
@@ -110,7 +108,9 @@ impl ManagerWorld {
         let Some(control) = &self.machines[leader].control else { return };
         let under_way = control.manager.activations().count();
         let calm = |wanted: &WantedMove| {
-            suppression(&control.state, wanted.database, wall).until_unix_ms.is_none()
+            let database = control.state.databases.get(&wanted.database);
+            let found = database.map(|d| suppression(&control.state.settings, d, wall));
+            found.is_none_or(|found| found.until_unix_ms.is_none())
         };
         let moves: Vec<_> =
             moves.into_iter().filter(calm).take(MOVES_MAX.saturating_sub(under_way)).collect();
@@ -141,12 +141,10 @@ impl ManagerWorld {
     /// Databases leave members under maintenance, and those that an operator empties.
     fn leave_members(&mut self, leader: usize) {
         let Some(state) = self.leader_state(leader) else { return };
-        let left = state.members.iter().filter(|(_, member)| member.is_left());
-        let left: BTreeSet<_> = left.map(|(id, _)| *id).collect();
-        if left.is_empty() || !(self.now / (500 * MS)).is_multiple_of(4) {
+        if !(self.now / (500 * MS)).is_multiple_of(4) {
             return;
         }
-        let (moves, _) = leave(state, &left);
+        let moves = keep_left(state);
         self.begin_moves(leader, moves, "left member");
     }
 

@@ -169,7 +169,9 @@ async fn switch_over(cluster: &Cluster, browser: &WebDriver, site: &str) -> Resu
     browser.go(&format!("{site}/databases/DB1"))?;
     browser.run("document.getElementById('to').value = 'm2'")?;
     browser.click("form[action$='/switchover'] button")?;
-    browser.click("form[method='post'][action$='/switchover'] button.primary")?;
+    // The checks ask every member, so the page takes a moment.
+    let confirm = "form[method='post'][action$='/switchover'] button.primary";
+    eventually("the plan is shown", || std::future::ready(browser.click(confirm))).await?;
     eventually("it moved", || async {
         let active = cluster.active_of("DB1").await?;
         ensure!(active == "m2", "active on {active}");

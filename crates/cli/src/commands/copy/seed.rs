@@ -161,19 +161,26 @@ pub(crate) fn refuse_failed(checks: &[SeedCheckRow]) -> Outcome {
 
 fn show_checks(global: &Global, checks: &[SeedCheckRow]) {
     let columns = [column("check"), column("verdict"), column("found")];
-    let rows = checks.iter().map(|check| {
-        let verdict = if check.passed { "passed" } else { "failed" };
-        vec![check.name.clone(), verdict.into(), check.found.clone()]
-    });
-    let data = checks.iter().map(|check| {
-        json!({
-            "check": check.name,
-            "passed": check.passed,
-            "found": check.found,
-            "code": check.code,
-        })
-    });
-    output::print_list(global.output, &columns, rows.collect(), &data.collect());
+    let rows = checks
+        .iter()
+        .map(|check| vec![check.name.clone(), verdict(check).into(), check.found.clone()]);
+    let data = checks.iter().map(check_data).collect();
+    output::print_list(global.output, &columns, rows.collect(), &data);
+}
+
+/// The verdict of a check, for people.
+pub(crate) const fn verdict(check: &SeedCheckRow) -> &'static str {
+    if check.passed { "passed" } else { "failed" }
+}
+
+/// A check as JSON.
+pub(crate) fn check_data(check: &SeedCheckRow) -> Value {
+    json!({
+        "check": check.name,
+        "passed": check.passed,
+        "found": check.found,
+        "code": check.code,
+    })
 }
 
 #[cfg(test)]

@@ -28,8 +28,18 @@ pub(super) async fn run(global: &Global, index: u64, what_if: Vec<String>) -> Ou
         record["record"]["attempt"],
     ));
     output::print_list(global.output, &columns(&answer), rows(&answer), &Value::Null);
-    output::emit(&format!("\n{}\n", conclusion(&answer, changed)));
+    output::emit(&format!("\n{}\n", steps(&record["record"]["steps"])));
+    output::emit(&format!("{}\n", conclusion(&answer, changed)));
     Ok(())
+}
+
+/// When each step was reached, since the activation began.
+fn steps(recorded: &Value) -> String {
+    let reached = recorded.as_array().into_iter().flatten().map(|timing| {
+        let name = timing["step"].as_str().unwrap_or("?").replace('_', " ");
+        format!("{name} {} ms", timing["at_ms"])
+    });
+    format!("steps: {}", reached.collect::<Vec<_>>().join(", "))
 }
 
 /// A column for the criterion, then one for each candidate.
@@ -162,6 +172,15 @@ mod tests {
         assert_eq!(rows[1], ["verdict", "chosen", "excluded"]);
         assert_eq!(rows[2], ["answer age", "3 ms", "no answer"]);
         assert_eq!(rows[3], ["may activate", "yes (x)", "NO (x)"]);
+    }
+
+    #[test]
+    fn the_steps_are_told_with_their_times() {
+        let recorded = json!([
+            { "step": "sealing", "at_ms": 0 },
+            { "step": "backing_off", "at_ms": 12 },
+        ]);
+        assert_eq!(steps(&recorded), "steps: sealing 0 ms, backing off 12 ms");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use keelson_types::{
 };
 
 use super::*;
-use crate::apply::tests::{activate, three_copies};
+use crate::apply::tests::{activate, allocate, change, three_copies};
 use crate::command::Command;
 use crate::state::CopyConfig;
 use crate::testing::{DB, Log, copy, epoch, rule};
@@ -163,4 +163,36 @@ fn networks_are_recorded_with_an_event() {
     assert_eq!(serde_json::from_str::<Networks>(&json).unwrap(), log.state.networks);
     log.ok(&set("repl", None));
     log.refused(RefusalReason::BadArgument, &set("repl", None));
+}
+
+/// C14: a copy that counts goes only while a copy is open that can drop it from the rule; what was
+/// acknowledged may be on it alone. A refused removal leaves no mark.
+#[test]
+fn a_copy_that_may_hold_the_last_of_something_is_not_removed() {
+    let mut log = three_copies();
+    activate(&mut log, 1);
+    log.ok(&change(1, 1, rule(2, 1, CommitConstraint::SecondCopy, &[1, 2])));
+    let leaving = |n, leaves| Command::SetCopy {
+        database: DB,
+        copy: copy(n),
+        preference: None,
+        leaving: Some(leaves),
+        lag: None,
+    };
+    allocate(&mut log, 1);
+    log.refused(RefusalReason::Precondition, &leaving(2, true));
+    assert!(!log.state.databases[&DB].copies[&copy(2)].leaving);
+    log.ok(&leaving(3, true));
+    let dismount = Command::SetMountIntent { database: DB, intent: MountIntent::Dismounted };
+    log.ok(&dismount);
+    for n in [1, 2] {
+        let remove = Command::RemoveCopy { database: DB, copy: copy(n) };
+        log.refused(RefusalReason::Precondition, &remove);
+    }
+    log.ok(&leaving(3, false));
+    log.ok(&leaving(3, true));
+    let resume = ResumeRequest::default();
+    log.ok(&Command::ResumeCopy { database: DB, copy: copy(3), request: resume });
+    assert!(!log.state.databases[&DB].copies[&copy(3)].leaving, "a resume takes it back");
+    log.ok(&Command::RemoveCopy { database: DB, copy: copy(3) });
 }

@@ -226,15 +226,54 @@ fn a_hold_that_is_gone_ends_the_seed() {
     assert!(config(&log, copy(3)).is_some_and(|config| config.seeding.is_none()));
 }
 
+/// What a hold kept may be gone when its target reports again after it ran out, or with a
+/// checkpoint before it; only a copy for which log is kept anyway goes on then.
+#[test]
+fn a_hold_that_ran_out_or_lies_behind_the_checkpoint_ends_the_seed() {
+    let stamped = |unix_ms, command| Command::Stamped { unix_ms, command: Box::new(command) };
+    let truncated = |log: &Log| {
+        let state = &log.state.operations[&SEED].state;
+        matches!(state, OperationState::Failed(why) if why.reason == RefusalReason::Truncated)
+    };
+    for cut_off in [false, true] {
+        let mut log = suspended();
+        let copies = &mut log.state.databases.get_mut(&DB).unwrap().copies;
+        copies.get_mut(&copy(3)).unwrap().cut_off = cut_off;
+        log.ok(&begin(3, order(None)));
+        log.ok(&report(Some(4)));
+        log.ok(&report(Some(2)));
+        assert_eq!(truncated(&log), cut_off);
+        if !cut_off {
+            assert_eq!(log.state.databases[&DB].holds[0].from, Position::new(2, 0));
+            let over = log.state.databases[&DB].holds[0].expires_unix_ms;
+            log.ok(&stamped(over - 1, report(None)));
+            assert!(!truncated(&log));
+            let over = log.state.databases[&DB].holds[0].expires_unix_ms;
+            log.ok(&stamped(over, report(None)));
+            assert!(truncated(&log), "it ran out");
+        }
+    }
+}
+
 /// G4: the holder of a discarded timeline may be the last; a seed puts its files aside, no more.
 #[test]
 fn the_files_of_a_discarded_timeline_are_not_deleted() {
     let mut log = suspended();
     let copies = &mut log.state.databases.get_mut(&DB).unwrap().copies;
-    copies.get_mut(&copy(3)).unwrap().suspension.by = SuspendedBy::DiscardedTimeline;
+    let suspension = &mut copies.get_mut(&copy(3)).unwrap().suspension;
+    suspension.by = SuspendedBy::DiscardedTimeline;
+    suspension.held.push(keelson_types::HeldTimeline {
+        discard: keelson_types::Discard { epoch: epoch(1), kept: keelson_types::LogEnd::ZERO },
+        since_unix_ms: 0,
+        told: false,
+    });
     let delete = SeedOrder { old_files: OldFiles::Delete, ..order(None) };
     log.refused(RefusalReason::Precondition, &begin(3, delete));
-    log.ok(&begin(3, order(None)));
+    log.ok(&begin(3, SeedOrder { manual_resume: true, ..order(None) }));
+    log.ok(&end(Ok(())));
+    let fresh = &config(&log, NEW).unwrap().suspension;
+    assert!(fresh.replication.is_some() && fresh.held.is_empty(), "it holds nothing of it");
+    assert_eq!(fresh.by, SuspendedBy::Operator);
 }
 
 fn index_order() -> SeedOrder {

@@ -15,6 +15,7 @@ use crate::shared::CopyShared;
 const DATABASE: DatabaseId = DatabaseId::from_u128(7);
 const OLD: CopyId = CopyId::from_u128(1);
 const NEW: CopyId = CopyId::from_u128(2);
+const SALVAGE: &str = "salvage-0.3-0000000000000001-512.klog";
 
 struct Place {
     home: TempDir,
@@ -222,6 +223,7 @@ fn an_installed_copy_takes_the_place_of_the_old_one() {
         // It has log, so it is not gone for being empty.
         let log = place.files.places.log(DATABASE, LogId::from_bytes(OLD.into_bytes()));
         std::fs::write(log.join("0000000000000001.klog"), b"log").unwrap();
+        std::fs::write(log.join(SALVAGE), b"cut").unwrap();
         place.files.save(&record(old_files)).unwrap();
         stage(&place);
         place.files.install(&manifest(), &verified(record(old_files))).unwrap();
@@ -231,6 +233,9 @@ fn an_installed_copy_takes_the_place_of_the_old_one() {
         assert_eq!(place.files.in_use(), Ok(Some(NEW)));
         assert_eq!(place.files.clean_up(Some(NEW), None, &place.stores), Ok(true));
         assert_eq!(log.exists(), stays, "{old_files:?}");
+        // G4: what was cut is nobody's to delete but an operator's.
+        let heir = place.files.places.log(DATABASE, LogId::from_bytes(NEW.into_bytes()));
+        assert_eq!((log.join(SALVAGE).exists(), heir.join(SALVAGE).exists()), (stays, !stays));
         let aside = place.files.control_aside(OLD);
         assert_eq!(aside.exists(), stays);
         assert!(place.files.is_clean());

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use crate::context::PlaneContext;
 use crate::seed::CHUNK_BYTES;
 use crate::seed::place::{Incoming, PlaceError, Refused as NotTaken, SeedFiles};
+use crate::seed::room::Claim;
 
 type Taken<T> = Result<T, NotTaken>;
 
@@ -28,14 +29,19 @@ enum Hand {
 pub(super) struct Arriving {
     context: Arc<PlaneContext>,
     files: SeedFiles,
+    claim: Arc<Claim>,
     hand: Hand,
     /// The file that is made durable, and its number.
     behind: Option<(u32, oneshot::Receiver<Taken<()>>)>,
 }
 
 impl Arriving {
-    pub(super) const fn new(context: Arc<PlaneContext>, files: SeedFiles) -> Self {
-        Self { context, files, hand: Hand::Empty, behind: None }
+    pub(super) const fn new(
+        context: Arc<PlaneContext>,
+        files: SeedFiles,
+        claim: Arc<Claim>,
+    ) -> Self {
+        Self { context, files, claim, hand: Hand::Empty, behind: None }
     }
 
     pub(super) fn begin(&mut self, incoming: Incoming) {
@@ -48,9 +54,11 @@ impl Arriving {
     /// Of the chunk before: it is not what it should be, or the disk did not take it.
     pub(super) async fn take(&mut self, chunk: v1::SeedChunk) -> Taken<()> {
         let mut incoming = self.written().await?;
+        let claim = self.claim.clone();
         let taking = self.run(move || {
             let body = unpack(chunk.body, chunk.packed_from, CHUNK_BYTES);
             let body = body.map_err(|error| NotTaken::Wrong(error.to_string()))?;
+            claim.take(incoming.place, body.len() as u64).map_err(NotTaken::Disk)?;
             incoming.take(chunk.offset, chunk.crc, &body)?;
             Ok(incoming)
         });
@@ -103,7 +111,7 @@ impl Arriving {
         work: impl FnOnce() -> Taken<T> + Send + 'static,
     ) -> oneshot::Receiver<Taken<T>> {
         let (reply, done) = oneshot::channel();
-        self.context.seed_pool.run(move || drop(reply.send(work())));
+        self.context.seed_pools.chunks.run(move || drop(reply.send(work())));
         done
     }
 }

@@ -16,6 +16,7 @@ use super::arriving::Arriving;
 use super::{Result, Stopped, Target, failed};
 use crate::fetch::client;
 use crate::seed::place::{Incoming, PlaceError, Refused as NotTaken};
+use crate::seed::room::Needs;
 
 /// A source that says nothing for so long is gone.
 pub(super) const SILENCE: Duration = Duration::from_secs(20);
@@ -93,6 +94,7 @@ impl Target {
         loop {
             match self.within(answers.message()).await? {
                 Ok(Some(answer)) if answer.manifest.is_empty() => {
+                    self.progress.note = answer.waits_for;
                     (self.progress.bytes_done, self.progress.bytes) =
                         (answer.bytes_read, answer.bytes_total);
                     self.tell_if_due();
@@ -124,8 +126,8 @@ impl Target {
             return SeedEvent::SourceFailed(SourceFailure::Unfit, text);
         }
         let wanted = manifest.clone();
-        let looked = self.on_disk(move |files| Ok((files.prepare(&wanted)?, files.free()?))).await;
-        let (here, free) = match looked {
+        let looked = self.on_disk(move |files| files.prepare(&wanted)).await;
+        let here = match looked {
             Ok(looked) => looked,
             Err(error) => return failed(error),
         };
@@ -134,16 +136,22 @@ impl Target {
             let missing = files.filter(|(file, here)| places.contains(&file.place) && !**here);
             missing.map(|(file, _)| file.bytes).sum()
         };
-        let offered = Offered {
-            checkpoint: manifest.checkpoint,
-            store: (missing(&[SeedPlace::Store, SeedPlace::Catalog]), free.0),
-            log: (missing(&[SeedPlace::Log]), free.1),
-            one_volume: free.2,
+        let needs = Needs {
+            store: missing(&[SeedPlace::Store, SeedPlace::Catalog]),
+            log: missing(&[SeedPlace::Log]),
         };
+        let checkpoint = manifest.checkpoint;
         self.here = here;
         self.manifest = Some(manifest);
         self.count();
-        SeedEvent::Offered(offered)
+        // Claimed first, so that of two seeds at once one sees the other.
+        self.claim.set(needs);
+        let free = match self.claim.free() {
+            Ok(free) => free,
+            Err(error) => return failed(error),
+        };
+        let (store, log) = ((needs.store, free.store), (needs.log, free.log));
+        SeedEvent::Offered(Offered { checkpoint, store, log, one_volume: free.one_volume })
     }
 
     /// Fetches what is missing, the index over its own way (F56).
@@ -206,7 +214,8 @@ impl Target {
             Ok(chunks) => chunks.into_inner(),
             Err(event) => return Ok(Some(event)),
         };
-        let mut arriving = Arriving::new(self.context.clone(), self.files.clone());
+        let mut arriving =
+            Arriving::new(self.context.clone(), self.files.clone(), self.claim.clone());
         let mut received = None;
         for number in files {
             let incoming = match first.take() {
@@ -241,7 +250,10 @@ impl Target {
         let file = manifest.files.get(number as usize).cloned();
         let missing = || PlaceError { full: false, text: "no such file in the manifest".into() };
         let file = file.ok_or_else(missing)?;
-        self.on_disk(move |files| files.receive(&file, go_on)).await
+        let pools = &self.context.seed_pools;
+        // What is there already is read; the source sends nothing yet.
+        let pool = if go_on { &pools.chores } else { &pools.chunks };
+        self.on_threads(pool, move |files| files.receive(&file, go_on)).await
     }
 
     /// Receives one file, whose end is settled later; an event if something went wrong.
@@ -260,7 +272,9 @@ impl Target {
                 Err(event) => return Ok(Some(event)),
             };
             self.progress.bytes_received += chunk.body.len() as u64;
-            let end = chunk.offset.saturating_add(plain_bytes(&chunk));
+            let plain = plain_bytes(&chunk);
+            self.plain_received += plain;
+            let end = chunk.offset.saturating_add(plain);
             if let Err(not_taken) = arriving.take(chunk).await {
                 return Ok(Some(self.not_taken(not_taken)));
             }

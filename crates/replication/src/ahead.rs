@@ -1,0 +1,229 @@
+//! What is read ahead of clients: bounded in bytes, for each client and for all of them.
+//!
+//! A stream takes room before it reads, and gives it back when its client has taken the answer and
+//! asks for more. While there is no room it waits, for [`STALLED`] at most; then it is refused, so
+//! that what it keeps besides (a snapshot, files) is not kept for ever.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::Stream;
+use keelson_types::RefusalReason;
+use keelson_wire::Refusal;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+use tonic::Status;
+
+/// Bytes of answers that wait for all clients.
+const ALL_BYTES: usize = 256 * 1024 * 1024;
+
+/// Bytes of answers that wait for one client; more than the largest value has.
+const CLIENT_BYTES: usize = 32 * 1024 * 1024;
+
+/// How long a client may take nothing.
+pub(crate) const STALLED: Duration = Duration::from_secs(60);
+
+/// The room of all clients.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    all: Arc<Semaphore>,
+    of_client: usize,
+    patience: Duration,
+    clients: Mutex<BTreeMap<String, Weak<Semaphore>>>,
+}
+
+/// The room of one client, for one of its streams.
+#[derive(Debug)]
+pub(crate) struct Share {
+    client: String,
+    own: Arc<Semaphore>,
+    all: Arc<Semaphore>,
+    most: usize,
+    patience: Duration,
+}
+
+/// Room for one answer; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Room {
+    own: OwnedSemaphorePermit,
+    all: OwnedSemaphorePermit,
+    most: usize,
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Self::new(ALL_BYTES, CLIENT_BYTES, STALLED)
+    }
+}
+
+fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+impl Ahead {
+    fn new(all: usize, of_client: usize, patience: Duration) -> Self {
+        let all = Arc::new(Semaphore::new(all));
+        Self { all, of_client, patience, clients: Mutex::default() }
+    }
+
+    /// The share of a client, which all its streams have together.
+    pub(crate) fn share(&self, client: String) -> Share {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = clients.get(&client).and_then(Weak::upgrade).unwrap_or_else(|| {
+            clients.retain(|_, known| known.strong_count() > 0);
+            let own = Arc::new(Semaphore::new(self.of_client));
+            clients.insert(client.clone(), Arc::downgrade(&own));
+            own
+        });
+        let (all, most, patience) = (self.all.clone(), self.of_client, self.patience);
+        Share { client, own, all, most, patience }
+    }
+}
+
+impl Share {
+    /// Room for so many bytes, or for as many as one client may have.
+    ///
+    /// # Errors
+    /// `overloaded` if there was none for too long.
+    pub(crate) async fn room(&self, bytes: usize) -> Result<Room, Refusal> {
+        let wanted = permits(bytes.clamp(1, self.most));
+        let taking = async {
+            let own = self.own.clone().acquire_many_owned(wanted).await.ok()?;
+            let all = self.all.clone().acquire_many_owned(wanted).await.ok()?;
+            Some(Room { own, all, most: self.most })
+        };
+        let none = || {
+            let client = &self.client;
+            let what = format!(
+                "answers that nobody takes fill the room for {client} or for all clients: read \
+                 faster, or run fewer watches and scans at the same time"
+            );
+            Refusal::new(RefusalReason::Overloaded, what)
+        };
+        // The semaphores are never closed.
+        timeout(self.patience, taking).await.ok().flatten().ok_or_else(none)
+    }
+}
+
+impl Room {
+    /// Makes it as large as what was read. If there is not so much room now the reader must drop
+    /// what it read, and read again with more of it: whoever waited with it in hand would have it
+    /// in no account.
+    pub(crate) fn fit(&mut self, bytes: usize) -> bool {
+        let wanted = bytes.clamp(1, self.most);
+        let has = self.own.num_permits();
+        if wanted <= has {
+            drop((self.own.split(has - wanted), self.all.split(has - wanted)));
+            return true;
+        }
+        let more = |permit: &OwnedSemaphorePermit| {
+            permit.semaphore().clone().try_acquire_many_owned(permits(wanted - has)).ok()
+        };
+        let (Some(own), Some(all)) = (more(&self.own), more(&self.all)) else { return false };
+        self.own.merge(own);
+        self.all.merge(all);
+        true
+    }
+}
+
+/// An answer, with the room that it takes; refusals take none.
+pub(crate) type Piece<T> = (Result<T, Status>, Option<Room>);
+
+/// Answers for a client. Each keeps its room until the next one is asked for: until then it lies in
+/// the buffers of the connection.
+pub(crate) struct Pieces<T> {
+    pieces: mpsc::Receiver<Piece<T>>,
+    sent: Option<Room>,
+}
+
+impl<T> Pieces<T> {
+    pub(crate) fn new(pieces: mpsc::Receiver<Piece<T>>) -> Self {
+        Self { pieces, sent: None }
+    }
+}
+
+impl<T> Stream for Pieces<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.sent = None;
+        let Some((answer, room)) = ready!(self.pieces.poll_recv(cx)) else {
+            return Poll::Ready(None);
+        };
+        self.sent = room;
+        Poll::Ready(Some(answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+
+    use super::*;
+
+    fn ahead() -> Ahead {
+        Ahead::new(100, 40, Duration::from_millis(10))
+    }
+
+    fn free(ahead: &Ahead, client: &str) -> (usize, usize) {
+        (ahead.share(client.into()).own.available_permits(), ahead.all.available_permits())
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_waits_for_itself_and_not_for_ever() {
+        let ahead = ahead();
+        let (slow, other) = (ahead.share("slow".into()), ahead.share("other".into()));
+        let again = ahead.share("slow".into());
+        let held = [slow.room(20).await.unwrap(), again.room(20).await.unwrap()];
+        let refusal = slow.room(1).await.unwrap_err();
+        assert_eq!(refusal.reason, RefusalReason::Overloaded);
+        assert!(refusal.message.contains("slow") && refusal.message.contains("fewer watches"));
+        assert!(other.room(40).await.is_ok(), "others have their own");
+        drop(held);
+        assert!(slow.room(1_000).await.is_ok(), "one large answer goes when nothing waits");
+        assert_eq!(free(&ahead, "slow"), (40, 100));
+    }
+
+    #[tokio::test]
+    async fn all_clients_together_are_bounded() {
+        let ahead = ahead();
+        let shares: Vec<_> = (0..3).map(|n| ahead.share(n.to_string())).collect();
+        let _held = [shares[0].room(40).await.unwrap(), shares[1].room(40).await.unwrap()];
+        assert!(shares[2].room(40).await.is_err());
+        assert!(shares[2].room(20).await.is_ok());
+        drop(shares);
+        assert_eq!(free(&ahead, "x").0, 40);
+        assert_eq!(ahead.clients.lock().unwrap().len(), 3, "who holds something, and x");
+    }
+
+    #[tokio::test]
+    async fn room_becomes_as_large_as_what_was_read_if_there_is_so_much() {
+        let ahead = ahead();
+        let share = ahead.share("c".into());
+        let mut room = share.room(10).await.unwrap();
+        assert!(room.fit(4));
+        assert_eq!(free(&ahead, "c"), (36, 96));
+        assert!(room.fit(30));
+        assert_eq!(free(&ahead, "c"), (10, 70));
+        let mut second = share.room(5).await.unwrap();
+        assert!(!second.fit(20), "the other one has it");
+        assert_eq!(free(&ahead, "c"), (5, 65), "nothing was taken");
+    }
+
+    #[tokio::test]
+    async fn an_answer_keeps_its_room_until_the_next_one_is_asked_for() {
+        let ahead = ahead();
+        let share = ahead.share("c".into());
+        let (sender, receiver) = mpsc::channel(2);
+        let mut pieces = Pieces::new(receiver);
+        sender.send((Ok(1), Some(share.room(10).await.unwrap()))).await.unwrap();
+        assert_eq!(pieces.next().await.unwrap().unwrap(), 1);
+        assert_eq!(free(&ahead, "c").0, 30);
+        sender.send((Ok(2), None)).await.unwrap();
+        assert_eq!(pieces.next().await.unwrap().unwrap(), 2);
+        assert_eq!(free(&ahead, "c").0, 40);
+    }
+}

@@ -1,0 +1,152 @@
+//! Making a checkpoint for a seed: in its turn, of a healthy copy, by a task of its own.
+//!
+//! The task is nobody's: a target that lost its connection meanwhile finds the checkpoint, or what
+//! is made of it, when it asks again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use keelson_types::{
+    CopyStatus, HoldKind, LogHold, OperationId, Position, RefusalReason, SeedScope,
+};
+use keelson_wire::Refusal;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::blocking;
+use super::serve::Feeding;
+use super::source::{Building, Material, Source};
+use crate::context::{CopyHandle, PlaneContext};
+use crate::kv::open_store;
+use crate::message::Message;
+use crate::owner::unix_millis;
+use crate::shared::CopyShared;
+
+/// Keeps log here while a checkpoint is made; from then on the hold in consensus does.
+struct Hold(Arc<CopyShared>, OperationId);
+
+impl Hold {
+    fn take(of: &Arc<CopyShared>, operation: OperationId, index: Option<Position>) -> Self {
+        let from = of.checkpointed.load();
+        let hold = LogHold {
+            operation,
+            kind: HoldKind::Seed,
+            from: index.map_or(from, |index| index.min(from)),
+            taken_unix_ms: unix_millis(),
+            expires_unix_ms: u64::MAX,
+        };
+        of.holds.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(hold);
+        Self(of.clone(), operation)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let holds = self.0.holds.lock();
+        let mut holds = holds.unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(index) = holds.iter().position(|hold| hold.operation == self.1) {
+            holds.remove(index);
+        }
+    }
+}
+
+fn gone() -> Refusal {
+    Refusal::new(RefusalReason::Activating, "the copy is being reopened")
+}
+
+/// Makes the checkpoint, and leaves it, or why there is none, with those who wait for it.
+pub(super) async fn make(
+    context: Arc<PlaneContext>,
+    copy: CopyHandle,
+    scope: SeedScope,
+    building: Building,
+) {
+    let building = Arc::new(building);
+    let made = make_in_turn(&context, &copy, scope, &building).await;
+    if let Ok(source) = &made {
+        let (name, bytes) = (&copy.shared.name, source.manifest.bytes());
+        let operation = building.operation();
+        tracing::info!(database = %name, %operation, bytes, "a checkpoint for a seed is ready");
+    }
+    building.end(made);
+}
+
+async fn make_in_turn(
+    context: &Arc<PlaneContext>,
+    copy: &CopyHandle,
+    scope: SeedScope,
+    building: &Arc<Building>,
+) -> Result<Source, Refusal> {
+    // Whoever stands in line for nothing shall not stand in line.
+    check_health(context, copy).await?;
+    let place = building.place().await?;
+    let _turn = building.turn().await?;
+    check_health(context, copy).await?;
+    let made = make_now(context, copy, (scope, place), building).await;
+    // If its index turned out to be damaged.
+    context.catalogs.look(copy.shared.database, Duration::ZERO);
+    made
+}
+
+async fn make_now(
+    context: &Arc<PlaneContext>,
+    copy: &CopyHandle,
+    (scope, place): (SeedScope, OwnedSemaphorePermit),
+    building: &Arc<Building>,
+) -> Result<Source, Refusal> {
+    let index = scope.takes_catalog().then(|| copy.shared.catalog.for_seed());
+    let index = match (index, scope.makes_copy()) {
+        (Some(Err(what)), false) => return Err(unfit(context, what)),
+        (index, _) => index.and_then(Result::ok),
+    };
+    let _feeding = Feeding::new(copy, scope.makes_copy(), index.is_some());
+    let reflects = index.as_ref().map(|(_, searchable)| searchable.reflects.position);
+    let hold = Hold::take(&copy.shared, building.operation(), reflects);
+    let store = match scope.makes_copy() {
+        true => Some(open_store(copy).await?),
+        false => None,
+    };
+    let (reply, log) = oneshot::channel();
+    copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
+    let log = log.await.map_err(|_| gone())??;
+    let material = Material {
+        shared: copy.shared.clone(),
+        store,
+        generation_bytes: index.as_ref().map_or(0, |(_, index)| index.generation_bytes),
+        catalog: index.map(|(catalog, _)| catalog),
+        reader: log.reader,
+        epochs: log.table,
+    };
+    let worker = building.clone();
+    let built = blocking(&context.seed_pools.builds, move || {
+        let _hold = hold;
+        worker.build(material, place)
+    });
+    let built = building.unless_over(built).await;
+    built.map_err(|why| Refusal::new(RefusalReason::Internal, why))?
+}
+
+/// F54: any healthy copy; not one whose store is old on purpose, or in doubt.
+async fn check_health(context: &PlaneContext, copy: &CopyHandle) -> Result<(), Refusal> {
+    let (reply, view) = oneshot::channel();
+    copy.mailbox.send(Message::View(reply)).await.map_err(|_| gone())?;
+    let view = view.await.map_err(|_| gone())?;
+    let status = view.view.status;
+    let healthy =
+        matches!(status, CopyStatus::Mounted | CopyStatus::Healthy | CopyStatus::SeedingSource);
+    if !healthy {
+        return Err(unfit(context, format!("is {status}: {}", view.view.reason)));
+    }
+    if copy.shared.is_lagged() {
+        return Err(unfit(context, "lags".into()));
+    }
+    if copy.shared.marked.load(Ordering::SeqCst) {
+        return Err(unfit(context, "is not whole".into()));
+    }
+    Ok(())
+}
+
+fn unfit(context: &PlaneContext, what: String) -> Refusal {
+    let at = context.name_of(context.member);
+    Refusal::new(RefusalReason::SourceUnfit, format!("the copy on {at} {what}"))
+}
