@@ -139,8 +139,12 @@ async fn maintenance_moves_away_and_is_undone_if_it_cannot() -> Result<()> {
     active_on(&cluster, "m1").await?;
     let cli = cluster.cli();
     cli.succeed(["member", "set", "m1", "--activation-policy", "intrasite_only"]).await?;
-    let shown = cli.succeed(["member", "maintenance", "start", "m1", "--what-if"]).await?;
-    assert!(shown.contains("would move DB1 from m1 to"), "{shown}");
+    eventually("a content index is whole elsewhere", || async {
+        let shown = cli.succeed(["member", "maintenance", "start", "m1", "--what-if"]).await?;
+        ensure!(shown.contains("would move DB1 from m1 to"), "{shown}");
+        Ok(())
+    })
+    .await?;
     assert!(member(&cluster, "m1").await?["maintenance"].is_null());
     cli.succeed(["member", "maintenance", "start", "m1", "--comment", "new disk"]).await?;
     assert_ne!(cluster.active_of("DB1").await?, "m1");
