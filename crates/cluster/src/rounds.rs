@@ -2,7 +2,7 @@
 //! are where they prefer to be, and which copies stay failed.
 //!
 //! All are settings of the cluster. Every member keeps the time, only the leader looks; a new
-//! leader begins a period of its own and goes on from the recorded events.
+//! leader begins a period of its own and goes on from the replicated state.
 
 use std::sync::Arc;
 use std::time::Duration;

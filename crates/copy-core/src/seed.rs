@@ -29,15 +29,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use keelson_types::{
-    CheckpointId, CopyId, MemberId, RefusalReason, Refused, SeedOrder, SeedPhase, Tick,
+    CheckpointId, CopyId, MemberId, RefusalReason, Refused, SEED_RESERVE_BYTES, SeedOrder,
+    SeedPhase, Tick,
 };
 
 pub use record::{Cleanup, SEED_RECORD_BYTES_MAX, SeedRecord, Staged, after_seed};
 pub use source::{SourceCandidate, Standing, choose_source};
-
-/// Space that a seed leaves free on each volume, beside what it needs: recovery of the member's
-/// copies must go on (G7).
-pub const SEED_RESERVE_BYTES: u64 = 128 * 1024 * 1024;
 
 /// Bounds of a seed.
 #[derive(Clone, Copy, Debug)]

@@ -15,7 +15,7 @@ use crate::context::{CopyHandle, PlaneContext, Registry};
 use crate::gate::boottime_now;
 use crate::message::{Message, OwnerView};
 use crate::orders;
-use crate::space::Volumes;
+use crate::space::Volume;
 
 /// A copy that does not answer in time is reported as failed to answer.
 const DEADLINE: Duration = Duration::from_millis(700);
@@ -63,7 +63,6 @@ async fn facts_of(context: &PlaneContext, copy: &CopyHandle) -> v1::CopyFacts {
     let view = timeout(DEADLINE, asked).await.ok().flatten();
     let database = ids::bytes(copy.shared.database);
     let id = ids::bytes(copy.shared.copy);
-    let (log_free_bytes, data_free_bytes) = free_bytes(context, &context.space.volumes());
     match view {
         Some(view) => facts(context, copy, &view, database, id),
         None => v1::CopyFacts {
@@ -71,20 +70,16 @@ async fn facts_of(context: &PlaneContext, copy: &CopyHandle) -> v1::CopyFacts {
             copy: id,
             status: CopyStatus::Initializing.to_string(),
             fault: "the copy did not answer in time (it may be opening)".into(),
-            log_free_bytes,
-            data_free_bytes,
+            log_free_bytes: free(&context.space.volumes().log),
+            data_free_bytes: free(&context.space.volumes().data),
             ..v1::CopyFacts::default()
         },
     }
 }
 
-/// Free bytes of the volumes of log and stores: as of the last look, or now before the first one.
-/// A disk that does not say has none.
-fn free_bytes(context: &PlaneContext, volumes: &Volumes) -> (u64, u64) {
-    let now = |path| context.places.disk.free_bytes(path).ok();
-    let log = volumes.log.free_bytes.or_else(|| now(&context.places.logs));
-    let data = volumes.data.free_bytes.or_else(|| now(&context.places.data));
-    (log.unwrap_or(0), data.unwrap_or(0))
+/// As of the last look, of which the first is at the start; a disk that does not say has none.
+fn free(volume: &Volume) -> u64 {
+    volume.free_bytes.unwrap_or(0)
 }
 
 fn facts(
@@ -101,7 +96,6 @@ fn facts(
     let seconds = |left: Option<Duration>| left.map(|left| left.as_secs());
     let cut = forecast.who_would_be_cut.first();
     let volumes = &view.volumes;
-    let (log_free_bytes, data_free_bytes) = free_bytes(context, volumes);
     v1::CopyFacts {
         database,
         copy: id,
@@ -140,8 +134,8 @@ fn facts(
         replay_up_to: Some(core.replay_up_to.into()),
         generated_is_stale: core.generated_is_stale,
         required_logs_present: view.marks.truncated <= view.marks.checkpointed,
-        log_free_bytes,
-        data_free_bytes,
+        log_free_bytes: free(&volumes.log),
+        data_free_bytes: free(&volumes.data),
         read_latency_micros: volumes.read_latency().map(|latency| latency.as_micros() as u64),
         log_seconds_to_full: seconds(forecast.time_to_full),
         log_seconds_to_floor: seconds(forecast.time_to_floor),

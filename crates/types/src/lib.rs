@@ -72,7 +72,9 @@ pub use reasons::{CopyFault, FailureCode, RefusalReason};
 pub use record::{Record, SessionRecord};
 pub use refused::Refused;
 pub use rehearsal::RehearsalStep;
-pub use seed::{OldFiles, SeedOrder, SeedPhase, SeedProgress, SeedScope};
+pub use seed::{
+    OldFiles, SEED_LOG_BYTES_MAX, SEED_RESERVE_BYTES, SeedOrder, SeedPhase, SeedProgress, SeedScope,
+};
 pub use settings::{ClusterSettings, Setting, SettingInfo, SettingKind};
 pub use states::{CopyRole, CopyStatus, DatabaseState, MountIntent};
 pub use store_key::{Span, StoreKey};

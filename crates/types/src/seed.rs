@@ -9,6 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{CopyId, MemberId, OperationId};
 
+/// Space that a seed leaves free on each volume, beside what it needs: recovery of the member's
+/// copies must go on (G7).
+pub const SEED_RESERVE_BYTES: u64 = 128 * 1024 * 1024;
+
+/// Log that comes along with a checkpoint, at most, in bytes: so that its index can go on.
+pub const SEED_LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
 /// What becomes of the files that the seed replaces, once the new ones are in place (G4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -19,6 +19,9 @@ use crate::select::{Mark, set_by_operators};
 use crate::state::{Binding, ClusterState, CopyKind, Database, EpochRecord, RuleRecord};
 use crate::suppression::{Suppression, suppression};
 
+#[cfg(test)]
+mod tests;
+
 impl ClusterState {
     pub(super) fn allocate_epochs(&mut self, index: u64, items: &[AllocateItem]) -> Answer {
         let allocated = items.iter().map(|item| AllocatedEpoch {

@@ -321,7 +321,10 @@ impl Context {
         };
         if let Err(refusal) = removed.await {
             // A copy that stays must be able to become the active one again.
-            self.propose_here(leaving(false)).await?.answer()?;
+            let undone = self.propose_here(leaving(false)).await;
+            if let Err(undo) = undone.and_then(|proposed| proposed.answer().map(drop)) {
+                tracing::warn!(%undo, "a copy stays marked as leaving; copy resume takes it back");
+            }
             return Err(refusal);
         }
         Ok(RemoveCopyResponse { files })
@@ -337,7 +340,10 @@ impl Context {
         let counts = || {
             self.applied.read(|state| {
                 let database = state.databases.get(&id);
-                database.is_some_and(|database| database.counts(copy))
+                // With the database closed nobody drops it; what was asked for is refused then.
+                database.is_some_and(|database| {
+                    database.intent == MountIntent::Mounted && database.counts(copy)
+                })
             })
         };
         let mut applied = self.applied.watch();

@@ -12,7 +12,8 @@ use keelson_cluster_core::{
 };
 use keelson_types::{
     ContentIndexState, CopyId, CopyStatus, DatabaseId, DatabaseState, LagSettings, MemberId,
-    MountIntent, OldFiles, OperationId, RefusalReason, SeedOrder, SeedScope, SuspendRequest,
+    MountIntent, OldFiles, OperationId, RefusalReason, SEED_LOG_BYTES_MAX, SEED_RESERVE_BYTES,
+    SeedOrder, SeedScope, SuspendRequest,
 };
 use keelson_wire::v1::{
     AddCopyRequest, AddCopyResponse, ContentIndexFacts, CopyFacts, SeedCheckRow, SeedCopyRequest,
@@ -32,10 +33,6 @@ use crate::operations::not_cancelled;
 const POSTPONED: &str = "the copy has to be seeded: keelson copy seed";
 /// What a copy that is seeded at once says.
 const SEEDED: &str = "new, being seeded";
-/// Space beside the files that a target keeps free; the target itself checks exactly.
-const RESERVE_BYTES: u64 = keelson_types::LOG_UNIT_BYTES * 128;
-/// Log that comes along with a checkpoint, at most.
-const LOG_OF_SEED_BYTES_MAX: u64 = keelson_types::LOG_UNIT_BYTES * 64;
 /// Healthy copies that must be left, beside the one that loses its old files (F67).
 const SAFE_OTHERS_MIN: usize = 2;
 
@@ -85,8 +82,11 @@ impl Context {
             // The commands stand alone: what was recorded of a new copy goes again.
             if !database.copies.contains_key(&id) {
                 let undo = Command::RemoveCopy { database: database.id, copy: id };
-                let undone = self.propose_here(undo).await?;
-                tracing::debug!(outcome = ?undone.outcome, "a refused addition is undone");
+                if let Err(undo) =
+                    self.propose_here(undo).await.and_then(|it| it.answer().map(drop))
+                {
+                    tracing::warn!(%undo, "what a refused addition recorded stays");
+                }
             }
             return Err(refusal);
         }
@@ -435,7 +435,7 @@ fn is_healthy(status: &str) -> bool {
 fn check_space(scope: SeedScope, own: &CopyFacts, source: &CopyFacts) -> SeedCheck {
     let store = if scope.makes_copy() { source.store_bytes } else { 0 };
     let index = if scope.takes_catalog() { index_of(source).bytes } else { 0 };
-    let log = if scope.makes_copy() { source.log_bytes.min(LOG_OF_SEED_BYTES_MAX) } else { 0 };
+    let log = if scope.makes_copy() { source.log_bytes.min(SEED_LOG_BYTES_MAX) } else { 0 };
     let volumes = [
         ("data", own.data_free_bytes, store.saturating_add(index)),
         ("log", own.log_free_bytes, log),
@@ -444,11 +444,12 @@ fn check_space(scope: SeedScope, own: &CopyFacts, source: &CopyFacts) -> SeedChe
     let (mut all, mut short) = (Vec::new(), false);
     for (name, free, bytes) in volumes {
         all.push(format!("{name} volume: {free} bytes free, about {bytes} needed"));
-        short |= free < bytes.saturating_add(RESERVE_BYTES);
+        short |= free < bytes.saturating_add(SEED_RESERVE_BYTES);
     }
     let found = all.join("; ");
     if short {
-        let found = format!("{found}; the old files and {RESERVE_BYTES} bytes free stay beside it");
+        let found =
+            format!("{found}; the old files and {SEED_RESERVE_BYTES} bytes free stay beside it");
         return SeedCheck::failed("space", RefusalReason::NoSpaceForSeed, found);
     }
     SeedCheck::passed("space", found)
@@ -503,14 +504,18 @@ mod tests {
             store_bytes: store,
             ..CopyFacts::default()
         };
-        for (free, store, fits) in
-            [(RESERVE_BYTES + 10, 10, true), (RESERVE_BYTES + 9, 10, false), (0, 0, false)]
-        {
+        for (free, store, fits) in [
+            (SEED_RESERVE_BYTES + 10, 10, true),
+            (SEED_RESERVE_BYTES + 9, 10, false),
+            (0, 0, false),
+        ] {
             let check = check_space(SeedScope::Database, &facts(free, 0), &facts(0, store));
             assert_eq!(check.failure.is_none(), fits, "{}", check.found);
         }
         let source = CopyFacts { log_bytes: 5, ..facts(0, 10) };
-        for (log_free_bytes, fits) in [(RESERVE_BYTES + 5, true), (RESERVE_BYTES + 4, false)] {
+        for (log_free_bytes, fits) in
+            [(SEED_RESERVE_BYTES + 5, true), (SEED_RESERVE_BYTES + 4, false)]
+        {
             let own = CopyFacts { log_free_bytes, ..facts(u64::MAX, 0) };
             let check = check_space(SeedScope::Everything, &own, &source);
             assert_eq!(check.failure.is_none(), fits, "{}", check.found);
@@ -522,7 +527,7 @@ mod tests {
             [(SeedScope::Everything, 17), (SeedScope::Database, 10), (SeedScope::Catalog, 7)]
         {
             let fits = |free| check_space(scope, &facts(free, 0), &source).failure.is_none();
-            let bound = RESERVE_BYTES + needed;
+            let bound = SEED_RESERVE_BYTES + needed;
             assert!(fits(bound) && !fits(bound - 1), "{scope}");
         }
     }

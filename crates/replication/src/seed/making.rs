@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use keelson_env::KvStore;
 use keelson_types::{
     CopyStatus, HoldKind, LogHold, OperationId, Position, RefusalReason, SeedScope,
 };
@@ -18,7 +19,7 @@ use super::serve::Feeding;
 use super::source::{Building, Material, Source};
 use crate::context::{CopyHandle, PlaneContext};
 use crate::kv::open_store;
-use crate::message::Message;
+use crate::message::{LogView, Message};
 use crate::owner::unix_millis;
 use crate::shared::CopyShared;
 
@@ -50,6 +51,18 @@ impl Drop for Hold {
     }
 }
 
+/// How long the copy may take to say how it is, or to give its store and its log. Its target hears
+/// that the source lives all the while, so nobody else would end the wait.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+async fn in_time<T>(
+    context: &PlaneContext,
+    answer: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    let late = |_| unfit(context, format!("does not answer within {ANSWER_WITHIN:?}"));
+    tokio::time::timeout(ANSWER_WITHIN, answer).await.map_err(late)?
+}
+
 fn gone() -> Refusal {
     Refusal::new(RefusalReason::Activating, "the copy is being reopened")
 }
@@ -78,10 +91,10 @@ async fn make_in_turn(
     building: &Arc<Building>,
 ) -> Result<Source, Refusal> {
     // Whoever stands in line for nothing shall not stand in line.
-    check_health(context, copy).await?;
+    in_time(context, check_health(context, copy)).await?;
     let place = building.place().await?;
     let _turn = building.turn().await?;
-    check_health(context, copy).await?;
+    in_time(context, check_health(context, copy)).await?;
     let made = make_now(context, copy, (scope, place), building).await;
     // If its index turned out to be damaged.
     context.catalogs.look(copy.shared.database, Duration::ZERO);
@@ -102,13 +115,7 @@ async fn make_now(
     let _feeding = Feeding::new(copy, scope.makes_copy(), index.is_some());
     let reflects = index.as_ref().map(|(_, searchable)| searchable.reflects.position);
     let hold = Hold::take(&copy.shared, building.operation(), reflects);
-    let store = match scope.makes_copy() {
-        true => Some(open_store(copy).await?),
-        false => None,
-    };
-    let (reply, log) = oneshot::channel();
-    copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
-    let log = log.await.map_err(|_| gone())??;
+    let (store, log) = in_time(context, views(copy, scope)).await?;
     let material = Material {
         shared: copy.shared.clone(),
         store,
@@ -124,6 +131,21 @@ async fn make_now(
     });
     let built = building.unless_over(built).await;
     built.map_err(|why| Refusal::new(RefusalReason::Internal, why))?
+}
+
+/// The store, if a copy is made of it, and the log.
+async fn views(
+    copy: &CopyHandle,
+    scope: SeedScope,
+) -> Result<(Option<Arc<dyn KvStore>>, LogView), Refusal> {
+    let store = match scope.makes_copy() {
+        true => Some(open_store(copy).await?),
+        false => None,
+    };
+    let (reply, log) = oneshot::channel();
+    copy.mailbox.send(Message::LogView(reply)).await.map_err(|_| gone())?;
+    let log = log.await.map_err(|_| gone())??;
+    Ok((store, log))
 }
 
 /// F54: any healthy copy; not one whose store is old on purpose, or in doubt.

@@ -7,9 +7,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use keelson_copy_core::seed::SEED_RESERVE_BYTES;
 use keelson_format::SeedPlace;
-use keelson_types::DatabaseId;
+use keelson_types::{DatabaseId, SEED_RESERVE_BYTES};
 
 use super::place::PlaceError;
 use crate::open::Places;

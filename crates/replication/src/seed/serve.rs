@@ -30,6 +30,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often a target hears how much of the checkpoint is read.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
+/// A checkpoint that is read comes no further for so long at most: what hangs ends with a reason,
+/// and the target asks another source. An index is verified within it, without a word.
+const STILL_MAX: Duration = Duration::from_secs(15 * 60);
+
 type Out<T> = mpsc::Sender<Result<T, Status>>;
 
 /// The copy, or its index, is read for a seed as long as this lives; its status says so.
@@ -133,9 +137,25 @@ impl ReplicationService {
     }
 }
 
+/// Since when no more of a checkpoint was read.
+struct Still {
+    bytes: u64,
+    since: Instant,
+}
+
+impl Still {
+    fn is_too_long(&mut self, bytes: u64, now: Instant) -> bool {
+        if bytes != self.bytes {
+            *self = Self { bytes, since: now };
+        }
+        now.duration_since(self.since) >= STILL_MAX
+    }
+}
+
 /// Tells a target how far its checkpoint is, and at the end what is in it. It is told again and
 /// again even if nothing goes on: a target that hears nothing looks for another source.
 async fn tell(mut standing: watch::Receiver<Standing>, sender: Out<v1::OpenSeedResponse>) {
+    let mut still = Still { bytes: 0, since: Instant::now() };
     loop {
         let now = standing.borrow_and_update().clone();
         let so_far = match now {
@@ -149,9 +169,16 @@ async fn tell(mut standing: watch::Receiver<Standing>, sender: Out<v1::OpenSeedR
                 return;
             }
             Standing::Waiting(what) => {
+                still.since = Instant::now();
                 v1::OpenSeedResponse { waits_for: what.into(), ..Default::default() }
             }
             Standing::Reading { bytes_read, bytes_total } => {
+                if still.is_too_long(bytes_read, Instant::now()) {
+                    let what = format!("nothing of the checkpoint was read for {STILL_MAX:?}");
+                    let hangs = Refusal::new(RefusalReason::SourceUnfit, what);
+                    let _ = sender.send(Err(hangs.into())).await;
+                    return;
+                }
                 v1::OpenSeedResponse { bytes_read, bytes_total, ..Default::default() }
             }
         };
@@ -286,6 +313,17 @@ mod tests {
         {
             assert_eq!(chunk_bytes(bound), expected, "{bound}");
         }
+    }
+
+    #[test]
+    fn a_build_that_hangs_is_told_from_one_that_is_slow() {
+        let begin = Instant::now();
+        let mut still = Still { bytes: 0, since: begin };
+        let late = STILL_MAX - Duration::from_secs(1);
+        assert!(!still.is_too_long(0, begin + late));
+        assert!(!still.is_too_long(1, begin + STILL_MAX), "it goes on");
+        assert!(!still.is_too_long(1, begin + STILL_MAX + late));
+        assert!(still.is_too_long(1, begin + STILL_MAX * 2));
     }
 
     /// A target gives a source up that says nothing for a while: an index may take longer to be

@@ -22,7 +22,7 @@ use keelson_format::{MANIFEST_BYTES_MAX, SeedFile, SeedManifest, SeedPlace};
 use keelson_log::LogReader;
 use keelson_types::{
     CheckpointId, CopyId, DatabaseId, EpochTable, Generation, LogEnd, OperationId, Position,
-    Watermarks,
+    SEED_LOG_BYTES_MAX, Watermarks,
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
@@ -46,9 +46,6 @@ const KEPT: Duration = Duration::from_secs(15 * 60);
 const SOURCES_MAX: usize = 16;
 /// Checkpoints that are made at a time; more wait for their turn.
 pub(crate) const BUILDS_AT_ONCE: usize = 2;
-
-/// Log that is sent along with an index, at most.
-const LOG_OF_INDEX_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 const DIRECTORY: &str = "seed-source";
 const MANIFEST: &str = "manifest";
@@ -316,7 +313,7 @@ impl Material {
         let first = self.reader.first_generation().unwrap_or(store.generation);
         let from = index.generation.max(Generation(1)).min(store.generation);
         let behind = Watermarks::distance_bytes(index, store, self.generation_bytes);
-        (from >= first && behind <= LOG_OF_INDEX_BYTES_MAX).then_some(from)
+        (from >= first && behind <= SEED_LOG_BYTES_MAX).then_some(from)
     }
 }
 

@@ -146,7 +146,8 @@ impl Target {
         self.count();
         // Claimed first, so that of two seeds at once one sees the other.
         self.claim.set(needs);
-        let free = match self.claim.free() {
+        let claim = self.claim.clone();
+        let free = match self.on_disk(move |_| claim.free()).await {
             Ok(free) => free,
             Err(error) => return failed(error),
         };
