@@ -300,6 +300,50 @@ async fn a_seed_under_load_ends_with_equal_content() -> Result<()> {
     nothing_is_left(&cluster).await
 }
 
+/// Issue 4: the log behind the checkpoint comes while files arrive, from another copy than they do;
+/// a target that dies has it still.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_comes_beside_the_files_of_a_seed() -> Result<()> {
+    const MIB: u64 = 1024 * 1024;
+    let mut cluster = on_three().await?;
+    rate(&cluster, "262144").await?;
+    let id = begin(&cluster, &[]).await?;
+    until_phase(&cluster, &id, "transferring").await?;
+    let until_log = async |cluster: &Cluster, bytes: u64| {
+        eventually(&format!("{bytes} bytes of log came"), || async {
+            let shown = operation(cluster, &id).await?;
+            ensure!(shown["seed"]["log_bytes"].as_u64() >= Some(bytes), "{shown}");
+            assert_eq!(
+                (&shown["phase"], &shown["state"]),
+                (&"transferring".into(), &"running".into())
+            );
+            Ok(shown["seed"].clone())
+        })
+        .await
+    };
+    fill(&cluster, 100, 4).await?;
+    let seed = until_log(&cluster, 2 * MIB).await?;
+    assert_eq!((&seed["source"], &seed["log_source"]), (&"m2".into(), &"m1".into()), "{seed}");
+    cluster.member("m3").kill()?;
+    cluster.member("m3").start()?;
+    until_log(&cluster, 2 * MIB).await?;
+    // Of the source of the files as well, if the other is away.
+    cluster.member("m1").kill()?;
+    cluster.client().database("DB1").put("meanwhile", "taken").await?;
+    fill(&cluster, 104, 4).await?;
+    let seed = until_log(&cluster, 4 * MIB).await?;
+    assert_eq!(seed["log_source"], "m2", "{seed}");
+    rate(&cluster, "0").await?;
+    let ended = until_ended(&cluster, &id).await?;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    cluster.member("m1").start()?;
+    cluster.wait_until_whole().await?;
+    until_status(&cluster, "m3", "Healthy").await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    cluster.equal_digest("DB1", 3).await?;
+    nothing_is_left(&cluster).await
+}
+
 /// Issue 4: what the death of a source costs is not sent again; the seed goes on from where it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_dies_costs_no_byte_twice() -> Result<()> {

@@ -220,6 +220,9 @@ impl Progress {
             }
             RefusalReason::Dismounted => age < DISMOUNTED_GRACE,
             RefusalReason::DiskFull => false,
+            // Of this member: the others say where the database goes, and if none of them has a
+            // better one, asking them ends the call.
+            RefusalReason::BadCertificate => true,
             _ => failure.error.is_retryable(),
         }
     }

@@ -219,6 +219,8 @@ fn figures(state: &ClusterState, seed: &SeedProgress) -> SeedFigures {
         network: seed.network.clone(),
         compressed: seed.compressed,
         scope: seed.scope.name().into(),
+        log_source: seed.log_source.map(|id| member_name(state, id)).unwrap_or_default(),
+        log_bytes: seed.log_bytes,
     }
 }
 

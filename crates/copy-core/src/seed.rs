@@ -34,7 +34,7 @@ use keelson_types::{
 };
 
 pub use record::{Cleanup, SEED_RECORD_BYTES_MAX, SeedRecord, Staged, after_seed};
-pub use source::{SourceCandidate, Standing, choose_source};
+pub use source::{SourceCandidate, Standing, choose_log_source, choose_source};
 
 /// Bounds of a seed.
 #[derive(Clone, Copy, Debug)]

@@ -102,6 +102,7 @@ pub(crate) async fn open(
         epochs: epoch_rows(table),
         end: Some(ask.end.into()),
         wanted: Some(ask.wanted.into()),
+        ..Default::default()
     };
     let mut client = client(channel);
     let call = tokio::time::timeout(SILENCE, client.fetch_log(request)).await;

@@ -187,6 +187,8 @@ pub(crate) struct LogView {
     pub(crate) stream: StreamId,
     pub(crate) table: EpochTable,
     pub(crate) durable: LogEnd,
+    /// What this copy knows to be committed.
+    pub(crate) committed: Position,
     pub(crate) log: LogId,
     pub(crate) reader: LogReader,
 }

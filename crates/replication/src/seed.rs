@@ -12,6 +12,7 @@ mod pools;
 mod room;
 mod serve;
 mod source;
+mod staged;
 mod target;
 
 pub(crate) use measure::SyncTimes;

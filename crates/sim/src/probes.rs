@@ -118,6 +118,8 @@ probes! {
     LogGone = "copy misses log",
     /// A copy was made of another one's files.
     Seeded = "copy seeded",
+    /// One that got log behind the checkpoint, too.
+    SeededWithLogBehind = "copy seeded with log behind its checkpoint",
     /// A generation without a frame was found behind the end.
     EmptyGeneration = "generation without a frame",
 }

@@ -170,6 +170,10 @@ pub struct SeedProgress {
     pub network: String,
     /// Whether what comes is compressed on its way.
     pub compressed: bool,
+    /// Who sends the log behind the checkpoint, while files arrive.
+    pub log_source: Option<MemberId>,
+    /// Bytes of that log that are durable on the target.
+    pub log_bytes: u64,
     /// Why it began again, or what it waits for; for people.
     pub note: String,
 }

@@ -198,9 +198,19 @@ fn show(global: &Global, operation: &Operation) {
         ("network", network(&figures)),
         ("received", text::size(figures.bytes_received)),
         ("rate", format!("{}/s", text::size(figures.bytes_per_second))),
+        ("log behind it", log_behind(&figures)),
     ];
     let rows = if operation.seed.is_some() { &rows[..] } else { &rows[..11] };
     output::print_one(global.output, rows, &data(operation));
+}
+
+/// The log that comes beside the files of a seed, for people.
+fn log_behind(figures: &SeedFigures) -> String {
+    let bytes = text::size(figures.log_bytes);
+    match figures.log_source.as_str() {
+        "" => bytes,
+        source => format!("{bytes}, from {source}"),
+    }
 }
 
 /// The network of a seed, for people.
@@ -251,6 +261,8 @@ pub(crate) fn data(operation: &Operation) -> Value {
             "seconds_left": figures.seconds_left,
             "network": figures.network,
             "compressed": figures.compressed,
+            "log_source": figures.log_source,
+            "log_bytes": figures.log_bytes,
         })),
         "moved": operation.moved.as_ref().map(moved),
     })

@@ -172,6 +172,20 @@ async fn a_silent_member_is_left_once_the_database_has_moved() {
     assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
 }
 
+/// Its database goes elsewhere in a second; that of the client is judged by all members.
+#[tokio::test]
+async fn a_member_whose_certificate_ended_is_left_like_a_dead_one() {
+    let world = World::start(LONG).await;
+    world.members[0].will([refuse(R::BadCertificate), refuse(R::BadCertificate)]);
+    world.client.refresh_topology().await.unwrap();
+    let database = world.client.database("DB1");
+    database.put("k", "v").await.unwrap();
+    assert_eq!(world.members[0].script().calls, 3, "it was named still");
+    world.members[0].will([refuse(R::BadCertificate)]);
+    world.set_active("m2", 2);
+    assert_eq!(database.get("k").await.unwrap().as_deref(), Some(&b"m2"[..]));
+}
+
 #[tokio::test]
 async fn a_scan_begins_where_the_database_is() {
     let world = World::start(LONG).await;

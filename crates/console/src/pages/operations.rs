@@ -112,6 +112,13 @@ fn seed(figures: &SeedFigures) -> Vec<(&'static str, Markup)> {
         ("Bytes", rate(figures)),
         ("Received", html! { (size(figures.bytes_received)) }),
         (
+            "Log behind it",
+            html! {
+                (size(figures.log_bytes))
+                @if !figures.log_source.is_empty() { ", from " (figures.log_source) }
+            },
+        ),
+        (
             "Network",
             html! {
                 @if figures.network.is_empty() { "unnamed" } @else { (figures.network) }

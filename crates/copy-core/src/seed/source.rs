@@ -58,6 +58,20 @@ pub struct SourceCandidate {
     pub standing: Standing,
 }
 
+/// Who is asked for the log behind the checkpoint: another copy than the one that sends the files,
+/// `feeder`, if there is one, so that two disks and links share the work; never one of `excluded`.
+#[must_use]
+pub fn choose_log_source<'a>(
+    only: Option<MemberId>,
+    candidates: &'a [SourceCandidate],
+    feeder: MemberId,
+    excluded: &BTreeSet<MemberId>,
+) -> Option<&'a SourceCandidate> {
+    let mut others = excluded.clone();
+    others.insert(feeder);
+    choose_source(only, candidates, &others).or_else(|| choose_source(only, candidates, excluded))
+}
+
 /// The source to ask: only `only` if it is named; never one of `excluded`. In the same site before
 /// another one, passive before active, so that writers feel it least; ties by member.
 #[must_use]

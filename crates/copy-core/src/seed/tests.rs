@@ -157,6 +157,24 @@ fn the_source_is_near_and_passive_if_it_can_be() {
     assert_eq!(found.map(|c| c.member), Some(member(3)), "one that failed is not asked again");
 }
 
+/// Log and files come from two copies where there are two that may be asked.
+#[test]
+fn the_log_comes_from_another_copy_than_the_files_if_it_can() {
+    let none = BTreeSet::new();
+    let three = [candidate(2), candidate(3), active(candidate(4))];
+    for (only, candidates, excluded, expected) in [
+        (None, &three[..], &none, Some(3)),
+        (None, &three[..], &BTreeSet::from([member(3)]), Some(4)),
+        (None, &three[..], &BTreeSet::from([member(3), member(4)]), Some(2)),
+        (None, &three[..1], &none, Some(2)),
+        (Some(2), &three[..], &none, Some(2)),
+        (None, &three[..1], &BTreeSet::from([member(2)]), None),
+    ] {
+        let found = choose_log_source(only.map(member), candidates, member(2), excluded);
+        assert_eq!(found.map(|c| c.member), expected.map(member), "{candidates:?} {excluded:?}");
+    }
+}
+
 /// F61 to F65: from the order to the end, each step behind the one before.
 #[test]
 fn the_steps_follow_each_other() {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use keelson_format::{Chunk, pack};
 use keelson_log::LogError;
 use keelson_types::{LogEnd, Position, RefusalReason};
 use keelson_wire::{Refusal, epoch_rows, epoch_table, ids, v1};
@@ -18,6 +19,7 @@ const FETCH_BYTES: usize = 1024 * 1024;
 pub(crate) struct FetchPlan {
     matched: LogEnd,
     until: Position,
+    compressed: bool,
 }
 
 impl FetchPlan {
@@ -26,9 +28,15 @@ impl FetchPlan {
             let message = "this member's copy belongs to another log stream";
             return Err(Refusal::new(RefusalReason::Diverged, message));
         }
+        let compressed = request.compressed;
         let wanted = LogEnd::from(request.wanted.unwrap_or_default());
         let table = epoch_table(request.epochs)?;
         let end = request.end.map(Position::from).unwrap_or_default();
+        if request.committed {
+            let matched = view.table.common(view.durable.position, &table, end);
+            let until = view.committed.min(view.durable.position);
+            return Ok(Self { matched, until, compressed });
+        }
         let holds = view.durable >= wanted
             && view.table.end_of(wanted.epoch, view.durable.position) >= wanted.position;
         if !holds {
@@ -36,7 +44,7 @@ impl FetchPlan {
             return Err(Refusal::new(RefusalReason::Truncated, message));
         }
         let matched = view.table.common(view.durable.position, &table, end);
-        Ok(Self { matched, until: wanted.position })
+        Ok(Self { matched, until: wanted.position, compressed })
     }
 }
 
@@ -59,7 +67,11 @@ pub(crate) async fn send_log(
     while at < plan.until {
         let (mut reader, from, until) = (view.reader.clone(), at, plan.until);
         let (reply, read) = oneshot::channel();
-        context.readers.run(move || drop(reply.send(reader.read(from, until, FETCH_BYTES))));
+        let compressed = plan.compressed;
+        context.readers.run(move || {
+            let chunks = reader.read(from, until, FETCH_BYTES);
+            let _ = reply.send(chunks.map(|chunks| bodies(chunks, compressed)));
+        });
         let chunks = match read.await {
             Ok(Ok(chunks)) if !chunks.is_empty() => chunks,
             Ok(Ok(_)) | Err(_) => return,
@@ -73,19 +85,29 @@ pub(crate) async fn send_log(
                 return;
             }
         };
-        for chunk in chunks {
-            at = chunk.end;
-            let response = v1::FetchLogResponse {
-                position: Some(chunk.position.into()),
-                end: Some(chunk.end.into()),
-                body: chunk.bytes,
-                ..Default::default()
-            };
+        for (end, response) in chunks {
+            at = end;
             if sender.send(Ok(response)).await.is_err() {
                 return;
             }
         }
     }
+}
+
+/// Chunks as they are sent, and where each ends.
+fn bodies(chunks: Vec<Chunk>, compressed: bool) -> Vec<(Position, v1::FetchLogResponse)> {
+    let body = |chunk: Chunk| {
+        let (body, packed_from) = if compressed { pack(chunk.bytes) } else { (chunk.bytes, 0) };
+        let response = v1::FetchLogResponse {
+            position: Some(chunk.position.into()),
+            end: Some(chunk.end.into()),
+            body,
+            packed_from,
+            ..Default::default()
+        };
+        (chunk.end, response)
+    };
+    chunks.into_iter().map(body).collect()
 }
 
 #[cfg(test)]
@@ -109,6 +131,7 @@ mod tests {
             stream: own,
             table: EpochTable::new(),
             durable: LogEnd::ZERO,
+            committed: Position::ZERO,
             log: LogId::from_u128(1),
             reader: log.reader(),
         };

@@ -220,6 +220,7 @@ impl Owner {
             stream: self.shared.stream,
             table: self.machine.table().clone(),
             durable: self.machine.durable(),
+            committed: self.shared.committed.load(),
             log: self.log_id(),
             reader: files.reader.clone(),
         })

@@ -19,12 +19,13 @@ use keelson_catalog::{Catalog, CatalogError};
 use keelson_copy_core::seed::{Cleanup, SEED_RECORD_BYTES_MAX, SeedRecord, Staged, after_seed};
 use keelson_env::{Disk, DiskError, DiskFile, StoreOpener};
 use keelson_format::{ControlRecord, SeedFile, SeedManifest, SeedPlace};
-use keelson_log::{ControlFile, ControlFileError, list_salvage};
+use keelson_log::{ControlFile, ControlFileError, LogError, list_salvage};
 use keelson_types::{CopyId, DatabaseId, LogId, OperationId, Position, StoreId};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::CHUNK_BYTES;
 use super::source::{digest_of, subdirectory};
+use super::staged::StagedLog;
 use crate::catalog;
 use crate::open::Places;
 use crate::owner::unix_millis;
@@ -58,6 +59,12 @@ impl From<DiskError> for PlaceError {
 impl From<ControlFileError> for PlaceError {
     fn from(error: ControlFileError) -> Self {
         Self { full: false, text: format!("control file: {error}") }
+    }
+}
+
+impl From<LogError> for PlaceError {
+    fn from(error: LogError) -> Self {
+        Self { full: error == LogError::NoSpace, text: error.to_string() }
     }
 }
 
@@ -204,8 +211,12 @@ impl SeedFiles {
 
     fn is_here(&self, file: &SeedFile) -> Placed<bool> {
         let path = self.staging(file.place).join(&file.name);
-        if self.disk().exists(&path)? && self.disk().open(&path)?.size()? == file.bytes {
-            return Ok(true);
+        if self.disk().exists(&path)? {
+            let bytes = self.disk().open(&path)?.size()?;
+            // Log goes on behind the checkpoint.
+            if bytes == file.bytes || file.place == SeedPlace::Log && bytes > file.bytes {
+                return Ok(true);
+            }
         }
         let part = part_of(&path);
         if !self.disk().exists(&part)? || self.disk().open(&part)?.size()? != file.bytes {
@@ -248,10 +259,21 @@ impl SeedFiles {
         Ok(incoming)
     }
 
+    /// The log of the checkpoint, and what came behind it; nobody else may have it open.
+    pub(crate) fn staged_log(&self, manifest: &SeedManifest) -> Placed<Option<StagedLog>> {
+        StagedLog::open(&self.places.disk, &self.staging(SeedPlace::Log), manifest)
+    }
+
     /// Makes the files those of the new copy; see the module page.
     pub(crate) fn install(&self, manifest: &SeedManifest, record: &SeedRecord) -> Placed<()> {
         self.save(record)?;
         let copy = record.new;
+        // One that cannot be read is mended by the new copy, as any damaged log is.
+        let log = self.staged_log(manifest)?;
+        let (end, epochs) = match &log {
+            Some(log) => (log.end(), log.table()),
+            None => (manifest.at, &manifest.epochs),
+        };
         for place in manifest.places() {
             let (staging, there) = (self.staging(place), self.installed(place, copy));
             self.remove_leftovers(&staging)?;
@@ -276,11 +298,11 @@ impl SeedFiles {
             LogId::from_bytes(log),
             StoreId::from_bytes(store),
         );
-        record.epoch_table.clone_from(&manifest.epochs);
+        record.epoch_table.clone_from(epochs);
         // It holds log of this epoch: offers of a lower one would take it back.
-        record.sealed = manifest.epochs.last_epoch().max(manifest.at.epoch);
+        record.sealed = epochs.last_epoch().max(end.epoch);
         record.committed = manifest.at.position;
-        record.durable_floor = manifest.at.position;
+        record.durable_floor = end.position;
         ScrubReport::put_new(&mut record, unix_millis());
         let path = self.control_aside(copy);
         let (mut control, _) = ControlFile::open(self.disk(), &path)?;

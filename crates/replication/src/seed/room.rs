@@ -106,6 +106,20 @@ impl Claim {
     /// # Errors
     /// `full` if that would eat into what stays free, or is claimed by an earlier seed.
     pub(crate) fn take(&self, place: SeedPlace, bytes: u64) -> Result<(), PlaceError> {
+        self.look(place, bytes)?;
+        let mut claims = self.room.lock();
+        if let Some((_, needs)) = claims.iter_mut().find(|(of, _)| *of == self.database) {
+            let needs = needs.of(place);
+            *needs = needs.saturating_sub(bytes);
+        }
+        Ok(())
+    }
+
+    /// Bytes that nobody claimed are about to be written.
+    ///
+    /// # Errors
+    /// As of [`Self::take`].
+    pub(crate) fn look(&self, place: SeedPlace, bytes: u64) -> Result<(), PlaceError> {
         let free = self.free()?;
         let (volume, free) = match place {
             SeedPlace::Store | SeedPlace::Catalog => ("store", free.store),
@@ -117,11 +131,6 @@ impl Claim {
                  what earlier seeds here need, {SEED_RESERVE_BYTES} have to stay free"
             );
             return Err(PlaceError { full: true, text });
-        }
-        let mut claims = self.room.lock();
-        if let Some((_, needs)) = claims.iter_mut().find(|(of, _)| *of == self.database) {
-            let needs = needs.of(place);
-            *needs = needs.saturating_sub(bytes);
         }
         Ok(())
     }

@@ -33,6 +33,8 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 /// A checkpoint that is read comes no further for so long at most: what hangs ends with a reason,
 /// and the target asks another source. An index is verified within it, without a word.
 const STILL_MAX: Duration = Duration::from_secs(15 * 60);
+/// A target that waits in line for so long is sent to another source.
+const LINE_MAX: Duration = Duration::from_secs(60 * 60);
 
 type Out<T> = mpsc::Sender<Result<T, Status>>;
 
@@ -155,7 +157,8 @@ impl Still {
 /// Tells a target how far its checkpoint is, and at the end what is in it. It is told again and
 /// again even if nothing goes on: a target that hears nothing looks for another source.
 async fn tell(mut standing: watch::Receiver<Standing>, sender: Out<v1::OpenSeedResponse>) {
-    let mut still = Still { bytes: 0, since: Instant::now() };
+    let begun = Instant::now();
+    let mut still = Still { bytes: 0, since: begun };
     loop {
         let now = standing.borrow_and_update().clone();
         let so_far = match now {
@@ -166,6 +169,12 @@ async fn tell(mut standing: watch::Receiver<Standing>, sender: Out<v1::OpenSeedR
             }
             Standing::Failed(refusal) => {
                 let _ = sender.send(Err(refusal.into())).await;
+                return;
+            }
+            Standing::Waiting(what) if begun.elapsed() >= LINE_MAX => {
+                let what = format!("waited for {LINE_MAX:?} for {what}");
+                let busy = Refusal::new(RefusalReason::SourceUnfit, what);
+                let _ = sender.send(Err(busy.into())).await;
                 return;
             }
             Standing::Waiting(what) => {

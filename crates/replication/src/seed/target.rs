@@ -13,7 +13,7 @@ use keelson_copy_core::seed::{
 };
 use keelson_format::{SeedManifest, SeedPlace};
 use keelson_net::Lane as ChannelLane;
-use keelson_types::{MemberId, OperationId, Refused, SeedOrder, SeedProgress};
+use keelson_types::{MemberId, OperationId, Position, Refused, SeedOrder, SeedProgress};
 use keelson_wire::{ids, v1};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -31,8 +31,10 @@ use crate::shared::CopyShared;
 
 mod arriving;
 mod fetching;
+mod following;
 
 use fetching::SILENCE;
+use following::{Following, Parts, SoFar};
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -55,6 +57,9 @@ pub(crate) struct Target {
     manifest: Option<SeedManifest>,
     /// Of the manifest: which are here.
     here: Vec<bool>,
+    /// Fetches the log behind the checkpoint while files arrive, and how far it is.
+    following: Option<Following>,
+    followed: SoFar,
     progress: SeedProgress,
     /// Bytes of files that came, as they lie there.
     plain_received: u64,
@@ -106,6 +111,8 @@ impl Target {
             claim: Arc::new(claim),
             manifest: None,
             here: Vec::new(),
+            following: None,
+            followed: SoFar::default(),
             progress,
             plain_received: 0,
             told,
@@ -313,14 +320,58 @@ impl Target {
             copy: ids::bytes(self.shared.copy),
             operation: ids::bytes(self.order.operation),
             progress: serde_json::to_vec(&self.progress).unwrap_or_default().into(),
-            from: self.manifest.as_ref().map(|manifest| manifest.at.position.into()),
+            from: self.needs_log_from().map(Into::into),
             ..v1::SeedReport::default()
+        }
+    }
+
+    /// The log that must not go: behind what is durable here, which a seed that goes on knows only
+    /// once it has looked.
+    fn needs_log_from(&self) -> Option<Position> {
+        let manifest = self.manifest.as_ref()?;
+        let follows = self.order.scope.makes_copy() && manifest.bytes_of(SeedPlace::Log) > 0;
+        if follows { self.followed.durable } else { Some(manifest.at.position) }
+    }
+
+    /// Begins to fetch the log behind the checkpoint once the generation is here that it ends in.
+    fn follow(&mut self) {
+        let Some((manifest, feeder)) = self.manifest.as_ref().zip(self.progress.source) else {
+            return;
+        };
+        let log = manifest.files.iter().zip(&self.here).filter(|(f, _)| f.place == SeedPlace::Log);
+        let here = log.max_by_key(|(file, _)| &file.name).is_some_and(|(_, here)| *here);
+        if self.following.is_some() || !self.order.scope.makes_copy() || !here {
+            return;
+        }
+        let parts = Parts {
+            context: self.context.clone(),
+            shared: self.shared.clone(),
+            order: self.order.clone(),
+            candidates: self.candidates.clone(),
+            files: self.files.clone(),
+            claim: self.claim.clone(),
+            manifest: manifest.clone(),
+            feeder,
+        };
+        self.following = Some(Following::start(parts));
+    }
+
+    /// Until the next transfer; nobody else may have the log open.
+    async fn stop_following(&mut self) {
+        if let Some(following) = self.following.take() {
+            self.followed = following.end().await;
+            self.followed.source = None;
         }
     }
 
     fn tell(&mut self) {
         let now = Instant::now();
         self.told.at = now;
+        if let Some(following) = &self.following {
+            self.followed = following.so_far();
+        }
+        (self.progress.log_source, self.progress.log_bytes) =
+            (self.followed.source, self.followed.bytes);
         let since = now.duration_since(self.told.rated);
         if since >= RATED_EVERY {
             let (received, plain) = (self.progress.bytes_received, self.plain_received);

@@ -29,7 +29,10 @@ const FAR_UNIX_MS: u64 = 1 << 50;
 /// A seed under way.
 pub(crate) struct Seed {
     old: CopyId,
+    /// Names the hold.
     operation: OperationId,
+    /// The hold at the checkpoint, until the one behind the log that came is recorded.
+    former: Option<OperationId>,
     source: Option<Source>,
     /// The new copy, whose files are there.
     new: Option<CopyId>,
@@ -84,7 +87,8 @@ impl World {
             Command::SuspendFailed { database: id, copy, resumes, comment, needs_seed, tag };
         self.order(suspend);
         let operation = OperationId::from_u128(0x7000 + u128::from(self.fresh()));
-        let seed = Seed { old, operation, source: None, new: None, binds_at: 0, looks: 0 };
+        let (source, new, former) = (None, None, None);
+        let seed = Seed { old, operation, former, source, new, binds_at: 0, looks: 0 };
         self.seeds.insert((member, database), seed);
     }
 
@@ -106,6 +110,11 @@ impl World {
     ) -> Option<Source> {
         let donor = self.any_donor(member, database)?;
         let from = self.copy(donor, database)?.recovers_from();
+        self.order_hold(database, operation, from);
+        Some(Source { donor, held_from: from })
+    }
+
+    fn order_hold(&mut self, database: usize, operation: OperationId, from: Position) {
         let hold = LogHold {
             operation,
             kind: HoldKind::Seed,
@@ -114,7 +123,6 @@ impl World {
             expires_unix_ms: FAR_UNIX_MS,
         };
         self.order(Command::HoldLog { database: database_id(database), hold });
-        Some(Source { donor, held_from: from })
     }
 
     fn any_donor(&mut self, member: usize, database: usize) -> Option<usize> {
@@ -138,7 +146,14 @@ impl World {
             if bound {
                 self.fire(Probe::Seeded);
             }
-            return self.order(Command::ReleaseLog { database: id, operation: seed.operation });
+            for operation in seed.former.into_iter().chain([seed.operation]) {
+                self.order(Command::ReleaseLog { database: id, operation });
+            }
+            return;
+        }
+        if let (true, Some(operation)) = (held, seed.former) {
+            self.order(Command::ReleaseLog { database: id, operation });
+            seed.former = None;
         }
         if seed.source.is_none() && self.may_be_seeded(database, seed.old) {
             seed.source = self.hold_log(member, database, seed.operation);
@@ -146,16 +161,21 @@ impl World {
         if let (Some(source), true, None) = (seed.source, held, seed.new) {
             let new = CopyId::from_u128(0x1000 + u128::from(self.fresh()));
             match self.stage(member, database, source, new) {
-                Ok(at) => {
-                    self.note(format_args!("m{member}: db{database}: {new} is staged at {at}"));
+                Ok(end) => {
+                    self.note(format_args!("m{member}: db{database}: {new} is staged at {end}"));
                     seed.new = Some(new);
+                    // As the log in staging grows, less is held for it.
+                    let operation = OperationId::from_u128(0x7000 + u128::from(self.fresh()));
+                    self.order_hold(database, operation, end);
+                    seed.former = Some(std::mem::replace(&mut seed.operation, operation));
                     self.seeded.insert(new);
                     seed.binds_at = seed.looks + self.random.below(u64::from(LOOKS_MAX / 3)) as u32;
                 }
                 Err(why) => self.note(format_args!("m{member}: db{database}: no seed: {why}")),
             }
         }
-        if let Some(new) = seed.new.filter(|_| seed.looks >= seed.binds_at) {
+        if let Some(new) = seed.new.filter(|_| seed.looks >= seed.binds_at && seed.former.is_none())
+        {
             self.order(Command::ReplaceCopy { database: id, old: seed.old, new });
         }
         self.seeds.insert((member, database), seed);
@@ -168,14 +188,17 @@ impl World {
     }
 
     /// Puts the files of the new copy in place: the donor's store as it stands, its log up to
-    /// there, and a control file that says so, as `replication` installs a seed.
+    /// there, some of what another copy knows to be committed behind it, and a control file that
+    /// says so, as `replication` installs a seed. Says where the log ends.
     fn stage(
         &mut self,
         member: usize,
         database: usize,
         source: Source,
         new: CopyId,
-    ) -> Result<LogEnd, Failure> {
+    ) -> Result<Position, Failure> {
+        let other = self.any_donor(member, database);
+        let follows = self.random.below(4) > 0;
         let donor = self.copy(source.donor, database).ok_or("the source is gone")?;
         if !donor.may_be_a_source() {
             return Err("the source is not well".into());
@@ -191,7 +214,11 @@ impl World {
         let store = StoreId::from_u128(1);
         sources.send(&checkpoint, &target.stores, &place.join(format!("store-{store}")))?;
         sources.destroy(&checkpoint)?;
-        copy_log(donor, &target.disk, &place.join("log"), at.position)?;
+        let other = other.and_then(|other| self.copy(other, database));
+        let other = other.filter(|other| has_log_behind(other, donor, at)).unwrap_or(donor);
+        let committed = other.machine.committed().min(other.machine.durable().position);
+        let end = if follows { committed.max(at.position) } else { at.position };
+        copy_log(other, &target.disk, &place.join("log"), (at.position.generation, end))?;
         let mut record = ControlRecord::new(
             new,
             database_id(database),
@@ -199,16 +226,19 @@ impl World {
             LogId::from_u128(1),
             store,
         );
-        record.epoch_table = donor.machine.table().clone();
-        record.epoch_table.cut(at.position);
+        record.epoch_table = other.machine.table().clone();
+        record.epoch_table.cut(end);
         record.sealed = record.epoch_table.last_epoch().max(at.epoch);
         record.committed = at.position;
-        record.durable_floor = at.position;
+        record.durable_floor = end;
         let (mut control, _) = ControlFile::open(&target.disk, &place.join("control"))?;
         control.write(&record)?;
         let replayed = self.replayed.get(&donor.copy).cloned().unwrap_or_default();
         self.replayed.insert(new, replayed);
-        Ok(at)
+        if end > at.position {
+            self.fire(Probe::SeededWithLogBehind);
+        }
+        Ok(end)
     }
 
     /// Whether a seed put files of copies there that no state knows yet.
@@ -218,26 +248,43 @@ impl World {
     }
 }
 
-/// The log of a seed: the generation in which the store stands, up to there.
+/// Whether a copy can send the log behind a checkpoint of another one: both share it up to there.
+fn has_log_behind(copy: &CopyNode, donor: &CopyNode, at: LogEnd) -> bool {
+    let table = donor.machine.table();
+    let shared = copy.machine.table().common(copy.machine.durable().position, table, at.position);
+    let first = copy.log.first_generation();
+    shared == at && first.is_some_and(|first| first <= at.position.generation)
+}
+
+/// The log of a seed: from the beginning of a generation up to a position.
 fn copy_log(
-    donor: &CopyNode,
+    holder: &CopyNode,
     disk: &dyn Disk,
     directory: &Path,
-    to: Position,
+    (first, to): (Generation, Position),
 ) -> Result<(), Failure> {
     disk.create_dir_all(directory)?;
-    if to.generation > Generation(0) {
-        let file = disk.create(&generation_path(directory, to.generation))?;
-        let mut at = Position { generation: to.generation, offset: 0 };
-        let mut reader = donor.log.reader();
-        while at < to {
-            let chunks = reader.read(at, to, 64 * 1024)?;
+    let mut generation = first;
+    while generation > Generation(0) && generation <= to.generation {
+        let file = disk.create(&generation_path(directory, generation))?;
+        let next = Position { generation: generation.next(), offset: 0 };
+        let (mut at, end) = (Position { generation, offset: 0 }, to.min(next));
+        let mut reader = holder.log.reader();
+        loop {
+            let chunks = reader.read(at, end, 64 * 1024)?;
             for chunk in &chunks {
                 file.write_at(chunk.position.offset, &chunk.bytes)?;
             }
-            at = chunks.last().ok_or("the log ends early")?.end;
+            match chunks.last() {
+                Some(last) => at = last.end,
+                None if at < to && generation == to.generation => {
+                    return Err("the log ends early".into());
+                }
+                None => break,
+            }
         }
         file.sync()?;
+        generation = generation.next();
     }
     for directory in directory.ancestors().take(4) {
         disk.sync_dir(directory)?;

@@ -1,10 +1,11 @@
 //! What the target of a seed asks of its source, and how it takes the answers.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use keelson_copy_core::paths::{Overrides, Purpose};
 use keelson_copy_core::seed::{Offered, SeedEvent, SourceFailure};
-use keelson_format::{SeedManifest, SeedPlace};
+use keelson_format::{SeedFile, SeedManifest, SeedPlace};
 use keelson_net::{Lane as ChannelLane, PeerChannel};
 use keelson_types::{CheckpointId, CopyId, MemberId, RefusalReason, SeedScope};
 use keelson_wire::v1::replication_client::ReplicationClient;
@@ -13,6 +14,7 @@ use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
 use super::arriving::Arriving;
+use super::following::SoFar;
 use super::{Result, Stopped, Target, failed};
 use crate::fetch::client;
 use crate::seed::place::{Incoming, PlaceError, Refused as NotTaken};
@@ -141,6 +143,9 @@ impl Target {
             log: missing(&[SeedPlace::Log]),
         };
         let checkpoint = manifest.checkpoint;
+        if self.manifest.as_ref().is_none_or(|known| known.checkpoint != checkpoint) {
+            self.followed = SoFar::default();
+        }
         self.here = here;
         self.manifest = Some(manifest);
         self.count();
@@ -155,8 +160,19 @@ impl Target {
         SeedEvent::Offered(Offered { checkpoint, store, log, one_volume: free.one_volume })
     }
 
-    /// Fetches what is missing, the index over its own way (F56).
+    /// Fetches what is missing, and the log behind it meanwhile.
     pub(super) async fn transfer(
+        &mut self,
+        member: MemberId,
+        checkpoint: CheckpointId,
+    ) -> Result<SeedEvent> {
+        let event = self.transfer_files(member, checkpoint).await;
+        self.stop_following().await;
+        event
+    }
+
+    /// Fetches the files that are missing, the index over its own way (F56).
+    async fn transfer_files(
         &mut self,
         member: MemberId,
         checkpoint: CheckpointId,
@@ -169,12 +185,13 @@ impl Target {
             Err(error) => return Ok(failed(error)),
         }
         self.count();
+        self.follow();
         for purpose in [Purpose::Seeding, Purpose::CatalogSeeding] {
             let index = purpose == Purpose::CatalogSeeding;
             let files = (0..).zip(manifest.files.iter().zip(&self.here));
             let files = files
                 .filter(|(_, (file, here))| !**here && (file.place == SeedPlace::Catalog) == index);
-            let files: Vec<u32> = files.map(|(number, _)| number).collect();
+            let files = in_order(manifest.files.as_slice(), files.map(|(number, _)| number));
             if files.is_empty() {
                 continue;
             }
@@ -296,6 +313,7 @@ impl Target {
                 self.here[number as usize] = true;
                 self.wrong = 0;
                 self.count();
+                self.follow();
                 None
             }
             Err(not_taken) => Some(self.not_taken(not_taken)),
@@ -317,6 +335,17 @@ impl Target {
             }
         }
     }
+}
+
+/// The log first, and of that the newest generation, behind which the log goes on at once; so what
+/// is here of it has no gap.
+fn in_order(all: &[SeedFile], wanted: impl Iterator<Item = u32>) -> Vec<u32> {
+    let is_log =
+        |number: &u32| all.get(*number as usize).is_some_and(|f| f.place == SeedPlace::Log);
+    let (mut files, others): (Vec<_>, Vec<_>) = wanted.partition(is_log);
+    files.sort_by_key(|number| Reverse(all.get(*number as usize).map(|file| &file.name)));
+    files.extend(others);
+    files
 }
 
 /// Bytes of the file that a chunk holds.
