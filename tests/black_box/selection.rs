@@ -226,6 +226,14 @@ async fn databases_are_spread_by_preference() -> Result<()> {
     let cluster = cluster().await?;
     cluster.create_database("DB2", &["m2", "m1", "m3"]).await?;
     active_on(&cluster, "m3").await?;
+    let switch = |name: &'static str, on: &'static str| {
+        let cli = cluster.cli().clone();
+        async move { cli.succeed(["database", "set", "DB1", name, on]).await.map(drop) }
+    };
+    switch("--redistribution", "false").await?;
+    let plan = cluster.cli().json(["redistribute", "--what-if"]).await?;
+    assert_eq!(plan["moves"], serde_json::json!([]), "it is switched off for DB1");
+    switch("--redistribution", "true").await?;
     let plan = cluster.cli().json(["redistribute", "--what-if"]).await?;
     let moves: Vec<_> = plan["moves"].as_array().into_iter().flatten().cloned().collect();
     assert_eq!(
@@ -237,12 +245,22 @@ async fn databases_are_spread_by_preference() -> Result<()> {
     assert_eq!(cluster.active_of("DB1").await?, "m1");
     active_on(&cluster, "m3").await?;
     cluster.cli().succeed(["cluster", "settings", "set", "preference_move_period", "1s"]).await?;
-    eventually("DB1 is home by itself", || async {
-        let active = cluster.active_of("DB1").await?;
-        ensure!(active == "m1", "it is on {active}");
-        Ok(())
-    })
-    .await
+    let home = |database: &'static str, member: &'static str| {
+        let cluster = &cluster;
+        eventually("it is home by itself", move || async move {
+            let active = cluster.active_of(database).await?;
+            ensure!(active == member, "{database} is on {active}");
+            Ok(())
+        })
+    };
+    home("DB1", "m1").await?;
+    switch("--preference-moves", "false").await?;
+    active_on(&cluster, "m3").await?;
+    cluster.cli().succeed(["switchover", "DB2", "--to", "m3"]).await?;
+    home("DB2", "m2").await?;
+    assert_eq!(cluster.active_of("DB1").await?, "m3", "the same round left it alone");
+    switch("--preference-moves", "true").await?;
+    home("DB1", "m1").await
 }
 
 /// F17: a member that stops in order gives its databases away first.

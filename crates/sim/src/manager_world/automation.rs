@@ -7,7 +7,7 @@ use keelson_cluster_core::schedule::{Due, carried_out_by, due, too_late};
 use keelson_cluster_core::{
     ClusterState, Command, ManagerEvent, MoveOptions, OperationKind, OperationState, suppression,
 };
-use keelson_types::{CopyId, CopyStatus, DatabaseId, OperationId, SeedOrder, Setting};
+use keelson_types::{Automation, CopyId, CopyStatus, DatabaseId, OperationId, SeedOrder, Setting};
 
 use super::consensus::Origin;
 use super::copies::{CopyFile, Log};
@@ -129,12 +129,17 @@ impl ManagerWorld {
         if period == 0 || !(self.now / (500 * MS)).is_multiple_of((period / 500).max(1)) {
             return;
         }
-        let balance = match self.random.chance(1, 4) {
-            true => Balance::BySite { deviation: 20 },
-            false => Balance::ByPreference,
+        let (balance, mover) = match self.random.chance(1, 4) {
+            true => (Balance::BySite { deviation: 20 }, Automation::Redistribution),
+            false => (Balance::ByPreference, Automation::PreferenceMoves),
         };
         let Some(state) = self.leader_state(leader) else { return };
-        let moves = redistribute(state, balance);
+        let moves = redistribute(state, balance, mover);
+        let switched = |wanted: &&WantedMove| {
+            let database = &state.databases[&wanted.database];
+            !database.settings.automations.is_on(mover)
+        };
+        assert!(moves.iter().find(switched).is_none(), "moved against its switch");
         self.begin_moves(leader, moves, "preference move");
     }
 
