@@ -22,6 +22,9 @@ use crate::proof::{Verdict, lossless};
 use crate::select::{Exclusion, Selection, SelectionInput, copy_inputs, first_rule_after, select};
 use crate::state::{ClusterState, Database, RuleRecord};
 
+/// No member.
+static NOBODY: BTreeSet<MemberId> = BTreeSet::new();
+
 /// Timings kept per activation.
 const STEPS_MAX: usize = 32;
 
@@ -50,6 +53,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) dial: Option<MountDial>,
     /// The process of the former active is being started again.
     pub(crate) process_expected: bool,
+    /// Members that the database leaves because their data address is cut off.
+    pub(crate) data_cut: &'a BTreeSet<MemberId>,
     pub(crate) weakness: Weakness,
 }
 
@@ -256,23 +261,16 @@ pub(crate) fn evaluate(
     sealing: &Sealing,
 ) -> Evaluation {
     let replies: Vec<_> = sealing.replies.values().map(|(_, reply)| reply.clone()).collect();
-    let input = SelectionInput {
-        database: situation.database,
-        members: &situation.state.members,
-        epoch: sealing.epoch,
-        replies: &replies,
-        alive: &situation.contacts.alive,
-        actives: situation.actives,
-        requested: activation.requested,
-        avoid: &activation.avoid,
-        weakness: situation.weakness,
-    };
+    let input = selection_input(situation, activation, sealing.epoch, &replies);
     let turned_back = situation.database.turned_back.as_ref();
     // An attempt of it that was opened is gone on with like any other epoch.
     let opened =
         |operation| turned_back.is_some_and(|t| t.operation == operation && t.was_opened(&replies));
     if let Some(instant) = situation.instant.filter(|(operation, _)| !opened(*operation)) {
         return evaluate_at(situation, (activation, sealing), &input, instant);
+    }
+    if let Some(left) = evaluate_left(situation, (activation, sealing), &input) {
+        return left;
     }
     let selection = select(&input);
     let rules = &situation.database.unestablished;
@@ -325,6 +323,55 @@ pub(crate) fn evaluate(
     let decision = record(situation, at, &input, (selection, verdict), None);
     let decision = DecisionRecord { dial: question, ..decision };
     Evaluation::Stuck(Box::new(decision), picture)
+}
+
+/// What the answers are judged by, with every copy that answered counted.
+fn selection_input<'a>(
+    situation: &Situation<'a>,
+    activation: &'a Activation,
+    epoch: Epoch,
+    replies: &'a [SealReply],
+) -> SelectionInput<'a> {
+    SelectionInput {
+        database: situation.database,
+        members: &situation.state.members,
+        epoch,
+        replies,
+        alive: &situation.contacts.alive,
+        actives: situation.actives,
+        requested: activation.requested,
+        avoid: &activation.avoid,
+        data_cut: &NOBODY,
+        weakness: situation.weakness,
+    }
+}
+
+/// What to do with a database that leaves members whose data address is cut off: their copies count
+/// as not reached, whatever they answer, since their log cannot be fetched. Nothing if the proof
+/// needs it; then it is reached, and its copy can go on where it is.
+fn evaluate_left(
+    situation: &Situation<'_>,
+    (activation, sealing): (&Activation, &Sealing),
+    input: &SelectionInput<'_>,
+) -> Option<Evaluation> {
+    if situation.data_cut.is_empty() {
+        return None;
+    }
+    let input = SelectionInput { data_cut: situation.data_cut, ..*input };
+    let selection = select(&input);
+    let rules = &situation.database.unestablished;
+    let verdict = lossless(rules, &selection.reached, situation.weakness);
+    let over_time = situation.now >= sealing.deadline;
+    let found = verdict.is_lossless() && selection.best().is_some();
+    let waits = match found {
+        true => !live_answered(situation, sealing),
+        false => !nothing_expected(situation, sealing),
+    };
+    if waits && !over_time {
+        return Some(Evaluation::Pending);
+    }
+    let at = (activation, sealing);
+    found.then(|| bind(situation, at, &input, (selection, verdict), Word::None))
 }
 
 /// What to do with an operator's order to make an instant the truth. Copies that live are waited

@@ -237,7 +237,7 @@ impl Inputs {
 }
 
 /// Keys that a change may name.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "alive",
     "answers",
     "preference",
@@ -256,15 +256,17 @@ const KEYS: [&str; 18] = [
     "activation_suspended",
     "maintenance",
     "move_away",
+    "data_cut",
 ];
 
 /// Those that are marks of a copy.
-const MARKS: [(&str, Mark); 5] = [
+const MARKS: [(&str, Mark); 6] = [
     ("lagged", Mark::Lagged),
     ("suspended", Mark::Stopped),
     ("activation_suspended", Mark::Blocked),
     ("maintenance", Mark::Maintenance),
     ("move_away", Mark::MoveAway),
+    ("data_cut", Mark::DataCut),
 ];
 
 /// Every criterion of a candidate: those that exclude first, then those that order.
@@ -315,6 +317,7 @@ fn criteria(
         found("requested", &is(Exclusion::NotRequested), String::new()),
         found("instant", &at, String::new()),
         found("mount_dial", &is_beyond_dial, beyond_dial(candidate, copy)),
+        found("data_network", &is(Exclusion::DataCut), mark(Mark::DataCut)),
         found("process_gone", &is(Exclusion::ProcessExpected), String::new()),
     ];
     rows.extend(order(candidate, reply, selection, actives));
@@ -403,6 +406,7 @@ mod tests {
             actives: &BTreeMap::new(),
             requested: None,
             avoid: &BTreeSet::new(),
+            data_cut: &BTreeSet::new(),
             weakness: Weakness::None,
         };
         let selection = select(&input);

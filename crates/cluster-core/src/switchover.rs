@@ -285,7 +285,8 @@ fn best_first(input: &MoveInput<'_>) -> Vec<CopyId> {
         | Exclusion::ReplayedBeyond(_)
         | Exclusion::LacksInstant
         | Exclusion::BeyondDial { .. }
-        | Exclusion::ProcessExpected => false,
+        | Exclusion::ProcessExpected
+        | Exclusion::DataCut => false,
     };
     let ranked = rank(&picture).candidates.into_iter();
     let elsewhere = ranked.filter(|candidate| Some(candidate.copy) != input.database.target);

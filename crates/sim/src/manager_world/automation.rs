@@ -300,7 +300,7 @@ impl ManagerWorld {
         let sealed = old.map(|old| old.sealed).unwrap_or_default();
         let others = (0..self.params.members).filter(|other| *other != member);
         let log: Option<Log> = others
-            .filter(|other| self.both_ways(member, *other))
+            .filter(|other| self.both_ways(member, *other) && self.by_data(member, *other))
             .filter_map(|other| self.machines[other].copies.get(&database))
             .filter(|file| file.failure.is_none())
             .map(|file| file.log.clone())
