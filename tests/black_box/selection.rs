@@ -62,6 +62,9 @@ async fn a_blocked_member_is_passed_over_by_a_failover() -> Result<()> {
     assert_eq!(cluster.cli().json(change).await?["chosen"], "m2");
     let text = cluster.cli().succeed(["decision", "explain", &id]).await?;
     assert!(text.contains("decided again from its inputs it is the same"), "{text}");
+    assert!(text.contains("fence: m1, active in epoch"), "{text}");
+    let open = ["decision", "explain", &id, "--what-if", "m1.fenced=false"];
+    assert_eq!(cluster.cli().json(open).await?["chosen"], serde_json::Value::Null);
     cluster.cli().succeed(["switchover", "DB1", "--to", "m2"]).await?;
     Ok(())
 }
@@ -77,6 +80,17 @@ async fn checks_refuse_with_their_code_and_flags_skip_them() -> Result<()> {
     let refused = cli.run(to_m2).await?;
     check(&refused, "active_limit");
     assert!(refused.stderr.contains("--skip-max-active-checks"), "{}", refused.stderr);
+    let id = eventually("the refusal is a decision", || async {
+        let newest = cli.json(["decision", "list", "DB1", "--limit", "1"]).await?;
+        ensure!(newest.to_string().contains("refused_move"), "{newest}");
+        Ok(newest[0]["index"].to_string())
+    })
+    .await?;
+    let explained = cli.json(["decision", "explain", &id]).await?;
+    assert_eq!((&explained["agrees"], &explained["chosen"]), (&true.into(), &Value::Null));
+    ensure!(explained["outcome"].to_string().contains("max_active_preferred"), "{explained}");
+    let change = ["decision", "explain", &id, "--what-if", "m2.max_active_preferred=none"];
+    assert_eq!(cli.json(change).await?["chosen"], "m2");
     let plan = cli.json(["switchover", "DB1", "--to", "m2", "--what-if"]).await?;
     let rows = plan[0]["checks"].as_array().cloned().unwrap_or_default();
     assert_eq!(rows.len(), 14, "{plan}");

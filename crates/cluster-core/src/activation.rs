@@ -11,7 +11,8 @@ use keelson_types::{Ceiling, CopyId, Epoch, MemberId, MountDial, OperationId, Ti
 
 use crate::command::{ActivateItem, Refusal};
 use crate::decision::{
-    ActivationReason, ActivationStep, AgedReply, DECISION_FORMAT, DecisionRecord, StepTiming,
+    ActivationReason, ActivationStep, AgedReply, DECISION_FORMAT, DecisionRecord, Fence,
+    FenceEvidence, StepTiming,
 };
 use crate::dial::{DialQuestion, dialled, missing};
 use crate::loss::{AcceptedLoss, LossReceipt, select_accepted};
@@ -427,7 +428,9 @@ fn bind(
     let best = selection.best().map(|best| (best.copy, best.member));
     let Some((target, member)) = best else { return Evaluation::Pending };
     let life = situation.state.members.get(&member).and_then(|member| member.incarnation);
-    let (Some(incarnation), true) = (life, all_fenced(situation, activation, sealing)) else {
+    let fences = fences(situation, activation, sealing);
+    let fenced = fences.iter().all(|fence| fence.by != FenceEvidence::None);
+    let (Some(incarnation), true) = (life, fenced) else {
         return Evaluation::Pending;
     };
     let mut dial = None;
@@ -483,30 +486,41 @@ fn nothing_expected(situation: &Situation<'_>, sealing: &Sealing) -> bool {
     answered && members.all(|m| contacts.alive.contains(&m) || contacts.over.contains(&m))
 }
 
-/// Whether no copy bound since the last established epoch can serve any more (R9).
-fn all_fenced(situation: &Situation<'_>, activation: &Activation, sealing: &Sealing) -> bool {
+/// What keeps each copy from serving that was bound since the last established epoch (R9).
+fn fences(situation: &Situation<'_>, activation: &Activation, sealing: &Sealing) -> Vec<Fence> {
     let waited = activation
         .fenced_at
         .is_some_and(|(epoch, at)| epoch == sealing.epoch && situation.now >= at);
-    let mut bound = situation.database.unestablished.iter();
-    waited || bound.all(|record| is_fenced(situation, sealing, record))
+    let bound = situation.database.unestablished.iter();
+    let fence = |record: &RuleRecord| {
+        let by = match evidence(situation, sealing, record) {
+            FenceEvidence::None if waited => FenceEvidence::GrantsRunOut,
+            by => by,
+        };
+        Fence { epoch: record.epoch, copy: record.rule.active, by }
+    };
+    bound.map(fence).collect()
 }
 
-/// Whether the copy bound in `record`'s epoch cannot serve any more: its member's lease is over, or
-/// its life is; or that very life has sealed it. A seal of a later life proves nothing about an
+/// Why the copy bound in `record`'s epoch cannot serve any more: its life is over, or its member's
+/// lease is; or that very life has sealed it. A seal of a later life proves nothing about an
 /// earlier one that may go on in a cloned directory (S9.3).
-fn is_fenced(situation: &Situation<'_>, sealing: &Sealing, record: &RuleRecord) -> bool {
+fn evidence(situation: &Situation<'_>, sealing: &Sealing, record: &RuleRecord) -> FenceEvidence {
     let active = record.rule.active;
     let holder = record.rule.participants.iter().find(|p| p.copy == active).map(|p| p.member);
     let Some(member) = holder.and_then(|id| situation.state.members.get(&id)) else {
-        return false;
+        return FenceEvidence::None;
     };
     let id = member.config.id;
-    let life_over = member.is_over(record.incarnation);
     let reply = sealing.replies.get(&id).map(|(_, reply)| reply);
     let sealed = reply.is_some_and(|r| r.copy == active && r.sealed >= sealing.epoch)
         && member.incarnation == Some(record.incarnation);
-    situation.contacts.over.contains(&id) || life_over || sealed
+    match (member.is_over(record.incarnation), situation.contacts.over.contains(&id)) {
+        (true, _) => FenceEvidence::LifeOver,
+        (false, true) => FenceEvidence::LeaseOver,
+        (false, false) if sealed => FenceEvidence::Sealed,
+        (false, false) => FenceEvidence::None,
+    }
 }
 
 fn record(
@@ -537,6 +551,7 @@ fn record(
         at: None,
         replies: sealing.replies.values().map(aged).collect(),
         alive: situation.contacts.alive.iter().filter(holds).copied().collect(),
+        fences: fences(situation, activation, sealing),
         reached: selection.reached.into_iter().collect(),
         verdict,
         candidates: selection.candidates,
@@ -547,6 +562,7 @@ fn record(
         steps: activation.steps_to_decision(situation.now),
         omitted: 0,
         inputs_omitted: false,
+        besides: None,
     }
     .bounded()
 }

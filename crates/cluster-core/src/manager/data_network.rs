@@ -1,5 +1,5 @@
 //! Databases whose active is on a member that is cut off by data alone: its control process
-//! answers, its lease is renewed, and neither clients nor other copies reach its data process (F13).
+//! answers, its lease is renewed, and neither clients nor copies reach its data process (F13).
 //!
 //! Decides who is cut off, from what members say of each other, and which databases leave them.
 //! Nothing is given up for it: a database is moved only where the proof can do without the log of

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_cluster_core::{
-    Command, ConstraintSetting, CopyKind, Database, DatabaseSettings, NewCopy, OperationKind,
-    suppression,
+    Command, ConstraintSetting, CopyKind, Database, DatabaseSettings, DecisionRecord, NewCopy,
+    OperationKind, suppression,
 };
 use keelson_types::{
     Automation, Automations, CommitConstraint, ContentIndexSettings, CopyId, DatabaseId,
@@ -241,7 +241,9 @@ impl Context {
         }
         let newest = self.applied.read(|state| {
             let mut newest = state.decisions.iter().rev();
-            newest.find(|entry| entry.record.database == database.id).cloned()
+            let of_it =
+                |record: &DecisionRecord| record.database == database.id && record.is_activation();
+            newest.find(|entry| of_it(&entry.record)).cloned()
         });
         match (database.state, newest) {
             (DatabaseState::Established, _) => String::new(),

@@ -1,7 +1,9 @@
 //! What the leader does by itself, twice a second: the drivers of the rules in the core, as thin as
 //! those of the real member.
 
-use keelson_cluster_core::autoreseed::{CopySeen, ReseedOrder, ReseedStep, ReseedWish, Seen};
+use keelson_cluster_core::autoreseed::{
+    CopySeen, ReseedOrder, ReseedStep, ReseedVerdict, ReseedWish, Seen,
+};
 use keelson_cluster_core::redistribute::{Balance, WantedMove, keep_left, redistribute};
 use keelson_cluster_core::schedule::{Due, carried_out_by, due, too_late};
 use keelson_cluster_core::{
@@ -189,7 +191,16 @@ impl ManagerWorld {
     }
 
     fn reseed(&mut self, leader: usize, order: ReseedOrder, seen: &Seen) {
-        let ReseedOrder { database, copy, wish } = order;
+        let ReseedOrder { database, copy, wish, facts } = order;
+        let again = match facts.verdict() {
+            ReseedVerdict::Act(wish) => Ok(wish),
+            ReseedVerdict::Blocked(why) => Err(why),
+            other => Err(format!("{other:?}")),
+        };
+        if again != wish {
+            let what = format!("{copy} of {database}: {wish:?}, and again {again:?}");
+            self.check(Err(Violation::new("the same facts give the same verdict (G8)", what)));
+        }
         let Ok(wish) = wish else { return self.fire("reseed blocked") };
         let Some(state) = self.leader_state(leader) else { return };
         let Some(found) = state.databases.get(&database).cloned() else { return };
