@@ -15,6 +15,7 @@ mod copies;
 mod crashes;
 mod damage;
 mod data;
+mod data_network;
 mod dev;
 mod digests;
 mod diverge;

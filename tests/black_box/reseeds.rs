@@ -1,6 +1,6 @@
 //! Copies that stay failed are made anew by themselves, within limits (F128-F130).
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use keelson_testkit::{Cluster, eventually};
 use serde_json::Value;
 
@@ -44,6 +44,19 @@ async fn a_copy_that_misses_log_is_seeded_by_itself() -> Result<()> {
     eventually("that is an event", || async {
         let told = steps(&events(&cluster, "auto_reseed").await?);
         ensure!(told.iter().any(|step| step.contains("blocked")), "{told:?}");
+        Ok(())
+    })
+    .await?;
+    eventually("and a decision, which can be explained", || async {
+        let decisions = cluster.cli().json(["decision", "list", "DB1"]).await?;
+        let mut decisions = decisions.as_array().into_iter().flatten();
+        let reseed = decisions.find(|one| one.to_string().contains("\"reseed\":"));
+        let id = reseed.context("none is kept")?["index"].to_string();
+        let explained = cluster.cli().json(["decision", "explain", &id]).await?;
+        ensure!(explained["agrees"] == true, "{explained}");
+        let change = ["decision", "explain", &id, "--what-if", "on=true"];
+        let otherwise = cluster.cli().json(change).await?;
+        ensure!(otherwise["agrees"] == false, "{otherwise}");
         Ok(())
     })
     .await?;

@@ -62,6 +62,9 @@ async fn a_blocked_member_is_passed_over_by_a_failover() -> Result<()> {
     assert_eq!(cluster.cli().json(change).await?["chosen"], "m2");
     let text = cluster.cli().succeed(["decision", "explain", &id]).await?;
     assert!(text.contains("decided again from its inputs it is the same"), "{text}");
+    assert!(text.contains("fence: m1, active in epoch"), "{text}");
+    let open = ["decision", "explain", &id, "--what-if", "m1.fenced=false"];
+    assert_eq!(cluster.cli().json(open).await?["chosen"], serde_json::Value::Null);
     cluster.cli().succeed(["switchover", "DB1", "--to", "m2"]).await?;
     Ok(())
 }
@@ -77,6 +80,17 @@ async fn checks_refuse_with_their_code_and_flags_skip_them() -> Result<()> {
     let refused = cli.run(to_m2).await?;
     check(&refused, "active_limit");
     assert!(refused.stderr.contains("--skip-max-active-checks"), "{}", refused.stderr);
+    let id = eventually("the refusal is a decision", || async {
+        let newest = cli.json(["decision", "list", "DB1", "--limit", "1"]).await?;
+        ensure!(newest.to_string().contains("refused_move"), "{newest}");
+        Ok(newest[0]["index"].to_string())
+    })
+    .await?;
+    let explained = cli.json(["decision", "explain", &id]).await?;
+    assert_eq!((&explained["agrees"], &explained["chosen"]), (&true.into(), &Value::Null));
+    ensure!(explained["outcome"].to_string().contains("max_active_preferred"), "{explained}");
+    let change = ["decision", "explain", &id, "--what-if", "m2.max_active_preferred=none"];
+    assert_eq!(cli.json(change).await?["chosen"], "m2");
     let plan = cli.json(["switchover", "DB1", "--to", "m2", "--what-if"]).await?;
     let rows = plan[0]["checks"].as_array().cloned().unwrap_or_default();
     assert_eq!(rows.len(), 14, "{plan}");
@@ -226,6 +240,14 @@ async fn databases_are_spread_by_preference() -> Result<()> {
     let cluster = cluster().await?;
     cluster.create_database("DB2", &["m2", "m1", "m3"]).await?;
     active_on(&cluster, "m3").await?;
+    let switch = |name: &'static str, on: &'static str| {
+        let cli = cluster.cli().clone();
+        async move { cli.succeed(["database", "set", "DB1", name, on]).await.map(drop) }
+    };
+    switch("--redistribution", "false").await?;
+    let plan = cluster.cli().json(["redistribute", "--what-if"]).await?;
+    assert_eq!(plan["moves"], serde_json::json!([]), "it is switched off for DB1");
+    switch("--redistribution", "true").await?;
     let plan = cluster.cli().json(["redistribute", "--what-if"]).await?;
     let moves: Vec<_> = plan["moves"].as_array().into_iter().flatten().cloned().collect();
     assert_eq!(
@@ -237,12 +259,22 @@ async fn databases_are_spread_by_preference() -> Result<()> {
     assert_eq!(cluster.active_of("DB1").await?, "m1");
     active_on(&cluster, "m3").await?;
     cluster.cli().succeed(["cluster", "settings", "set", "preference_move_period", "1s"]).await?;
-    eventually("DB1 is home by itself", || async {
-        let active = cluster.active_of("DB1").await?;
-        ensure!(active == "m1", "it is on {active}");
-        Ok(())
-    })
-    .await
+    let home = |database: &'static str, member: &'static str| {
+        let cluster = &cluster;
+        eventually("it is home by itself", move || async move {
+            let active = cluster.active_of(database).await?;
+            ensure!(active == member, "{database} is on {active}");
+            Ok(())
+        })
+    };
+    home("DB1", "m1").await?;
+    switch("--preference-moves", "false").await?;
+    active_on(&cluster, "m3").await?;
+    cluster.cli().succeed(["switchover", "DB2", "--to", "m3"]).await?;
+    home("DB2", "m2").await?;
+    assert_eq!(cluster.active_of("DB1").await?, "m3", "the same round left it alone");
+    switch("--preference-moves", "true").await?;
+    home("DB1", "m1").await
 }
 
 /// F17: a member that stops in order gives its databases away first.

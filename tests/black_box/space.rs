@@ -196,7 +196,15 @@ async fn a_lagged_copy_plays_down_when_too_few_others_are_there() -> Result<()> 
     set(&cluster, "play_down_copies", "3").await?;
     until_played_down(&cluster, &end, "FewCopies").await?;
     set(&cluster, "play_down", "false").await?;
-    until_in_force(&cluster).await
+    until_in_force(&cluster).await?;
+    set(&cluster, "play_down", "true").await?;
+    until_played_down(&cluster, &end, "FewCopies").await?;
+    let switch = ["database", "set", "DB1", "--play-down", "false"];
+    cluster.cli().succeed(switch).await?;
+    until_in_force(&cluster).await?;
+    let shown = cluster.cli().json(["database", "show", "DB1"]).await?;
+    assert_eq!(shown["automations_off"], serde_json::json!(["play_down"]));
+    Ok(())
 }
 
 /// What the kernel says of reads: each look finds ten more, which took so long each.

@@ -11,7 +11,8 @@ use keelson_types::{Ceiling, CopyId, Epoch, MemberId, MountDial, OperationId, Ti
 
 use crate::command::{ActivateItem, Refusal};
 use crate::decision::{
-    ActivationReason, ActivationStep, AgedReply, DECISION_FORMAT, DecisionRecord, StepTiming,
+    ActivationReason, ActivationStep, AgedReply, DECISION_FORMAT, DecisionRecord, Fence,
+    FenceEvidence, StepTiming,
 };
 use crate::dial::{DialQuestion, dialled, missing};
 use crate::loss::{AcceptedLoss, LossReceipt, select_accepted};
@@ -21,6 +22,9 @@ use crate::point_in_time::{self, ATTEMPTS_MAX, ActivateAt, Turn, select_at};
 use crate::proof::{Verdict, lossless};
 use crate::select::{Exclusion, Selection, SelectionInput, copy_inputs, first_rule_after, select};
 use crate::state::{ClusterState, Database, RuleRecord};
+
+/// No member.
+static NOBODY: BTreeSet<MemberId> = BTreeSet::new();
 
 /// Timings kept per activation.
 const STEPS_MAX: usize = 32;
@@ -50,6 +54,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) dial: Option<MountDial>,
     /// The process of the former active is being started again.
     pub(crate) process_expected: bool,
+    /// Members that the database leaves because their data address is cut off.
+    pub(crate) data_cut: &'a BTreeSet<MemberId>,
     pub(crate) weakness: Weakness,
 }
 
@@ -256,23 +262,16 @@ pub(crate) fn evaluate(
     sealing: &Sealing,
 ) -> Evaluation {
     let replies: Vec<_> = sealing.replies.values().map(|(_, reply)| reply.clone()).collect();
-    let input = SelectionInput {
-        database: situation.database,
-        members: &situation.state.members,
-        epoch: sealing.epoch,
-        replies: &replies,
-        alive: &situation.contacts.alive,
-        actives: situation.actives,
-        requested: activation.requested,
-        avoid: &activation.avoid,
-        weakness: situation.weakness,
-    };
+    let input = selection_input(situation, activation, sealing.epoch, &replies);
     let turned_back = situation.database.turned_back.as_ref();
     // An attempt of it that was opened is gone on with like any other epoch.
     let opened =
         |operation| turned_back.is_some_and(|t| t.operation == operation && t.was_opened(&replies));
     if let Some(instant) = situation.instant.filter(|(operation, _)| !opened(*operation)) {
         return evaluate_at(situation, (activation, sealing), &input, instant);
+    }
+    if let Some(left) = evaluate_left(situation, (activation, sealing), &input) {
+        return left;
     }
     let selection = select(&input);
     let rules = &situation.database.unestablished;
@@ -325,6 +324,55 @@ pub(crate) fn evaluate(
     let decision = record(situation, at, &input, (selection, verdict), None);
     let decision = DecisionRecord { dial: question, ..decision };
     Evaluation::Stuck(Box::new(decision), picture)
+}
+
+/// What the answers are judged by, with every copy that answered counted.
+fn selection_input<'a>(
+    situation: &Situation<'a>,
+    activation: &'a Activation,
+    epoch: Epoch,
+    replies: &'a [SealReply],
+) -> SelectionInput<'a> {
+    SelectionInput {
+        database: situation.database,
+        members: &situation.state.members,
+        epoch,
+        replies,
+        alive: &situation.contacts.alive,
+        actives: situation.actives,
+        requested: activation.requested,
+        avoid: &activation.avoid,
+        data_cut: &NOBODY,
+        weakness: situation.weakness,
+    }
+}
+
+/// What to do with a database that leaves members whose data address is cut off: their copies count
+/// as not reached, whatever they answer, since their log cannot be fetched. Nothing if the proof
+/// needs it; then it is reached, and its copy can go on where it is.
+fn evaluate_left(
+    situation: &Situation<'_>,
+    (activation, sealing): (&Activation, &Sealing),
+    input: &SelectionInput<'_>,
+) -> Option<Evaluation> {
+    if situation.data_cut.is_empty() {
+        return None;
+    }
+    let input = SelectionInput { data_cut: situation.data_cut, ..*input };
+    let selection = select(&input);
+    let rules = &situation.database.unestablished;
+    let verdict = lossless(rules, &selection.reached, situation.weakness);
+    let over_time = situation.now >= sealing.deadline;
+    let found = verdict.is_lossless() && selection.best().is_some();
+    let waits = match found {
+        true => !live_answered(situation, sealing),
+        false => !nothing_expected(situation, sealing),
+    };
+    if waits && !over_time {
+        return Some(Evaluation::Pending);
+    }
+    let at = (activation, sealing);
+    found.then(|| bind(situation, at, &input, (selection, verdict), Word::None))
 }
 
 /// What to do with an operator's order to make an instant the truth. Copies that live are waited
@@ -380,7 +428,9 @@ fn bind(
     let best = selection.best().map(|best| (best.copy, best.member));
     let Some((target, member)) = best else { return Evaluation::Pending };
     let life = situation.state.members.get(&member).and_then(|member| member.incarnation);
-    let (Some(incarnation), true) = (life, all_fenced(situation, activation, sealing)) else {
+    let fences = fences(situation, activation, sealing);
+    let fenced = fences.iter().all(|fence| fence.by != FenceEvidence::None);
+    let (Some(incarnation), true) = (life, fenced) else {
         return Evaluation::Pending;
     };
     let mut dial = None;
@@ -436,30 +486,41 @@ fn nothing_expected(situation: &Situation<'_>, sealing: &Sealing) -> bool {
     answered && members.all(|m| contacts.alive.contains(&m) || contacts.over.contains(&m))
 }
 
-/// Whether no copy bound since the last established epoch can serve any more (R9).
-fn all_fenced(situation: &Situation<'_>, activation: &Activation, sealing: &Sealing) -> bool {
+/// What keeps each copy from serving that was bound since the last established epoch (R9).
+fn fences(situation: &Situation<'_>, activation: &Activation, sealing: &Sealing) -> Vec<Fence> {
     let waited = activation
         .fenced_at
         .is_some_and(|(epoch, at)| epoch == sealing.epoch && situation.now >= at);
-    let mut bound = situation.database.unestablished.iter();
-    waited || bound.all(|record| is_fenced(situation, sealing, record))
+    let bound = situation.database.unestablished.iter();
+    let fence = |record: &RuleRecord| {
+        let by = match evidence(situation, sealing, record) {
+            FenceEvidence::None if waited => FenceEvidence::GrantsRunOut,
+            by => by,
+        };
+        Fence { epoch: record.epoch, copy: record.rule.active, by }
+    };
+    bound.map(fence).collect()
 }
 
-/// Whether the copy bound in `record`'s epoch cannot serve any more: its member's lease is over, or
-/// its life is; or that very life has sealed it. A seal of a later life proves nothing about an
+/// Why the copy bound in `record`'s epoch cannot serve any more: its life is over, or its member's
+/// lease is; or that very life has sealed it. A seal of a later life proves nothing about an
 /// earlier one that may go on in a cloned directory (S9.3).
-fn is_fenced(situation: &Situation<'_>, sealing: &Sealing, record: &RuleRecord) -> bool {
+fn evidence(situation: &Situation<'_>, sealing: &Sealing, record: &RuleRecord) -> FenceEvidence {
     let active = record.rule.active;
     let holder = record.rule.participants.iter().find(|p| p.copy == active).map(|p| p.member);
     let Some(member) = holder.and_then(|id| situation.state.members.get(&id)) else {
-        return false;
+        return FenceEvidence::None;
     };
     let id = member.config.id;
-    let life_over = member.is_over(record.incarnation);
     let reply = sealing.replies.get(&id).map(|(_, reply)| reply);
     let sealed = reply.is_some_and(|r| r.copy == active && r.sealed >= sealing.epoch)
         && member.incarnation == Some(record.incarnation);
-    situation.contacts.over.contains(&id) || life_over || sealed
+    match (member.is_over(record.incarnation), situation.contacts.over.contains(&id)) {
+        (true, _) => FenceEvidence::LifeOver,
+        (false, true) => FenceEvidence::LeaseOver,
+        (false, false) if sealed => FenceEvidence::Sealed,
+        (false, false) => FenceEvidence::None,
+    }
 }
 
 fn record(
@@ -490,6 +551,7 @@ fn record(
         at: None,
         replies: sealing.replies.values().map(aged).collect(),
         alive: situation.contacts.alive.iter().filter(holds).copied().collect(),
+        fences: fences(situation, activation, sealing),
         reached: selection.reached.into_iter().collect(),
         verdict,
         candidates: selection.candidates,
@@ -500,6 +562,7 @@ fn record(
         steps: activation.steps_to_decision(situation.now),
         omitted: 0,
         inputs_omitted: false,
+        besides: None,
     }
     .bounded()
 }

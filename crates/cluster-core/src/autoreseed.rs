@@ -15,14 +15,16 @@
 use std::collections::BTreeMap;
 
 use keelson_types::{
-    ClusterSettings, CopyId, CopyStatus, DatabaseId, FailureTag, MemberId, MountIntent, OldFiles,
-    OperationId, SeedOrder, SeedScope, Setting, SuspendedBy,
+    CopyId, CopyStatus, DatabaseId, FailureTag, MemberId, OldFiles, OperationId, SeedOrder,
+    SeedScope, SuspendedBy,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{FailureAction, response};
-use crate::seed::{first_failure, seed_checks, unfit_source};
 use crate::state::{ClusterState, CopyConfig, Database};
+
+mod facts;
+
+pub use facts::{Away, ReseedFacts};
 
 #[cfg(test)]
 mod tests;
@@ -75,7 +77,8 @@ pub enum ReseedStep {
 }
 
 /// What is to be done with a copy now.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ReseedWish {
     /// Suspend it: it does not heal by itself.
     Suspend(FailureTag),
@@ -92,7 +95,8 @@ pub enum ReseedWish {
 }
 
 /// The verdict on a copy.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ReseedVerdict {
     /// Nothing is wrong, or it is not the business of automation.
     Nothing,
@@ -105,7 +109,7 @@ pub enum ReseedVerdict {
 }
 
 /// What the member of a copy said.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CopySeen {
     /// Its status.
     pub status: CopyStatus,
@@ -144,6 +148,8 @@ pub struct ReseedOrder {
     pub copy: CopyId,
     /// What is to be done, or the new reason why nothing is.
     pub wish: Result<ReseedWish, String>,
+    /// What it was decided from.
+    pub facts: Box<ReseedFacts>,
 }
 
 impl ReseedWatch {
@@ -160,9 +166,14 @@ impl ReseedWatch {
             for (copy, config) in &database.copies {
                 let since = self.failed_since.get(copy).copied();
                 let look = Look { state, database, copy: *copy, config, since, now };
-                match look.verdict(Some(seen)) {
+                let (verdict, Some(facts)) = look.verdict(Some(seen)) else { continue };
+                let facts = Box::new(facts);
+                match verdict {
                     ReseedVerdict::Nothing | ReseedVerdict::Wait(_) => continue,
-                    ReseedVerdict::Blocked(why) => drop(blocked.insert(*copy, why)),
+                    ReseedVerdict::Blocked(why) => {
+                        let (database, copy, wish) = (database.id, *copy, Err(why));
+                        blocked.insert(copy, ReseedOrder { database, copy, wish, facts });
+                    }
                     ReseedVerdict::Act(wish) => {
                         // What one look orders is not in the state yet.
                         let seeds = begun.entry(config.member).or_insert(0_usize);
@@ -173,25 +184,16 @@ impl ReseedWatch {
                         }
                         *seeds += usize::from(is_seed);
                         let (database, copy) = (database.id, *copy);
-                        orders.push(ReseedOrder { database, copy, wish: Ok(wish) });
+                        orders.push(ReseedOrder { database, copy, wish: Ok(wish), facts });
                     }
                 }
             }
         }
-        orders.extend(self.news(state, &blocked));
-        self.told = blocked;
+        let why = |order: &ReseedOrder| order.wish.clone().err().unwrap_or_default();
+        let fresh = |order: &&ReseedOrder| self.told.get(&order.copy) != Some(&why(order));
+        orders.extend(blocked.values().filter(fresh).cloned());
+        self.told = blocked.iter().map(|(copy, order)| (*copy, why(order))).collect();
         orders
-    }
-
-    /// Obstacles that were not told yet.
-    fn news(&self, state: &ClusterState, blocked: &BTreeMap<CopyId, String>) -> Vec<ReseedOrder> {
-        let fresh = blocked.iter().filter(|(copy, why)| self.told.get(*copy) != Some(*why));
-        let told = fresh.filter_map(|(copy, why)| {
-            let mut databases = state.databases.values();
-            let database = databases.find(|database| database.copies.contains_key(copy))?.id;
-            Some(ReseedOrder { database, copy: *copy, wish: Err(why.clone()) })
-        });
-        told.collect()
     }
 }
 
@@ -205,7 +207,7 @@ pub fn standing(
     now: u64,
 ) -> ReseedVerdict {
     let Some(config) = database.copies.get(&copy) else { return ReseedVerdict::Nothing };
-    Look { state, database, copy, config, since: None, now }.verdict(None)
+    Look { state, database, copy, config, since: None, now }.verdict(None).0
 }
 
 /// One copy under the eyes of the leader.
@@ -220,158 +222,17 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn verdict(&self, seen: Option<&Seen>) -> ReseedVerdict {
-        let own = seen.and_then(|seen| seen.get(&self.copy)).copied();
+    fn verdict(&self, seen: Option<&Seen>) -> (ReseedVerdict, Option<ReseedFacts>) {
         let active = self.database.target == Some(self.copy);
-        let well = !self.config.is_stopped() && own.is_some_and(|own| own.is_well());
-        if self.config.autoreseed.is_some() && well {
-            return ReseedVerdict::Act(ReseedWish::Done);
-        }
-        if active || self.config.is_remade() {
-            return ReseedVerdict::Nothing;
-        }
-        if !self.config.is_stopped() {
-            return self.running(own);
-        }
-        match self.config.suspension.by {
-            SuspendedBy::Operator | SuspendedBy::DiscardedTimeline => ReseedVerdict::Nothing,
-            SuspendedBy::Fault => self.suspended(seen),
-        }
-    }
-
-    fn setting(&self, setting: Setting) -> u64 {
-        settings(self.state).number(setting)
-    }
-
-    fn is_off(&self) -> Option<&'static str> {
-        if !settings(self.state).is_on(Setting::Autoreseed) {
-            return Some("automatic reseed is off in this cluster");
-        }
-        (!self.database.settings.autoreseed).then_some("automatic reseed is off for the database")
-    }
-
-    /// A copy that nobody suspended, and which may be failed for too long.
-    fn running(&self, own: Option<CopySeen>) -> ReseedVerdict {
-        let Some(own) = own else { return ReseedVerdict::Nothing };
-        let reseeds = |tag: &FailureTag| response(*tag).lasting == FailureAction::Reseed;
-        let Some(tag) = own.tag.filter(|tag| own.is_failed() && reseeds(tag)) else {
-            return ReseedVerdict::Nothing;
-        };
-        if let Some(why) = self.is_off() {
-            return ReseedVerdict::Blocked(why.into());
-        }
-        // A copy that is being mended may need long, and is not to be stopped in the middle of it.
-        let mends =
-            own.status == CopyStatus::Failed && response(tag).passive == FailureAction::Mend;
-        let patience = if mends { self.setting(Setting::AutoreseedSeedPause) } else { 0 };
-        let after = self.setting(Setting::AutoreseedFailedAfter).saturating_add(patience);
-        let due = self.since.unwrap_or(self.now).saturating_add(after);
-        match due <= self.now {
-            true => ReseedVerdict::Act(ReseedWish::Suspend(tag)),
-            false => ReseedVerdict::Wait(due),
-        }
-    }
-
-    /// A copy that the system suspended.
-    fn suspended(&self, seen: Option<&Seen>) -> ReseedVerdict {
-        if let Some(why) = self.not_automatic() {
-            return ReseedVerdict::Blocked(why);
-        }
-        let progress = self.config.autoreseed.unwrap_or_default();
-        let due = self.due(&progress);
-        if due > self.now {
-            return ReseedVerdict::Wait(due);
-        }
-        if progress.stopped {
-            return ReseedVerdict::Act(ReseedWish::Reset);
-        }
-        if let Some(why) = self.not_now(seen) {
-            return ReseedVerdict::Blocked(why);
-        }
-        // What misses log is helped by no other try.
-        let tries = if self.config.cut_off { 0 } else { RESUMES_MAX };
-        if progress.seeds == 0 && progress.resumes < tries {
-            return ReseedVerdict::Act(ReseedWish::Resume);
-        }
-        if progress.seeds >= SEEDS_MAX {
-            return ReseedVerdict::Act(ReseedWish::Stop);
-        }
-        self.seed(seen)
-    }
-
-    /// What is left to a person, whatever the time.
-    fn not_automatic(&self) -> Option<String> {
-        if let Some(why) = self.is_off() {
-            return Some(why.into());
-        }
-        let Some(tag) = self.config.failure else {
-            return Some("its member did not say of what kind the failure is".into());
-        };
-        let lasting = response(tag).lasting;
-        (lasting != FailureAction::Reseed)
-            .then(|| format!("a failure of the kind {tag} is left to a person ({lasting})"))
-    }
-
-    /// When the next step is due, in Unix milliseconds.
-    fn due(&self, progress: &AutoReseed) -> u64 {
-        let since = self.config.suspension.replication.map_or(self.now, |stop| stop.since_unix_ms);
-        let (from, pause) = match progress {
-            AutoReseed { stopped: true, .. } => {
-                (progress.last_unix_ms, Setting::AutoreseedResetAfter)
+        if let Some(facts) = self.facts(seen) {
+            let verdict = facts.verdict();
+            // Of an active, and of one that is being seeded, only the end is told.
+            let ends = verdict == ReseedVerdict::Act(ReseedWish::Done);
+            if ends || !(active || self.config.is_remade()) {
+                return (verdict, Some(facts));
             }
-            AutoReseed { seeds: 1.., .. } => (progress.last_unix_ms, Setting::AutoreseedSeedPause),
-            AutoReseed { resumes: 1.., .. } => {
-                (progress.last_unix_ms, Setting::AutoreseedResumePause)
-            }
-            AutoReseed { .. } => (since, Setting::AutoreseedAfter),
-        };
-        from.saturating_add(self.setting(pause))
-    }
-
-    /// The limits that may be over at the next look (F130).
-    fn not_now(&self, seen: Option<&Seen>) -> Option<String> {
-        let member = self.state.members.get(&self.config.member)?;
-        let name = &member.config.name;
-        if member.maintenance.is_some() {
-            return Some(format!("{name} is under maintenance"));
         }
-        if member.is_gone() || seen.is_some_and(|seen| !seen.contains_key(&self.copy)) {
-            return Some(format!("{name} does not answer"));
-        }
-        let most = self.setting(Setting::AutoreseedCopiesMax);
-        let failed = failed_on(self.state, self.config.member);
-        (most > 0 && failed as u64 > most).then(|| {
-            format!(
-                "more than {most} copies on {name} have failed: that looks like a fault of the \
-                 server, not of a copy"
-            )
-        })
-    }
-
-    fn seed(&self, seen: Option<&Seen>) -> ReseedVerdict {
-        if self.database.intent == MountIntent::Dismounted {
-            return ReseedVerdict::Blocked("the database is dismounted".into());
-        }
-        let others = self.database.copies.iter().filter(|(id, config)| {
-            let well = |seen: &Seen| seen.get(*id).is_some_and(CopySeen::is_well);
-            let fit = unfit_source(config, SeedScope::Everything).is_none();
-            **id != self.copy && fit && seen.is_none_or(well)
-        });
-        let others = others.count();
-        if others == 0 {
-            return ReseedVerdict::Blocked("no other copy is healthy".into());
-        }
-        if seeding_on(self.state, self.config.member) >= SEEDS_AT_ONCE_MAX {
-            return ReseedVerdict::Blocked(format!("{SEEDS_AT_ONCE_MAX} seeds run on its member"));
-        }
-        // Whatever is wrong with it: salvage lies beside its log, and a fork that nobody cut may be
-        // in it (G4). An operator deletes the old files.
-        let old_files = OldFiles::Keep;
-        let probe = order(OperationId::from_u128(0), CopyId::from_u128(0), old_files);
-        match first_failure(&seed_checks(self.state, (self.database.id, self.copy), &probe)) {
-            Some(refusal) => ReseedVerdict::Blocked(refusal.message),
-            None => ReseedVerdict::Act(ReseedWish::Seed(old_files)),
-        }
+        (ReseedVerdict::Nothing, None)
     }
 }
 
@@ -389,10 +250,6 @@ pub const fn order(operation: OperationId, copy: CopyId, old_files: OldFiles) ->
         network: None,
         compression: None,
     }
-}
-
-const fn settings(state: &ClusterState) -> &ClusterSettings {
-    &state.settings
 }
 
 fn copies_on(state: &ClusterState, member: MemberId) -> impl Iterator<Item = &CopyConfig> {

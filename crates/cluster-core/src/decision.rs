@@ -16,6 +16,10 @@ use crate::proof::Verdict;
 use crate::select::{Candidate, CopyInput, Exclusion};
 use crate::state::RuleRecord;
 
+mod besides;
+
+pub use besides::{Besides, RefusedMove, ReseedDecision};
+
 /// Version of the record's format.
 pub const DECISION_FORMAT: u32 = 1;
 /// Bound of one record as JSON.
@@ -103,6 +107,47 @@ pub struct AgedReply {
     pub reply: SealReply,
 }
 
+/// How an earlier active was kept from serving (R9), the strongest evidence that there was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FenceEvidence {
+    /// Its life is over: certified dead, or it gave its lease back.
+    LifeOver,
+    /// Its member holds no lease.
+    LeaseOver,
+    /// The very life that was bound answered the seal.
+    Sealed,
+    /// Every grant from before the epoch has run out.
+    GrantsRunOut,
+    /// Nothing kept it from serving when the decision fell.
+    None,
+}
+
+impl FenceEvidence {
+    /// For people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LifeOver => "its process is over",
+            Self::LeaseOver => "its member holds no lease",
+            Self::Sealed => "it answered the seal",
+            Self::GrantsRunOut => "every grant from before has run out",
+            Self::None => "nothing",
+        }
+    }
+}
+
+/// An earlier active, and what keeps it from serving.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fence {
+    /// The epoch in which it was bound.
+    pub epoch: Epoch,
+    /// The copy.
+    pub copy: CopyId,
+    /// The evidence.
+    pub by: FenceEvidence,
+}
+
 /// Inputs, arithmetic and result of one attempt to activate a copy.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DecisionRecord {
@@ -138,6 +183,10 @@ pub struct DecisionRecord {
     pub replies: Vec<AgedReply>,
     /// Copies with lease-capable contact.
     pub alive: Vec<MemberId>,
+    /// What kept each copy from serving that was bound since the last established epoch; older
+    /// versions did not say.
+    #[serde(default)]
+    pub fences: Vec<Fence>,
     /// Copies that count as reached (R4).
     pub reached: Vec<CopyId>,
     /// The proof's result.
@@ -162,9 +211,57 @@ pub struct DecisionRecord {
     /// Some of those were inputs, so it cannot be decided again.
     #[serde(default)]
     pub inputs_omitted: bool,
+    /// What was decided, if no activation was; the lists above are empty then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub besides: Option<Box<Besides>>,
 }
 
 impl DecisionRecord {
+    /// The record of a decision that activates nothing.
+    #[must_use]
+    pub fn of(
+        code_version: &str,
+        (database, epoch): (DatabaseId, Epoch),
+        reason: ActivationReason,
+        besides: Besides,
+    ) -> Self {
+        let record = Self {
+            format: DECISION_FORMAT,
+            code_version: code_version.to_owned(),
+            database,
+            epoch,
+            attempt: 1,
+            reason,
+            operation: None,
+            rules: Vec::new(),
+            copies: Vec::new(),
+            requested: None,
+            avoid: Vec::new(),
+            at: None,
+            replies: Vec::new(),
+            alive: Vec::new(),
+            fences: Vec::new(),
+            reached: Vec::new(),
+            verdict: Verdict::Lossless,
+            candidates: Vec::new(),
+            chosen: None,
+            required_end: LogEnd::ZERO,
+            dial: None,
+            loss: None,
+            steps: Vec::new(),
+            omitted: 0,
+            inputs_omitted: false,
+            besides: Some(Box::new(besides)),
+        };
+        record.bounded()
+    }
+
+    /// Whether it is about an activation.
+    #[must_use]
+    pub const fn is_activation(&self) -> bool {
+        self.besides.is_none()
+    }
+
     /// A cautious estimate of the record's length as JSON, where an id has 38 bytes.
     fn estimated_bytes(&self) -> usize {
         let participants = self.rules.iter().flat_map(|record| &record.rule.participants);
@@ -182,11 +279,15 @@ impl DecisionRecord {
             _ => 16,
         });
         let ids = self.alive.len() + self.reached.len() + self.verdict.named() + self.avoid.len();
-        let lists = self.rules.len() * 250 + self.candidates.len() * 380 + self.steps.len() * 36;
+        let lists = self.rules.len() * 250
+            + self.fences.len() * 130
+            + self.candidates.len() * 380
+            + self.steps.len() * 36;
         let loss = self.loss.as_ref().map_or(0, |loss| 420 + loss.unreached.len() * 39);
         let lists = lists + copies.sum::<usize>();
         let sums = participants + replies.sum::<usize>() + exclusions.sum::<usize>() + loss;
-        1_100 + self.code_version.len() + ids * 39 + lists + sums
+        let besides = self.besides.as_ref().map_or(0, |besides| besides.estimated_bytes());
+        besides + 1_100 + self.code_version.len() + ids * 39 + lists + sums
     }
 
     /// Leaves entries out until the record is below [`DECISION_BYTES_MAX`], the least telling
@@ -205,8 +306,13 @@ impl DecisionRecord {
             return true;
         }
         self.inputs_omitted = true;
+        if let Some(besides) = &mut self.besides {
+            return besides.leave_one_out();
+        }
         if self.candidates.len() > 3 {
             self.candidates.pop();
+        } else if self.fences.len() > 2 {
+            self.fences.remove(0);
         } else if self.rules.len() > 2 {
             self.rules.remove(0);
         } else if self.replies.len() > 3 {
@@ -214,6 +320,7 @@ impl DecisionRecord {
         } else {
             return self.copies.pop().is_some()
                 || self.rules.pop().is_some()
+                || self.fences.pop().is_some()
                 || self.candidates.pop().is_some()
                 || self.replies.pop().is_some()
                 || self.alive.pop().is_some()

@@ -11,13 +11,15 @@ use keelson_types::{
 };
 
 use crate::command::Refusal;
-use crate::criteria::{COPY_QUEUE_LOGS, IndexFit, MemberFit, REPLAY_QUEUE_LOGS};
-use crate::decision::DecisionRecord;
+use crate::criteria::{COPY_QUEUE_LOGS, CopyHealth, IndexFit, MemberFit, REPLAY_QUEUE_LOGS};
+use crate::decision::{DecisionRecord, Fence, FenceEvidence};
 use crate::dial::{DialQuestion, dialled, missing};
 use crate::order::SealReply;
 use crate::point_in_time::rank_at;
 use crate::proof::{Verdict, lossless};
 use crate::select::{Candidate, CopyInput, Exclusion, Mark, Picture, Selection, rank};
+
+mod besides;
 
 /// One criterion of one candidate.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,6 +39,8 @@ pub struct Explained {
     pub candidate: Candidate,
     /// Name of its member.
     pub name: String,
+    /// Something speaks against it.
+    pub excluded: bool,
     /// Milliseconds between its answer and the decision.
     pub age_ms: Option<u64>,
     /// Each criterion with its verdict.
@@ -52,6 +56,10 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// The target.
     pub chosen: Option<CopyId>,
+    /// What keeps each earlier active from serving (R9).
+    pub fences: Vec<Fence>,
+    /// What was decided, in words, if no activation was.
+    pub outcome: Option<String>,
     /// Where the record says something else.
     pub differences: Vec<&'static str>,
     /// Inputs are missing in the record.
@@ -64,19 +72,29 @@ pub struct Explanation {
 /// `bad_argument` for a change that has no meaning, `unknown_member` for one of a member that the
 /// record does not know.
 pub fn explain(record: &DecisionRecord, changes: &[String]) -> Result<Explanation, Refusal> {
+    if let Some(besides) = &record.besides {
+        return besides::explain(record, besides, changes);
+    }
     let mut inputs = Inputs::of(record);
     for change in changes {
         inputs.change(change)?;
     }
     let selection = inputs.select(record);
     let verdict = lossless(&record.rules, &selection.reached, Weakness::None);
-    let asked = record.dial.filter(|_| !verdict.is_lossless());
+    // With other inputs the proof may fail that held then, and the dials are asked.
+    let unasked = (!changes.is_empty() && record.loss.is_none()).then(DialQuestion::default);
+    let asked = record.dial.or(unasked).filter(|_| !verdict.is_lossless());
+    let asked = asked.map(|question| DialQuestion { over: inputs.dial, ..question });
     let missing_logs = missing(&record.rules, &selection.reached, selection.required_end);
     let selection = match asked.map(|question| DialQuestion { missing_logs, ..question }) {
         Some(question) => dialled(selection, &inputs.copies, &question),
         None => selection,
     };
-    let allowed = verdict.is_lossless() || record.loss.is_some() || asked.is_some();
+    let fenced = inputs.fences.iter().all(|fence| fence.by != FenceEvidence::None);
+    // Without a target nobody has to be fenced.
+    let fenced = fenced || record.chosen.is_none();
+    let proven = verdict.is_lossless() || record.loss.is_some() || asked.is_some();
+    let allowed = proven && fenced;
     let best = selection.best().map(|best| best.copy);
     let chosen = best.filter(|_| allowed);
     let differences = differences(record, &selection, &verdict, chosen);
@@ -88,6 +106,7 @@ pub fn explain(record: &DecisionRecord, changes: &[String]) -> Result<Explanatio
         Explained {
             candidate: candidate.clone(),
             name: copy.map(|copy| copy.name.clone()).unwrap_or_default(),
+            excluded: !candidate.excluded.is_empty(),
             age_ms: aged.map(|aged| aged.age_ms),
             criteria: criteria(candidate, copy, reply, &selection),
         }
@@ -95,7 +114,8 @@ pub fn explain(record: &DecisionRecord, changes: &[String]) -> Result<Explanatio
     let candidates = explained.collect();
     // Records of versions that did not keep the copies have none.
     let incomplete = record.inputs_omitted || record.copies.is_empty();
-    Ok(Explanation { candidates, verdict, chosen, differences, incomplete })
+    let (fences, outcome) = (inputs.fences, None);
+    Ok(Explanation { candidates, verdict, chosen, fences, outcome, differences, incomplete })
 }
 
 fn differences(
@@ -122,6 +142,9 @@ struct Inputs {
     alive: BTreeSet<MemberId>,
     requested: Option<CopyId>,
     avoid: BTreeSet<CopyId>,
+    fences: Vec<Fence>,
+    /// The dial of a switchover.
+    dial: Option<MountDial>,
     /// Members whose answer is left out.
     silent: BTreeSet<MemberId>,
 }
@@ -134,6 +157,8 @@ impl Inputs {
             alive: record.alive.iter().copied().collect(),
             requested: record.requested,
             avoid: record.avoid.iter().copied().collect(),
+            fences: record.fences.clone(),
+            dial: record.dial.and_then(|question| question.over),
             silent: BTreeSet::new(),
         }
     }
@@ -159,8 +184,8 @@ impl Inputs {
     fn change(&mut self, text: &str) -> Result<(), Refusal> {
         let bad = || {
             let message = format!(
-                "{text:?} is no change: requested=MEMBER or MEMBER.KEY=VALUE with one of the keys \
-                 {}",
+                "{text:?} is no change: requested=MEMBER, mount_dial=DIAL, or MEMBER.KEY=VALUE \
+                 with one of the keys {}",
                 KEYS.join(", ")
             );
             Refusal::new(RefusalReason::BadArgument, message)
@@ -171,6 +196,10 @@ impl Inputs {
                 "none" => None,
                 name => Some(self.copies[self.named(name)?].copy),
             };
+            return Ok(());
+        }
+        if key == "mount_dial" {
+            self.dial = Some(value.parse().map_err(|_| bad())?);
             return Ok(());
         }
         let (name, key) = key.rsplit_once('.').ok_or_else(bad)?;
@@ -188,56 +217,73 @@ impl Inputs {
 
     fn set(&mut self, index: usize, key: &str, value: &str) -> Option<()> {
         let copy = &mut self.copies[index];
-        let member = copy.member;
+        let (member, id) = (copy.member, copy.copy);
         let yes = || value.parse::<bool>().ok();
-        let logs = || value.parse::<u64>().ok().map(|logs| logs.saturating_mul(LOG_UNIT_BYTES));
-        let limit = || match value {
-            "none" => Some(None),
-            number => number.parse().ok().map(Some),
-        };
-        if let Some((_, mark)) = MARKS.iter().find(|(name, _)| *name == key) {
-            if yes()? {
-                copy.marks.insert(*mark);
-            } else {
-                copy.marks.remove(mark);
-            }
-            return Some(());
-        }
         match key {
             "alive" if yes()? => drop(self.alive.insert(member)),
             "alive" => drop(self.alive.remove(&member)),
             "answers" if yes()? => drop(self.silent.remove(&member)),
             "answers" => drop(self.silent.insert(member)),
-            "preference" => copy.preference = value.parse().ok()?,
-            "policy" => copy.policy = value.parse::<ActivationPolicy>().ok()?,
-            "actives" => copy.actives = value.parse().ok()?,
-            "max_active" => copy.max_active = limit()?,
-            "max_active_preferred" => copy.max_active_preferred = limit()?,
-            "mount_dial" => copy.dial = value.parse::<MountDial>().ok()?,
-            "failed_before" if yes()? => drop(self.avoid.insert(copy.copy)),
-            "failed_before" => drop(self.avoid.remove(&copy.copy)),
-            "content_index" | "copy_queue" | "replay_queue" | "short_of_space" => {
-                let id = copy.copy;
-                let reply = self.replies.iter_mut().find(|reply| reply.copy == id)?;
-                match key {
-                    "content_index" => {
-                        let mut states = ContentIndexState::ALL.into_iter();
-                        let found = states.find(|s| s.to_string().eq_ignore_ascii_case(value));
-                        reply.health.content_index = found?;
-                    }
-                    "copy_queue" => reply.health.copy_queue_bytes = logs()?,
-                    "replay_queue" => reply.health.replay_queue_bytes = logs()?,
-                    _ => reply.health.short_of_space = yes()?,
-                }
+            "failed_before" if yes()? => drop(self.avoid.insert(id)),
+            "failed_before" => drop(self.avoid.remove(&id)),
+            "fenced" => {
+                let by = if yes()? { FenceEvidence::LeaseOver } else { FenceEvidence::None };
+                let own = self.fences.iter_mut().filter(|fence| fence.copy == id);
+                own.for_each(|fence| fence.by = by);
             }
-            _ => return None,
+            _ if set_copy(copy, key, value).is_some() => {}
+            _ => {
+                let reply = self.replies.iter_mut().find(|reply| reply.copy == id)?;
+                set_health(&mut reply.health, key, value)?;
+            }
         }
         Some(())
     }
 }
 
+/// Changes what the replicated state says of a copy and its member.
+fn set_copy(copy: &mut CopyInput, key: &str, value: &str) -> Option<()> {
+    let limit = || match value {
+        "none" => Some(None),
+        number => number.parse().ok().map(Some),
+    };
+    if let Some((_, mark)) = MARKS.iter().find(|(name, _)| *name == key) {
+        match value.parse::<bool>().ok()? {
+            true => drop(copy.marks.insert(*mark)),
+            false => drop(copy.marks.remove(mark)),
+        }
+        return Some(());
+    }
+    match key {
+        "preference" => copy.preference = value.parse().ok()?,
+        "policy" => copy.policy = value.parse::<ActivationPolicy>().ok()?,
+        "actives" => copy.actives = value.parse().ok()?,
+        "max_active" => copy.max_active = limit()?,
+        "max_active_preferred" => copy.max_active_preferred = limit()?,
+        "mount_dial" => copy.dial = value.parse::<MountDial>().ok()?,
+        _ => return None,
+    }
+    Some(())
+}
+
+/// Changes what a copy said of itself.
+fn set_health(health: &mut CopyHealth, key: &str, value: &str) -> Option<()> {
+    let logs = || value.parse::<u64>().ok().map(|logs| logs.saturating_mul(LOG_UNIT_BYTES));
+    match key {
+        "content_index" => {
+            let mut states = ContentIndexState::ALL.into_iter();
+            health.content_index = states.find(|s| s.to_string().eq_ignore_ascii_case(value))?;
+        }
+        "copy_queue" => health.copy_queue_bytes = logs()?,
+        "replay_queue" => health.replay_queue_bytes = logs()?,
+        "short_of_space" => health.short_of_space = value.parse().ok()?,
+        _ => return None,
+    }
+    Some(())
+}
+
 /// Keys that a change may name.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 20] = [
     "alive",
     "answers",
     "preference",
@@ -247,6 +293,7 @@ const KEYS: [&str; 18] = [
     "max_active_preferred",
     "mount_dial",
     "failed_before",
+    "fenced",
     "content_index",
     "copy_queue",
     "replay_queue",
@@ -256,15 +303,17 @@ const KEYS: [&str; 18] = [
     "activation_suspended",
     "maintenance",
     "move_away",
+    "data_cut",
 ];
 
 /// Those that are marks of a copy.
-const MARKS: [(&str, Mark); 5] = [
+const MARKS: [(&str, Mark); 6] = [
     ("lagged", Mark::Lagged),
     ("suspended", Mark::Stopped),
     ("activation_suspended", Mark::Blocked),
     ("maintenance", Mark::Maintenance),
     ("move_away", Mark::MoveAway),
+    ("data_cut", Mark::DataCut),
 ];
 
 /// Every criterion of a candidate: those that exclude first, then those that order.
@@ -315,6 +364,7 @@ fn criteria(
         found("requested", &is(Exclusion::NotRequested), String::new()),
         found("instant", &at, String::new()),
         found("mount_dial", &is_beyond_dial, beyond_dial(candidate, copy)),
+        found("data_network", &is(Exclusion::DataCut), mark(Mark::DataCut)),
         found("process_gone", &is(Exclusion::ProcessExpected), String::new()),
     ];
     rows.extend(order(candidate, reply, selection, actives));
@@ -403,6 +453,7 @@ mod tests {
             actives: &BTreeMap::new(),
             requested: None,
             avoid: &BTreeSet::new(),
+            data_cut: &BTreeSet::new(),
             weakness: Weakness::None,
         };
         let selection = select(&input);
@@ -458,6 +509,41 @@ mod tests {
         assert_eq!(chosen(&["m2.max_active=0"]), Some(copy(3)));
         assert_eq!(chosen(&["requested=m3"]), Some(copy(3)));
         assert_eq!(chosen(&["m2.answers=false"]), None, "1 and 2 may have acknowledged alone");
+    }
+
+    /// A dial is asked what it would have allowed, also where the proof held when it fell.
+    #[test]
+    fn a_changed_input_asks_the_dials() {
+        let with = |change: &[&str]| {
+            let ceiling = keelson_types::Ceiling {
+                border: end(1, 10),
+                previous_end: None,
+                ahead_bytes: 2 * LOG_UNIT_BYTES,
+            };
+            let mut record = record();
+            let rule = &mut record.rules[0];
+            (rule.begins, rule.ceiling) = (Some(end(1, 0)), Some(ceiling));
+            let changes: Vec<_> = change.iter().map(|change| (*change).to_owned()).collect();
+            explain(&record, &changes).expect("a change")
+        };
+        assert!(with(&[]).differences.is_empty());
+        let dialled = with(&["m2.answers=false", "m3.mount_dial=good_availability"]);
+        assert_eq!(dialled.chosen, Some(copy(3)), "{:?}", dialled.candidates[0].candidate);
+        let dialled = with(&["m2.answers=false", "mount_dial=good_availability"]);
+        assert_eq!(dialled.chosen, Some(copy(3)));
+        let without = with(&["m2.answers=false"]);
+        let excluded = &without.candidates.iter().find(|c| c.candidate.copy == copy(3));
+        let excluded = &excluded.expect("named").candidate.excluded;
+        assert!(matches!(excluded[..], [Exclusion::BeyondDial { missing_logs: Some(_), .. }]));
+    }
+
+    #[test]
+    fn who_is_not_fenced_keeps_everybody_from_being_chosen() {
+        let fence = Fence { epoch: epoch(1), copy: copy(1), by: FenceEvidence::Sealed };
+        let record = DecisionRecord { fences: vec![fence], ..record() };
+        assert_eq!(explain(&record, &[]).expect("no changes").fences, [fence]);
+        let open = explain(&record, &["m1.fenced=false".to_owned()]).expect("a change");
+        assert_eq!((open.chosen, open.fences[0].by), (None, FenceEvidence::None));
     }
 
     #[test]

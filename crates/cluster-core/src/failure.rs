@@ -83,6 +83,8 @@ pub const fn response(tag: FailureTag) -> Response {
         FailureTag::SlowIo => (Alert, Alert, Alert),
         // A disk that does not answer takes no seed either.
         FailureTag::HungIo => (Failover, Alert, Alert),
+        // The files are good, and a seed would not get there either.
+        FailureTag::DataNetwork => (Failover, Alert, Alert),
     };
     Response { active, passive, lasting }
 }
@@ -110,6 +112,7 @@ mod tests {
             (T::CrashLoop, [A::Failover, A::Quarantine, A::Quarantine]),
             (T::SlowIo, [A::Alert, A::Alert, A::Alert]),
             (T::HungIo, [A::Failover, A::Alert, A::Alert]),
+            (T::DataNetwork, [A::Failover, A::Alert, A::Alert]),
         ];
         assert_eq!(table.len(), FailureTag::ALL.len());
         for (tag, actions) in table {

@@ -61,8 +61,8 @@ pub use command::{
 };
 pub use criteria::{CopyHealth, Fit, IndexFit, MemberFit};
 pub use decision::{
-    ActivationReason, ActivationStep, AgedReply, DECISION_BYTES_MAX, DECISION_FORMAT,
-    DecisionEntry, DecisionRecord, StepTiming,
+    ActivationReason, ActivationStep, AgedReply, Besides, DECISION_BYTES_MAX, DECISION_FORMAT,
+    DecisionEntry, DecisionRecord, Fence, FenceEvidence, RefusedMove, ReseedDecision, StepTiming,
 };
 pub use event::{Event, EventKind, ReseedEvent};
 pub use explain::{Criterion, Explained, Explanation, explain};
@@ -95,5 +95,5 @@ pub use state::{
 };
 pub use suppression::{Suppression, certificates, suppression};
 pub use switchover::{
-    CheckRow, CheckVerdict, CopyReport, MoveCheck, MoveInput, MovePlan, Skip, plan_move,
+    CheckRow, CheckVerdict, CopyReport, MoveCheck, MoveFacts, MoveInput, MovePlan, Skip, plan_move,
 };

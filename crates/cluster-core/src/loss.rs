@@ -156,6 +156,7 @@ pub fn preview(
         actives,
         requested: None,
         avoid: &BTreeSet::new(),
+        data_cut: &BTreeSet::new(),
         weakness: Weakness::None,
     };
     let selection = select(&input);

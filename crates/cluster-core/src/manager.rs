@@ -15,6 +15,7 @@
 
 mod api;
 mod batch;
+mod data_network;
 mod handed_over;
 mod jobs;
 mod operations;
@@ -87,6 +88,8 @@ pub struct Manager {
     certified: BTreeSet<(MemberId, IncarnationId)>,
     jobs: Jobs,
     dismounts: BTreeMap<DatabaseId, Dismounting>,
+    /// Whom members do not reach by data, by their newest reports; nobody who reaches all is here.
+    unreached: BTreeMap<MemberId, BTreeSet<MemberId>>,
     operations: BTreeMap<OperationId, PendingOperation>,
     /// Proposals without an outcome, and the databases that wait for them.
     pending: BTreeMap<u64, Vec<DatabaseId>>,
@@ -107,6 +110,7 @@ impl Manager {
             certified: BTreeSet::new(),
             jobs: Jobs::default(),
             dismounts: BTreeMap::new(),
+            unreached: BTreeMap::new(),
             operations: BTreeMap::new(),
             pending: BTreeMap::new(),
             next_tag: 1,

@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keelson_types::{ActivationPolicy, DatabaseId, DatabaseState, MemberId, MountIntent, SiteName};
+use keelson_types::{
+    ActivationPolicy, Automation, DatabaseId, DatabaseState, MemberId, MountIntent, SiteName,
+};
 
 use crate::state::{ClusterState, CopyConfig, CopyKind, Database};
 
@@ -92,10 +94,11 @@ pub fn allowed_per_site(databases: u32, sites: u32, deviation: u32) -> (u32, u32
     (least.saturating_sub(half), most.saturating_add(half))
 }
 
-/// The moves that spread the open databases.
+/// The moves that spread the open databases. One for which `mover` is switched off stays where it
+/// is, and counts there.
 #[must_use]
-pub fn redistribute(state: &ClusterState, balance: Balance) -> Vec<WantedMove> {
-    let mut places = Places::new(state);
+pub fn redistribute(state: &ClusterState, balance: Balance, mover: Automation) -> Vec<WantedMove> {
+    let mut places = Places::new(state, Some(mover));
     places.by_preference();
     if let Balance::BySite { deviation } = balance {
         places.by_site(deviation);
@@ -111,7 +114,8 @@ pub fn leave(
     state: &ClusterState,
     members: &BTreeSet<MemberId>,
 ) -> (Vec<WantedMove>, Vec<DatabaseId>) {
-    let mut places = Places::new(state);
+    // An operator empties a member: no switch of a database keeps it there.
+    let mut places = Places::new(state, None);
     let (mut moves, mut stuck) = (Vec::new(), Vec::new());
     for database in open(state) {
         let from = places.at.get(&database.id).copied();
@@ -165,15 +169,24 @@ fn may_host(state: &ClusterState, copy: &CopyConfig) -> bool {
 /// Where each open database is to be.
 struct Places<'a> {
     state: &'a ClusterState,
+    mover: Option<Automation>,
     at: BTreeMap<DatabaseId, MemberId>,
     actives: BTreeMap<MemberId, u32>,
 }
 
 impl<'a> Places<'a> {
-    fn new(state: &'a ClusterState) -> Self {
+    fn new(state: &'a ClusterState, mover: Option<Automation>) -> Self {
         let at: BTreeMap<_, _> =
             open(state).filter_map(|d| Some((d.id, d.target_member()?))).collect();
-        Self { state, at, actives: state.active_counts() }
+        Self { state, mover, at, actives: state.active_counts() }
+    }
+
+    /// Databases that may be moved.
+    fn movable(&self) -> impl Iterator<Item = &'a Database> + use<'a> {
+        let mover = self.mover;
+        open(self.state).filter(move |database| {
+            mover.is_none_or(|mover| database.settings.automations.is_on(mover))
+        })
     }
 
     /// Whether a member takes one more.
@@ -192,7 +205,7 @@ impl<'a> Places<'a> {
     }
 
     fn by_preference(&mut self) {
-        for database in open(self.state) {
+        for database in self.movable() {
             let Some(at) = self.at.get(&database.id).copied() else { continue };
             let here = database.copy_on(at).and_then(|copy| database.copies.get(&copy));
             let present = here.map_or(u32::MAX, |copy| copy.preference);
@@ -248,7 +261,7 @@ impl<'a> Places<'a> {
 
     /// The move from one site to another that costs least preference.
     fn cheapest(&self, from: &SiteName, to: &SiteName) -> Option<(DatabaseId, MemberId)> {
-        let there = open(self.state).filter(|database| {
+        let there = self.movable().filter(|database| {
             let at = self.at.get(&database.id);
             at.is_some_and(|at| self.site(*at) == Some(from))
         });
@@ -305,7 +318,7 @@ mod tests {
 
     fn moves(log: &Log, balance: Balance) -> Vec<(u128, u128)> {
         let number = |id: MemberId| u128::from_be_bytes(id.into_bytes());
-        let wanted = redistribute(&log.state, balance);
+        let wanted = redistribute(&log.state, balance, Automation::Redistribution);
         let number_of = |id: DatabaseId| u128::from_be_bytes(id.into_bytes());
         wanted.iter().map(|m| (number_of(m.database), number(m.to))).collect()
     }
@@ -332,6 +345,56 @@ mod tests {
         let blocked = MemberActivation { policy: ActivationPolicy::Blocked, ..Default::default() };
         set(&mut log, 2, blocked);
         assert_eq!(moves(&log, Balance::ByPreference), []);
+    }
+
+    fn switch_off(log: &mut Log, n: u128, automation: Automation) {
+        let id = DatabaseId::from_u128(n);
+        let mut settings = log.state.databases[&id].settings.clone();
+        settings.automations = settings.automations.with(automation, false);
+        log.ok(&Command::SetDatabase { database: id, settings });
+    }
+
+    /// A database with its switch off stays, and takes its place there; the other mover and an
+    /// operator who empties its member do not ask this switch.
+    #[test]
+    fn a_database_that_is_switched_off_stays_where_it_is() {
+        let mut log = log(3, &[(&[1, 2, 3], 3), (&[2, 3, 1], 3)]);
+        switch_off(&mut log, 1, Automation::Redistribution);
+        assert_eq!(moves(&log, Balance::ByPreference), [(2, 2)]);
+        let hourly = |log: &Log| {
+            redistribute(&log.state, Balance::ByPreference, Automation::PreferenceMoves).len()
+        };
+        assert_eq!(hourly(&log), 2);
+        switch_off(&mut log, 2, Automation::PreferenceMoves);
+        assert_eq!(hourly(&log), 1);
+        assert_eq!(moves(&log, Balance::ByPreference), [(2, 2)]);
+        assert_eq!(leave(&log.state, &[member(3)].into()).0.len(), 2);
+    }
+
+    /// A database of an older version has everything on.
+    #[test]
+    fn switches_that_are_not_recorded_are_on() {
+        use keelson_types::Automations;
+        let settings = crate::DatabaseSettings::default();
+        let mut old = serde_json::to_value(&settings).expect("plain values");
+        assert!(old.get("automations").is_none(), "what is on is not written");
+        let found: crate::DatabaseSettings = serde_json::from_value(old.clone()).expect("loads");
+        assert_eq!(found, settings);
+        old["automations"] = serde_json::json!(["play_down"]);
+        let found: crate::DatabaseSettings = serde_json::from_value(old).expect("loads");
+        assert_eq!(found.automations, Automations::default().with(Automation::PlayDown, false));
+    }
+
+    /// F119: what stays counts for its site, and the others make up for it.
+    #[test]
+    fn sites_are_balanced_around_what_stays() {
+        let mut log = log(2, &[(&[1, 2], 1), (&[1, 2], 1)]);
+        log.state.members.get_mut(&member(2)).expect("a member").config.site = site("there");
+        assert_eq!(moves(&log, Balance::BySite { deviation: 0 }), [(1, 2)]);
+        switch_off(&mut log, 1, Automation::Redistribution);
+        assert_eq!(moves(&log, Balance::BySite { deviation: 0 }), [(2, 2)]);
+        switch_off(&mut log, 2, Automation::Redistribution);
+        assert_eq!(moves(&log, Balance::BySite { deviation: 0 }), []);
     }
 
     /// F126: the databases of a site leave it, for the best copy elsewhere and not for each other.
@@ -400,7 +463,7 @@ mod tests {
     #[test]
     fn the_distribution_counts_active_copies_and_preferences() {
         let log = log(2, &[(&[1, 2], 1), (&[2, 1], 1)]);
-        let wanted = redistribute(&log.state, Balance::ByPreference);
+        let wanted = redistribute(&log.state, Balance::ByPreference, Automation::Redistribution);
         let rows = |moves: &[WantedMove]| {
             let rows = distribution(&log.state, moves);
             [member(1), member(2)].map(|id| (rows[&id].active, rows[&id].passive))

@@ -75,6 +75,8 @@ pub enum Exclusion {
     },
     /// The process of the former active is being started again, with all that it acknowledged.
     ProcessExpected,
+    /// The data address of its member is cut off.
+    DataCut,
 }
 
 /// A copy and what speaks against it.
@@ -114,6 +116,8 @@ pub struct SelectionInput<'a> {
     pub requested: Option<CopyId>,
     /// Copies that failed in an earlier attempt; they come last.
     pub avoid: &'a BTreeSet<CopyId>,
+    /// Members whose data address is cut off: their copies count as not reached.
+    pub data_cut: &'a BTreeSet<MemberId>,
     /// Production: none.
     pub weakness: Weakness,
 }
@@ -163,9 +167,12 @@ fn end_key(end: LogEnd, weakness: Weakness) -> LogEnd {
     }
 }
 
-/// Whether the answer is one of a recorded copy whose log is intact since its admission (R4).
+/// Whether the answer is one of a recorded copy whose log is intact since its admission (R4). Log
+/// that nobody can fetch is not reached.
 fn is_reached(picture: &Picture<'_>, reply: &SealReply) -> bool {
-    let recorded = |copy: &CopyInput| copy.copy == reply.copy && copy.member == reply.member;
+    let recorded = |copy: &CopyInput| {
+        copy.copy == reply.copy && copy.member == reply.member && !copy.is(Mark::DataCut)
+    };
     let log_fault = matches!(reply.fault, Some(CopyFault::LogIo(_) | CopyFault::LogDamaged(_)));
     let intact = reply.sealed == picture.epoch && !log_fault && !reply.may_have_lost;
     // H4: a copy under another id, or one that forgot, counts as well.
@@ -248,6 +255,7 @@ fn judge(picture: &Picture<'_>, copy: &CopyInput, empty: bool) -> Candidate {
     let lagged = copy.is(Mark::Lagged) || reply.is_some_and(|reply| !reply.ha);
     let truth = copy.is(Mark::Truth);
     exclude(!picture.alive.contains(&copy.member), Exclusion::NoContact);
+    exclude(copy.is(Mark::DataCut), Exclusion::DataCut);
     exclude(lagged && !truth, Exclusion::Lagged);
     exclude(copy.is(Mark::Leaving), Exclusion::Leaving);
     exclude(copy.is(Mark::Stopped) && !truth, Exclusion::Suspended);
@@ -325,6 +333,9 @@ pub(crate) fn first_rule_after(
     let database = input.database;
     let answers = |id: CopyId| {
         let sane = |r: &SealReply| {
+            if input.data_cut.contains(&r.member) {
+                return false;
+            }
             let fit = r.fault.is_none() && !r.may_have_lost && !holds_given_up(input, r);
             r.sealed == input.epoch && fit && turn.is_none_or(|turn| turn.lets_count(r))
         };

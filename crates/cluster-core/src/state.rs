@@ -16,10 +16,11 @@
 use std::collections::BTreeMap;
 
 use keelson_types::{
-    AccessTokens, ActivationPolicy, Ceiling, ClusterId, ClusterSettings, CommitConstraint,
-    CommitRule, ContentIndexSettings, CopyId, DatabaseId, DatabaseName, DatabaseState, Epoch,
-    FailureTag, IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold, MemberId, MountDial,
-    MountIntent, Networks, OperationId, Position, SeedOrder, StreamId, Suspension,
+    AccessTokens, ActivationPolicy, Automations, Ceiling, ClusterId, ClusterSettings,
+    CommitConstraint, CommitRule, ContentIndexSettings, CopyId, DatabaseId, DatabaseName,
+    DatabaseState, Epoch, FailureTag, IncarnationId, LagSettings, LagSwitch, LogEnd, LogHold,
+    MemberId, MountDial, MountIntent, Networks, OperationId, Position, SeedOrder, StreamId,
+    Suspension,
 };
 use serde::{Deserialize, Serialize};
 
@@ -229,6 +230,9 @@ pub struct DatabaseSettings {
     /// Whether copies that stay failed are seeded by themselves, if the cluster allows it (F128).
     #[serde(default = "on")]
     pub autoreseed: bool,
+    /// What else may be done with it by itself, if the cluster allows it.
+    #[serde(default, skip_serializing_if = "Automations::all_on")]
+    pub automations: Automations,
 }
 
 const fn on() -> bool {
@@ -247,6 +251,7 @@ impl Default for DatabaseSettings {
             guarantee: GuaranteeConstraint::None,
             content_index: ContentIndexSettings::default(),
             autoreseed: true,
+            automations: Automations::default(),
         }
     }
 }

@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_types::{
-    ActivationPolicy, CopyId, CopyStatus, DatabaseState, Epoch, LOG_UNIT_BYTES, LogEnd, MemberId,
-    MountIntent, RefusalReason, Weakness,
+    ActivationPolicy, CopyId, CopyStatus, DatabaseName, DatabaseState, Epoch, LOG_UNIT_BYTES,
+    LogEnd, MemberId, MountIntent, RefusalReason, Weakness,
 };
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,10 @@ use crate::criteria::{COPY_QUEUE_LOGS, CopyHealth, IndexFit, REPLAY_QUEUE_LOGS};
 use crate::order::SealReply;
 use crate::select::{CopyInput, Exclusion, Mark, Picture, describe, rank};
 use crate::state::{ClusterState, Database};
+
+mod facts;
+
+pub use facts::MoveFacts;
 
 /// Which checks an operator leaves out.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -201,6 +205,8 @@ pub struct MovePlan {
     pub checked: Vec<(MemberId, Vec<CheckRow>)>,
     /// Why it is not moved.
     pub refusal: Option<Refusal>,
+    /// What it was decided from.
+    pub facts: Option<Box<MoveFacts>>,
 }
 
 impl MovePlan {
@@ -211,56 +217,49 @@ impl MovePlan {
         let mut rows = chosen.flat_map(|(_, rows)| rows);
         rows.any(|row| row.verdict == CheckVerdict::Overridden)
     }
+
+    /// The same where a warning is as good as a failed check.
+    #[must_use]
+    pub fn without_warnings(mut self, name: &DatabaseName) -> Self {
+        if self.refusal.is_none() && self.has_warning() {
+            let rows = self.checked.iter().flat_map(|(_, rows)| rows);
+            let warned: Vec<_> = rows
+                .filter(|row| row.verdict == CheckVerdict::Overridden)
+                .map(|row| format!("{} is {}", row.check.name(), row.measured))
+                .collect();
+            let what = format!("{name}: {}", warned.join("; "));
+            self.refusal = Some(Refusal::new(RefusalReason::Warning, what));
+            self.to = None;
+        }
+        self
+    }
 }
 
 /// Plans the move of a database to `to`, or to the best of its other copies (F36).
 #[must_use]
 pub fn plan_move(input: &MoveInput<'_>, to: Option<MemberId>) -> MovePlan {
-    let from = input.database.target_member();
-    let mut plan = MovePlan { from, to: None, checked: Vec::new(), refusal: None };
-    let targets = match to {
-        Some(member) => input.database.copy_on(member).into_iter().collect(),
-        None => best_first(input),
-    };
-    if targets.is_empty() {
-        plan.refusal = Some(nowhere(input, to));
-        return plan;
+    let facts = MoveFacts::of(input);
+    let mut plan = facts.plan(to);
+    if let (Some(member), true) = (to, plan.checked.is_empty()) {
+        let holder = input.state.members.get(&member);
+        let holder = holder.map_or("a member", |member| member.config.name.as_str());
+        let message = format!("{holder} holds no copy of {}", facts.name);
+        plan.refusal = Some(Refusal::new(RefusalReason::UnknownCopy, message));
     }
-    for target in targets {
-        let Some(config) = input.database.copies.get(&target) else { continue };
-        let rows = check(input, target, to.is_some());
-        let failed = rows.iter().find(|row| row.verdict == CheckVerdict::Failed).cloned();
-        plan.checked.push((config.member, rows));
-        match failed {
-            None => {
-                plan.to = Some(config.member);
-                plan.refusal = None;
-                return plan;
-            }
-            Some(row) if plan.refusal.is_none() => {
-                plan.refusal = Some(refusal(input, config.member, &row));
-            }
-            Some(_) => {}
-        }
-    }
-    if to.is_none() && plan.checked.len() > 1 {
-        let first = plan.refusal.take().map(|refusal| refusal.message).unwrap_or_default();
-        let message = format!("no copy of {} passes the checks; {first}", input.database.name);
-        plan.refusal = Some(Refusal::new(RefusalReason::NoCandidate, message));
-    }
+    plan.facts = Some(Box::new(facts));
     plan
 }
 
 /// Copies that a move without a target considers, the best first (F18): those that may become
 /// active by themselves, but not where the database is.
-fn best_first(input: &MoveInput<'_>) -> Vec<CopyId> {
-    let copies = inputs(input);
-    let replies: Vec<_> = copies.iter().filter_map(|copy| reply(input, copy)).collect();
+fn best_first(facts: &MoveFacts) -> Vec<&CopyInput> {
+    let copies = &facts.copies;
+    let replies: Vec<_> = copies.iter().filter_map(|copy| reply(facts, copy)).collect();
     let picture = Picture {
         epoch: Epoch::ZERO,
-        copies: &copies,
+        copies,
         replies: &replies,
-        alive: input.alive,
+        alive: &facts.alive,
         requested: None,
         avoid: &BTreeSet::new(),
         weakness: Weakness::None,
@@ -285,11 +284,13 @@ fn best_first(input: &MoveInput<'_>) -> Vec<CopyId> {
         | Exclusion::ReplayedBeyond(_)
         | Exclusion::LacksInstant
         | Exclusion::BeyondDial { .. }
-        | Exclusion::ProcessExpected => false,
+        | Exclusion::ProcessExpected
+        | Exclusion::DataCut => false,
     };
     let ranked = rank(&picture).candidates.into_iter();
-    let elsewhere = ranked.filter(|candidate| Some(candidate.copy) != input.database.target);
-    elsewhere.filter(|c| !c.excluded.iter().any(policy)).map(|c| c.copy).collect()
+    let elsewhere = ranked.filter(|candidate| Some(candidate.member) != facts.from);
+    let fit = elsewhere.filter(|c| !c.excluded.iter().any(policy));
+    fit.filter_map(|c| copies.iter().find(|copy| copy.copy == c.copy)).collect()
 }
 
 fn inputs(input: &MoveInput<'_>) -> Vec<CopyInput> {
@@ -303,8 +304,8 @@ fn inputs(input: &MoveInput<'_>) -> Vec<CopyInput> {
 }
 
 /// A report in the form of an answer to a seal; only the order of candidates is made of it.
-fn reply(input: &MoveInput<'_>, copy: &CopyInput) -> Option<SealReply> {
-    let report = input.reports.get(&copy.copy)?;
+fn reply(facts: &MoveFacts, copy: &CopyInput) -> Option<SealReply> {
+    let report = facts.reports.get(&copy.copy)?;
     Some(SealReply {
         copy: copy.copy,
         member: copy.member,
@@ -319,31 +320,15 @@ fn reply(input: &MoveInput<'_>, copy: &CopyInput) -> Option<SealReply> {
     })
 }
 
-fn nowhere(input: &MoveInput<'_>, to: Option<MemberId>) -> Refusal {
-    let name = &input.database.name;
-    match to {
-        Some(member) => {
-            let message = format!("{} holds no copy of {name}", name_of(input, member));
-            Refusal::new(RefusalReason::UnknownCopy, message)
-        }
-        None => {
-            let message = format!("{name} has no other copy that may become active by itself");
-            Refusal::new(RefusalReason::NoCandidate, message)
-        }
-    }
-}
-
-fn name_of(input: &MoveInput<'_>, member: MemberId) -> String {
-    let member = input.state.members.get(&member);
-    member.map_or_else(|| "a member".to_owned(), |member| member.config.name.to_string())
+fn nowhere(facts: &MoveFacts) -> Refusal {
+    let message = format!("{} has no other copy that may become active by itself", facts.name);
+    Refusal::new(RefusalReason::NoCandidate, message)
 }
 
 /// Why a failed check keeps a database where it is.
-fn refusal(input: &MoveInput<'_>, member: MemberId, row: &CheckRow) -> Refusal {
+fn refusal(facts: &MoveFacts, copy: &CopyInput, row: &CheckRow) -> Refusal {
     let reason = match row.check {
-        MoveCheck::Database if input.database.intent == MountIntent::Dismounted => {
-            RefusalReason::Dismounted
-        }
+        MoveCheck::Database if facts.intent == MountIntent::Dismounted => RefusalReason::Dismounted,
         MoveCheck::Database => RefusalReason::Activating,
         MoveCheck::Copy
         | MoveCheck::Lease
@@ -359,8 +344,8 @@ fn refusal(input: &MoveInput<'_>, member: MemberId, row: &CheckRow) -> Refusal {
     let skip = row.skip.map(|skip| format!("; --{} leaves this check out", skip.flag()));
     let message = format!(
         "{}@{}: {} is {}, and {} passes{}",
-        input.database.name,
-        name_of(input, member),
+        facts.name,
+        copy.name,
         row.check.name(),
         row.measured,
         row.threshold,
@@ -370,32 +355,26 @@ fn refusal(input: &MoveInput<'_>, member: MemberId, row: &CheckRow) -> Refusal {
 }
 
 /// The checks of one copy. `named` says that the operator named it.
-fn check(input: &MoveInput<'_>, target: CopyId, named: bool) -> Vec<CheckRow> {
-    let mut rows = Rows { skip: input.skip, rows: Vec::new() };
-    let Some(copy) = inputs(input).into_iter().find(|copy| copy.copy == target) else {
-        return rows.rows;
-    };
-    let report = input.reports.get(&target);
-    let at_rest = input.database.intent == MountIntent::Mounted
-        && input.database.state == DatabaseState::Established;
-    let state = match input.database.intent {
-        MountIntent::Dismounted => "dismounted".to_owned(),
-        MountIntent::Mounted => match input.database.state {
-            DatabaseState::New => "new".to_owned(),
-            DatabaseState::Sealing => "sealing".to_owned(),
-            DatabaseState::Activating => "activating".to_owned(),
-            DatabaseState::Established => "established".to_owned(),
-        },
+fn check(facts: &MoveFacts, copy: &CopyInput, named: bool) -> Vec<CheckRow> {
+    let mut rows = Rows { skip: &facts.skip, rows: Vec::new() };
+    let report = facts.reports.get(&copy.copy);
+    let at_rest = facts.intent == MountIntent::Mounted && facts.state == DatabaseState::Established;
+    let state = match (facts.intent, facts.state) {
+        (MountIntent::Dismounted, _) => "dismounted",
+        (MountIntent::Mounted, DatabaseState::New) => "new",
+        (MountIntent::Mounted, DatabaseState::Sealing) => "sealing",
+        (MountIntent::Mounted, DatabaseState::Activating) => "activating",
+        (MountIntent::Mounted, DatabaseState::Established) => "established",
     };
     rows.hard(MoveCheck::Database, at_rest, state, "established");
     let unfit = [Mark::Lagged, Mark::Leaving, Mark::Stopped];
     let unfit: Vec<_> = unfit.into_iter().filter(|mark| copy.is(*mark)).map(Mark::name).collect();
     let may = if unfit.is_empty() { "an HA copy".to_owned() } else { unfit.join(", ") };
     rows.hard(MoveCheck::Copy, unfit.is_empty(), may, "an HA copy that replicates");
-    let alive = input.alive.contains(&copy.member);
+    let alive = facts.alive.contains(&copy.member);
     rows.hard(MoveCheck::Lease, alive, if alive { "held" } else { "none" }, "held");
     rows.health(report);
-    let feeds = feeds_seed(input);
+    let feeds = facts.feeds_seed;
     let seed = if feeds { "yes" } else { "no" };
     rows.add(MoveCheck::ActiveFeedsSeed, !feeds, seed, "no", Some(Skip::ActiveCopy));
     rows.lag(report);
@@ -403,14 +382,14 @@ fn check(input: &MoveInput<'_>, target: CopyId, named: bool) -> Vec<CheckRow> {
     let fit = index.is_some_and(|health| health.index() == IndexFit::Healthy);
     let shown = index.map_or_else(|| "unknown".into(), |h| h.content_index.to_string());
     rows.add(MoveCheck::ContentIndex, fit, shown, "Healthy", Some(Skip::ClientExperience));
-    policy_row(input, &copy, named, &mut rows);
+    policy_row(facts, copy, named, &mut rows);
     let (room, preferred) = copy.room();
     let below = |max: Option<u32>| max.map_or_else(|| "no limit".into(), |m| format!("below {m}"));
     rows.hard(MoveCheck::MaxActive, room, copy.actives, &below(copy.max_active));
     let most = below(copy.max_active_preferred);
     let skip = Some(Skip::MaxActive);
     rows.add(MoveCheck::MaxActivePreferred, preferred, copy.actives, &most, skip);
-    let (moves, max) = input.moves;
+    let (moves, max) = facts.moves;
     let most = format!("below {max}");
     let skip = Some(Skip::MoveSuppression);
     rows.add(MoveCheck::MoveSuppression, moves < max, moves, &most, skip);
@@ -430,9 +409,9 @@ fn feeds_seed(input: &MoveInput<'_>) -> bool {
 
 /// Policies, blocks and maintenance: they speak against a move that goes there by itself, and warn
 /// whoever names the copy (F25).
-fn policy_row(input: &MoveInput<'_>, copy: &CopyInput, named: bool, rows: &mut Rows<'_>) {
-    let site = |id: MemberId| input.state.members.get(&id).map(|member| &member.config.site);
-    let here = input.database.target_member().and_then(site) == Some(&copy.site);
+fn policy_row(facts: &MoveFacts, copy: &CopyInput, named: bool, rows: &mut Rows<'_>) {
+    let active = facts.copies.iter().find(|one| Some(one.member) == facts.from);
+    let here = active.is_some_and(|active| active.site == copy.site);
     let marks = [Mark::Blocked, Mark::Maintenance, Mark::MoveAway];
     let against = marks.into_iter().filter(|mark| copy.is(*mark));
     let mut against: Vec<_> = against.map(|mark| mark.name().to_owned()).collect();

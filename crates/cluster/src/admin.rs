@@ -21,6 +21,7 @@ mod moves;
 mod networks;
 mod records;
 mod redistribution;
+mod refused_moves;
 mod rehearsals;
 mod reseeds;
 mod scrubs;

@@ -337,6 +337,7 @@ fn assignment(database: &Database, this_copy: CopyId, bounded: bool) -> Database
         suspension: own.map(|config| json(&config.suspension)).unwrap_or_default(),
         holds: json(&database.holds),
         content_index: json(&database.settings.content_index),
+        automations: json(&database.settings.automations),
         lag_disabled: own.and_then(|config| config.lag_switch.disabled().map(str::to_owned)),
         play_down_max_delay_seconds: lag.play_down_max_delay().as_secs(),
         discards: database.receipts.iter().map(discarded).collect(),

@@ -4,6 +4,7 @@
 //! and lives are taken from the member they concern. Before this member is in a cluster it answers
 //! `Identify` and `Join` only. Who is none of the cluster does not come here (`membership`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use keelson_cluster_core::{Command, Grant};
@@ -25,7 +26,7 @@ use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
 use crate::context::Context;
-use crate::manager_task::LeaderInput;
+use crate::manager_task::{LeaderInput, Troubles};
 use crate::propose::{lease_refusal, member_may_propose};
 use crate::storage::{Origin, StorageFault};
 
@@ -143,8 +144,11 @@ impl Context {
         let incarnation = ids::incarnation(&request.incarnation)?;
         let wedged = request.wedged.iter().map(|id| ids::database(id));
         let wedged = wedged.collect::<Result<Vec<_>, _>>()?;
+        let unreached = request.unreached.iter().map(|id| ids::member(id));
+        let unreached = unreached.collect::<Result<BTreeSet<_>, _>>()?;
         let (reply, granted) = oneshot::channel();
-        let input = LeaderInput::Renew { member, incarnation, wedged, reply };
+        let troubles = Troubles { wedged, unreached };
+        let input = LeaderInput::Renew { member, incarnation, troubles, reply };
         self.ask_leader_task(input).await?;
         let granted = granted.await.map_err(|_| self.not_leader())?;
         let term = self.raft.server_metrics().borrow().vote.leader_id.term;

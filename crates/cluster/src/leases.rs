@@ -18,7 +18,8 @@ use keelson_cluster_core::{Command, Grant};
 use keelson_net::Lane;
 use keelson_types::{IncarnationId, Tick};
 use keelson_wire::v1::{
-    ProgressProbe, RenewLeaseRequest, RenewLeaseResponse, control_to_data, data_to_control,
+    ProgressProbe, ProgressReport, RenewLeaseRequest, RenewLeaseResponse, control_to_data,
+    data_to_control,
 };
 use keelson_wire::{Refusal, ids};
 use tokio::sync::mpsc;
@@ -49,8 +50,7 @@ pub(crate) struct Progress(Mutex<Option<Answered>>);
 struct Answered {
     incarnation: IncarnationId,
     sent: Tick,
-    /// Databases whose log hangs on its disk (F13).
-    wedged: Vec<bytes::Bytes>,
+    said: ProgressReport,
 }
 
 impl Progress {
@@ -64,11 +64,11 @@ impl Progress {
         incarnation: IncarnationId,
         now: Tick,
         longest: Duration,
-    ) -> Option<Vec<bytes::Bytes>> {
+    ) -> Option<ProgressReport> {
         let noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let recent =
-            |said: &&Answered| said.incarnation == incarnation && now.since(said.sent) <= longest;
-        noted.as_ref().filter(recent).map(|said| said.wedged.clone())
+            |it: &&Answered| it.incarnation == incarnation && now.since(it.sent) <= longest;
+        noted.as_ref().filter(recent).map(|answered| answered.said.clone())
     }
 }
 
@@ -86,11 +86,11 @@ pub(crate) async fn probe(context: Arc<Context>, progress: Arc<Progress>) {
         let message = control_to_data::Message::Probe(ProgressProbe {});
         match context.link.request(message, context.timings.progress_max).await {
             Ok(answer) => {
-                let wedged = match answer {
-                    data_to_control::Message::Progress(report) => report.wedged,
-                    _ => Vec::new(),
+                let said = match answer {
+                    data_to_control::Message::Progress(report) => report,
+                    _ => ProgressReport::default(),
                 };
-                progress.note(Answered { incarnation, sent, wedged });
+                progress.note(Answered { incarnation, sent, said });
             }
             Err(error) => tracing::debug!(%error, "no sign of progress"),
         }
@@ -190,7 +190,7 @@ impl Renewer {
         };
         let now = clock::now();
         let longest = self.context.timings.progress_max;
-        let Some(wedged) = self.progress.recent(incarnation, now, longest) else {
+        let Some(said) = self.progress.recent(incarnation, now, longest) else {
             return self.hindered("the data process makes no progress");
         };
         if !self.is_recorded(incarnation) {
@@ -204,7 +204,8 @@ impl Renewer {
         let request = RenewLeaseRequest {
             member: ids::bytes(self.context.identity.member),
             incarnation: ids::bytes(incarnation),
-            wedged,
+            wedged: said.wedged,
+            unreached: said.unreached,
         };
         let (context, answers) = (self.context.clone(), self.answers.0.clone());
         self.context.spawn(async move {

@@ -9,7 +9,7 @@
 
 mod actions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use keelson_cluster_core::{
@@ -26,6 +26,15 @@ use crate::raft_types::Vote;
 /// Inputs that may wait; renewals of a hundred members and answers of a storm of failovers.
 pub(crate) const INBOX: usize = 4096;
 
+/// What a data process says of itself with each renewal (F13).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Troubles {
+    /// Its databases that make no progress.
+    pub(crate) wedged: Vec<DatabaseId>,
+    /// Members whose data process does not answer it.
+    pub(crate) unreached: BTreeSet<MemberId>,
+}
+
 /// What the leader's task is told.
 #[derive(Debug)]
 pub(crate) enum LeaderInput {
@@ -35,8 +44,8 @@ pub(crate) enum LeaderInput {
         member: MemberId,
         /// The life that asks.
         incarnation: IncarnationId,
-        /// Its databases that make no progress.
-        wedged: Vec<DatabaseId>,
+        /// What its data process says of itself.
+        troubles: Troubles,
         /// The answer.
         reply: oneshot::Sender<Result<Grant, LeaseRefusal>>,
     },
@@ -82,6 +91,8 @@ pub(crate) struct LeaderTask {
     leadership: Option<Leadership>,
     /// Lives granted a lease in this leadership, and told to the manager.
     alive: BTreeMap<MemberId, IncarnationId>,
+    /// Members whose last renewal named others that they do not reach.
+    blaming: BTreeSet<MemberId>,
     wake: Option<Tick>,
     executor: actions::Executor,
 }
@@ -96,7 +107,8 @@ impl LeaderTask {
         let table = LeaseTable::new(context.timings.lease, Weakness::None);
         let executor = actions::Executor::new(context.clone());
         let (leadership, alive, wake) = (None, BTreeMap::new(), None);
-        Self { context, quorum, inputs, manager, table, leadership, alive, wake, executor }
+        let blaming = BTreeSet::new();
+        Self { context, quorum, inputs, manager, table, leadership, alive, blaming, wake, executor }
     }
 
     /// Runs until the control plane stops.
@@ -161,6 +173,7 @@ impl LeaderTask {
             tracing::info!("this member no longer leads the cluster");
             self.table.lost_leadership();
             self.alive.clear();
+            self.blaming.clear();
             self.step(ManagerEvent::LostLeadership);
             self.wake = None;
         }
@@ -189,13 +202,13 @@ impl LeaderTask {
 
     fn take(&mut self, input: LeaderInput) {
         match input {
-            LeaderInput::Renew { member, incarnation, wedged, reply } => {
+            LeaderInput::Renew { member, incarnation, troubles, reply } => {
                 let granted = self.renew(member, incarnation);
                 let told = granted.is_ok();
                 // The asker may have given up; the lease is then simply not used.
                 let _ = reply.send(granted);
                 if told {
-                    self.renewed(member, incarnation, &wedged);
+                    self.renewed(member, incarnation, troubles);
                 }
             }
             LeaderInput::MayStart { member, incarnation, reply } => {
@@ -228,9 +241,16 @@ impl LeaderTask {
         })
     }
 
-    fn renewed(&mut self, member: MemberId, incarnation: IncarnationId, wedged: &[DatabaseId]) {
+    fn renewed(&mut self, member: MemberId, incarnation: IncarnationId, troubles: Troubles) {
         if self.alive.insert(member, incarnation) != Some(incarnation) {
             self.step(ManagerEvent::MemberAlive { member, incarnation });
+        }
+        let Troubles { wedged, unreached: members } = troubles;
+        let silent = !members.is_empty();
+        // Told for as long as it lasts, and once when it is over.
+        if silent || self.blaming.contains(&member) {
+            let _ = if silent { self.blaming.insert(member) } else { self.blaming.remove(&member) };
+            self.step(ManagerEvent::Unreached { member, members });
         }
         if wedged.is_empty() {
             return;

@@ -21,8 +21,8 @@ use std::time::Duration;
 
 pub use forecast::{CutCandidate, Forecast, SPACE_SAMPLES_MAX, SpaceHistory, SpaceSample};
 use keelson_types::{
-    ClusterSettings, CopyId, HoldKind, LOG_UNIT_BYTES, LogHold, LogSizes, MemberId, OperationId,
-    Position, Setting,
+    Automation, Automations, ClusterSettings, CopyId, HoldKind, LOG_UNIT_BYTES, LogHold, LogSizes,
+    MemberId, OperationId, Position, Setting,
 };
 
 use crate::room::RESERVE_BYTES;
@@ -59,6 +59,15 @@ impl From<&ClusterSettings> for ExpandedSettings {
 }
 
 impl ExpandedSettings {
+    /// The same for one database, which may have it off.
+    #[must_use]
+    pub fn of_database(self, automations: &Automations) -> Self {
+        match automations.is_on(Automation::ExpandedTruncation) {
+            true => self,
+            false => Self { min_copies_to_protect: 0, ..self },
+        }
+    }
+
     /// Whether this much free space is below the floor; never while the feature is off.
     #[must_use]
     pub const fn is_short(&self, free_bytes: u64) -> bool {

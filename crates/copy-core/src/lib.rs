@@ -26,6 +26,7 @@ mod outcome;
 mod passive;
 pub mod paths;
 pub mod range_fetch;
+pub mod reach_watch;
 pub mod rehearsal;
 pub mod room;
 mod rule_change;

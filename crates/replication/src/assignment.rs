@@ -91,6 +91,7 @@ impl Assignment {
                 lag_switch,
                 holds: json(&message.holds, "holds")?,
                 content_index: json(&message.content_index, "content_index")?,
+                automations: json(&message.automations, "automations")?,
                 seeds_catalog,
                 circular_logging: message.circular_logging,
                 backed_up: message.backed_up_to.map(Into::into),

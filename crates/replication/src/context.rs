@@ -27,6 +27,7 @@ use crate::message::SourceSender;
 use crate::meters::Meters;
 use crate::open::Places;
 use crate::pool::Pool;
+use crate::reach::Reach;
 use crate::repair::donating::Donations;
 use crate::room::Room;
 use crate::scrub::Scrubbing;
@@ -90,6 +91,8 @@ pub(crate) struct PlaneContext {
     pub(crate) tokens: TokenBook,
     /// How log goes to the others, for status pages.
     pub(crate) log_paths: LogPaths,
+    /// Whose data process answers.
+    pub(crate) reach: Reach,
     /// Who indexes what.
     pub(crate) catalogs: Catalogs,
     /// Answers that are read ahead of clients.
@@ -169,6 +172,7 @@ impl PlaneContext {
             networks: RwLock::default(),
             tokens: TokenBook::default(),
             log_paths: LogPaths::default(),
+            reach: Reach::default(),
             reports: parts.reports,
             boot: boot_id(),
             settings: watch::Sender::new(ClusterSettings::default()),
@@ -184,6 +188,14 @@ impl PlaneContext {
     pub(crate) fn member(&self, member: MemberId) -> Option<Peer> {
         let members = self.members.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         members.get(&member).cloned()
+    }
+
+    /// The other members that hold data.
+    pub(crate) fn other_holders(&self) -> Vec<(MemberId, Peer)> {
+        let members = self.members.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let others = members.iter().filter(|(id, _)| **id != self.member);
+        let holders = others.filter(|(_, peer)| !peer.data_address.is_empty());
+        holders.map(|(id, peer)| (*id, peer.clone())).collect()
     }
 
     /// The name of a member, or its id if it does not belong to the cluster.

@@ -47,6 +47,12 @@ pub(crate) async fn answer(
         lease_left_millis: u64::try_from(lease_left.as_millis()).unwrap_or(u64::MAX),
         open_files: usage.open_files,
         log_paths: context.log_paths.facts(|member| context.name_of(member)),
+        unreached: context
+            .reach
+            .unreached(&context)
+            .into_iter()
+            .map(|member| context.name_of(member))
+            .collect(),
         timings: context.meters.timings(),
         log_written_bytes: context.meters.log_written_bytes(),
         ..v1::MemberFactsResponse::default()

@@ -33,6 +33,7 @@ mod overlay;
 mod owner;
 mod plane;
 mod pool;
+mod reach;
 mod rebuild;
 mod rehearse;
 mod repair;

@@ -14,8 +14,9 @@ use keelson_env::KvStore;
 use keelson_format::{Chunk, CursorState};
 use keelson_log::{LogError, LogReader};
 use keelson_types::{
-    ContentIndexSettings, CopyFault, CopyId, Epoch, EpochTable, Generation, LagSettings, LagSwitch,
-    LogEnd, LogHold, LogId, MemberId, MountIntent, Position, Queue, StreamId, Watermarks,
+    Automations, ContentIndexSettings, CopyFault, CopyId, Epoch, EpochTable, Generation,
+    LagSettings, LagSwitch, LogEnd, LogHold, LogId, MemberId, MountIntent, Position, Queue,
+    StreamId, Watermarks,
 };
 use keelson_wire::{Refusal, v1};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -109,6 +110,8 @@ pub(crate) struct Assigned {
     pub(crate) content_index: ContentIndexSettings,
     /// A seed fetches the content index of this copy.
     pub(crate) seeds_catalog: bool,
+    /// What may be done with the database by itself.
+    pub(crate) automations: Automations,
     /// The other copies, as truncation sees them.
     pub(crate) others: Vec<OtherFacts>,
 }

@@ -33,6 +33,7 @@ use crate::io_watch;
 use crate::open::{Identity, Places};
 use crate::orders;
 use crate::owner::MAILBOX;
+use crate::reach;
 use crate::scrub;
 use crate::seed::Targets;
 use crate::sessions;
@@ -115,6 +116,7 @@ impl DataPlane {
         let registry = Arc::new(Registry::default());
         tokio::spawn(space::watch(context.clone(), registry.clone()));
         tokio::spawn(io_watch::run(context.clone(), registry.clone()));
+        tokio::spawn(reach::run(context.clone()));
         let (down, link_down) = watch::channel(false);
         let (stop, stop_wanted) = watch::channel(false);
         tokio::spawn(send_reports(sender, outgoing));
@@ -253,7 +255,9 @@ impl Follower {
             }
             Some(M::Probe(_)) => {
                 let wedged = io_watch::hanging(&registry).into_iter().map(ids::bytes).collect();
-                let progress = v1::ProgressReport { wedged };
+                let unreached = context.reach.unreached(&context);
+                let unreached = unreached.into_iter().map(ids::bytes).collect();
+                let progress = v1::ProgressReport { wedged, unreached };
                 context.report(request, v1::data_to_control::Message::Progress(progress));
             }
             Some(M::Stop(_)) => drop(self.stop.send(true)),

@@ -145,6 +145,14 @@ impl v1::replication_server::Replication for ReplicationService {
         Ok(Response::new(v1::PlaceMarkerResponse { marker, end: Some(written.end.into()) }))
     }
 
+    async fn reach(
+        &self,
+        request: Request<v1::ReachRequest>,
+    ) -> Result<Response<v1::ReachResponse>, Status> {
+        require_member(&request)?;
+        Ok(Response::new(v1::ReachResponse {}))
+    }
+
     async fn open_seed(
         &self,
         request: Request<v1::OpenSeedRequest>,

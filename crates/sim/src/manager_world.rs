@@ -148,6 +148,8 @@ pub struct ManagerWorld {
     machines: Vec<Machine>,
     /// Directed links that are cut.
     cut: BTreeSet<(usize, usize)>,
+    /// Members whose data address is cut off while their control process answers, and since when.
+    data_cut: BTreeMap<usize, u64>,
     arrivals: BTreeMap<(usize, usize), u64>,
     consensus: Consensus,
     /// The state behind the last entry, as an omniscient observer has it.
@@ -241,6 +243,18 @@ impl ManagerWorld {
 
     fn both_ways(&self, a: usize, b: usize) -> bool {
         self.linked(a, b) && self.linked(b, a)
+    }
+
+    /// Whether data processes reach each other.
+    fn by_data(&self, a: usize, b: usize) -> bool {
+        a == b || !(self.data_cut.contains_key(&a) || self.data_cut.contains_key(&b))
+    }
+
+    /// Sends log, or the answer to it.
+    fn send_data(&mut self, (from, to): (usize, usize), happening: Happening) {
+        if self.by_data(from, to) {
+            self.send((from, to), happening);
+        }
     }
 
     /// Sends over one direction of the network, in order.

@@ -42,7 +42,8 @@ pub struct DecisionLine {
     pub reason: String,
     /// Member of the chosen copy, or a dash.
     pub chosen: String,
-    /// closed, with loss, lossless, possible loss.
+    /// closed, with loss, lossless, possible loss; refused, blocked or reseed if nothing was to be
+    /// activated.
     pub verdict: &'static str,
     /// What speaks against the others.
     pub why: String,
@@ -113,6 +114,12 @@ fn reason(names: &Names, reason: &Value, holder: impl Fn(&Value) -> String) -> S
 
 /// Whether anything could be lost; nothing can while no copy is activated.
 fn verdict(record: &Value) -> &'static str {
+    if record["besides"]["refused_move"].is_object() {
+        return "refused";
+    }
+    if let Some(decision) = record["besides"].get("reseed") {
+        return if decision["verdict"].get("blocked").is_some() { "blocked" } else { "reseed" };
+    }
     match (&record["chosen"], record["verdict"].as_str()) {
         (Value::Null, _) => "closed",
         _ if record["loss"].is_object() => "with loss",
@@ -123,6 +130,9 @@ fn verdict(record: &Value) -> &'static str {
 
 /// What was said by whoever asked, what speaks against the lossless proof, and against each copy.
 fn why(names: &Names, record: &Value, holder: impl Fn(&Value) -> String) -> String {
+    if let Some(words) = besides(record) {
+        return words;
+    }
     let mut parts = Vec::new();
     let operation = record["operation"].as_str();
     if let Some(comment) = operation.and_then(|id| names.comments.get(id)) {
@@ -144,6 +154,22 @@ fn why(names: &Names, record: &Value, holder: impl Fn(&Value) -> String) -> Stri
         parts.push(format!("first of {candidates} by log end and preference"));
     }
     parts.join("; ")
+}
+
+/// What was decided if it was no activation.
+fn besides(record: &Value) -> Option<String> {
+    let besides = &record["besides"];
+    if let Some(message) = besides["refused_move"]["refusal"]["message"].as_str() {
+        return Some(message.to_owned());
+    }
+    let verdict = besides["reseed"].get("verdict")?;
+    let member = besides["reseed"]["facts"]["member"].as_str().unwrap_or_default();
+    let (name, details) = variant(verdict);
+    let (act, _) = variant(details);
+    Some(match details.as_str() {
+        Some(why) if name == "blocked" => format!("{member}: {why}"),
+        _ => format!("{member}: {act}"),
+    })
 }
 
 #[cfg(test)]
@@ -223,5 +249,20 @@ mod tests {
     fn a_record_of_another_version_is_still_listed() {
         let line = line(&Names::default(), &Value::String("?".into()));
         assert_eq!((line.index, line.verdict), (0, "closed"));
+    }
+
+    #[test]
+    fn what_activates_nothing_says_what_it_was() {
+        let refusal = json!({ "message": "copy_queue is 12 logs" });
+        let refused = json!({ "refused_move": { "refusal": refusal } });
+        let entry = |besides| json!({ "record": { "chosen": null, "besides": besides } });
+        let shown = line(&names(), &entry(refused));
+        assert_eq!((shown.verdict, &shown.why[..]), ("refused", "copy_queue is 12 logs"));
+        let reseed =
+            |verdict| json!({ "reseed": { "verdict": verdict, "facts": { "member": "m3" } } });
+        let acts = line(&names(), &entry(reseed(json!({ "act": "resume" }))));
+        assert_eq!((acts.verdict, &acts.why[..]), ("reseed", "m3: resume"));
+        let blocked = line(&names(), &entry(reseed(json!({ "blocked": "it is off" }))));
+        assert_eq!((blocked.verdict, &blocked.why[..]), ("blocked", "m3: it is off"));
     }
 }

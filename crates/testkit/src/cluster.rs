@@ -30,6 +30,8 @@ pub struct ClusterOptions {
     pub settings: String,
     /// Members reach each other through a [`Network`] that the test can cut.
     pub network: bool,
+    /// Only data addresses lie behind that network; control addresses are always reached.
+    pub data_only: bool,
     /// Members have addresses in 127.1.0.0/16 besides, which the test can cut alone.
     pub replication: bool,
     /// Variables in the environment of every member.
@@ -51,6 +53,7 @@ impl Default for ClusterOptions {
             data_dirs: Vec::new(),
             settings: String::new(),
             network: false,
+            data_only: false,
             replication: false,
             environment: Vec::new(),
             console: false,
@@ -414,7 +417,10 @@ async fn write_member(
     let (reached_control, reached_data) = match network {
         None => (control.clone(), data.clone()),
         Some(network) => {
-            let control = network.forward(name, "127.0.0.1", &control).await?;
+            let control = match options.data_only {
+                true => control.clone(),
+                false => network.forward(name, "127.0.0.1", &control).await?,
+            };
             (control, network.forward(name, "127.0.0.1", &data).await?)
         }
     };

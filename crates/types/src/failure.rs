@@ -66,6 +66,8 @@ tags! {
     SlowIo = "slow_io";
     /// Its log makes no progress for longer than `hung_io_after`.
     HungIo = "hung_io";
+    /// No other copy's member reaches the data process of its member, and the other way round.
+    DataNetwork = "data_network";
 }
 
 impl fmt::Display for FailureTag {

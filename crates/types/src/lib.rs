@@ -8,6 +8,7 @@
 
 mod access_token;
 mod activation_policy;
+mod automation;
 mod commit_rule;
 mod content_index;
 mod discard;
@@ -41,6 +42,7 @@ pub use access_token::{
     TokenDigest, TokenRole, token_name,
 };
 pub use activation_policy::ActivationPolicy;
+pub use automation::{Automation, Automations};
 pub use commit_rule::{CommitConstraint, CommitRule, Participant};
 pub use content_index::{
     CONTENT_INDEX_FIELD_BYTES_MAX, CONTENT_INDEX_FIELDS_MAX, ContentIndexSettings,

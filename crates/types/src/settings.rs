@@ -167,6 +167,10 @@ settings! {
     /// The log of an active copy makes no progress for so long: the database is moved (F13).
     HungIoAfter = "hung_io_after", Millis(0, DAY), Some(30 * SECOND),
         "an active copy whose log write or sync takes longer is left for another one; 0: never";
+    /// The data address of an active's member is cut off for so long: the database is moved (F13).
+    DataNetworkAfter = "data_network_after", Millis(0, DAY), Some(3 * SECOND),
+        "a member whose data process reaches no other one, and is reached by none, for longer is \
+         left by its databases as far as nothing can be lost; 0: never";
     /// Whether copies that stay failed are resumed and seeded by themselves (F128).
     Autoreseed = "autoreseed", Switch(0, 1), Some(1),
         "copies that stay failed are resumed, then seeded in place, by themselves";

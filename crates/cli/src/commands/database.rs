@@ -120,9 +120,29 @@ pub(crate) struct Settings {
     /// Whether copies that stay failed are seeded by themselves; true for new databases
     #[arg(long, value_name = "BOOL")]
     autoreseed: Option<bool>,
+    #[command(flatten)]
+    automations: Automations,
     /// Index these fields of JSON values and mail only; "" for all
     #[arg(long, value_name = "FIELD", value_delimiter = ',')]
     content_index_fields: Option<Vec<String>>,
+}
+
+// What may be done with the database by itself, as far as the cluster's settings allow it; all true
+// for new databases. (A doc comment would become that of the whole command.)
+#[derive(Args, Debug)]
+struct Automations {
+    /// Whether lags of its copies are played down by themselves
+    #[arg(long, value_name = "BOOL")]
+    play_down: Option<bool>,
+    /// Whether its log goes although a copy needs it when a volume runs short
+    #[arg(long, value_name = "BOOL")]
+    expanded_truncation: Option<bool>,
+    /// Whether it goes back to the copy that it prefers from time to time
+    #[arg(long, value_name = "BOOL")]
+    preference_moves: Option<bool>,
+    /// Whether keelson redistribute moves it
+    #[arg(long, value_name = "BOOL")]
+    redistribution: Option<bool>,
 }
 
 fn duration_or_never(text: &str) -> Result<u64, String> {
@@ -163,6 +183,10 @@ impl Settings {
             guarantee_constraint: self.guarantee_constraint.clone(),
             content_index: self.content_index,
             autoreseed: self.autoreseed,
+            play_down: self.automations.play_down,
+            expanded_truncation: self.automations.expanded_truncation,
+            preference_moves: self.automations.preference_moves,
+            redistribution: self.automations.redistribution,
             content_index_fields: self.content_index_fields.clone().map(|mut names| {
                 names.retain(|name| !name.is_empty());
                 ContentIndexFields { names }
@@ -398,6 +422,7 @@ fn show(global: &Global, info: &DatabaseInfo, active: &CopyFacts) {
         ("guarantee constraint", info.guarantee_constraint.clone()),
         ("content index", content_index(info)),
         ("autoreseed", info.autoreseed.to_string()),
+        ("automations off", info.automations_off.join(", ")),
         ("log on the active", text::size(active.log_bytes)),
         ("log held by", held.collect::<Vec<_>>().join("; ")),
         ("free for log", text::size(active.log_free_bytes)),
@@ -483,6 +508,7 @@ fn data(info: &DatabaseInfo, active: &CopyFacts) -> Value {
         "content_index": info.content_index,
         "content_index_fields": info.content_index_fields,
         "autoreseed": info.autoreseed,
+        "automations_off": info.automations_off,
         "log_bytes": active.log_bytes,
         "log_held_by": super::copy::held_by(active),
         "log_free_bytes": active.log_free_bytes,

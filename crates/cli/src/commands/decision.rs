@@ -34,8 +34,8 @@ pub(crate) enum Command {
     Explain {
         /// Number of the record, from decision list
         id: u64,
-        /// Decide with inputs changed (--what-if m2.alive=false): MEMBER.KEY=VALUE or
-        /// requested=MEMBER
+        /// Decide with inputs changed (--what-if m2.alive=false): MEMBER.KEY=VALUE,
+        /// requested=MEMBER or mount_dial=DIAL
         #[arg(value_name = "KEY=VALUE")]
         changes: Vec<String>,
     },

@@ -11,7 +11,9 @@ use super::{Applied, refuse};
 use crate::command::{
     ActivateItem, ActivatedTarget, AllocateItem, AllocatedEpoch, Answer, Refusal,
 };
-use crate::decision::{ActivationReason, ActivationStep, DecisionEntry, StepTiming};
+use crate::decision::{
+    ActivationReason, ActivationStep, DecisionEntry, DecisionRecord, StepTiming,
+};
 use crate::event::EventKind;
 use crate::loss::LossReceipt;
 use crate::point_in_time::TurnedBack;
@@ -232,7 +234,10 @@ impl ClusterState {
         let bound = history.map_or(self.clock_unix_ms, |row| row.bound_unix_ms);
         let opening = self.clock_unix_ms.saturating_sub(bound);
         let mut records = self.decisions.iter_mut().rev().map(|entry| &mut entry.record);
-        if let Some(found) = records.find(|record| record.database == id && record.epoch == epoch) {
+        let of_it = |record: &&mut DecisionRecord| {
+            record.database == id && record.epoch == epoch && record.is_activation()
+        };
+        if let Some(found) = records.find(of_it) {
             let decided = found.steps.last().map_or(0, |timing| timing.at_ms);
             let (step, at_ms) = (ActivationStep::Established, decided + opening);
             found.steps.push(StepTiming { step, at_ms });

@@ -35,6 +35,7 @@ pub(crate) fn decision(database: DatabaseId, epoch: Epoch) -> DecisionRecord {
         at: None,
         replies: Vec::new(),
         alive: Vec::new(),
+        fences: Vec::new(),
         reached: Vec::new(),
         verdict: Verdict::Lossless,
         candidates: Vec::new(),
@@ -45,6 +46,7 @@ pub(crate) fn decision(database: DatabaseId, epoch: Epoch) -> DecisionRecord {
         steps: Vec::new(),
         omitted: 0,
         inputs_omitted: false,
+        besides: None,
     }
 }
 

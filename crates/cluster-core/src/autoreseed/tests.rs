@@ -1,6 +1,6 @@
 //! A copy that stays failed, from the first look to the last step.
 
-use keelson_types::{RefusalReason, ResumeRequest, SuspendRequest};
+use keelson_types::{MountIntent, RefusalReason, ResumeRequest, Setting, SuspendRequest};
 
 use super::*;
 use crate::apply::tests::{activate, three_copies, without_third};
@@ -335,4 +335,34 @@ fn a_repeated_step_changes_nothing() {
     let (database, copy) = (DB, copy(3));
     let again = Command::ReseedStep { database, copy, steps: 0, step: ReseedStep::Resume };
     world.log.refused(RefusalReason::Precondition, &again);
+}
+
+/// G8: a step and an obstacle are decided again from what is kept of them.
+#[test]
+fn decisions_are_explained_from_their_records() {
+    use crate::{ActivationReason, Besides, DecisionRecord, ReseedDecision, explain};
+    let mut world = World::new();
+    world.suspend(FailureTag::Store);
+    world.now += 20 * MINUTE;
+    let orders = world.watch.look(&world.log.state, &world.seen, world.now);
+    let [order] = &orders[..] else { panic!("one order, not {orders:?}") };
+    let verdict = ReseedVerdict::Act(order.wish.clone().expect("a step"));
+    assert_eq!(verdict, ReseedVerdict::Act(ReseedWish::Resume));
+    let (copy, member, facts) = (order.copy, member(3), order.facts.as_ref().clone());
+    let besides = Besides::Reseed(ReseedDecision { copy, member, facts, verdict });
+    let reason = ActivationReason::Failed { tag: FailureTag::Store };
+    let of = (DB, crate::testing::epoch(1));
+    let record = DecisionRecord::of("test", of, reason, besides);
+    let json = serde_json::to_string(&record).expect("serializes");
+    let record: DecisionRecord = serde_json::from_str(&json).expect("reads");
+    let outcome = |changes: &[&str]| {
+        let changes: Vec<_> = changes.iter().map(|change| (*change).to_owned()).collect();
+        let found = explain(&record, &changes).expect("a change");
+        (found.outcome.expect("no activation"), found.differences.is_empty())
+    };
+    assert_eq!(outcome(&[]), ("it is resumed".into(), true));
+    assert_eq!(outcome(&["resumes=3", "now=9000000000000"]).0, "it is seeded in place");
+    assert!(outcome(&["on=false"]).0.contains("off for the database"));
+    assert!(outcome(&["failed_there=9"]).0.contains("fault of the server"));
+    assert!(explain(&record, &["m3.alive=true".to_owned()]).is_err());
 }

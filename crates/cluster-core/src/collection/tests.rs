@@ -57,6 +57,7 @@ fn item(dice: &mut Dice, log: &Log, database: &Database) -> ActivateItem {
         actives: &actives,
         requested: None,
         avoid: &avoid,
+        data_cut: &BTreeSet::new(),
         weakness: keelson_types::Weakness::None,
     };
     let decision = crate::apply::tests::decision(database.id, database.epoch);

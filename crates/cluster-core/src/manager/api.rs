@@ -1,5 +1,6 @@
 //! What the manager is told and what it wants done.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use keelson_types::{DatabaseId, Epoch, IncarnationId, MemberId, OperationId, Tick};
@@ -127,6 +128,14 @@ pub enum ManagerEvent {
         database: DatabaseId,
         /// The epoch.
         epoch: Epoch,
+    },
+    /// Members whose data process does not answer that of `member`, by its report; repeated for as
+    /// long as there are some, and once when there are none any more.
+    Unreached {
+        /// Who says so.
+        member: MemberId,
+        /// Whom it does not reach.
+        members: BTreeSet<MemberId>,
     },
     /// An ordered dismount is done.
     Dismounted {

@@ -391,6 +391,7 @@ impl Manager {
         if !self.is_open(database, epoch) {
             return Flow::Over;
         }
+        let data_cut = self.left_by_data(round, database);
         let situation = Situation {
             now: round.now,
             state: round.state,
@@ -402,6 +403,7 @@ impl Manager {
             instant: self.instant_wanted(database.id),
             dial: job.requested.and_then(|_| self.dial_of_move(database.id)),
             process_expected: process_expected(round, database, job),
+            data_cut: &data_cut,
             weakness: self.weakness,
         };
         match evaluate(&situation, job, sealing) {

@@ -40,6 +40,9 @@ impl Manager {
             ManagerEvent::Wedged { database, epoch } => {
                 self.wedged(now, state, database, epoch, batch);
             }
+            ManagerEvent::Unreached { member, members } => {
+                self.unreached(now, state, (member, members), batch);
+            }
             ManagerEvent::Dismounted { database, epoch } => {
                 let dismount = self.dismounts.get_mut(&database);
                 if let Some(dismount) = dismount.filter(|dismount| dismount.epoch == epoch) {
@@ -129,6 +132,7 @@ impl Manager {
 
     fn lease_expired(&mut self, state: &ClusterState, member: MemberId, batch: &mut Batch) {
         self.contacts.insert(member, Contact::Over);
+        self.unreached.remove(&member);
         self.work.contacts_stale = true;
         let previous = state.members.get(&member).and_then(|member| member.previous);
         if let Some(previous) = previous {

@@ -70,6 +70,8 @@ pub enum Mark {
     Truth,
     /// Its store holds what such an activation gave up, and another copy the log that went on.
     ReplayedGivenUp,
+    /// The data address of its member is cut off.
+    DataCut,
 }
 
 impl Mark {
@@ -87,6 +89,7 @@ impl Mark {
             Self::GivenUp => "holds what was given up",
             Self::Truth => "holds the truth",
             Self::ReplayedGivenUp => "its store holds what was given up",
+            Self::DataCut => "its data address is cut off",
         }
     }
 }
@@ -140,6 +143,7 @@ fn copy_input(input: &SelectionInput<'_>, id: CopyId, copy: &CopyConfig) -> Copy
     let turned_back = input.database.turned_back.as_ref();
     let of_member = input.members.get(&copy.member);
     let marks = [
+        (Mark::DataCut, input.data_cut.contains(&copy.member)),
         (Mark::GivenUp, reply.is_some_and(|reply| holds_given_up(input, reply))),
         (Mark::Truth, turned_back.is_some_and(|turned| turned.is_truth(id, reply))),
         (

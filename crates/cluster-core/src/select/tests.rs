@@ -13,6 +13,7 @@ struct Scene {
     actives: BTreeMap<MemberId, u32>,
     requested: Option<CopyId>,
     avoid: BTreeSet<CopyId>,
+    data_cut: BTreeSet<MemberId>,
     weakness: Weakness,
 }
 
@@ -28,6 +29,7 @@ impl Scene {
             actives: BTreeMap::new(),
             requested: None,
             avoid: BTreeSet::new(),
+            data_cut: BTreeSet::new(),
             weakness: Weakness::None,
         }
     }
@@ -42,6 +44,7 @@ impl Scene {
             actives: &self.actives,
             requested: self.requested,
             avoid: &self.avoid,
+            data_cut: &self.data_cut,
             weakness: self.weakness,
         }
     }

@@ -208,3 +208,35 @@ fn a_copy_that_does_not_replicate_is_no_target() {
     assert_eq!(scene.refused(Some(2)), Some(RefusalReason::TargetUnfit));
     assert_eq!(scene.refused(Some(9)), Some(RefusalReason::UnknownCopy));
 }
+
+/// G8: a refusal is decided again from what is kept of it, and with other inputs.
+#[test]
+fn a_refused_move_is_explained_from_its_record() {
+    use crate::{ActivationReason, Besides, DecisionRecord, RefusedMove, explain};
+    let mut scene = Scene::new();
+    scene.report(2).health.copy_queue_bytes = 12 * LOG_UNIT_BYTES;
+    let plan = scene.plan(Some(2));
+    let refused = RefusedMove {
+        to: Some(member(2)),
+        careful: false,
+        comment: String::new(),
+        facts: *plan.facts.expect("kept"),
+        refusal: plan.refusal.expect("refused"),
+    };
+    let reason = ActivationReason::Switchover { to: member(2) };
+    let of = (DB, crate::testing::epoch(1));
+    let record = DecisionRecord::of("test", of, reason, Besides::RefusedMove(refused));
+    assert!(!record.inputs_omitted);
+    let json = serde_json::to_string(&record).expect("serializes");
+    let record: DecisionRecord = serde_json::from_str(&json).expect("reads");
+    let found = explain(&record, &[]).expect("no changes");
+    assert_eq!((found.chosen, &found.differences[..], found.incomplete), (None, &[][..], false));
+    let failed = found.candidates[0].criteria.iter().filter(|row| !row.met);
+    assert_eq!(failed.map(|row| row.name).collect::<Vec<_>>(), ["copy_queue"]);
+    let with = |change: &str| explain(&record, &[change.to_owned()]);
+    assert_eq!(with("m2.copy_queue=1").expect("a change").chosen, Some(copy(2)));
+    assert_eq!(with("to=m3").expect("a change").chosen, Some(copy(3)));
+    assert_eq!(with("m3.alive=false").expect("a change").chosen, None);
+    assert_eq!(with("m2.colour=red").expect_err("no key").reason, RefusalReason::BadArgument);
+    assert_eq!(with("to=m9").expect_err("unknown").reason, RefusalReason::UnknownMember);
+}

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_cluster_core::{
-    Command, ConstraintSetting, CopyKind, Database, DatabaseSettings, NewCopy, OperationKind,
-    suppression,
+    Command, ConstraintSetting, CopyKind, Database, DatabaseSettings, DecisionRecord, NewCopy,
+    OperationKind, suppression,
 };
 use keelson_types::{
-    CommitConstraint, ContentIndexSettings, CopyId, DatabaseId, DatabaseState, MemberId,
-    MountIntent, RefusalReason, StreamId,
+    Automation, Automations, CommitConstraint, ContentIndexSettings, CopyId, DatabaseId,
+    DatabaseState, MemberId, MountIntent, RefusalReason, StreamId,
 };
 use keelson_wire::v1::{
     self, CopyInfo, CreateDatabaseRequest, CreateDatabaseResponse, DatabaseInfo,
@@ -45,6 +45,7 @@ fn settings(
         Some(0) => None,
         Some(millis) => Some(millis),
     };
+    let automations = automations(base.automations, &asked);
     Ok(DatabaseSettings {
         constraint,
         degrade_after_ms,
@@ -62,7 +63,19 @@ fn settings(
             asked.content_index_fields,
         )?,
         autoreseed: asked.autoreseed.unwrap_or(base.autoreseed),
+        automations,
     })
+}
+
+fn automations(base: Automations, asked: &v1::DatabaseSettings) -> Automations {
+    let switches = [
+        (Automation::PlayDown, asked.play_down),
+        (Automation::ExpandedTruncation, asked.expanded_truncation),
+        (Automation::PreferenceMoves, asked.preference_moves),
+        (Automation::Redistribution, asked.redistribution),
+    ];
+    let set = switches.into_iter().filter_map(|(one, on)| Some((one, on?)));
+    set.fold(base, |automations, (one, on)| automations.with(one, on))
 }
 
 fn content_index(
@@ -208,6 +221,11 @@ impl Context {
             content_index: database.settings.content_index.enabled,
             content_index_fields: database.settings.content_index.fields.clone(),
             autoreseed: database.settings.autoreseed,
+            automations_off: Automation::ALL
+                .iter()
+                .filter(|one| !database.settings.automations.is_on(**one))
+                .map(ToString::to_string)
+                .collect(),
             losses: database.receipts.iter().map(|loss| self.receipt(database, loss)).collect(),
             recent_moves: u32::try_from(moved.moves).unwrap_or(u32::MAX),
             ceiling_border: ceiling.map(|ceiling| ceiling.border.position.into()),
@@ -223,7 +241,9 @@ impl Context {
         }
         let newest = self.applied.read(|state| {
             let mut newest = state.decisions.iter().rev();
-            newest.find(|entry| entry.record.database == database.id).cloned()
+            let of_it =
+                |record: &DecisionRecord| record.database == database.id && record.is_activation();
+            newest.find(|entry| of_it(&entry.record)).cloned()
         });
         match (database.state, newest) {
             (DatabaseState::Established, _) => String::new(),

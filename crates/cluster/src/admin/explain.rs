@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use keelson_cluster_core::{DecisionRecord, Explained, Verdict, explain};
+use keelson_cluster_core::{DecisionRecord, Explained, Fence, FenceEvidence, Verdict, explain};
 use keelson_types::RefusalReason;
 use keelson_wire::Refusal;
 use keelson_wire::v1::{
-    Criterion, DecisionCandidate, ExplainDecisionRequest, ExplainDecisionResponse,
+    Criterion, DecisionCandidate, ExplainDecisionRequest, ExplainDecisionResponse, FenceRow,
 };
 
 use super::refusal;
@@ -42,6 +42,8 @@ impl Context {
             incomplete: again.incomplete,
             verdict: self.verdict(&entry.record, &again.verdict),
             chosen: chosen.map(|one| one.name.clone()).unwrap_or_default(),
+            outcome: again.outcome.unwrap_or_default(),
+            fences: again.fences.iter().map(|fence| row(&entry.record, fence)).collect(),
         })
     }
 
@@ -64,6 +66,16 @@ impl Context {
     }
 }
 
+fn row(record: &DecisionRecord, fence: &Fence) -> FenceRow {
+    let known = record.copies.iter().find(|copy| copy.copy == fence.copy);
+    FenceRow {
+        member: known.map_or_else(|| fence.copy.to_string(), |copy| copy.name.clone()),
+        epoch: Some(fence.epoch.into()),
+        evidence: fence.by.name().to_owned(),
+        holds: fence.by != FenceEvidence::None,
+    }
+}
+
 fn candidate(explained: &Explained, chosen: bool) -> DecisionCandidate {
     let criteria = explained.criteria.iter().map(|criterion| Criterion {
         name: criterion.name.to_owned(),
@@ -73,7 +85,7 @@ fn candidate(explained: &Explained, chosen: bool) -> DecisionCandidate {
     DecisionCandidate {
         member: explained.name.clone(),
         chosen,
-        excluded: !explained.candidate.excluded.is_empty(),
+        excluded: explained.excluded,
         answer_age_millis: explained.age_ms,
         criteria: criteria.collect(),
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use keelson_cluster_core::schedule::{self, ScheduledMove, check_appointment};
 use keelson_cluster_core::{
-    CheckVerdict, ClusterState, Command, CopyHealth, CopyReport, Database, MoveInput, MoveOptions,
-    MovePlan, OperationKind, OperationState, Skip, plan_move, suppression,
+    ClusterState, Command, CopyHealth, CopyReport, Database, MoveInput, MoveOptions, MovePlan,
+    OperationKind, OperationState, Skip, plan_move, suppression,
 };
 use keelson_types::{
     CopyId, CopyStatus, DatabaseId, MemberId, OperationId, RefusalReason, Refused,
@@ -41,12 +41,14 @@ pub(super) struct MoveOrder {
     pub(super) databases: Vec<(DatabaseId, Option<MemberId>)>,
     pub(super) skip: BTreeSet<Skip>,
     options: MoveOptions,
-    comment: String,
+    pub(super) comment: String,
     all_or_none: bool,
-    terminate_on_warning: bool,
+    pub(super) terminate_on_warning: bool,
     pub(super) what_if: bool,
     /// Checks that fail are not looked at again.
     at_once: bool,
+    /// A person asked for it: refusals are kept as decisions.
+    asked: bool,
     pub(super) operation: Option<OperationId>,
 }
 
@@ -70,6 +72,7 @@ impl MoveOrder {
             terminate_on_warning: false,
             what_if: false,
             at_once: false,
+            asked: false,
             operation: None,
         }
     }
@@ -289,6 +292,7 @@ impl Context {
             terminate_on_warning: request.terminate_on_warning,
             what_if: request.what_if,
             at_once: request.at_once,
+            asked: true,
             operation: match request.operation.is_empty() {
                 true => None,
                 false => Some(operation_id(&request.operation)?),
@@ -306,6 +310,9 @@ impl Context {
         }
         let plans = self.settled_plans(&order).await;
         let refused = plans.iter().any(|(_, plan)| plan.refusal.is_some());
+        if order.asked && !order.what_if {
+            self.keep_refusals(&order, &plans).await;
+        }
         let begin = !(order.what_if || order.all_or_none && refused);
         let mut rows = Vec::with_capacity(plans.len());
         for (database, plan) in plans {
@@ -489,20 +496,13 @@ fn plan(input: &MoveInput<'_>, to: Option<MemberId>, terminate_on_warning: bool)
     let from = input.database.target_member();
     let opened = input.database.intent == keelson_types::MountIntent::Mounted;
     if to.is_some() && to == from && opened {
-        return MovePlan { from, to, checked: Vec::new(), refusal: None };
+        return MovePlan { from, to, checked: Vec::new(), refusal: None, facts: None };
     }
-    let mut plan = plan_move(input, to);
-    if terminate_on_warning && plan.refusal.is_none() && plan.has_warning() {
-        let rows = plan.checked.iter().flat_map(|(_, rows)| rows);
-        let warned: Vec<_> = rows
-            .filter(|row| row.verdict == CheckVerdict::Overridden)
-            .map(|row| format!("{} is {}", row.check.name(), row.measured))
-            .collect();
-        let what = format!("{}: {}", input.database.name, warned.join("; "));
-        plan.refusal = Some(keelson_cluster_core::Refusal::new(RefusalReason::Warning, what));
-        plan.to = None;
+    let plan = plan_move(input, to);
+    match terminate_on_warning {
+        true => plan.without_warnings(&input.database.name),
+        false => plan,
     }
-    plan
 }
 
 /// Whether a refusal may be over in a moment.

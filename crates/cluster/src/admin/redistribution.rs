@@ -7,7 +7,7 @@ use keelson_cluster_core::ClusterState;
 use keelson_cluster_core::redistribute::{
     Balance, Distribution, WantedMove, distribution, keep_left, redistribute,
 };
-use keelson_types::{MemberId, RefusalReason};
+use keelson_types::{Automation, MemberId, RefusalReason};
 use keelson_wire::Refusal;
 use keelson_wire::v1::{DistributionRow, MoveRow, RedistributeRequest, RedistributeResponse};
 
@@ -33,9 +33,10 @@ impl Context {
             true => Balance::BySite { deviation },
             false => Balance::ByPreference,
         };
-        let (wanted, before) = self
-            .applied
-            .read(|state| (redistribute(state, balance), rows(state, &distribution(state, &[]))));
+        let (wanted, before) = self.applied.read(|state| {
+            let wanted = redistribute(state, balance, Automation::Redistribution);
+            (wanted, rows(state, &distribution(state, &[])))
+        });
         let order = order(&wanted, "redistribution").what_if(request.what_if);
         let moves = self.move_databases(order).await?;
         let done = done(&wanted, &moves);
@@ -45,7 +46,8 @@ impl Context {
 
     /// Moves databases to the copy that they prefer, where every check passes (F123).
     pub(crate) async fn move_to_preferred(self: &Arc<Self>) -> Result<Vec<MoveRow>, Refusal> {
-        let wanted = self.applied.read(|state| redistribute(state, Balance::ByPreference));
+        let mover = Automation::PreferenceMoves;
+        let wanted = self.applied.read(|state| redistribute(state, Balance::ByPreference, mover));
         self.move_databases(order(&wanted, "preference move").at_once()).await
     }
 

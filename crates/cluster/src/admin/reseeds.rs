@@ -4,9 +4,12 @@
 use std::sync::Arc;
 
 use keelson_cluster_core::autoreseed::{
-    CopySeen, ReseedOrder, ReseedStep, ReseedWatch, ReseedWish, Seen, order,
+    CopySeen, ReseedOrder, ReseedStep, ReseedVerdict, ReseedWatch, ReseedWish, Seen, order,
 };
-use keelson_cluster_core::{ClusterState, Command, EventKind, ReseedEvent};
+use keelson_cluster_core::{
+    ActivationReason, Besides, ClusterState, Command, DecisionRecord, EventKind, ReseedDecision,
+    ReseedEvent,
+};
 use keelson_types::{CopyId, FailureTag, MemberId, OperationId, RefusalReason};
 use keelson_wire::Refusal;
 use uuid::Uuid;
@@ -38,17 +41,21 @@ impl Context {
 
     async fn carry_out(self: &Arc<Self>, wanted: ReseedOrder) -> Result<(), Refusal> {
         let (copy, command) = (wanted.copy, self.applied.read(|state| command(state, &wanted)));
+        let record = self.applied.read(|state| record(state, &wanted));
         let Some(command) = command else {
             return Err(refusal(RefusalReason::UnknownCopy, "the copy is gone"));
         };
         tracing::info!(%copy, ?command, "automatic reseed");
         self.propose_here(command).await?.answer()?;
+        if let Some(record) = record {
+            self.propose_here(Command::RecordDecision(record)).await?.answer()?;
+        }
         Ok(())
     }
 }
 
 fn command(state: &ClusterState, wanted: &ReseedOrder) -> Option<Command> {
-    let ReseedOrder { database, copy, wish } = wanted;
+    let ReseedOrder { database, copy, wish, .. } = wanted;
     let (database, copy) = (*database, *copy);
     let config = state.databases.get(&database)?.copies.get(&copy)?;
     let step = match wish {
@@ -79,6 +86,23 @@ fn command(state: &ClusterState, wanted: &ReseedOrder) -> Option<Command> {
     };
     let steps = config.autoreseed.unwrap_or_default().steps();
     Some(Command::ReseedStep { database, copy, steps, step })
+}
+
+/// The decision behind an order, with what it was decided from.
+fn record(state: &ClusterState, wanted: &ReseedOrder) -> Option<Box<DecisionRecord>> {
+    let found = state.databases.get(&wanted.database)?;
+    let config = found.copies.get(&wanted.copy)?;
+    let facts = wanted.facts.as_ref().clone();
+    let tag = config.failure.or_else(|| facts.seen?.tag);
+    let reason = tag.map_or(ActivationReason::Wedged, |tag| ActivationReason::Failed { tag });
+    let verdict = match wanted.wish.clone() {
+        Ok(wish) => ReseedVerdict::Act(wish),
+        Err(why) => ReseedVerdict::Blocked(why),
+    };
+    let (copy, member) = (wanted.copy, config.member);
+    let besides = Besides::Reseed(ReseedDecision { copy, member, facts, verdict });
+    let (version, of) = (env!("CARGO_PKG_VERSION"), (wanted.database, found.epoch));
+    Some(Box::new(DecisionRecord::of(version, of, reason, besides)))
 }
 
 /// What members said of their copies. What is said of another copy in the same place is not taken

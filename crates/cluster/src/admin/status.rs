@@ -233,7 +233,8 @@ fn row(
         true => "it is being removed; keelson copy resume takes that back".to_owned(),
         false => status_reason,
     };
-    let failure = failure_of(copy, of_this);
+    let cut = is_cut_off(state, database, (id, copy), facts);
+    let failure = failure_of(copy, of_this).or(cut.then_some(FailureTag::DataNetwork));
     let acts = failure.map(|tag| match database.target == Some(id) {
         true => response(tag).active,
         false if copy.suspension.by == SuspendedBy::Fault => response(tag).lasting,
@@ -296,6 +297,29 @@ pub(super) fn failure_of(copy: &CopyConfig, told: Option<&CopyFacts>) -> Option<
     fault.or(copy.failure).or(stalled)
 }
 
+/// Whether the member of an active copy reaches the data process of no other copy, by its own word.
+fn is_cut_off(
+    state: &ClusterState,
+    database: &Database,
+    (id, copy): (CopyId, &CopyConfig),
+    facts: &AllFacts,
+) -> bool {
+    let Some(Ok(said)) = facts.get(&copy.member) else { return false };
+    let mut others = database.copies.iter().filter(|(other, _)| **other != id);
+    let mut reaches_none =
+        || others.all(|(_, other)| said.unreached.contains(&member_name(state, other.member)));
+    database.target == Some(id) && database.copies.len() > 1 && reaches_none()
+}
+
+/// Who does not reach a member's data process.
+fn unreached_by(member: &MemberStatus, facts: &AllFacts, members: &[MemberStatus]) -> Vec<String> {
+    let says = |other: &&MemberStatus| {
+        let said = ids::member(&other.member).ok().and_then(|id| facts.get(&id)?.as_ref().ok());
+        said.is_some_and(|said| said.unreached.contains(&member.name))
+    };
+    members.iter().filter(says).map(|other| other.name.clone()).collect()
+}
+
 /// Why nothing is known of a copy.
 fn unreachable(said: Option<&Result<MemberFactsResponse, Refusal>>) -> String {
     match said {
@@ -343,6 +367,9 @@ fn problems(
             problems.push(format!("the data process of {name} does not answer"));
         } else if member.lease_left_millis == 0 && !member.data_address.is_empty() {
             problems.push(format!("{name} holds no lease"));
+        } else if let by @ [_, ..] = &unreached_by(member, facts, members)[..] {
+            let by = by.join(", ");
+            problems.push(format!("the data address of {name} is not reached by {by}"));
         }
         problems.extend(shortage_of(member, facts).map(|what| format!("{name}: {what}")));
     }

@@ -10,8 +10,9 @@ use keelson_wire::v1::{
     DropForkResponse, FetchLogRequest, FetchLogResponse, FetchRangeRequest, FetchRangeResponse,
     FetchSeedRequest, ForkInfo, GetDigestRequest, GetDigestResponse, InstantInfo, ListForksRequest,
     ListForksResponse, OpenSeedRequest, OpenSeedResponse, PlaceMarkerRequest, PlaceMarkerResponse,
-    RehearseRequest, RehearseResponse, RepairRangeRequest, RepairRangeResponse,
-    ResolveInstantRequest, SeedChunk, SetMemberRequest, SourceMessage, TargetMessage,
+    ReachRequest, ReachResponse, RehearseRequest, RehearseResponse, RepairRangeRequest,
+    RepairRangeResponse, ResolveInstantRequest, SeedChunk, SetMemberRequest, SourceMessage,
+    TargetMessage,
 };
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
@@ -36,6 +37,10 @@ impl Replication for Content {
         &self,
         _: Request<RehearseRequest>,
     ) -> Result<Response<Self::RehearseStream>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn reach(&self, _: Request<ReachRequest>) -> Result<Response<ReachResponse>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 

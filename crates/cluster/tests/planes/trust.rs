@@ -54,7 +54,7 @@ async fn a_member_speaks_for_itself_only_and_nobody_else_gives_orders() {
     let certificate =
         CertifyDeathRequest { member: member.clone(), incarnation: incarnation.clone() };
     assert_eq!(reason(client.certify_death(certificate).await), RefusalReason::Forbidden);
-    let renewal = RenewLeaseRequest { member, incarnation, wedged: Vec::new() };
+    let renewal = RenewLeaseRequest { member, incarnation, ..Default::default() };
     assert_eq!(reason(client.renew_lease(renewal).await), RefusalReason::Forbidden);
     let database = keelson_types::DatabaseId::from_u128(1);
     let command = Command::SetMountIntent { database, intent: MountIntent::Dismounted };

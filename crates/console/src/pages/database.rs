@@ -61,6 +61,13 @@ fn summary(view: &DatabaseView) -> Markup {
         ("Commit constraint", html! { (apart(&info.commit_constraint)) }),
         ("Content index", html! { @if info.content_index { "yes" } @else { "none" } }),
         ("Automatic reseed", html! { @if info.autoreseed { "on" } @else { "off" } }),
+        (
+            "Switched off",
+            html! {
+                @if info.automations_off.is_empty() { "nothing else" }
+                @else { (apart(&info.automations_off.join(", "))) }
+            },
+        ),
     ];
     html! { section.card aria-label="Summary" { (facts(&rows)) (suppressed(info)) } }
 }

@@ -145,15 +145,26 @@ fn conclusion(answer: &ExplainDecisionResponse) -> Markup {
     html! {
         section.card aria-label="Conclusion" {
             p {
-                @if answer.chosen.is_empty() {
+                @if !answer.outcome.is_empty() {
+                    (answer.outcome)
+                } @else if answer.chosen.is_empty() {
                     (tag(Tone::Warn, "no copy is activated"))
                 } @else {
                     (tag(Tone::Good, &format!("the copy on {} is activated", answer.chosen)))
                 }
             }
-            p {
-                @if answer.verdict == "lossless" { "Nothing acknowledged can be missing." }
-                @else { (answer.verdict) }
+            @if answer.outcome.is_empty() {
+                p {
+                    @if answer.verdict == "lossless" { "Nothing acknowledged can be missing." }
+                    @else { (answer.verdict) }
+                }
+            }
+            @for fence in &answer.fences {
+                p.dim {
+                    (fence.member) ", active before, "
+                    @if fence.holds { "cannot serve: " } @else { "could still serve: " }
+                    (fence.evidence)
+                }
             }
             p { (again) }
         }

@@ -116,6 +116,12 @@ fn zero_copies_to_protect_switches_it_off() {
         off.settings = ExpandedSettings::from(&ClusterSettings::default());
         off.free_bytes = 0;
         assert_eq!(expanded_truncation(&off), Expanded::Off);
+        // The switch of the database alone is off.
+        let switches = Automations::default().with(Automation::ExpandedTruncation, false);
+        let settings = SHORT.of_database(&switches);
+        let switched = ExpandedInputs { settings, ..inputs(&sizes, role) };
+        assert_eq!(expanded_truncation(&switched), Expanded::Off);
+        assert_eq!(SHORT.of_database(&Automations::default()), SHORT);
     }
 }
 

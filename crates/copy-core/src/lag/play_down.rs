@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::marks::LagTime;
 use crate::byte_codec::{DecodeError, Reader, put_optional};
-use keelson_types::{ClusterSettings, Setting};
+use keelson_types::{Automation, Automations, ClusterSettings, Setting};
 
 const VERSION: u8 = 1;
 /// Thresholds and switches, one set per cluster.
@@ -47,6 +47,14 @@ impl From<&ClusterSettings> for PlayDownSettings {
             defer_above: settings.span(Setting::PlayDownDeferAbove),
             resume_below: settings.span(Setting::PlayDownResumeBelow),
         }
+    }
+}
+
+impl PlayDownSettings {
+    /// The same for one database, which may have it off.
+    #[must_use]
+    pub fn of_database(self, automations: &Automations) -> Self {
+        Self { enabled: self.enabled && automations.is_on(Automation::PlayDown), ..self }
     }
 }
 

@@ -117,7 +117,8 @@ impl Owner {
         };
         let index = self.shared.index();
         decide(ExpandedInputs {
-            settings: ExpandedSettings::from(&*self.context.settings.borrow()),
+            settings: ExpandedSettings::from(&*self.context.settings.borrow())
+                .of_database(&assigned.automations),
             free_bytes,
             ordinary,
             truncated: self.truncation.first,

@@ -136,6 +136,10 @@ impl Owner {
     fn check_play_down(&mut self) {
         let Some(mut lag) = self.lag.take() else { return };
         let settings = PlayDownSettings::from(&*self.context.settings.borrow());
+        let settings = match &self.assigned {
+            Some(assigned) => settings.of_database(&assigned.automations),
+            None => settings,
+        };
         let volumes = self.context.space.volumes();
         let inputs = PlayDownInputs {
             now: lag.clock.time(boottime_now()),

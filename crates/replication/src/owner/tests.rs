@@ -11,7 +11,7 @@ use keelson_log::{ControlFile, LogError};
 use keelson_net::certs::{Authority, CertRequest, Validity};
 use keelson_net::{Connector, TlsFiles, TlsStore};
 use keelson_types::{
-    CommitConstraint, CommitRule, ContentIndexSettings, DatabaseId, Epoch, EpochStart,
+    Automations, CommitConstraint, CommitRule, ContentIndexSettings, DatabaseId, Epoch, EpochStart,
     IncarnationId, LagSettings, LagSwitch, MountIntent, Participant, Record, RefusalReason,
     SiteName, StreamId, Suspension, Tick,
 };
@@ -359,6 +359,7 @@ fn assigned(active: Option<CopyId>) -> Assigned {
         lag_switch: LagSwitch::enable(),
         holds: Vec::new(),
         content_index: ContentIndexSettings::default(),
+        automations: Automations::default(),
         others: Vec::new(),
         seeds_catalog: false,
     }

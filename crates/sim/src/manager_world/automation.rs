@@ -1,13 +1,15 @@
 //! What the leader does by itself, twice a second: the drivers of the rules in the core, as thin as
 //! those of the real member.
 
-use keelson_cluster_core::autoreseed::{CopySeen, ReseedOrder, ReseedStep, ReseedWish, Seen};
+use keelson_cluster_core::autoreseed::{
+    CopySeen, ReseedOrder, ReseedStep, ReseedVerdict, ReseedWish, Seen,
+};
 use keelson_cluster_core::redistribute::{Balance, WantedMove, keep_left, redistribute};
 use keelson_cluster_core::schedule::{Due, carried_out_by, due, too_late};
 use keelson_cluster_core::{
     ClusterState, Command, ManagerEvent, MoveOptions, OperationKind, OperationState, suppression,
 };
-use keelson_types::{CopyId, CopyStatus, DatabaseId, OperationId, SeedOrder, Setting};
+use keelson_types::{Automation, CopyId, CopyStatus, DatabaseId, OperationId, SeedOrder, Setting};
 
 use super::consensus::Origin;
 use super::copies::{CopyFile, Log};
@@ -129,12 +131,17 @@ impl ManagerWorld {
         if period == 0 || !(self.now / (500 * MS)).is_multiple_of((period / 500).max(1)) {
             return;
         }
-        let balance = match self.random.chance(1, 4) {
-            true => Balance::BySite { deviation: 20 },
-            false => Balance::ByPreference,
+        let (balance, mover) = match self.random.chance(1, 4) {
+            true => (Balance::BySite { deviation: 20 }, Automation::Redistribution),
+            false => (Balance::ByPreference, Automation::PreferenceMoves),
         };
         let Some(state) = self.leader_state(leader) else { return };
-        let moves = redistribute(state, balance);
+        let moves = redistribute(state, balance, mover);
+        let switched = |wanted: &&WantedMove| {
+            let database = &state.databases[&wanted.database];
+            !database.settings.automations.is_on(mover)
+        };
+        assert!(moves.iter().find(switched).is_none(), "moved against its switch");
         self.begin_moves(leader, moves, "preference move");
     }
 
@@ -184,7 +191,16 @@ impl ManagerWorld {
     }
 
     fn reseed(&mut self, leader: usize, order: ReseedOrder, seen: &Seen) {
-        let ReseedOrder { database, copy, wish } = order;
+        let ReseedOrder { database, copy, wish, facts } = order;
+        let again = match facts.verdict() {
+            ReseedVerdict::Act(wish) => Ok(wish),
+            ReseedVerdict::Blocked(why) => Err(why),
+            other => Err(format!("{other:?}")),
+        };
+        if again != wish {
+            let what = format!("{copy} of {database}: {wish:?}, and again {again:?}");
+            self.check(Err(Violation::new("the same facts give the same verdict (G8)", what)));
+        }
         let Ok(wish) = wish else { return self.fire("reseed blocked") };
         let Some(state) = self.leader_state(leader) else { return };
         let Some(found) = state.databases.get(&database).cloned() else { return };
@@ -295,7 +311,7 @@ impl ManagerWorld {
         let sealed = old.map(|old| old.sealed).unwrap_or_default();
         let others = (0..self.params.members).filter(|other| *other != member);
         let log: Option<Log> = others
-            .filter(|other| self.both_ways(member, *other))
+            .filter(|other| self.both_ways(member, *other) && self.by_data(member, *other))
             .filter_map(|other| self.machines[other].copies.get(&database))
             .filter(|file| file.failure.is_none())
             .map(|file| file.log.clone())

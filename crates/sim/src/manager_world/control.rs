@@ -142,7 +142,7 @@ impl ManagerWorld {
     }
 
     fn renew(&mut self, member: usize, now: Tick) {
-        let wedged = self.wedged(member);
+        let (wedged, unreached) = (self.wedged(member), self.unreached(member));
         let Some(control) = &mut self.machines[member].control else { return };
         let Some(incarnation) = control.incarnation else { return };
         let renewal = lease_config().renewal;
@@ -150,7 +150,8 @@ impl ManagerWorld {
             return;
         }
         control.last_renewal = Some(now);
-        self.say_to_leader(member, Message::Renew { incarnation, sent: now, wedged });
+        let sent = now;
+        self.say_to_leader(member, Message::Renew { incarnation, sent, wedged, unreached });
     }
 
     /// Has the own life recorded, and the ends of those before.

@@ -1,13 +1,14 @@
 //! Data processes: seals, mounts, what an active does to serve, commit and keep its rule.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_cluster_core::{
     ClusterState, CopyConfig, Database, LeaseHolder, MountFailure, MountOrder, SealAnswer,
     SealItem, SealRefusal, SealReply,
 };
 use keelson_types::{
-    CommitRule, CopyFault, CopyId, DatabaseId, Epoch, FailureTag, IncarnationId, MountIntent,
+    CommitRule, CopyFault, CopyId, DatabaseId, Epoch, FailureTag, IncarnationId, MemberId,
+    MountIntent,
 };
 
 use super::control::lease_config;
@@ -17,6 +18,8 @@ use super::ship::KeptCeiling;
 use super::{Happening, ManagerWorld, member_id, member_index};
 use crate::params::MS;
 
+/// A data process that does not answer for so long is told of, a while before an active degrades.
+const UNREACHED_AFTER: u64 = 600 * MS;
 /// The disk is taken for hung after this.
 const HUNG_AFTER: u64 = 1_000 * MS;
 
@@ -209,7 +212,7 @@ impl ManagerWorld {
         let usable = |world: &Self, other: usize| {
             let machine = &world.machines[other];
             let up = machine.data.is_some() && machine.hung.is_none() && machine.paused.is_none();
-            up && world.both_ways(member, other)
+            up && world.both_ways(member, other) && world.by_data(member, other)
         };
         let others = order.sources.iter().map(|source| member_index(source.member));
         let others: Vec<_> = others.filter(|other| usable(self, *other)).collect();
@@ -316,6 +319,18 @@ impl ManagerWorld {
         let hung = machine.hung.is_some_and(|since| self.now - since > HUNG_AFTER);
         let Some(data) = machine.data.as_ref().filter(|_| hung) else { return Vec::new() };
         data.actives.iter().map(|(id, active)| (*id, active.epoch)).collect()
+    }
+
+    /// Members whose data process does not answer this one.
+    pub(super) fn unreached(&self, member: usize) -> BTreeSet<MemberId> {
+        let since = |member: usize| self.data_cut.get(&member).copied();
+        let cut = |other: usize| {
+            let since = since(member).into_iter().chain(since(other)).max();
+            let long = since.is_some_and(|since| self.now - since > UNREACHED_AFTER);
+            let silent = self.machines[other].data.is_none() || !self.both_ways(member, other);
+            other != member && (long || silent)
+        };
+        (0..self.params.members).filter(|other| cut(*other)).map(member_id).collect()
     }
 
     /// Whether the lease covers the active of an epoch now.

@@ -15,6 +15,8 @@ pub(super) enum Fault {
     Hung(usize),
     /// A server stands still.
     Paused(usize),
+    /// The data address of a member is cut off.
+    Data(usize),
     /// These directed links are cut.
     Links(Vec<(usize, usize)>),
 }
@@ -50,7 +52,7 @@ impl ManagerWorld {
     fn fault(&mut self) {
         let member = self.pick(self.params.machines());
         let holder = self.pick(self.params.members);
-        match self.random.below(14) {
+        match self.random.below(16) {
             // Now and then more than half of them.
             0 | 1 if self.down() < 2 || self.random.chance(1, 6) => self.crash(member),
             2 => {
@@ -69,6 +71,7 @@ impl ManagerWorld {
             9 | 10 => self.isolate(member),
             11 => self.split(),
             12 => self.one_way(member),
+            13 | 14 => self.cut_data(holder),
             _ => self.copy_fails(holder),
         }
         if self.random.chance(1, 6) {
@@ -154,6 +157,15 @@ impl ManagerWorld {
         self.until(Fault::Links(links));
     }
 
+    fn cut_data(&mut self, member: usize) {
+        if self.data_cut.contains_key(&member) {
+            return;
+        }
+        self.data_cut.insert(member, self.now);
+        self.fire("data address cut off");
+        self.until(Fault::Data(member));
+    }
+
     fn copy_fails(&mut self, member: usize) {
         let ids: Vec<_> = self.machines[member].copies.keys().copied().collect();
         if ids.is_empty() {
@@ -193,6 +205,7 @@ impl ManagerWorld {
                 let waiting = std::mem::take(&mut self.machines[*member].waiting);
                 waiting.into_iter().for_each(|happening| self.after(1, happening));
             }
+            Fault::Data(member) => drop(self.data_cut.remove(member)),
             Fault::Links(links) => links.iter().for_each(|link| {
                 self.cut.remove(link);
             }),
@@ -203,6 +216,7 @@ impl ManagerWorld {
     /// Everything that is broken is mended.
     pub(super) fn mend(&mut self) {
         self.cut.clear();
+        self.data_cut.clear();
         for member in 0..self.params.machines() {
             self.undo(&Fault::Paused(member));
             self.undo(&Fault::Hung(member));

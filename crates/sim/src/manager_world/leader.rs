@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use keelson_cluster_core::{
-    ActivationReason, AllocateItem, Command, Grant, ManagerAction, ManagerEvent, MountFailure,
-    MountOrder, OperationState, RenewRequest, SealAnswer, SealItem, autoreseed::ReseedWatch,
+    ActivationReason, AllocateItem, Candidate, Command, Exclusion, Grant, ManagerAction,
+    ManagerEvent, MountFailure, MountOrder, OperationState, RenewRequest, SealAnswer, SealItem,
+    autoreseed::ReseedWatch,
 };
-use keelson_types::{DatabaseId, Epoch, IncarnationId, MemberId, OperationId, Tick};
+use keelson_types::{DatabaseId, Epoch, FailureTag, IncarnationId, MemberId, OperationId, Tick};
 
 use super::consensus::Origin;
 use super::control::lease_config;
@@ -32,6 +33,7 @@ pub(super) enum Message {
         incarnation: IncarnationId,
         sent: Tick,
         wedged: Vec<(DatabaseId, Epoch)>,
+        unreached: BTreeSet<MemberId>,
     },
     Granted {
         grant: Grant,
@@ -210,8 +212,8 @@ impl ManagerWorld {
                 }
                 return;
             }
-            Message::Renew { incarnation, sent, wedged } => {
-                return self.renewal(from, to, (incarnation, sent), wedged);
+            Message::Renew { incarnation, sent, wedged, unreached } => {
+                return self.renewal((from, to), (incarnation, sent), wedged, unreached);
             }
             _ if !leading.ready => return,
             _ => {}
@@ -269,10 +271,10 @@ impl ManagerWorld {
 
     fn renewal(
         &mut self,
-        from: usize,
-        to: usize,
+        (from, to): (usize, usize),
         (incarnation, sent): (IncarnationId, Tick),
         wedged: Vec<(DatabaseId, Epoch)>,
+        unreached: BTreeSet<MemberId>,
     ) {
         let now = self.tick(to);
         let last_quorum_ack = self.last_quorum_ack(to);
@@ -290,6 +292,23 @@ impl ManagerWorld {
         self.datagram_to(to, from, Message::Granted { grant, sent });
         for (database, epoch) in wedged {
             self.manage(to, ManagerEvent::Wedged { database, epoch });
+        }
+        let members = unreached;
+        self.manage(to, ManagerEvent::Unreached { member: id, members });
+    }
+
+    /// Counts databases that leave a member which is cut off by data, and those that come back to
+    /// it because the proof needs its log.
+    fn note_left(&mut self, command: &Command) {
+        let Command::Activate(items) = command else { return };
+        let tag = FailureTag::DataNetwork;
+        for decision in items.iter().map(|item| &item.decision) {
+            let cut = |c: &Candidate| c.excluded.contains(&Exclusion::DataCut);
+            if decision.candidates.iter().any(cut) {
+                self.fire("left a member that is cut off by data");
+            } else if decision.reason == (ActivationReason::Failed { tag }) {
+                self.fire("its log is needed, though it is cut off by data");
+            }
         }
     }
 
@@ -320,6 +339,7 @@ impl ManagerWorld {
         match action {
             ManagerAction::Propose { tag, command } => {
                 let Some(term) = self.leading_term(leader) else { return };
+                self.note_left(&command);
                 self.propose(leader, command, Origin::Manager { leader, life, term, tag });
             }
             ManagerAction::SealMany { member, items } => {

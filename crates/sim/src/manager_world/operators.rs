@@ -9,7 +9,7 @@ use keelson_cluster_core::{
     OperationKind,
 };
 use keelson_types::{
-    ActivationPolicy, CommitConstraint, DatabaseId, MemberId, MountDial, MountIntent,
+    ActivationPolicy, Automation, CommitConstraint, DatabaseId, MemberId, MountDial, MountIntent,
     ResumeRequest, SuspendRequest, SuspendedBy,
 };
 
@@ -71,6 +71,8 @@ impl ManagerWorld {
                     false => ConstraintSetting::Explicit(constraints[self.pick(4)]),
                 };
                 settings.autoreseed = self.random.chance(3, 4);
+                let one = Automation::ALL[self.pick(4)];
+                settings.automations = settings.automations.with(one, self.random.chance(3, 4));
                 Command::SetDatabase { database: id, settings }
             }
             18 => {

@@ -41,6 +41,7 @@ impl ManagerWorld {
             random,
             machines: Vec::new(),
             cut: BTreeSet::new(),
+            data_cut: BTreeMap::new(),
             arrivals: BTreeMap::new(),
             consensus: Consensus::default(),
             reference: ClusterState::default(),

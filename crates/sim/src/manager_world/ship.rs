@@ -99,7 +99,7 @@ impl ManagerWorld {
         for (copy, to) in others {
             let (database, log) = (id, log.clone());
             let append = Box::new(Append { database, copy, epoch, log });
-            self.send((member, to), Happening::Append { from: member, to, append });
+            self.send_data((member, to), Happening::Append { from: member, to, append });
         }
     }
 
@@ -124,7 +124,7 @@ impl ManagerWorld {
         let bytes = file.log.of(epoch);
         let ack = Ack { database, copy, epoch, bytes };
         self.step_down(to, database, epoch);
-        self.send((to, from), Happening::Ack { to: from, ack });
+        self.send_data((to, from), Happening::Ack { to: from, ack });
     }
 
     pub(super) fn acked(&mut self, to: usize, ack: Ack) {

@@ -1,6 +1,6 @@
 //! `keelson decision explain`: each candidate with each criterion, decided again from the record.
 
-use keelson_wire::v1::ExplainDecisionResponse;
+use keelson_wire::v1::{ExplainDecisionResponse, FenceRow};
 use serde_json::{Value, json};
 
 use crate::context::Global;
@@ -28,9 +28,21 @@ pub(super) async fn run(global: &Global, index: u64, what_if: Vec<String>) -> Ou
         record["record"]["attempt"],
     ));
     output::print_list(global.output, &columns(&answer), rows(&answer), &Value::Null);
-    output::emit(&format!("\n{}\n", steps(&record["record"]["steps"])));
+    if answer.outcome.is_empty() {
+        output::emit(&format!("\n{}\n", steps(&record["record"]["steps"])));
+        answer.fences.iter().for_each(|fence| output::emit(&format!("{}\n", fenced(fence))));
+    } else {
+        output::emit("\n");
+    }
     output::emit(&format!("{}\n", conclusion(&answer, changed)));
     Ok(())
+}
+
+/// What kept an earlier active from serving.
+fn fenced(fence: &FenceRow) -> String {
+    let kept = if fence.holds { "cannot serve" } else { "could still serve" };
+    let epoch = text::epoch(fence.epoch.as_ref());
+    format!("fence: {}, active in epoch {epoch}, {kept}: {}", fence.member, fence.evidence)
 }
 
 /// When each step was reached, since the activation began.
@@ -94,10 +106,12 @@ fn verdict(criterion: Option<&keelson_wire::v1::Criterion>) -> String {
 
 fn conclusion(answer: &ExplainDecisionResponse, changed: bool) -> String {
     let outcome = match answer.chosen.as_str() {
+        _ if !answer.outcome.is_empty() => answer.outcome.clone(),
         "" => "no copy is activated".to_owned(),
         member => format!("the copy on {member} is activated"),
     };
     let proof = match answer.verdict.as_str() {
+        _ if !answer.outcome.is_empty() => String::new(),
         "lossless" => "nothing acknowledged can be missing".to_owned(),
         against => against.to_owned(),
     };
@@ -112,7 +126,19 @@ fn conclusion(answer: &ExplainDecisionResponse, changed: bool) -> String {
             format!("the changes make a difference: {}", answer.differences.join(", "))
         }
     };
-    format!("{outcome}: {proof}; {agrees}")
+    match proof.is_empty() {
+        true => format!("{outcome}; {agrees}"),
+        false => format!("{outcome}: {proof}; {agrees}"),
+    }
+}
+
+fn fence_data(fence: &FenceRow) -> Value {
+    json!({
+        "member": fence.member,
+        "epoch": text::epoch(fence.epoch.as_ref()),
+        "evidence": fence.evidence,
+        "holds": fence.holds,
+    })
 }
 
 fn data(answer: &ExplainDecisionResponse) -> Value {
@@ -133,6 +159,8 @@ fn data(answer: &ExplainDecisionResponse) -> Value {
         "candidates": candidates.collect::<Value>(),
         "verdict": answer.verdict,
         "chosen": (!answer.chosen.is_empty()).then_some(&answer.chosen),
+        "outcome": (!answer.outcome.is_empty()).then_some(&answer.outcome),
+        "fences": answer.fences.iter().map(fence_data).collect::<Value>(),
         "agrees": answer.agrees,
         "differences": answer.differences,
         "incomplete": answer.incomplete,
@@ -188,5 +216,17 @@ mod tests {
         assert!(conclusion(&answer(true), false).ends_with("it is the same"));
         assert!(conclusion(&answer(false), false).ends_with("differs: chosen copy"));
         assert!(conclusion(&answer(false), true).ends_with("a difference: chosen copy"));
+        let refused = ExplainDecisionResponse { outcome: "DB1 stays".into(), ..answer(true) };
+        let text = conclusion(&refused, false);
+        assert_eq!(text, "DB1 stays; decided again from its inputs it is the same");
+    }
+
+    #[test]
+    fn fences_are_told_with_their_evidence() {
+        let (member, evidence) = ("m1".into(), "it answered the seal".into());
+        let epoch = Some(keelson_types::Epoch::new(0, 3).into());
+        let fence = FenceRow { member, epoch, evidence, holds: true };
+        let text = "fence: m1, active in epoch 0.3, cannot serve: it answered the seal";
+        assert_eq!(fenced(&fence), text);
     }
 }

@@ -131,6 +131,21 @@ fn the_manager_can_be_switched_off() {
     assert_eq!(PlayDownMonitor::default().check(&no_space_trigger, &full).verdict, PlayDown::No);
 }
 
+/// The switch of one database counts as that of the cluster does, and takes back what went on.
+#[test]
+fn one_database_has_it_off() {
+    let off = Automations::default().with(Automation::PlayDown, false);
+    let other = Automations::default().with(Automation::ExpandedTruncation, false);
+    let all = PlayDownSettings::from(&ClusterSettings::default());
+    assert_eq!(all.of_database(&other), all);
+    let mut monitor = PlayDownMonitor::default();
+    let damaged = PlayDownInputs { range_repair: true, ..inputs(HOUR) };
+    let yes = PlayDown::Yes(vec![PlayDownCause::RangeRepair]);
+    assert_eq!(monitor.check(&all, &damaged).verdict, yes);
+    let ended = monitor.check(&all.of_database(&off), &damaged);
+    assert_eq!((ended.verdict, ended.event.map(|event| event.from)), (PlayDown::No, Some(yes)));
+}
+
 fn busy(hours: u32, millis: u64) -> PlayDownInputs {
     let read_latency = Some(Duration::from_millis(millis));
     PlayDownInputs { range_repair: true, read_latency, ..inputs(HOUR * hours) }
