@@ -264,8 +264,14 @@ impl SeedFiles {
         StagedLog::open(&self.places.disk, &self.staging(SeedPlace::Log), manifest)
     }
 
-    /// Makes the files those of the new copy; see the module page.
-    pub(crate) fn install(&self, manifest: &SeedManifest, record: &SeedRecord) -> Placed<()> {
+    /// Makes the files those of the new copy; see the module page. `reached` is how far its log was
+    /// said to be durable: other copies may not have what lies before it.
+    pub(crate) fn install(
+        &self,
+        manifest: &SeedManifest,
+        record: &SeedRecord,
+        reached: Option<Position>,
+    ) -> Placed<()> {
         self.save(record)?;
         let copy = record.new;
         // One that cannot be read is mended by the new copy, as any damaged log is.
@@ -274,6 +280,10 @@ impl SeedFiles {
             Some(log) => (log.end(), log.table()),
             None => (manifest.at, &manifest.epochs),
         };
+        if reached.is_some_and(|reached| end.position < reached) {
+            let text = format!("the log in staging was durable further than {end}, and is not");
+            return Err(PlaceError { full: false, text });
+        }
         for place in manifest.places() {
             let (staging, there) = (self.staging(place), self.installed(place, copy));
             self.remove_leftovers(&staging)?;

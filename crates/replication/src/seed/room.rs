@@ -56,6 +56,10 @@ impl SeedRoom {
         let earlier = claims.iter().take_while(|(of, _)| *of != database);
         earlier.fold(Needs::default(), |sum, (_, needs)| sum.plus(*needs))
     }
+
+    fn all(&self) -> Needs {
+        self.lock().iter().fold(Needs::default(), |sum, (_, needs)| sum.plus(*needs))
+    }
 }
 
 /// What one seed claims until this is dropped.
@@ -89,10 +93,13 @@ impl Claim {
 
     /// What the volumes have for this seed.
     pub(crate) fn free(&self) -> Result<Free, PlaceError> {
+        self.free_beside(self.room.before(self.database))
+    }
+
+    fn free_beside(&self, mut taken: Needs) -> Result<Free, PlaceError> {
         let free = |path| self.places.disk.free_bytes(path);
         let (store, log) = (free(&self.places.data)?, free(&self.places.logs)?);
         let one_volume = self.places.data == self.places.logs;
-        let mut taken = self.room.before(self.database);
         if one_volume {
             let both = taken.store.saturating_add(taken.log);
             taken = Needs { store: both, log: both };
@@ -106,7 +113,7 @@ impl Claim {
     /// # Errors
     /// `full` if that would eat into what stays free, or is claimed by an earlier seed.
     pub(crate) fn take(&self, place: SeedPlace, bytes: u64) -> Result<(), PlaceError> {
-        self.look(place, bytes)?;
+        check(place, self.free()?, bytes)?;
         let mut claims = self.room.lock();
         if let Some((_, needs)) = claims.iter_mut().find(|(of, _)| *of == self.database) {
             let needs = needs.of(place);
@@ -118,22 +125,25 @@ impl Claim {
     /// Bytes that nobody claimed are about to be written.
     ///
     /// # Errors
-    /// As of [`Self::take`].
-    pub(crate) fn look(&self, place: SeedPlace, bytes: u64) -> Result<(), PlaceError> {
-        let free = self.free()?;
-        let (volume, free) = match place {
-            SeedPlace::Store | SeedPlace::Catalog => ("store", free.store),
-            SeedPlace::Log => ("log", free.log),
-        };
-        if free < SEED_RESERVE_BYTES.saturating_add(bytes) {
-            let text = format!(
-                "the {volume} volume became too full for the seed: {free} bytes are free beside \
-                 what earlier seeds here need, {SEED_RESERVE_BYTES} have to stay free"
-            );
-            return Err(PlaceError { full: true, text });
-        }
-        Ok(())
+    /// `full` if that would eat into what stays free, or is claimed by any seed, this one included.
+    pub(crate) fn take_unclaimed(&self, place: SeedPlace, bytes: u64) -> Result<(), PlaceError> {
+        check(place, self.free_beside(self.room.all())?, bytes)
     }
+}
+
+fn check(place: SeedPlace, free: Free, bytes: u64) -> Result<(), PlaceError> {
+    let (volume, free) = match place {
+        SeedPlace::Store | SeedPlace::Catalog => ("store", free.store),
+        SeedPlace::Log => ("log", free.log),
+    };
+    if free >= SEED_RESERVE_BYTES.saturating_add(bytes) {
+        return Ok(());
+    }
+    let text = format!(
+        "the {volume} volume became too full for the seed: {free} bytes are free beside what \
+         seeds here need, {SEED_RESERVE_BYTES} have to stay free"
+    );
+    Err(PlaceError { full: true, text })
 }
 
 #[cfg(test)]
@@ -198,5 +208,18 @@ mod tests {
         member.disk.set_quota(Some(SEED_RESERVE_BYTES + MIB));
         first.take(SeedPlace::Log, MIB).unwrap();
         assert!(first.take(SeedPlace::Log, MIB + 1).unwrap_err().full);
+    }
+
+    /// The log beside the files gives way to the files, its own seed's first of all.
+    #[test]
+    fn log_that_nobody_claimed_leaves_room_for_what_was() {
+        let member = Member::with(SEED_RESERVE_BYTES + 50 * MIB);
+        let (first, second) = (member.claim(1, "/data"), member.claim(2, "/data"));
+        first.set(Needs { store: 30 * MIB, log: 0 });
+        second.set(Needs { store: 10 * MIB, log: 0 });
+        first.take_unclaimed(SeedPlace::Log, 10 * MIB).unwrap();
+        assert!(first.take_unclaimed(SeedPlace::Log, 10 * MIB + 1).unwrap_err().full);
+        assert!(second.take_unclaimed(SeedPlace::Log, 10 * MIB + 1).unwrap_err().full);
+        first.take(SeedPlace::Store, 30 * MIB).unwrap();
     }
 }

@@ -13,7 +13,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use keelson_env::Disk;
-use keelson_format::{Chunk, CursorState, SeedFile, SeedManifest, SeedPlace};
+use keelson_format::{
+    Chunk, CursorState, GENERATION_HEADER_BYTES, SeedFile, SeedManifest, SeedPlace,
+};
 use keelson_log::{Log, LogConfig, LogError};
 use keelson_types::{EpochTable, LogEnd, Position};
 
@@ -26,7 +28,7 @@ pub(crate) struct StagedLog {
     log: Log,
     state: CursorState,
     table: EpochTable,
-    /// Of the checkpoint, as far as it was here.
+    /// Of the checkpoint's own log, what was here when it was opened; older files come later.
     bytes_before: u64,
 }
 
@@ -102,6 +104,7 @@ impl StagedLog {
         if chunk.end <= self.state.position {
             return Ok(());
         }
+        let chunk = self.behind_header(chunk);
         let mut state = self.state;
         let inspected = state.verify(&chunk).map_err(|error| NotTaken::Wrong(error.to_string()))?;
         self.log
@@ -113,6 +116,18 @@ impl StagedLog {
             let _ = self.table.push(row);
         }
         Ok(())
+    }
+
+    /// A crash may leave a generation without a frame, whose header comes once more with the first
+    /// one.
+    fn behind_header(&self, chunk: Chunk) -> Chunk {
+        let at = self.state.position;
+        let header = GENERATION_HEADER_BYTES;
+        let again = chunk.opens_generation()
+            && chunk.position.generation == at.generation
+            && at.offset == header as u64
+            && chunk.bytes.len() > header;
+        if again { Chunk::new(at, chunk.bytes.slice(header..)) } else { chunk }
     }
 
     pub(crate) fn sync(&mut self) -> Result<(), PlaceError> {

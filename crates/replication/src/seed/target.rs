@@ -4,6 +4,7 @@
 //! blocking work is done in pieces of at most one file's sync, and is never left alone half way.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -245,7 +246,21 @@ impl Target {
         if !record.makes_copy() {
             return self.install_index(record).await;
         }
-        let installed = self.on_disk(move |files| files.install(&manifest, &record)).await;
+        let (context, files) = (self.context.clone(), self.files.clone());
+        let reached = self.followed.durable;
+        let work = async move {
+            let install = move || files.install(&manifest, &record, reached);
+            blocking(&context.seed_pools.chores, install).await
+        };
+        let mut work = pin!(work);
+        let installed = loop {
+            tokio::select! {
+                installed = &mut work => break installed,
+                // All of the log is read once more: the hold must not end meanwhile.
+                () = tokio::time::sleep(TELL_AGAIN) => self.tell(),
+            }
+        };
+        let installed = installed.unwrap_or_else(|text| Err(PlaceError { full: false, text }));
         installed.map_or_else(failed, |()| SeedEvent::Installed)
     }
 

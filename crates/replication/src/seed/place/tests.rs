@@ -196,7 +196,7 @@ fn half_an_install_is_taken_back() {
     assert_eq!((left.record, left.installed), (Some(record(OldFiles::Keep)), false));
     assert!(!there.exists());
     assert_eq!(place.files.prepare(&manifest()), Ok(vec![true]), "nothing is sent again");
-    place.files.install(&manifest(), &verified(record(OldFiles::Keep))).unwrap();
+    place.files.install(&manifest(), &verified(record(OldFiles::Keep)), None).unwrap();
     assert!(place.files.look().unwrap().installed && there.exists());
 }
 
@@ -208,7 +208,7 @@ fn a_seed_that_was_given_up_leaves_the_old_copy_alone() {
     let before = place.names();
     place.files.save(&record(OldFiles::Delete)).unwrap();
     stage(&place);
-    place.files.install(&manifest(), &verified(record(OldFiles::Delete))).unwrap();
+    place.files.install(&manifest(), &verified(record(OldFiles::Delete)), None).unwrap();
     assert_eq!(place.files.clean_up(Some(OLD), None, &place.stores), Ok(true));
     assert_eq!(place.names(), before);
     assert!(place.files.is_clean());
@@ -226,7 +226,7 @@ fn an_installed_copy_takes_the_place_of_the_old_one() {
         std::fs::write(log.join(SALVAGE), b"cut").unwrap();
         place.files.save(&record(old_files)).unwrap();
         stage(&place);
-        place.files.install(&manifest(), &verified(record(old_files))).unwrap();
+        place.files.install(&manifest(), &verified(record(old_files)), None).unwrap();
         let cleaned = place.files.clean_up(Some(NEW), None, &place.stores);
         assert_eq!(cleaned, Ok(false), "the old copy is not closed yet");
         place.open(NEW);
@@ -294,7 +294,7 @@ fn a_seed_of_an_index_takes_no_copy_with_it() {
     std::fs::write(log.join("0000000000000001.klog"), b"log").unwrap();
     place.files.save(&record(OldFiles::Keep)).unwrap();
     stage(&place);
-    place.files.install(&manifest(), &verified(record(OldFiles::Keep))).unwrap();
+    place.files.install(&manifest(), &verified(record(OldFiles::Keep)), None).unwrap();
     place.open(NEW);
     assert_eq!(place.files.clean_up(Some(NEW), None, &place.stores), Ok(true));
     let before = place.names();
@@ -329,7 +329,7 @@ fn an_index_is_installed_with_its_copy() {
             let list = place.files.staging(SeedPlace::Catalog).join("meta.json");
             std::fs::write(list, b"{}").unwrap();
         }
-        place.files.install(&manifest, &verified(record(OldFiles::Keep))).unwrap();
+        place.files.install(&manifest, &verified(record(OldFiles::Keep)), None).unwrap();
         let there = place.files.installed(SeedPlace::Catalog, NEW);
         assert_eq!(word_of(&there).as_deref(), word);
         assert!(place.files.look().unwrap().installed);
@@ -346,7 +346,7 @@ fn a_seeded_copy_in_use_is_not_cleared_by_an_old_belief() {
     place.files.save(&record(OldFiles::Keep)).unwrap();
     stage(&place);
     let record = verified(record(OldFiles::Keep));
-    place.files.install(&manifest(), &record).unwrap();
+    place.files.install(&manifest(), &record, None).unwrap();
     place.open(NEW);
     assert_eq!(place.files.clean_up(Some(OLD), None, &place.stores), Ok(true));
     assert!(place.files.installed(SeedPlace::Store, NEW).join("000007.sst").exists());

@@ -105,6 +105,25 @@ fn it_goes_on_behind_the_checkpoint() {
     assert_eq!((log.end(), log.table()), (end, &source.manifest.epochs));
 }
 
+/// A crash may keep the header of a generation and lose its frames.
+#[test]
+fn it_goes_on_behind_a_generation_without_a_frame() {
+    let disk = Arc::new(SimDisk::new());
+    let mut source = Source::staged(&disk);
+    let manifest = source.manifest.clone();
+    let header = source.epoch(2);
+    let frames = source.frame(10);
+    let mut log = open(&disk, &manifest).expect("whole");
+    log.append(header.clone()).expect("it goes on");
+    log.sync().expect("synced");
+    drop(log);
+    let mut log = open(&disk, &manifest).expect("whole");
+    assert_eq!(log.end(), manifest.at);
+    let both = [header.bytes, frames[0].bytes.clone()].concat();
+    log.append(Chunk::new(header.position, both.into())).expect("the header is here");
+    assert_eq!(log.end(), source.cursor.end());
+}
+
 #[test]
 fn what_does_not_continue_it_is_refused_and_changes_nothing() {
     let disk = Arc::new(SimDisk::new());

@@ -19,11 +19,12 @@ use keelson_wire::{epoch_rows, ids, v1};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Streaming;
 
 use crate::context::PlaneContext;
 use crate::fetch::{SILENCE, client, next};
+use crate::pool::Pool;
 use crate::seed::blocking;
 use crate::seed::place::{PlaceError, Refused as NotTaken, SeedFiles};
 use crate::seed::room::Claim;
@@ -32,7 +33,7 @@ use crate::shared::CopyShared;
 
 /// Log that is not durable, at most, in bytes.
 const UNSYNCED_MAX: u64 = 8 * 1024 * 1024;
-/// Pause when everything is here, and before a copy is asked that was passed over.
+/// Pause when hardly anything is missing, and when no copy has more.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How far it is.
@@ -40,7 +41,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct SoFar {
     /// Who sends.
     pub(super) source: Option<MemberId>,
-    /// Durable up to here; nothing as long as nobody looked.
+    /// Durable up to here; nothing as long as nobody looked, and then the hold stays where it is.
     pub(super) durable: Option<Position>,
     /// Bytes behind the checkpoint.
     pub(super) bytes: u64,
@@ -62,7 +63,8 @@ pub(super) struct Parts {
 /// It runs until it is stopped, or cannot go on.
 pub(super) struct Following {
     task: JoinHandle<()>,
-    stop: CancellationToken,
+    /// A target that ends otherwise stops it, too.
+    stop: DropGuard,
     so_far: watch::Receiver<SoFar>,
 }
 
@@ -72,7 +74,7 @@ impl Following {
         let stop = CancellationToken::new();
         let excluded = BTreeSet::new();
         let follower = Follower { parts, told, excluded, stop: stop.clone() };
-        Self { task: tokio::spawn(follower.run()), stop, so_far }
+        Self { task: tokio::spawn(follower.run()), stop: stop.drop_guard(), so_far }
     }
 
     pub(super) fn so_far(&self) -> SoFar {
@@ -81,11 +83,10 @@ impl Following {
 
     /// Ends it, and waits until it has let go of its files.
     pub(super) async fn end(self) -> SoFar {
-        self.stop.cancel();
+        drop(self.stop);
         // One that panicked has let go, too.
         let _ = self.task.await;
-        let last = *self.so_far.borrow();
-        last
+        *self.so_far.borrow()
     }
 }
 
@@ -95,6 +96,8 @@ enum Ended {
     Source(String),
     /// At all.
     Disk(PlaceError),
+    /// It was stopped.
+    Stopped,
 }
 
 impl From<PlaceError> for Ended {
@@ -112,7 +115,7 @@ fn lock(log: &Shared) -> MutexGuard<'_, StagedLog> {
 struct Follower {
     parts: Parts,
     told: watch::Sender<SoFar>,
-    /// Copies that had nothing to give since the last pause.
+    /// Copies that had nothing more to give since the last pause.
     excluded: BTreeSet<MemberId>,
     stop: CancellationToken,
 }
@@ -133,12 +136,10 @@ impl Follower {
             }
         };
         self.tell(&log);
-        let stop = self.stop.clone();
-        if let Some(error) = stop.run_until_cancelled(self.follow(&log)).await {
+        if let Some(error) = self.follow(&log).await {
             tracing::warn!(database, why = error.text, "no more log comes beside the seed");
             self.told.send_modify(|so_far| so_far.source = None);
         }
-        // Behind whatever a thread still does with it.
         if let Err(error) = self.sync(&log).await {
             tracing::warn!(database, why = error.text, "the log beside the seed");
         }
@@ -146,35 +147,52 @@ impl Follower {
 
     async fn open(&self) -> Result<Option<StagedLog>, PlaceError> {
         let (files, manifest) = (self.parts.files.clone(), self.parts.manifest.clone());
-        self.on_disk(move || files.staged_log(&manifest)).await
+        // It reads all of the log.
+        let pool = &self.parts.context.seed_pools.chores;
+        self.on_disk(pool, move || files.staged_log(&manifest)).await
     }
 
+    /// Work that was begun is waited for, whoever stops this.
     async fn on_disk<T: Send + 'static>(
         &self,
+        pool: &Pool,
         work: impl FnOnce() -> Result<T, PlaceError> + Send + 'static,
     ) -> Result<T, PlaceError> {
-        let done = blocking(&self.parts.context.seed_pools.chunks, work).await;
+        let done = blocking(pool, work).await;
         done.unwrap_or_else(|text| Err(PlaceError { full: false, text }))
     }
 
-    /// Asks one copy after the other, for as long as this member's disk takes it.
-    async fn follow(&mut self, log: &Shared) -> PlaceError {
+    /// Asks one copy after the other, until it is stopped or this member's disk takes no more.
+    async fn follow(&mut self, log: &Shared) -> Option<PlaceError> {
         loop {
             let Some(source) = self.choose() else {
                 self.excluded.clear();
-                tokio::time::sleep(PAUSE).await;
+                self.unless_stopped(tokio::time::sleep(PAUSE)).await.ok()?;
                 continue;
             };
             match self.fetch(source, log).await {
-                Ok(bytes) if bytes < UNSYNCED_MAX => tokio::time::sleep(PAUSE).await,
+                Ok(0) => {
+                    // Another one may have more.
+                    self.excluded.insert(source);
+                }
+                // Not frame by frame.
+                Ok(bytes) if bytes < UNSYNCED_MAX => {
+                    self.unless_stopped(tokio::time::sleep(PAUSE)).await.ok()?;
+                }
                 Ok(_) => {}
                 Err(Ended::Source(why)) => {
                     tracing::debug!(member = %source, why, "another copy is asked for log");
                     self.excluded.insert(source);
                 }
-                Err(Ended::Disk(error)) => return error,
+                Err(Ended::Disk(error)) => return Some(error),
+                Err(Ended::Stopped) => return None,
             }
         }
+    }
+
+    /// Waits for the network, or a pause.
+    async fn unless_stopped<T>(&self, wait: impl Future<Output = T>) -> Result<T, Ended> {
+        self.stop.run_until_cancelled(wait).await.ok_or(Ended::Stopped)
     }
 
     fn choose(&self) -> Option<MemberId> {
@@ -186,17 +204,20 @@ impl Follower {
 
     /// Fetches what a copy has that is not here; says how much that was.
     async fn fetch(&mut self, member: MemberId, log: &Shared) -> Result<u64, Ended> {
-        let mut stream = self.ask(member, log).await.map_err(Ended::Source)?;
-        let first = next(&mut stream).await.map_err(Ended::Source)?;
+        let asked = self.unless_stopped(self.ask(member, log)).await?;
+        let mut stream = asked.map_err(Ended::Source)?;
+        let first = self.unless_stopped(next(&mut stream)).await?.map_err(Ended::Source)?;
         let first = first.ok_or_else(|| Ended::Source("it sent nothing".into()))?;
         let (matched, end) = (LogEnd::from(first.matched.unwrap_or_default()), lock(log).end());
-        if matched != end {
+        if matched.position != end.position {
             // It is behind, or on another timeline.
             return Err(Ended::Source(format!("it shares the log up to {matched}, not {end}")));
         }
         self.told.send_modify(|so_far| so_far.source = Some(member));
         let (mut bytes, mut unsynced) = (0, 0);
-        while let Some(message) = next(&mut stream).await.map_err(Ended::Source)? {
+        loop {
+            let message = self.unless_stopped(next(&mut stream)).await?;
+            let Some(message) = message.map_err(Ended::Source)? else { break };
             let length = self.take(message, log).await?;
             (bytes, unsynced) = (bytes + length, unsynced + length);
             if unsynced >= UNSYNCED_MAX {
@@ -243,14 +264,14 @@ impl Follower {
     /// Appends what one message holds; says how many bytes that are.
     async fn take(&self, message: v1::FetchLogResponse, log: &Shared) -> Result<u64, Ended> {
         let (log, claim) = (log.clone(), self.parts.claim.clone());
-        let taken = self.on_disk(move || {
+        let taken = self.on_disk(&self.parts.context.seed_pools.chunks, move || {
             let position = message.position.map(Position::from).unwrap_or_default();
             let body = match unpack(message.body, message.packed_from, DATA_MESSAGE_BYTES_MAX) {
                 Ok(body) => body,
                 Err(error) => return Ok(Err(error.to_string())),
             };
             let length = body.len() as u64;
-            claim.look(SeedPlace::Log, length)?;
+            claim.take_unclaimed(SeedPlace::Log, length)?;
             match lock(&log).append(Chunk::new(position, body)) {
                 Ok(()) => Ok(Ok(length)),
                 Err(NotTaken::Wrong(text)) => Ok(Err(text)),
@@ -262,7 +283,8 @@ impl Follower {
 
     async fn sync(&self, log: &Shared) -> Result<(), PlaceError> {
         let syncing = log.clone();
-        self.on_disk(move || lock(&syncing).sync()).await?;
+        let pool = &self.parts.context.seed_pools.chunks;
+        self.on_disk(pool, move || lock(&syncing).sync()).await?;
         self.tell(log);
         Ok(())
     }
