@@ -85,6 +85,14 @@ async fn only_a_token_opens_the_console_and_only_for_a_while() -> Result<()> {
         "a revoked token ends its sessions"
     );
     ensure!(!browser.cookies().is_empty(), "a session that is unknown may be another console's");
+    let audit = cluster.cli().json(["audit", "m1", "--access"]).await?;
+    let login = |by: &str, outcome: &str| {
+        let fields = [("call", "console login"), ("by", by), ("outcome", outcome)];
+        let lines = audit.as_array().into_iter().flatten();
+        lines.filter(|line| fields.iter().all(|(field, value)| line[*field] == *value)).count()
+    };
+    assert_eq!((login("ann", "done"), login("", "unauthenticated")), (1, 1), "{audit}");
+    ensure!(!audit.to_string().contains("hunter2"), "{audit}");
     Ok(())
 }
 

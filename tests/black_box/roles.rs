@@ -86,5 +86,54 @@ async fn changes_are_in_the_audit_with_who_what_and_how_it_ended() -> Result<()>
         ensure!(!looked, "a what-if changes nothing: {events:?}");
         Ok(())
     })
-    .await
+    .await?;
+    let told = told(&cluster, "m1").await?;
+    let done = |by: &str, call: &str, outcome: &str| {
+        let fields = [("kind", "change"), ("by", by), ("call", call), ("outcome", outcome)];
+        told.iter().any(|line| fields.iter().all(|(field, value)| line[*field] == *value))
+    };
+    // The first member leads, and holds the copy whose salvage was asked for.
+    ensure!(done("operator", "suspend_copy", "done"), "{told:?}");
+    ensure!(done("client", "create_database", "already_exists"), "{told:?}");
+    ensure!(done("operator", "cancel_operation", "unknown_operation"), "{told:?}");
+    ensure!(done("client", "delete_salvage", "bad_argument"), "{told:?}");
+    ensure!(!format!("{told:?}").contains("only a look"), "{told:?}");
+    Ok(())
+}
+
+/// The audit of a member.
+async fn told(cluster: &Cluster, member: &str) -> Result<Vec<serde_json::Value>> {
+    let lines = cluster.cli().json(["audit", member, "--limit", "400"]).await?;
+    Ok(lines.as_array().cloned().unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_again_and_again_gets_few_lines_in_the_audit_and_none_in_the_ring()
+-> Result<()> {
+    let cluster = cluster().await?;
+    let reader = holder(&cluster, "reader", &["DB1"]).await?;
+    for _ in 0..5 {
+        forbidden(&reader, &["kv", "put", "DB1", "k", "w"]).await?;
+        forbidden(&reader, &["token", "list"]).await?;
+    }
+    let mut refused = Vec::new();
+    for member in ["m1", "m2", "m3"] {
+        let lines = told(&cluster, member).await?;
+        refused.extend(lines.into_iter().filter(|line| line["kind"] == "refused"));
+    }
+    let of = |call: &str| {
+        let one = |line: &&serde_json::Value| line["call"] == call && line["by"] == "reader";
+        refused.iter().filter(one).collect::<Vec<_>>()
+    };
+    let (control, data) = (of("Admin.ListTokens"), of("Kv.OpenSession"));
+    ensure!((1..=3).contains(&control.len()), "once for each member that was asked: {refused:?}");
+    ensure!(data.len() == 1, "the data process of the active tells it: {refused:?}");
+    for line in [control[0], data[0]] {
+        ensure!(line["outcome"] == "forbidden" && line["role"] == "reader", "{line}");
+        ensure!(line["from"].as_str().is_some_and(|from| from.starts_with("127.")), "{line}");
+        ensure!(line["times"] == 1, "the others are told when the minute is over: {line}");
+    }
+    let events = cluster.cli().json(["event", "list"]).await?.to_string();
+    ensure!(!events.contains("ListTokens") && !events.contains("OpenSession"), "{events}");
+    Ok(())
 }

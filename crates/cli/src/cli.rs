@@ -4,8 +4,9 @@ use clap::{Parser, Subcommand};
 
 use crate::block_on;
 use crate::commands::{
-    bench, certs, cluster, completions, config, copy, database, decision, event, guarantee, health,
-    kv, log, member, network, operation, redistribute, search, server, site, switchover, token,
+    audit, bench, certs, cluster, completions, config, copy, database, decision, event, guarantee,
+    health, kv, log, member, network, operation, redistribute, search, server, site, switchover,
+    token,
 };
 use crate::context::Global;
 use crate::failure::Outcome;
@@ -71,6 +72,8 @@ enum Command {
     /// Events of the cluster
     #[command(subcommand)]
     Event(event::Command),
+    /// Who changed what at a member, who was refused, who logged in
+    Audit(audit::Audit),
     /// Long work and its progress
     #[command(subcommand)]
     Operation(operation::Command),
@@ -122,6 +125,7 @@ impl Cli {
             Command::Guarantee(command) => block_on(command.run(global)),
             Command::Decision(command) => block_on(command.run(global)),
             Command::Event(command) => block_on(command.run(global)),
+            Command::Audit(command) => block_on(command.run(global)),
             Command::Operation(command) => block_on(command.run(global)),
             Command::Kv(command) => block_on(command.run(global)),
             Command::Search(command) => block_on(command.run(global)),

@@ -1,5 +1,6 @@
 //! The commands, one file per noun.
 
+pub(crate) mod audit;
 pub(crate) mod bench;
 pub(crate) mod certs;
 pub(crate) mod cluster;

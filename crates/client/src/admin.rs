@@ -22,6 +22,7 @@ use crate::backoff::Backoff;
 use crate::client::Shared;
 use crate::database::timed;
 use crate::error::Failure;
+use crate::salvage::member_of;
 
 /// How many times a named leader is followed without waiting.
 const REDIRECTS_AT_ONCE: u32 = 3;
@@ -319,6 +320,19 @@ impl Admin {
     /// No member answers.
     pub async fn list_events(&self, limit: u32) -> Result<Vec<v1::EventInfo>, ClientError> {
         Ok(ask!(self, Kind::Question, list_events, v1::ListEventsRequest { limit })?.events)
+    }
+
+    /// The newest lines of the audit of a member as JSON, oldest of them first.
+    ///
+    /// # Errors
+    /// `unknown_member`; the member does not answer.
+    pub async fn list_audit(&self, member: &str, limit: u32) -> Result<Vec<String>, ClientError> {
+        let address = member_of(&self.shared, member).await?.control;
+        let mut admin = self.shared.pool.admin(&address);
+        let request = v1::ListAuditRequest { limit };
+        let answer = admin.list_audit(timed(request, READ_LIMIT)).await;
+        let answer = answer.map_err(|status| Failure::of(&status, &address).error)?;
+        Ok(answer.into_inner().lines)
     }
 
     /// The newest decision records as JSON, oldest of them first; an empty name means all

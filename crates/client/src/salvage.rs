@@ -10,7 +10,7 @@ use tonic::Streaming;
 use crate::client::Shared;
 use crate::database::timed;
 use crate::error::Failure;
-use crate::{ClientError, Database};
+use crate::{ClientError, Database, MemberAddresses};
 
 /// How long a member may take to list.
 const LIST_LIMIT: Duration = Duration::from_secs(10);
@@ -103,7 +103,15 @@ fn late(address: &str) -> ClientError {
 }
 
 pub(crate) async fn data_address(shared: &Shared, member: &str) -> Result<String, ClientError> {
-    let find = || Some(shared.topology.picture().members.get(member)?.data.clone());
+    Ok(member_of(shared, member).await?.data)
+}
+
+/// Where a member is.
+pub(crate) async fn member_of(
+    shared: &Shared,
+    member: &str,
+) -> Result<MemberAddresses, ClientError> {
+    let find = || shared.topology.picture().members.get(member).cloned();
     if let Some(address) = find() {
         return Ok(address);
     }

@@ -45,20 +45,21 @@ use keelson_wire::v1::{
     DismountDatabaseRequest, DropForkRequest, DropForkResponse, EndMaintenanceRequest,
     ExplainDecisionRequest, ExplainDecisionResponse, ForkInfo, GuaranteeRequest, GuaranteeResponse,
     HealthRequest, HealthResponse, InitClusterRequest, InitClusterResponse, IssueTokenRequest,
-    IssueTokenResponse, ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest,
-    ListEventsResponse, ListForksRequest, ListForksResponse, ListNetworksRequest,
-    ListNetworksResponse, ListSettingsRequest, ListSettingsResponse, ListTokensRequest,
-    ListTokensResponse, MaintenanceResponse, MountDatabaseRequest, MoveRequest, MoveResponse,
-    NoteBackupRequest, NoteBackupResponse, OperationStarted, PreviewActivationResponse,
-    PreviewMountResponse, RedistributeRequest, RedistributeResponse, RedundancyRequest,
-    RedundancyResponse, RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest,
-    RemoveDatabaseResponse, RemoveMemberRequest, RemoveMemberResponse, RepairCopyRequest,
-    RepairCopyResponse, ResumeCopyRequest, ResumeCopyResponse, RevokeTokenRequest,
-    RevokeTokenResponse, ScrubCopiesRequest, ScrubCopiesResponse, SeedCopyRequest,
-    SeedCopyResponse, SetCopyRequest, SetCopyResponse, SetDatabaseRequest, SetDatabaseResponse,
-    SetMemberRequest, SetMemberResponse, SetNetworkRequest, SetNetworkResponse, SetSettingRequest,
-    SetSettingResponse, ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest,
-    SuspendCopyResponse, SwitchoverRequest, TopologyRequest, TopologyResponse,
+    IssueTokenResponse, ListAuditRequest, ListAuditResponse, ListDecisionsRequest,
+    ListDecisionsResponse, ListEventsRequest, ListEventsResponse, ListForksRequest,
+    ListForksResponse, ListNetworksRequest, ListNetworksResponse, ListSettingsRequest,
+    ListSettingsResponse, ListTokensRequest, ListTokensResponse, MaintenanceResponse,
+    MountDatabaseRequest, MoveRequest, MoveResponse, NoteBackupRequest, NoteBackupResponse,
+    OperationStarted, PreviewActivationResponse, PreviewMountResponse, RedistributeRequest,
+    RedistributeResponse, RedundancyRequest, RedundancyResponse, RemoveCopyRequest,
+    RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse, RemoveMemberRequest,
+    RemoveMemberResponse, RepairCopyRequest, RepairCopyResponse, ResumeCopyRequest,
+    ResumeCopyResponse, RevokeTokenRequest, RevokeTokenResponse, ScrubCopiesRequest,
+    ScrubCopiesResponse, SeedCopyRequest, SeedCopyResponse, SetCopyRequest, SetCopyResponse,
+    SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest, SetMemberResponse,
+    SetNetworkRequest, SetNetworkResponse, SetSettingRequest, SetSettingResponse,
+    ShowDatabaseRequest, ShowDatabaseResponse, SuspendCopyRequest, SuspendCopyResponse,
+    SwitchoverRequest, TopologyRequest, TopologyResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -191,6 +192,7 @@ arms! {
     list_tokens(ListTokensRequest) -> ListTokensResponse = question, admin_list_tokens;
     revoke_token(RevokeTokenRequest) -> RevokeTokenResponse = trial_or_change, admin_revoke_token;
     list_events(ListEventsRequest) -> ListEventsResponse = question, admin_list_events;
+    list_audit(ListAuditRequest) -> ListAuditResponse = question, admin_list_audit;
     list_decisions(ListDecisionsRequest) -> ListDecisionsResponse = question, admin_list_decisions;
 }
 

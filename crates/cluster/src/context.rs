@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::Rehearsing;
 use crate::applied::Applied;
+use crate::audit_log::AuditLog;
 use crate::data_link::DataLink;
 use crate::manager_task::LeaderInput;
 use crate::membership::Neighbours;
@@ -77,6 +78,8 @@ pub(crate) struct Context {
     pub(crate) rehearsing: Rehearsing,
     /// The access tokens that count here.
     pub(crate) tokens: TokenBook,
+    /// Who did or tried what here.
+    pub(crate) audit: AuditLog,
     /// Whether everything that was decided before this life began is applied here. An older list
     /// of tokens would let in who was revoked since.
     pub(crate) caught_up: watch::Sender<bool>,

@@ -24,6 +24,7 @@ use tonic::service::Routes;
 use crate::admin::AdminApi;
 use crate::applied::Applied;
 use crate::assignments::Assigner;
+use crate::audit_log::AuditLog;
 use crate::cluster_service::ClusterApi;
 use crate::context::{Context, Identity};
 use crate::data_link::{DataEvent, DataLink};
@@ -58,6 +59,8 @@ pub struct ControlPlaneConfig {
     pub directory: PathBuf,
     /// Times of consensus and leases, equal on all members.
     pub timings: Timings,
+    /// Where changes are recorded, besides the events.
+    pub audit: AuditLog,
 }
 
 /// Why a control plane does not start.
@@ -144,6 +147,7 @@ impl ControlPlane {
             forming: tokio::sync::Mutex::new(()),
             rehearsing: crate::admin::Rehearsing::default(),
             tokens: TokenBook::default(),
+            audit: config.audit,
             caught_up: watch::Sender::new(false),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -271,6 +275,7 @@ impl ControlPlane {
         }
         self.context.tasks.close();
         self.context.tasks.wait().await;
+        self.context.audit.flush().await;
     }
 }
 

@@ -42,6 +42,7 @@ impl Context {
             _ => None,
         };
         let usage = ProcessUsage::now();
+        let (audit_lines, audit_dropped_lines) = self.audit.counts();
         let left = u64::try_from(self.lease_left().as_millis()).unwrap_or(u64::MAX);
         MemberFactsResponse {
             member: ids::bytes(self.identity.member),
@@ -52,6 +53,8 @@ impl Context {
             control_resident_bytes: usage.resident_bytes,
             control_cpu_millis: usage.cpu_millis,
             control_open_files: usage.open_files,
+            audit_lines,
+            audit_dropped_lines,
             ..facts.unwrap_or_default()
         }
     }

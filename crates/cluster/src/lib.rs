@@ -17,6 +17,7 @@
 //! | `cluster_service`, `admin`, `operations`, `facts`, `picture` | what is served |
 //! | `rounds` | what the leader looks at from time to time |
 //! | `standing_down` | a leader under maintenance lets another one lead |
+//! | `audit_log` | who did or tried what, on this member's disk |
 //! | `tokens` | which access tokens this process lets in |
 //! | `giving_away` | what a member does with its databases before it stops |
 //! | `control_plane`, `context` | start, stop, shared handles |
@@ -24,6 +25,7 @@
 mod admin;
 mod applied;
 mod assignments;
+mod audit_log;
 mod clock;
 mod cluster_service;
 mod context;
@@ -53,6 +55,7 @@ mod timings;
 mod tokens;
 
 pub use applied::Applied;
+pub use audit_log::{AuditLog, AuditSettings};
 pub use clock::now as boottime_now;
 pub use context::Identity;
 pub use control_plane::{ControlPlane, ControlPlaneConfig, StartError};

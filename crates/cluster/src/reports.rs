@@ -17,9 +17,9 @@ use keelson_types::{
     RefusalReason,
 };
 use keelson_wire::v1::{
-    CertifyDeathRequest, ClearCutOff, CopyForgot, CopyNote, CopyStopped, DivergenceReport,
-    EpochGivenUp, EstablishedReport, MarkCutOff, NewsReport, ProposeCeiling, ProposeRule,
-    RuleOutcome, SeedReport, control_to_data, data_to_control,
+    AuditReport, CertifyDeathRequest, ClearCutOff, CopyForgot, CopyNote, CopyStopped,
+    DivergenceReport, EpochGivenUp, EstablishedReport, MarkCutOff, NewsReport, ProposeCeiling,
+    ProposeRule, RuleOutcome, SeedReport, control_to_data, data_to_control,
 };
 use keelson_wire::{Invalid, Refusal, ids, v1};
 use tokio::sync::Semaphore;
@@ -123,6 +123,7 @@ impl Reports {
             M::ProposeCeiling(proposal) => self.ceiling(&proposal),
             M::GivenUp(report) => self.given_up(&report),
             M::News(report) => self.news(&report),
+            M::Audit(report) => self.audit(&report),
             M::CopyStopped(report) => self.copy_stopped(report),
             M::CopyForgot(report) => self.copy_forgot(&report),
             M::MarkCutOff(report) => self.mark_cut_off(&report),
@@ -268,6 +269,13 @@ impl Reports {
         let command = Command::AppendEvent { member, database: Some(database), kind };
         let wanted = move |state: &ClusterState| state.databases.contains_key(&database);
         self.propose(command, wanted, |_, _, _| async {});
+        Ok(())
+    }
+
+    /// Somebody did or tried something at the data process, which folds what repeats.
+    fn audit(&self, report: &AuditReport) -> Result<(), Invalid> {
+        let line = serde_json::from_slice(&report.line).map_err(|_| Invalid("audit"))?;
+        self.context.audit.note(line);
         Ok(())
     }
 

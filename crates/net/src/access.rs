@@ -40,7 +40,8 @@ use crate::limits::CALLS_PER_CLIENT_MAX;
 use crate::membership::Members;
 use crate::places::{Place, Shares};
 use crate::server::Connection;
-use crate::{AccessSecret, PeerIdentity, Role, TokenBook};
+use crate::tokens::Pass;
+use crate::{AccessSecret, PeerIdentity, RefusedCalls, Role, TokenBook};
 
 const MEMBER: u8 = 1;
 const ADMIN: u8 = 2;
@@ -69,6 +70,7 @@ const CALLS: &[(&str, &[&str], u8)] = &[
             "ListForks",
             "ListSettings",
             "ListEvents",
+            "ListAudit",
             "ListDecisions",
             "ListNetworks",
             "ExplainDecision",
@@ -155,17 +157,50 @@ type Ended = Pin<Box<dyn Future<Output = Refusal> + Send>>;
 /// Who sent a request, and what watches over the answer if it is a stream.
 type Admitted = (Option<PeerIdentity>, Option<Ended>);
 
+/// Who sent a request, and the pass of its token.
+type Known = (Option<PeerIdentity>, Option<Pass>);
+
 /// Whom a server believes, and how much of each it takes.
 #[derive(Clone, Debug)]
 pub(crate) struct Gates {
     pub(crate) tokens: Option<TokenBook>,
     pub(crate) members: Members,
+    refused: Option<RefusedCalls>,
     calls: Shares<(String, bool)>,
 }
 
 impl Gates {
     pub(crate) fn new(tokens: Option<TokenBook>, members: Members) -> Self {
-        Self { tokens, members, calls: Shares::new(CALLS_PER_CLIENT_MAX) }
+        Self { tokens, members, refused: None, calls: Shares::new(CALLS_PER_CLIENT_MAX) }
+    }
+
+    /// Tells who was refused.
+    pub(crate) fn with_refused_calls(self, refused: Option<RefusedCalls>) -> Self {
+        Self { refused, ..self }
+    }
+
+    /// Who sent a request, and the pass of the token that it shows. A token that is shown decides,
+    /// whatever the connection's certificate says; a bad one is never passed over in silence.
+    fn identify(&self, headers: &HeaderMap, connection: &Connection) -> Result<Known, Refusal> {
+        let Some(secret) = shown_token(headers)? else {
+            return Ok((connection.certificate.clone(), None));
+        };
+        let refused = || {
+            let what = "no tokens are taken here: members have certificates";
+            Refusal::new(RefusalReason::Unauthenticated, what)
+        };
+        let (holder, pass) = self.tokens.as_ref().ok_or_else(refused)?.enter(&secret)?;
+        connection.vouched();
+        Ok((Some(PeerIdentity { address: connection.address, ..holder }), Some(pass)))
+    }
+
+    /// Tells the audit of a request that was not let in.
+    fn note_refused<B>(&self, request: &Request<B>, connection: &Connection, refusal: &Refusal) {
+        let Some(refused) = &self.refused else { return };
+        let known = self.identify(request.headers(), connection);
+        let stranger = PeerIdentity { address: connection.address, ..PeerIdentity::default() };
+        let caller = known.ok().and_then(|(caller, _)| caller).unwrap_or(stranger);
+        refused.refused(request.uri().path(), caller, refusal);
     }
 
     /// The place of a call among those of its client; members need none.
@@ -183,28 +218,15 @@ impl Gates {
     }
 }
 
-/// Whether a request may go on, and whose it is. A token that is shown decides, whatever the
-/// connection's certificate says; a bad one is never passed over in silence. Reflection is for
-/// everybody who is known, health for everybody.
+/// Whether a request may go on, and whose it is. Reflection is for everybody who is known, health
+/// for everybody.
 fn admit(
     path: &str,
     headers: &HeaderMap,
     connection: &Connection,
     gates: &Gates,
 ) -> Result<Admitted, Refusal> {
-    let (peer, pass) = match shown_token(headers)? {
-        Some(secret) => {
-            let refused = || {
-                let what = "no tokens are taken here: members have certificates";
-                Refusal::new(RefusalReason::Unauthenticated, what)
-            };
-            let (holder, pass) = gates.tokens.as_ref().ok_or_else(refused)?.enter(&secret)?;
-            connection.vouched();
-            let address = connection.address;
-            (Some(PeerIdentity { address, ..holder }), Some(pass))
-        }
-        None => (connection.certificate.clone(), None),
-    };
+    let (peer, pass) = gates.identify(headers, connection)?;
     if path == OPEN {
         return Ok((peer, None));
     }
@@ -281,6 +303,7 @@ where
                 if connection.note_refusal() {
                     tracing::info!(%refusal, "refused");
                 }
+                self.gates.note_refused(&request, connection, &refusal);
                 return Either::Left(ready(Ok(Status::from(refusal).into_http())));
             }
         };

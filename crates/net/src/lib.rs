@@ -13,6 +13,7 @@
 //! | what a client shows | [`Credentials`] |
 //! | which tokens there are | [`TokenBook`] |
 //! | which members there are | [`Membership`] |
+//! | hear who was refused | [`RefusedCalls`] |
 //! | serve gRPC | [`bind`], [`TlsServer`], [`serve`] |
 //! | serve pages to programs without gRPC | [`serve_pages`] |
 //! | serve a web site to browsers | [`serve_site`] |
@@ -31,6 +32,7 @@ mod limits;
 mod membership;
 mod pages;
 mod places;
+mod refused_calls;
 mod secret;
 mod server;
 mod site;
@@ -55,6 +57,7 @@ pub use limits::{
 };
 pub use membership::{Membership, Standing};
 pub use pages::{Page, serve_pages};
+pub use refused_calls::{RefusedCalls, line_of};
 pub use secret::AccessSecret;
 pub use server::{BindError, RefusedHandshake, TlsServer, bind, serve};
 pub use site::{SiteRequest, SiteResponse, serve_site};

@@ -39,7 +39,7 @@ use crate::limits::{
 };
 use crate::membership::Members;
 use crate::places::{Addresses, Place, Shares};
-use crate::{Membership, PeerIdentity, TlsStore, TokenBook};
+use crate::{Membership, PeerIdentity, RefusedCalls, TlsStore, TokenBook};
 
 /// Refused handshakes that are remembered.
 const REFUSALS_KEPT: usize = 32;
@@ -117,6 +117,7 @@ pub struct TlsServer {
     tls: Arc<TlsStore>,
     tokens: Option<TokenBook>,
     members: Members,
+    refused_calls: Option<RefusedCalls>,
     refusals: Arc<Mutex<VecDeque<RefusedHandshake>>>,
     connections_max: usize,
     unknown_timeout: Duration,
@@ -136,6 +137,7 @@ impl TlsServer {
             tls,
             tokens: None,
             members: Members::default(),
+            refused_calls: None,
             refusals: Arc::default(),
             connections_max: CONNECTIONS_MAX,
             unknown_timeout: UNKNOWN_TIMEOUT,
@@ -152,6 +154,12 @@ impl TlsServer {
     #[must_use]
     pub fn with_members(self, membership: Arc<dyn Membership>) -> Self {
         Self { members: Members::known_by(membership), ..self }
+    }
+
+    /// Tells who was refused a call for who they are.
+    #[must_use]
+    pub fn with_refused_calls(self, refused: RefusedCalls) -> Self {
+        Self { refused_calls: Some(refused), ..self }
     }
 
     /// Bounds the number of connections (8192 by default); more are closed at once.
@@ -292,7 +300,8 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let (accepted, incoming) = mpsc::channel(HANDSHAKES_MAX);
     let (stop, stopped) = oneshot::channel::<()>();
-    let gates = Gates::new(server.tokens.clone(), server.members.clone());
+    let gates = Gates::new(server.tokens.clone(), server.members.clone())
+        .with_refused_calls(server.refused_calls.clone());
     let accepting = tokio::spawn(accept_all(listener, server, accepted));
     let admission = tower::layer::layer_fn(move |inner| Admission::new(inner, gates.clone()));
     let serving = http2_server().layer(admission).add_routes(routes).serve_with_incoming_shutdown(

@@ -50,6 +50,7 @@ const EXPECTED: &[(&str, &str, &[&str])] = &[
             "ListSettings",
             "ListNetworks",
             "ListEvents",
+            "ListAudit",
             "ListDecisions",
             "ExplainDecision",
             "Health",

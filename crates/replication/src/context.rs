@@ -12,8 +12,8 @@ use keelson_copy_core::{RecordedCeiling, StopReason};
 use keelson_env::StoreOpener;
 use keelson_net::{Connector, Expect, Lane as ChannelLane, PeerChannel, TokenBook};
 use keelson_types::{
-    ClusterId, ClusterSettings, CommitRule, CopyFault, CopyId, DatabaseId, Epoch, IncarnationId,
-    MemberId, MemberName, Networks, News, OperationId,
+    AuditLine, ClusterId, ClusterSettings, CommitRule, CopyFault, CopyId, DatabaseId, Epoch,
+    IncarnationId, MemberId, MemberName, Networks, News, OperationId,
 };
 use keelson_wire::{PROTOCOL_MAX, PROTOCOL_MIN, ids, v1};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -344,6 +344,13 @@ impl PlaneContext {
         let database = database.map(ids::bytes).unwrap_or_default();
         let report = v1::NewsReport { database, news: json.into() };
         self.report(0, v1::data_to_control::Message::News(report));
+    }
+
+    /// Leaves a line for the audit of this member.
+    pub(crate) fn audit(&self, line: &AuditLine) {
+        let Ok(json) = serde_json::to_vec(line) else { return };
+        let report = v1::AuditReport { line: json.into() };
+        self.report(0, v1::data_to_control::Message::Audit(report));
     }
 
     /// The copy failed for a reason that does not heal.

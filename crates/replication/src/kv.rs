@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use keelson_net::{peer_of, require_database};
-use keelson_types::{ForkAddress, LogEnd, News, RefusalReason, SessionId};
+use keelson_net::{PeerIdentity, line_of, peer_of, require_database};
+use keelson_types::{AuditLine, ForkAddress, LogEnd, News, RefusalReason, SessionId};
 use keelson_wire::{CommitToken, Refusal, ids, v1};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
@@ -248,10 +248,10 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::DeleteSalvageRequest>,
     ) -> Result<Response<v1::DeleteSalvageResponse>, Status> {
-        let by = peer_of(&request)?.to_string();
+        let by = peer_of(&request)?.clone();
         let request = admitted(request)?;
         let ended = self.remove_salvage(request.clone()).await;
-        self.audit(by, "delete_salvage", &request, &ended);
+        self.audit(&by, "delete_salvage", &request, &ended);
         ended?;
         Ok(Response::new(v1::DeleteSalvageResponse {}))
     }
@@ -280,7 +280,7 @@ impl KvService {
     /// Tells the cluster what somebody changed besides data, and how it ended.
     fn audit<T: OfDatabase + std::fmt::Debug>(
         &self,
-        by: String,
+        by: &PeerIdentity,
         call: &str,
         request: &T,
         ended: &Result<(), Refusal>,
@@ -290,7 +290,10 @@ impl KvService {
             Err(refusal) => refusal.reason.code().0,
         };
         let (outcome, request_text) = (outcome.to_owned(), format!("{request:?}"));
-        let asked = News::Asked { by, call: call.into(), request: request_text, outcome };
+        let line = AuditLine { call: call.into(), outcome: outcome.clone(), ..line_of(by) };
+        self.context.audit(&line.with_arguments(&request_text));
+        let (by, call) = (by.to_string(), call.to_owned());
+        let asked = News::Asked { by, call, request: request_text, outcome };
         let copy = self.registry.named(request.database());
         self.context.tell(copy.map(|copy| copy.shared.database), &asked);
     }

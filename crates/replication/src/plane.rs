@@ -14,7 +14,7 @@ use keelson_copy_core::paths::{Overrides, Purpose, Way};
 use keelson_env::Disk;
 use keelson_log::{OsDisk, Quota};
 use keelson_net::link::{LinkReceiver, LinkSender};
-use keelson_net::{Connector, Membership, TokenBook};
+use keelson_net::{Connector, Membership, RefusedCalls, TokenBook};
 use keelson_store::{StoreFactory, StoreLimits};
 use keelson_types::{
     ClusterId, ClusterSettings, DatabaseId, IncarnationId, MemberId, MemberName, Tick,
@@ -74,6 +74,7 @@ pub struct DataPlane {
     pub(crate) registry: Arc<Registry>,
     link_down: watch::Receiver<bool>,
     stop_wanted: watch::Receiver<bool>,
+    refused_calls: RefusedCalls,
 }
 
 impl DataPlane {
@@ -138,7 +139,10 @@ impl DataPlane {
         });
         tokio::spawn(scrub::run(context.clone(), registry.clone()));
         tokio::spawn(catalog::run(context.clone(), registry.clone()));
-        Ok(Self { context, registry, link_down, stop_wanted })
+        let told = context.clone();
+        let refused_calls = RefusedCalls::new(move |line| told.audit(&line));
+        tokio::spawn(refused_calls.clone().run());
+        Ok(Self { context, registry, link_down, stop_wanted, refused_calls })
     }
 
     /// The access tokens that count at this member.
@@ -151,6 +155,12 @@ impl DataPlane {
     #[must_use]
     pub fn membership(&self) -> Arc<dyn Membership> {
         self.context.clone()
+    }
+
+    /// Tells the control process who was refused a call.
+    #[must_use]
+    pub fn refused_calls(&self) -> RefusedCalls {
+        self.refused_calls.clone()
     }
 
     /// Ends when the control process is gone; the process must exit at once then.

@@ -12,9 +12,11 @@ mod raw;
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
+use keelson_cluster::AuditSettings;
 use keelson_net::TlsFiles;
 use keelson_types::{MemberName, RefusalReason, SiteName};
 
@@ -23,10 +25,16 @@ pub use check::{Report, check};
 pub use fields::{FIELDS, Field, explain, sample};
 
 use crate::Problem;
-use raw::{RawConfig, RawTls};
+use raw::{RawAudit, RawConfig, RawTls};
 
 /// Twice what is kept free for recovery.
 const QUOTA_BYTES_MIN: u64 = 128 * 1024 * 1024;
+
+/// Sizes that a file of the audit may have: a line is read with its file.
+const AUDIT_FILE_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 30;
+
+/// How many of them may be kept.
+const AUDIT_FILES: RangeInclusive<usize> = 1..=100;
 
 /// The times of consensus and leases.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +78,8 @@ pub struct Config {
     tls: TlsFiles,
     log_level: String,
     log_file: Option<PathBuf>,
+    audit_file_bytes: u64,
+    audit_files: usize,
     unknown: Vec<String>,
 }
 
@@ -222,6 +232,16 @@ impl Config {
         self.log_file.as_deref()
     }
 
+    /// Where the audit goes, and how much of it is kept.
+    #[must_use]
+    pub fn audit(&self) -> AuditSettings {
+        AuditSettings {
+            directory: self.data_dir.clone(),
+            file_bytes: self.audit_file_bytes,
+            files: self.audit_files,
+        }
+    }
+
     /// Keys of the file that this version does not know.
     #[must_use]
     pub fn unknown_keys(&self) -> &[String] {
@@ -303,6 +323,7 @@ impl Checks {
         self.level(&raw.log.level);
         let data_quota_bytes = self.quota("data_quota", raw.data_quota.as_deref());
         let log_quota_bytes = self.quota("log_quota", raw.log_quota.as_deref());
+        let (audit_file_bytes, audit_files) = self.audit(&raw.audit);
         let data_dir = raw.data_dir.map(|dir| self.path(&dir));
         let parts = (name.clone(), site, data_dir, tls.clone(), profile);
         let config = match parts {
@@ -331,6 +352,8 @@ impl Checks {
                     tls,
                     log_level: raw.log.level,
                     log_file: raw.log.file.map(|file| self.path(&file)),
+                    audit_file_bytes,
+                    audit_files,
                     unknown: unknown.clone(),
                 })
             }
@@ -376,6 +399,19 @@ impl Checks {
                 None
             }
         }
+    }
+
+    fn audit(&mut self, raw: &RawAudit) -> (u64, usize) {
+        let size = raw.file_size.parse::<ByteSize>().ok().map(|size| size.as_u64());
+        if !size.is_some_and(|size| AUDIT_FILE_BYTES.contains(&size)) {
+            let text = &raw.file_size;
+            self.problem(format!("audit.file_size = {text:?} is no size from 64 KiB to 1 GiB"));
+        }
+        let files = raw.files.parse::<usize>().ok();
+        if !files.is_some_and(|files| AUDIT_FILES.contains(&files)) {
+            self.problem(format!("audit.files = {:?} is no number from 1 to 100", raw.files));
+        }
+        (size.unwrap_or_default(), files.unwrap_or_default())
     }
 
     /// Addresses for other members, and where others reach them.

@@ -19,8 +19,8 @@ use keelson_client::{Client, ClientError, ClientOptions};
 use keelson_console::pages::{self, Frame, Refused, Viewer};
 use keelson_console::{Action, Attempts, Route, Session, Sessions, assets, route, web};
 use keelson_net::{
-    AccessSecret, Credentials, PeerIdentity, SiteRequest, SiteResponse, TlsStore, TokenBook,
-    serve_site,
+    AccessSecret, Credentials, PeerIdentity, RefusedCalls, SiteRequest, SiteResponse, TlsStore,
+    TokenBook, serve_site,
 };
 use keelson_types::RefusalReason;
 use tokio::net::TcpListener;
@@ -57,6 +57,8 @@ struct Shared {
     endpoint: String,
     tls: Arc<TlsStore>,
     tokens: TokenBook,
+    /// Hears who logged in, or tried to.
+    logins: RefusedCalls,
     sessions: Mutex<Sessions<Owner>>,
     attempts: Mutex<Attempts>,
 }
@@ -95,7 +97,12 @@ fn is_own_form(request: &SiteRequest) -> bool {
 }
 
 impl Console {
-    pub(crate) fn new(config: &Config, tls: Arc<TlsStore>, tokens: TokenBook) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        tls: Arc<TlsStore>,
+        tokens: TokenBook,
+        logins: RefusedCalls,
+    ) -> Self {
         Self(Arc::new(Shared {
             member: config.name().to_string(),
             cookies: web::Cookies::of(
@@ -105,6 +112,7 @@ impl Console {
             endpoint: config.advertise_control().to_owned(),
             tls,
             tokens,
+            logins,
             sessions: Mutex::default(),
             attempts: Mutex::default(),
         }))

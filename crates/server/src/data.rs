@@ -111,7 +111,9 @@ async fn serve_data(
     let stop = CancellationToken::new();
     let routes = with_common_services(plane.routes()).await?;
     // Members have certificates: where only they are expected, no tokens are taken.
-    let members = TlsServer::new(tls).with_members(plane.membership());
+    let members = TlsServer::new(tls)
+        .with_members(plane.membership())
+        .with_refused_calls(plane.refused_calls());
     let clients = members.clone().with_tokens(plane.tokens());
     let listeners = for_members.into_iter().map(|listener| (listener, members.clone()));
     let each = listeners.chain([(for_clients, clients)]).map(|(listener, server)| {

@@ -65,6 +65,8 @@ fn snapshot() -> Snapshot {
             copies: vec![facts()],
             timings: ["queue", "commit", "request", "log_sync"].map(timings).into(),
             log_written_bytes: 12_345,
+            audit_lines: 7,
+            audit_dropped_lines: 2,
             ..Default::default()
         },
         copies: vec![v1::CopyStatusRow {
@@ -114,6 +116,8 @@ fn a_full_snapshot_has_every_figure() {
         "keelson_write_stage_seconds_count{stage=\"commit\"} 4",
         "keelson_log_sync_seconds_sum 0.0015",
         "keelson_log_written_bytes_total 12345",
+        "keelson_audit_lines_total{outcome=\"written\"} 7",
+        "keelson_audit_lines_total{outcome=\"dropped\"} 2",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
     }

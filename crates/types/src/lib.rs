@@ -8,6 +8,7 @@
 
 mod access_token;
 mod activation_policy;
+mod audit;
 mod automation;
 mod commit_rule;
 mod content_index;
@@ -42,6 +43,7 @@ pub use access_token::{
     TokenDigest, TokenRole, token_name,
 };
 pub use activation_policy::ActivationPolicy;
+pub use audit::{AUDIT_ARGUMENTS_CHARS_MAX, AuditKind, AuditLine, AuditRepeats};
 pub use automation::{Automation, Automations};
 pub use commit_rule::{CommitConstraint, CommitRule, Participant};
 pub use content_index::{

@@ -346,6 +346,7 @@ admin! {
     redundancy: RedundancyRequest => RedundancyResponse,
     compare_digests: CompareDigestsRequest => CompareDigestsResponse,
     list_events: ListEventsRequest => ListEventsResponse,
+    list_audit: ListAuditRequest => ListAuditResponse,
     scrub_copies: ScrubCopiesRequest => ScrubCopiesResponse,
     issue_token: IssueTokenRequest => IssueTokenResponse,
     list_tokens: ListTokensRequest => ListTokensResponse,

@@ -1,28 +1,25 @@
-//! The audit: every change that somebody asked for becomes an event of the cluster, with who, what
-//! and how it ended.
+//! The audit: every change that somebody asked for becomes an event of the cluster and a line in the
+//! audit log of the member that carried it out, with who, what and how it ended.
 //!
 //! A change that has begun ends, and is recorded, also when whoever asked for it has gone: half a
 //! maintenance would be worse than none. A what-if is a question.
 //!
 //! A request that was sent on to the leader is recorded by the leader alone. An event that cannot
-//! be recorded, because there is no leader or too many wait, is in the log of this member only.
+//! be recorded, because there is no leader or too many wait, is in the files of this member only.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_cluster_core::{Command, EventKind};
-use keelson_net::peer_of;
-use keelson_types::{News, RefusalReason};
+use keelson_net::{line_of, peer_of};
+use keelson_types::{AuditLine, News, RefusalReason};
 use keelson_wire::Refusal;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Request;
 
 use crate::context::Context;
-
-/// Characters of a request that are kept.
-const REQUEST_CHARS_MAX: usize = 400;
 
 /// How often an event is proposed, and the pause between.
 const TRIES: usize = 5;
@@ -31,8 +28,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// A change that was asked for and has not ended.
 pub(crate) struct Asking {
     by: String,
-    call: &'static str,
-    request: String,
+    line: AuditLine,
 }
 
 impl Asking {
@@ -47,9 +43,9 @@ impl Asking {
         let peer = peer_of(request)?;
         let Some(call) = change else { return Ok(None) };
         tracing::info!(%peer, change = call, "asked by an operator");
-        let request = format!("{:?}", request.get_ref());
-        let request = request.chars().take(REQUEST_CHARS_MAX).collect();
-        Ok(Some(Self { by: peer.to_string(), call, request }))
+        let line = AuditLine { call: call.into(), ..line_of(peer) };
+        let line = line.with_arguments(&format!("{:?}", request.get_ref()));
+        Ok(Some(Self { by: peer.to_string(), line }))
     }
 }
 
@@ -83,23 +79,26 @@ impl Context {
         let (context, stop) = (self.clone(), self.stop.clone());
         to_its_end(&self.tasks, stop, async move {
             let ended = work.await;
-            context.audit(asking, &ended);
+            context.record(asking, &ended);
             ended
         })
         .await
     }
 
     /// Records how it ended.
-    fn audit<T>(self: &Arc<Self>, asking: Asking, ended: &Result<T, Refusal>) {
-        let Asking { by, call, request } = asking;
+    fn record<T>(self: &Arc<Self>, asking: Asking, ended: &Result<T, Refusal>) {
+        let Asking { by, line } = asking;
         let outcome = match ended {
             Ok(_) => "done".to_owned(),
             // Whoever leads is asked next, and records it.
             Err(refusal) if refusal.reason == RefusalReason::NoLeader => return,
             Err(refusal) => refusal.reason.code().0.to_owned(),
         };
+        let line = AuditLine { outcome, ..line };
+        self.audit.note(line.clone());
+        let AuditLine { call, arguments: request, outcome, .. } = line;
         let member = Some(self.identity.member);
-        let kind = EventKind::Reported(News::Asked { by, call: call.into(), request, outcome });
+        let kind = EventKind::Reported(News::Asked { by, call, request, outcome });
         let command = Command::AppendEvent { member, database: None, kind };
         let context = self.clone();
         self.spawn(async move {

@@ -1,11 +1,13 @@
-//! Events and decisions, newest last.
+//! Events, decisions and the audit of this member, newest last.
 
 use std::sync::Arc;
 
 use keelson_cluster_core::{ClusterState, Event, EventKind};
+use keelson_types::RefusalReason;
 use keelson_wire::Refusal;
 use keelson_wire::v1::{
-    EventInfo, ListDecisionsRequest, ListDecisionsResponse, ListEventsRequest, ListEventsResponse,
+    EventInfo, ListAuditRequest, ListAuditResponse, ListDecisionsRequest, ListDecisionsResponse,
+    ListEventsRequest, ListEventsResponse,
 };
 
 use super::databases::label;
@@ -69,6 +71,18 @@ impl Context {
             state.events.iter().skip(skip).map(|e| event(state, e)).collect()
         });
         Ok(ListEventsResponse { events })
+    }
+
+    /// Answered also by a member without a cluster: the file is its own.
+    pub(super) async fn admin_list_audit(
+        self: &Arc<Self>,
+        request: ListAuditRequest,
+    ) -> Result<ListAuditResponse, Refusal> {
+        let lines = self.audit.newest(limit(request.limit)).await.map_err(|error| {
+            let what = format!("the audit of {} cannot be read: {error}", self.identity.name);
+            Refusal::new(RefusalReason::Internal, what)
+        })?;
+        Ok(ListAuditResponse { lines })
     }
 
     pub(super) async fn admin_list_decisions(

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keelson_cluster::{ControlPlane, ControlPlaneConfig, Identity, Timings};
+use keelson_cluster::{
+    AuditLog, AuditSettings, ControlPlane, ControlPlaneConfig, Identity, Timings,
+};
 use keelson_net::certs::{Authority, CertRequest, Validity};
 use keelson_net::{
     Connector, Expect, Lane, PeerChannel, TlsFiles, TlsServer, TlsStore, bind, serve,
@@ -153,6 +155,12 @@ impl World {
             },
             directory: self.cluster_directory(label),
             timings: self.timings,
+            audit: AuditLog::start(AuditSettings {
+                directory: self.cluster_directory(label),
+                file_bytes: 1 << 20,
+                files: 2,
+            })
+            .expect("a thread"),
         };
         let connector = Connector::new(tls.clone());
         let plane = ControlPlane::start(config, connector, member.data.clone(), events).await;

@@ -4,7 +4,8 @@
 use std::fmt::Write;
 
 use super::raw::{
-    DEFAULT_CONTROL_ADDRESS, DEFAULT_DATA_ADDRESS, DEFAULT_LEVEL, DEFAULT_PROFILE, DEFAULT_SITE,
+    DEFAULT_AUDIT_FILE_SIZE, DEFAULT_AUDIT_FILES, DEFAULT_CONTROL_ADDRESS, DEFAULT_DATA_ADDRESS,
+    DEFAULT_LEVEL, DEFAULT_PROFILE, DEFAULT_SITE,
 };
 
 /// One key of the file.
@@ -217,6 +218,23 @@ pub const FIELDS: &[Field] = &[
         bound: PATH,
         takes_effect: AT_START,
         sample: "keelson.log",
+    },
+    Field {
+        key: "audit.file_size",
+        meaning: "Size of a file of the audit (audit.log in data_dir: who changed what, who was \
+            refused, who logged in). A full one is followed by a new one and becomes audit.log.1.",
+        default: Some(DEFAULT_AUDIT_FILE_SIZE),
+        bound: "64 KiB to 1 GiB",
+        takes_effect: AT_START,
+        sample: DEFAULT_AUDIT_FILE_SIZE,
+    },
+    Field {
+        key: "audit.files",
+        meaning: "Files of the audit that are kept; the oldest goes.",
+        default: Some(DEFAULT_AUDIT_FILES),
+        bound: "1 to 100",
+        takes_effect: AT_START,
+        sample: DEFAULT_AUDIT_FILES,
     },
 ];
 

@@ -11,6 +11,8 @@ pub(super) const DEFAULT_CONTROL_ADDRESS: &str = "127.0.0.1:7400";
 pub(super) const DEFAULT_DATA_ADDRESS: &str = "127.0.0.1:7401";
 pub(super) const DEFAULT_PROFILE: &str = "lan";
 pub(super) const DEFAULT_LEVEL: &str = "info";
+pub(super) const DEFAULT_AUDIT_FILE_SIZE: &str = "16 MiB";
+pub(super) const DEFAULT_AUDIT_FILES: &str = "8";
 
 /// The keys of the file. A key without a default is `None` if it is missing or no text.
 #[derive(Debug)]
@@ -33,6 +35,7 @@ pub(super) struct RawConfig {
     pub(super) profile: String,
     pub(super) tls: RawTls,
     pub(super) log: RawLog,
+    pub(super) audit: RawAudit,
 }
 
 #[derive(Debug)]
@@ -46,6 +49,12 @@ pub(super) struct RawTls {
 pub(super) struct RawLog {
     pub(super) level: String,
     pub(super) file: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawAudit {
+    pub(super) file_size: String,
+    pub(super) files: String,
 }
 
 impl RawConfig {
@@ -77,6 +86,10 @@ impl RawConfig {
             log: RawLog {
                 level: keys.or("log.level", DEFAULT_LEVEL),
                 file: keys.optional("log.file").map(PathBuf::from),
+            },
+            audit: RawAudit {
+                file_size: keys.or("audit.file_size", DEFAULT_AUDIT_FILE_SIZE),
+                files: keys.or("audit.files", DEFAULT_AUDIT_FILES),
             },
         }
     }

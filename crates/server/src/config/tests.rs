@@ -86,8 +86,9 @@ fn the_sample_parses_with_and_without_its_comments() {
     assert!(config.log_file().is_some() && config.unknown_keys().is_empty());
     let written = full.join("\n").parse::<toml::Table>().unwrap();
     let count = |table: &toml::Table| table.len();
-    let tables: usize = written.values().filter_map(|v| v.as_table()).map(count).sum();
-    assert_eq!(count(&written) - 2 + tables, FIELDS.len(), "every field is in the sample");
+    let tables: Vec<_> = written.values().filter_map(|v| v.as_table()).map(count).collect();
+    let keys = count(&written) - tables.len() + tables.iter().sum::<usize>();
+    assert_eq!(keys, FIELDS.len(), "every field is in the sample");
 }
 
 /// `keelson config explain --sample >deploy/keelson.toml` writes it anew.
@@ -109,6 +110,19 @@ fn the_members_in_deploy_are_configured_alike() {
         let key = format!("/etc/keelson/identity/{member}.key");
         assert_eq!(config.tls().key, Path::new(&key));
         assert!(config.unknown_keys().is_empty());
+    }
+}
+
+#[test]
+fn the_audit_is_bounded_by_default_and_as_told() {
+    let with = |lines: &str| Config::parse(Path::new("/x"), &format!("{NEEDED}{TLS}{lines}"));
+    let kept = |lines: &str| with(lines).map(|config| config.audit());
+    let usual = kept("").unwrap();
+    assert_eq!((usual.file_bytes, usual.files), (16 << 20, 8));
+    let told = kept("\n[audit]\nfile_size = '64 KiB'\nfiles = '2'\n").unwrap();
+    assert_eq!((told.file_bytes, told.files), (64 << 10, 2));
+    for wrong in ["file_size = '1 KiB'", "file_size = 'much'", "files = '0'", "files = '-1'"] {
+        assert_eq!(kept(&format!("\n[audit]\n{wrong}\n")).unwrap_err().len(), 1, "{wrong}");
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use http::StatusCode;
 use keelson_client::Client;
 use keelson_console::{pages, web};
-use keelson_net::{AccessSecret, SiteRequest, SiteResponse};
+use keelson_net::{AccessSecret, PeerIdentity, SiteRequest, SiteResponse, line_of};
+use keelson_types::{AuditKind, AuditLine, RefusalReason};
 
 use super::answer::{forgetful, page, redirect, with_cookie};
 use super::{Console, Owner, cookie, is_own_form, lock, now_ms};
@@ -44,23 +45,40 @@ impl Console {
         match holder {
             Some((Ok(identity), secret)) => {
                 tracing::info!(%identity, peer = %request.peer, "logged in to the console");
+                self.note_login(request, &identity, "done");
                 let client = self.client(&secret);
                 let owner = Owner { identity, secret, client, notice: Arc::default() };
                 self.begin(owner, next, now)
             }
             Some((Err(refusal), _)) => {
                 tracing::info!(%refusal, peer = %request.peer, "a login to the console failed");
-                lock(&self.0.attempts).failed(address, now);
+                self.login_failed(request, refusal.reason, now);
                 self.login_form(next, &format!("That did not work: {}.", refusal.message))
             }
             None => {
-                lock(&self.0.attempts).failed(address, now);
+                self.login_failed(request, RefusalReason::Unauthenticated, now);
                 self.login_form(
                     next,
                     "That is no token: it begins with keelson_ and has 72 characters.",
                 )
             }
         }
+    }
+
+    fn login_failed(&self, request: &SiteRequest, reason: RefusalReason, now: u64) {
+        lock(&self.0.attempts).failed(request.peer.ip(), now);
+        self.note_login(request, &PeerIdentity::default(), reason.code().0);
+    }
+
+    /// Tells the audit. What was typed is not told: it may be a token with a slip.
+    fn note_login(&self, request: &SiteRequest, who: &PeerIdentity, outcome: &str) {
+        let caller = PeerIdentity { address: Some(request.peer), ..who.clone() };
+        self.0.logins.note(AuditLine {
+            kind: AuditKind::Login,
+            call: "console login".into(),
+            outcome: outcome.into(),
+            ..line_of(&caller)
+        });
     }
 
     fn begin(&self, owner: Owner, next: &str, now: u64) -> SiteResponse {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use keelson_cluster::{ControlPlane, ControlPlaneConfig, Identity, StartError, Timings};
-use keelson_net::{Connector, TlsServer, TlsStore, serve};
+use keelson_cluster::{AuditLog, ControlPlane, ControlPlaneConfig, Identity, StartError, Timings};
+use keelson_net::{Connector, RefusedCalls, TlsServer, TlsStore, serve};
 use keelson_types::RefusalReason;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -61,18 +61,23 @@ impl ControlMain {
         let link = ChildLink::new(self.steering.clone());
         let translating = tokio::spawn(link.clone().run(lives, sender));
         let connector = Connector::new(self.tls.clone());
-        let plane = ControlPlane::start(self.plane_config(), connector, link, events).await;
+        let audit = AuditLog::start(self.config.audit()).context("cannot start threads")?;
+        let plane_config = self.plane_config(audit.clone());
+        let plane = ControlPlane::start(plane_config, connector, link, events).await;
         let plane = plane.map_err(start_problem)?;
         // Only now: the control plane asks first whether somebody else answers at this address.
         let listener = bind_patiently(self.config.control_address()).await?;
+        let refused = RefusedCalls::new(move |line| audit.note(line));
+        let _folding = AbortOnDropHandle::new(tokio::spawn(refused.clone().run()));
         let _metrics = self.serve_metrics(&plane).await?;
-        let _console = self.serve_console(&plane).await?;
+        let _console = self.serve_console(&plane, &refused).await?;
         let stop = CancellationToken::new();
         let routes = with_common_services(plane.routes()).await?;
         let shutdown = stop.clone().cancelled_owned();
         let server = TlsServer::new(self.tls.clone())
             .with_tokens(plane.tokens())
-            .with_members(plane.membership());
+            .with_members(plane.membership())
+            .with_refused_calls(refused);
         let mut serving = tokio::spawn(serve(listener, server, routes, shutdown));
         self.steering.start();
         tokio::select! {
@@ -110,15 +115,16 @@ impl ControlMain {
     async fn serve_console(
         &self,
         plane: &ControlPlane,
+        logins: &RefusedCalls,
     ) -> Result<Option<AbortOnDropHandle<()>>, Problem> {
         let Some(address) = self.config.console_address() else { return Ok(None) };
         let listener = bind_patiently(address).await?;
-        let console = Console::new(&self.config, self.tls.clone(), plane.tokens());
+        let console = Console::new(&self.config, self.tls.clone(), plane.tokens(), logins.clone());
         let serving = console::serve(listener, self.tls.clone(), console);
         Ok(Some(AbortOnDropHandle::new(tokio::spawn(serving))))
     }
 
-    fn plane_config(&self) -> ControlPlaneConfig {
+    fn plane_config(&self, audit: AuditLog) -> ControlPlaneConfig {
         let config = &self.config;
         // An empty address says that there is no data process.
         let (data_address, replication_addresses) = match self.kind {
@@ -141,6 +147,7 @@ impl ControlMain {
                 Profile::Lan => Timings::lan(),
                 Profile::Wan => Timings::wan(),
             },
+            audit,
         }
     }
 }

@@ -20,6 +20,7 @@ pub(super) fn write(snapshot: &Snapshot, out: &mut Exposition) {
     let help = "Unix time at which the certificate of the member ends.";
     out.gauge("keelson_tls_certificate_expires_timestamp_seconds", help, expires);
     processes(snapshot, out);
+    audit(snapshot, out);
     volumes(snapshot, out);
 }
 
@@ -39,6 +40,14 @@ fn processes(snapshot: &Snapshot, out: &mut Exposition) {
     let (control, data) = (facts.control_open_files, facts.open_files);
     let name = "keelson_process_open_files";
     both(name, Kind::Gauge, "Open files and connections.", control.into(), data.into());
+}
+
+fn audit(snapshot: &Snapshot, out: &mut Exposition) {
+    let facts = &snapshot.facts;
+    let help = "Lines of the audit of this member, by whether they reached the disk.";
+    let mut family = out.family("keelson_audit_lines_total", Kind::Counter, help);
+    family.sample(&[("outcome", "written")], count_of(facts.audit_lines));
+    family.sample(&[("outcome", "dropped")], count_of(facts.audit_dropped_lines));
 }
 
 /// All copies of a member lie on its two volumes and say the same of them, each as of its own last

@@ -1,0 +1,84 @@
+//! `keelson audit`: who changed what at a member, who was refused, who logged in.
+
+use clap::Args;
+use keelson_types::{AuditKind, AuditLine};
+use serde_json::Value;
+
+use crate::context::Global;
+use crate::failure::Outcome;
+use crate::output::{self, column, wide};
+use crate::text;
+
+#[derive(Args, Debug)]
+pub(crate) struct Audit {
+    /// The member whose audit is read; each has its own
+    member: String,
+    /// At most this many lines, the newest
+    #[arg(long, default_value_t = 100)]
+    limit: u32,
+    /// Leave out changes: only who was refused, and logins
+    #[arg(long)]
+    access: bool,
+}
+
+impl Audit {
+    pub(crate) async fn run(self, global: &Global) -> Outcome {
+        let lines = global.client()?.admin().list_audit(&self.member, self.limit).await?;
+        let read = |line: &String| {
+            let (shown, data) = (serde_json::from_str(line), serde_json::from_str(line));
+            Some((shown.ok()?, data.ok()?))
+        };
+        let lines: Vec<(AuditLine, Value)> = lines.iter().filter_map(read).collect();
+        let wanted = |line: &AuditLine| !self.access || line.kind != AuditKind::Change;
+        let (lines, data): (Vec<_>, Vec<_>) =
+            lines.into_iter().filter(|(line, _)| wanted(line)).unzip();
+        let columns = [
+            column("time"),
+            column("who"),
+            column("from"),
+            column("call"),
+            column("outcome"),
+            column("times"),
+            wide("arguments"),
+        ];
+        let rows = lines.iter().map(row).collect();
+        output::print_list(global.output, &columns, rows, &Value::Array(data));
+        Ok(())
+    }
+}
+
+fn row(line: &AuditLine) -> Vec<String> {
+    let token = if line.by_token { ", token" } else { "" };
+    let who = match line.by.as_str() {
+        "" => "nobody known".to_owned(),
+        name => format!("{name} ({}{token})", line.role),
+    };
+    vec![
+        text::time(line.unix_millis),
+        who,
+        line.from.clone(),
+        line.call.clone(),
+        line.outcome.clone(),
+        line.times.to_string(),
+        line.arguments.clone(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_who_by_what_they_showed() {
+        let line = |by: &str, by_token| AuditLine {
+            by: by.into(),
+            role: "reader".into(),
+            by_token,
+            ..AuditLine::default()
+        };
+        let who = |line: AuditLine| row(&line)[1].clone();
+        assert_eq!(who(line("ann", true)), "ann (reader, token)");
+        assert_eq!(who(line("ann", false)), "ann (reader)");
+        assert_eq!(who(line("", false)), "nobody known");
+    }
+}
