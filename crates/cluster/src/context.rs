@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use keelson_cluster_core::Member;
-use keelson_net::TokenBook;
+use keelson_net::{CallMeters, TokenBook};
 use keelson_types::{
     ClusterId, IncarnationId, MemberId, MemberName, RefusalReason, SiteName, Tick,
 };
@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::activations::Activations;
 use crate::admin::Rehearsing;
 use crate::applied::Applied;
 use crate::audit_log::AuditLog;
@@ -80,6 +81,9 @@ pub(crate) struct Context {
     pub(crate) tokens: TokenBook,
     /// Who did or tried what here.
     pub(crate) audit: AuditLog,
+    /// Calls of this process, and decisions that it saw; for metrics.
+    pub(crate) calls: CallMeters,
+    pub(crate) activations: Activations,
     /// Whether everything that was decided before this life began is applied here. An older list
     /// of tokens would let in who was revoked since.
     pub(crate) caught_up: watch::Sender<bool>,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use keelson_net::{CONTROL_MESSAGE_BYTES_MAX, Connector, Lane, Membership, TokenBook};
+use keelson_net::{CONTROL_MESSAGE_BYTES_MAX, CallMeters, Connector, Lane, Membership, TokenBook};
 use keelson_types::IncarnationId;
 use keelson_wire::v1::admin_server::AdminServer;
 use keelson_wire::v1::cluster_server::ClusterServer;
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
+use crate::activations::{self, Activations};
 use crate::admin::AdminApi;
 use crate::applied::Applied;
 use crate::assignments::Assigner;
@@ -148,6 +149,8 @@ impl ControlPlane {
             rehearsing: crate::admin::Rehearsing::default(),
             tokens: TokenBook::default(),
             audit: config.audit,
+            calls: CallMeters::default(),
+            activations: Activations::default(),
             caught_up: watch::Sender::new(false),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -179,6 +182,12 @@ impl ControlPlane {
     #[must_use]
     pub fn tokens(&self) -> TokenBook {
         self.context.tokens.clone()
+    }
+
+    /// Counts the calls of this process.
+    #[must_use]
+    pub fn call_meters(&self) -> CallMeters {
+        self.context.calls.clone()
     }
 
     /// Which members belong to the cluster, as far as this member knows.
@@ -329,6 +338,7 @@ fn spawn_tasks(
     context.spawn(tokens::follow(context.clone()));
     context.spawn(membership::follow(context.clone()));
     context.spawn(rounds::run(context.clone()));
+    context.spawn(activations::run(context.clone()));
     context.spawn(standing_down::run(context.clone()));
     context.spawn(scheduled::run(context.clone()));
     context.spawn(probe(context.clone(), progress.clone()));

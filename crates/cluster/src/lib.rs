@@ -17,11 +17,13 @@
 //! | `cluster_service`, `admin`, `operations`, `facts`, `picture` | what is served |
 //! | `rounds` | what the leader looks at from time to time |
 //! | `standing_down` | a leader under maintenance lets another one lead |
+//! | `activations` | counts of decisions, for metrics |
 //! | `audit_log` | who did or tried what, on this member's disk |
 //! | `tokens` | which access tokens this process lets in |
 //! | `giving_away` | what a member does with its databases before it stops |
 //! | `control_plane`, `context` | start, stop, shared handles |
 
+mod activations;
 mod admin;
 mod applied;
 mod assignments;

@@ -48,7 +48,14 @@ impl Pictures {
 
 impl Context {
     async fn picture(self: &Arc<Self>) -> MemberPicture {
-        let facts = self.facts_here(MemberFactsRequest::default()).await;
+        let (activations, activation_times) = self.activations.told();
+        let facts = MemberFactsResponse {
+            control_calls: self.calls.counts(),
+            control_call_times: self.calls.times(),
+            activations,
+            activation_times,
+            ..self.facts_here(MemberFactsRequest::default()).await
+        };
         let Ok(cluster) = self.cluster() else {
             return MemberPicture { facts, ..MemberPicture::default() };
         };

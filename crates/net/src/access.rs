@@ -23,6 +23,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::{Either, Ready, ready};
@@ -35,13 +36,14 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
+use crate::call_meters::{code_of, number_of};
 use crate::identity::nobody;
 use crate::limits::CALLS_PER_CLIENT_MAX;
 use crate::membership::Members;
 use crate::places::{Place, Shares};
 use crate::server::Connection;
 use crate::tokens::Pass;
-use crate::{AccessSecret, PeerIdentity, RefusedCalls, Role, TokenBook};
+use crate::{AccessSecret, CallMeters, PeerIdentity, RefusedCalls, Role, TokenBook};
 
 const MEMBER: u8 = 1;
 const ADMIN: u8 = 2;
@@ -166,17 +168,23 @@ pub(crate) struct Gates {
     pub(crate) tokens: Option<TokenBook>,
     pub(crate) members: Members,
     refused: Option<RefusedCalls>,
+    meters: CallMeters,
     calls: Shares<(String, bool)>,
 }
 
 impl Gates {
     pub(crate) fn new(tokens: Option<TokenBook>, members: Members) -> Self {
-        Self { tokens, members, refused: None, calls: Shares::new(CALLS_PER_CLIENT_MAX) }
+        let (refused, meters) = (None, CallMeters::default());
+        Self { tokens, members, refused, meters, calls: Shares::new(CALLS_PER_CLIENT_MAX) }
     }
 
     /// Tells who was refused.
     pub(crate) fn with_refused_calls(self, refused: Option<RefusedCalls>) -> Self {
         Self { refused, ..self }
+    }
+
+    pub(crate) fn with_meters(self, meters: CallMeters) -> Self {
+        Self { meters, ..self }
     }
 
     /// Who sent a request, and the pass of the token that it shows. A token that is shown decides,
@@ -192,6 +200,13 @@ impl Gates {
         let (holder, pass) = self.tokens.as_ref().ok_or_else(refused)?.enter(&secret)?;
         connection.vouched();
         Ok((Some(PeerIdentity { address: connection.address, ..holder }), Some(pass)))
+    }
+
+    /// Counts a request that was not let in, and answers it.
+    fn refuse(&self, number: usize, refusal: Refusal) -> Response<Body> {
+        let status = Status::from(refusal);
+        self.meters.answered(number, status.code(), Duration::ZERO);
+        status.into_http()
     }
 
     /// Tells the audit of a request that was not let in.
@@ -287,13 +302,14 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Either<Ready<Result<S::Response, S::Error>>, Either<S::Future, Held<S::Error>>>;
+    type Future = Either<Ready<Result<S::Response, S::Error>>, Held<S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let (begun, number) = (Instant::now(), number_of(request.uri().path()));
         let unknown = Connection::default();
         let connection = request.extensions().get().unwrap_or(&unknown);
         let (path, headers) = (request.uri().path(), request.headers());
@@ -304,7 +320,7 @@ where
                     tracing::info!(%refusal, "refused");
                 }
                 self.gates.note_refused(&request, connection, &refusal);
-                return Either::Left(ready(Ok(Status::from(refusal).into_http())));
+                return Either::Left(ready(Ok(self.gates.refuse(number, refusal))));
             }
         };
         let place = match self.gates.enter(peer.as_ref()) {
@@ -312,7 +328,7 @@ where
             Err(refusal) => {
                 // Not louder: whoever asks too much would fill the log, too.
                 tracing::debug!(%refusal, "refused");
-                return Either::Left(ready(Ok(Status::from(refusal).into_http())));
+                return Either::Left(ready(Ok(self.gates.refuse(number, refusal))));
             }
         };
         // Services know who asks, and need no secret.
@@ -320,13 +336,15 @@ where
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
-        let answer = self.inner.call(request);
-        if ended.is_none() && place.is_none() {
-            return Either::Right(Either::Left(answer));
-        }
-        Either::Right(Either::Right(Box::pin(async move {
-            Ok(answer.await?.map(|inner| Body::new(HeldBody { inner, ended, cut: false, place })))
-        })))
+        let (answer, meters) = (self.inner.call(request), self.gates.meters.clone());
+        Either::Right(Box::pin(async move {
+            let answer = answer.await?;
+            meters.answered(number, code_of(answer.headers()), begun.elapsed());
+            if ended.is_none() && place.is_none() {
+                return Ok(answer);
+            }
+            Ok(answer.map(|inner| Body::new(HeldBody { inner, ended, cut: false, place })))
+        }))
     }
 }
 

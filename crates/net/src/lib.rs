@@ -13,6 +13,7 @@
 //! | what a client shows | [`Credentials`] |
 //! | which tokens there are | [`TokenBook`] |
 //! | which members there are | [`Membership`] |
+//! | count calls, and how long they take | [`CallMeters`], [`Histogram`] |
 //! | hear who was refused | [`RefusedCalls`] |
 //! | serve gRPC | [`bind`], [`TlsServer`], [`serve`] |
 //! | serve pages to programs without gRPC | [`serve_pages`] |
@@ -22,11 +23,13 @@
 //! | say what this process uses | [`ProcessUsage`] |
 
 mod access;
+mod call_meters;
 mod channel;
 mod connect;
 mod credentials;
 mod failure;
 mod handshakes;
+mod histogram;
 mod identity;
 mod limits;
 mod membership;
@@ -45,10 +48,12 @@ pub mod certs;
 pub mod link;
 
 pub use access::may_call;
+pub use call_meters::CallMeters;
 pub use channel::{Connector, Lane, PeerChannel};
 pub use connect::Expect;
 pub use credentials::{Credentials, TokenFiles};
 pub use failure::{ConnectFailure, ConnectFailureKind};
+pub use histogram::Histogram;
 pub use identity::{PeerIdentity, Role, peer_of, require_database, require_member};
 pub use limits::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, CONTROL_MESSAGE_BYTES_MAX, DATA_MESSAGE_BYTES_MAX,

@@ -17,7 +17,7 @@ use crate::PeerIdentity;
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Every call that exists, as `Kv.Get`: others are told by no name that a caller chose.
-static CALLS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+pub(crate) static CALLS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     let set = FileDescriptorSet::decode(keelson_wire::DESCRIPTORS).unwrap_or_default();
     let services = set.file.iter().flat_map(|file| &file.service);
     let calls = services.flat_map(|service| {

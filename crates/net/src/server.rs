@@ -39,7 +39,7 @@ use crate::limits::{
 };
 use crate::membership::Members;
 use crate::places::{Addresses, Place, Shares};
-use crate::{Membership, PeerIdentity, RefusedCalls, TlsStore, TokenBook};
+use crate::{CallMeters, Membership, PeerIdentity, RefusedCalls, TlsStore, TokenBook};
 
 /// Refused handshakes that are remembered.
 const REFUSALS_KEPT: usize = 32;
@@ -118,6 +118,7 @@ pub struct TlsServer {
     tokens: Option<TokenBook>,
     members: Members,
     refused_calls: Option<RefusedCalls>,
+    meters: CallMeters,
     refusals: Arc<Mutex<VecDeque<RefusedHandshake>>>,
     connections_max: usize,
     unknown_timeout: Duration,
@@ -138,6 +139,7 @@ impl TlsServer {
             tokens: None,
             members: Members::default(),
             refused_calls: None,
+            meters: CallMeters::default(),
             refusals: Arc::default(),
             connections_max: CONNECTIONS_MAX,
             unknown_timeout: UNKNOWN_TIMEOUT,
@@ -160,6 +162,12 @@ impl TlsServer {
     #[must_use]
     pub fn with_refused_calls(self, refused: RefusedCalls) -> Self {
         Self { refused_calls: Some(refused), ..self }
+    }
+
+    /// Counts calls here.
+    #[must_use]
+    pub fn with_call_meters(self, meters: CallMeters) -> Self {
+        Self { meters, ..self }
     }
 
     /// Bounds the number of connections (8192 by default); more are closed at once.
@@ -301,7 +309,8 @@ pub async fn serve(
     let (accepted, incoming) = mpsc::channel(HANDSHAKES_MAX);
     let (stop, stopped) = oneshot::channel::<()>();
     let gates = Gates::new(server.tokens.clone(), server.members.clone())
-        .with_refused_calls(server.refused_calls.clone());
+        .with_refused_calls(server.refused_calls.clone())
+        .with_meters(server.meters.clone());
     let accepting = tokio::spawn(accept_all(listener, server, accepted));
     let admission = tower::layer::layer_fn(move |inner| Admission::new(inner, gates.clone()));
     let serving = http2_server().layer(admission).add_routes(routes).serve_with_incoming_shutdown(

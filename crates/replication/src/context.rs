@@ -10,7 +10,7 @@ use keelson_copy_core::paths::{End, Overrides, Purpose, Way, ways};
 use keelson_copy_core::range_fetch::FetchCost;
 use keelson_copy_core::{RecordedCeiling, StopReason};
 use keelson_env::StoreOpener;
-use keelson_net::{Connector, Expect, Lane as ChannelLane, PeerChannel, TokenBook};
+use keelson_net::{CallMeters, Connector, Expect, Lane as ChannelLane, PeerChannel, TokenBook};
 use keelson_types::{
     AuditLine, ClusterId, ClusterSettings, CommitRule, CopyFault, CopyId, DatabaseId, Epoch,
     IncarnationId, MemberId, MemberName, Networks, News, OperationId,
@@ -34,6 +34,7 @@ use crate::scrub::Scrubbing;
 use crate::seed::{SeedPools, SeedRoom, SeedSources, SyncTimes};
 use crate::shared::CopyShared;
 use crate::space::Space;
+use crate::traffic::Traffic;
 
 /// Copies that catch up from files at the same time; each has up to 8 MiB on its way.
 const CATCHING_UP_MAX: usize = 16;
@@ -113,6 +114,8 @@ pub(crate) struct PlaneContext {
     pub(crate) seed_room: Arc<SeedRoom>,
     pub(crate) syncs: Arc<SyncTimes>,
     pub(crate) meters: Arc<Meters>,
+    pub(crate) calls: CallMeters,
+    pub(crate) traffic: Traffic,
     /// Of this machine; tells whether ticks of an earlier life compare.
     pub(crate) boot: BootId,
 }
@@ -150,6 +153,8 @@ impl PlaneContext {
             seed_room: Arc::default(),
             syncs: Arc::default(),
             meters: Arc::default(),
+            calls: CallMeters::default(),
+            traffic: Traffic::default(),
             member: parts.member,
             cluster: OnceLock::new(),
             incarnation: parts.incarnation,

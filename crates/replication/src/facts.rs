@@ -55,6 +55,9 @@ pub(crate) async fn answer(
             .collect(),
         timings: context.meters.timings(),
         log_written_bytes: context.meters.log_written_bytes(),
+        calls: context.calls.counts(),
+        call_times: context.calls.times(),
+        traffic: context.traffic.facts(|member| context.name_of(member)),
         ..v1::MemberFactsResponse::default()
     };
     context.report(request, v1::data_to_control::Message::Facts(response));

@@ -13,15 +13,19 @@ use tonic::Streaming;
 
 use crate::context::Registry;
 use crate::message::{FromSource, Message, TargetSender};
+use crate::traffic::{self, PeerCounts};
 
 /// Hands what a source says to the owners of the copies, until the session ends.
 pub(crate) async fn take_session(
     registry: Arc<Registry>,
-    member: MemberId,
+    (member, counts): (MemberId, Arc<PeerCounts>),
     mut messages: Streaming<v1::SourceMessage>,
     answers: TargetSender,
 ) {
     while let Ok(Some(message)) = messages.message().await {
+        if let Some(v1::source_message::Message::Frames(frames)) = &message.message {
+            traffic::add(&counts.log_received, frames.body.len());
+        }
         let Some((database, message)) = message.message.and_then(|m| read(m, member, &answers))
         else {
             continue;

@@ -48,6 +48,7 @@ mod store_lane;
 mod store_slot;
 mod supervise;
 mod tail;
+mod traffic;
 mod watch;
 mod whole_file;
 mod writer;

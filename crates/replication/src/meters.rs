@@ -5,40 +5,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use keelson_net::Histogram;
 use keelson_wire::v1::Timings;
-
-/// Bound of the first bucket; each next one is twice as large.
-const FIRST_BOUND_MICROS: u64 = 64;
-
-/// Buckets with a bound: up to 8.4 s.
-const BOUNDS: usize = 18;
-
-/// Counts of durations in buckets of doubling width.
-#[derive(Debug, Default)]
-pub(crate) struct Histogram {
-    /// One more than there are bounds: what took longer than the last.
-    counts: [AtomicU64; BOUNDS + 1],
-    sum_micros: AtomicU64,
-}
-
-impl Histogram {
-    pub(crate) fn took(&self, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let times = micros.div_ceil(FIRST_BOUND_MICROS).max(1);
-        let bucket = times.next_power_of_two().trailing_zeros() as usize;
-        self.counts[bucket.min(BOUNDS)].fetch_add(1, Ordering::Relaxed);
-        self.sum_micros.fetch_add(micros, Ordering::Relaxed);
-    }
-
-    fn told(&self, of: &str) -> Timings {
-        Timings {
-            of: of.into(),
-            first_bound_micros: FIRST_BOUND_MICROS,
-            counts: self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect(),
-            sum_micros: self.sum_micros.load(Ordering::Relaxed),
-        }
-    }
-}
 
 /// All counts of this process.
 #[derive(Debug, Default)]
@@ -87,17 +55,6 @@ impl Meters {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_time_is_counted_in_the_first_bucket_that_holds_it() {
-        let bucket = |micros| {
-            let histogram = Histogram::default();
-            histogram.took(Duration::from_micros(micros));
-            histogram.told("x").counts.iter().position(|count| *count == 1).unwrap()
-        };
-        assert_eq!([0, 1, 64, 65, 128, 129].map(bucket), [0, 0, 0, 1, 1, 2]);
-        assert_eq!([64 << 17, (64 << 17) + 1, u64::MAX].map(bucket), [17, 18, 18]);
-    }
 
     #[test]
     fn a_write_is_counted_in_every_stage() {

@@ -14,7 +14,7 @@ use keelson_copy_core::paths::{Overrides, Purpose, Way};
 use keelson_env::Disk;
 use keelson_log::{OsDisk, Quota};
 use keelson_net::link::{LinkReceiver, LinkSender};
-use keelson_net::{Connector, Membership, RefusedCalls, TokenBook};
+use keelson_net::{CallMeters, Connector, Membership, RefusedCalls, TokenBook};
 use keelson_store::{StoreFactory, StoreLimits};
 use keelson_types::{
     ClusterId, ClusterSettings, DatabaseId, IncarnationId, MemberId, MemberName, Tick,
@@ -155,6 +155,12 @@ impl DataPlane {
     #[must_use]
     pub fn membership(&self) -> Arc<dyn Membership> {
         self.context.clone()
+    }
+
+    /// Counts the calls of this process.
+    #[must_use]
+    pub fn call_meters(&self) -> CallMeters {
+        self.context.calls.clone()
     }
 
     /// Tells the control process who was refused a call.

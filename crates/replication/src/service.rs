@@ -77,7 +77,8 @@ impl v1::replication_server::Replication for ReplicationService {
         // The receiver is right here.
         let _ = answers.send(Ok(v1::TargetMessage { message: Some(hello) }));
         let registry = self.registry.clone();
-        tokio::spawn(take_session(registry, member, messages, answers));
+        let counts = self.context.traffic.with(member);
+        tokio::spawn(take_session(registry, (member, counts), messages, answers));
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(responses))))
     }
 
@@ -168,10 +169,11 @@ impl v1::replication_server::Replication for ReplicationService {
         &self,
         request: Request<v1::FetchSeedRequest>,
     ) -> Result<Response<Self::FetchSeedStream>, Status> {
-        require_member(&request)?;
+        let target = self.context.member_named(&require_member(&request)?);
+        let counts = target.map(|member| self.context.traffic.with(member)).unwrap_or_default();
         let request = request.into_inner();
         self.check(&request.handshake.clone().unwrap_or_default(), None)?;
-        let chunks = self.fetch_seed_stream(request)?;
+        let chunks = self.fetch_seed_stream(request, counts)?;
         Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))
     }
 

@@ -24,6 +24,7 @@ use crate::fetch::client;
 use crate::log_paths::LogPath;
 use crate::message::{FromTarget, Message, SourceSender};
 use crate::owner::Reported;
+use crate::traffic::{self, PeerCounts};
 
 /// First pause after a break; doubled up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -70,9 +71,11 @@ async fn session(
     let mut client = client(channel);
     let (bytes, wire_bytes) = Default::default();
     let path = Arc::new(LogPath { way, bytes, wire_bytes });
-    let counted = path.clone();
+    let (counted, counts) = (path.clone(), context.traffic.with(member));
+    let sent = counts.clone();
     let messages = UnboundedReceiverStream::new(messages);
-    let call = client.log_session(messages.map(move |message| on_the_wire(message, &counted)));
+    let call =
+        client.log_session(messages.map(move |message| on_the_wire(message, &counted, &sent)));
     let call = tokio::time::timeout(HANDSHAKE, call).await;
     let response = call.map_err(|_| "no answer")?.map_err(|s| s.message().to_owned())?;
     let mut answers = response.into_inner();
@@ -85,12 +88,16 @@ async fn session(
     let Way { address, network, compressed } = &path.way;
     tracing::info!(member = %peer.name, address, ?network, compressed, "log session up");
     context.log_paths.set(member, Some(path.clone()));
+    traffic::add(&counts.sessions_begun, 1);
     announce(registry, member, Some(&sender)).await;
     let outcome = tokio::select! {
         outcome = pass_on(registry, &mut answers) => outcome,
         () = better_way(context, &peer, &path.way) => Ok(()),
     };
     context.log_paths.set(member, None);
+    if outcome.is_err() {
+        traffic::add(&counts.sessions_broken, 1);
+    }
     tracing::info!(member = %peer.name, ?outcome, "log session down");
     announce(registry, member, None).await;
     Ok(())
@@ -114,13 +121,18 @@ async fn better_way(context: &PlaneContext, peer: &Peer, way: &Way) {
 }
 
 /// A message as it goes over this way.
-fn on_the_wire(mut message: v1::SourceMessage, path: &LogPath) -> v1::SourceMessage {
+fn on_the_wire(
+    mut message: v1::SourceMessage,
+    path: &LogPath,
+    counts: &PeerCounts,
+) -> v1::SourceMessage {
     if let Some(v1::source_message::Message::Frames(frames)) = &mut message.message {
         path.bytes.fetch_add(frames.body.len() as u64, Ordering::Relaxed);
         if path.way.compressed {
             (frames.body, frames.packed_from) = pack(std::mem::take(&mut frames.body));
         }
         path.wire_bytes.fetch_add(frames.body.len() as u64, Ordering::Relaxed);
+        traffic::add(&counts.log_sent, frames.body.len());
     }
     message
 }

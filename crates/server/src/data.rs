@@ -113,7 +113,8 @@ async fn serve_data(
     // Members have certificates: where only they are expected, no tokens are taken.
     let members = TlsServer::new(tls)
         .with_members(plane.membership())
-        .with_refused_calls(plane.refused_calls());
+        .with_refused_calls(plane.refused_calls())
+        .with_call_meters(plane.call_meters());
     let clients = members.clone().with_tokens(plane.tokens());
     let listeners = for_members.into_iter().map(|listener| (listener, members.clone()));
     let each = listeners.chain([(for_clients, clients)]).map(|(listener, server)| {

@@ -1,5 +1,5 @@
 //! The metrics of a member (F137): its processes, the cluster and the databases as its state has
-//! them, its copies, and the stages of a write.
+//! them, its copies, the stages of a write, calls, traffic and moves.
 //!
 //! Names are `keelson_<subsystem>_<what>_<unit>` in base units. What every member knows (the
 //! databases) is told by every member; dashboards take the maximum. Queues are gauges, computed as
@@ -10,6 +10,7 @@
 mod cluster;
 mod copies;
 mod member;
+mod traffic;
 mod writes;
 
 use crate::Snapshot;
@@ -23,6 +24,7 @@ pub fn metrics(snapshot: &Snapshot) -> String {
     cluster::write(snapshot, &mut out);
     copies::write(snapshot, &mut out);
     writes::write(snapshot, &mut out);
+    traffic::write(snapshot, &mut out);
     out.into_text()
 }
 

@@ -65,6 +65,23 @@ fn snapshot() -> Snapshot {
             copies: vec![facts()],
             timings: ["queue", "commit", "request", "log_sync"].map(timings).into(),
             log_written_bytes: 12_345,
+            calls: vec![v1::CallCount { call: "Kv.Put".into(), outcome: "ok".into(), count: 5 }],
+            call_times: vec![timings("Kv.Put")],
+            traffic: vec![v1::PeerTraffic {
+                member: "m2".into(),
+                log_sent_bytes: 10,
+                seed_received_bytes: 40,
+                sessions_begun: 3,
+                sessions_broken: 2,
+                ..Default::default()
+            }],
+            activations: vec![v1::ActivationCount {
+                kind: "failover".into(),
+                reason: "death_certified".into(),
+                outcome: "lossless".into(),
+                count: 2,
+            }],
+            activation_times: vec![timings("failover")],
             audit_lines: 7,
             audit_dropped_lines: 2,
             ..Default::default()
@@ -116,6 +133,13 @@ fn a_full_snapshot_has_every_figure() {
         "keelson_write_stage_seconds_count{stage=\"commit\"} 4",
         "keelson_log_sync_seconds_sum 0.0015",
         "keelson_log_written_bytes_total 12345",
+        "keelson_requests_total{process=\"data\",call=\"Kv.Put\",outcome=\"ok\"} 5",
+        "keelson_request_seconds_count{process=\"data\",call=\"Kv.Put\"} 4",
+        "keelson_network_bytes_total{peer=\"m2\",what=\"log\",direction=\"sent\"} 10",
+        "keelson_network_bytes_total{peer=\"m2\",what=\"seed\",direction=\"received\"} 40",
+        "keelson_log_sessions_total{peer=\"m2\",event=\"broken\"} 2",
+        "keelson_activations_total{kind=\"failover\",reason=\"death_certified\",outcome=\"lossless\"} 2",
+        "keelson_activation_seconds_count{kind=\"failover\"} 4",
         "keelson_audit_lines_total{outcome=\"written\"} 7",
         "keelson_audit_lines_total{outcome=\"dropped\"} 2",
     ] {

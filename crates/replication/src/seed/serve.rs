@@ -19,6 +19,7 @@ use super::{CHUNK_BYTES, blocking};
 use crate::context::{CopyHandle, PlaneContext};
 use crate::message::Message;
 use crate::service::ReplicationService;
+use crate::traffic::{self, PeerCounts};
 
 /// Chunks read ahead of the target.
 const AHEAD: usize = 4;
@@ -111,6 +112,7 @@ impl ReplicationService {
     pub(crate) fn fetch_seed_stream(
         &self,
         request: v1::FetchSeedRequest,
+        counts: Arc<PeerCounts>,
     ) -> Result<mpsc::Receiver<Result<v1::SeedChunk, Status>>, Refusal> {
         let database = ids::database(&request.database)?;
         let key = (database, ids::operation(&request.operation)?);
@@ -131,7 +133,7 @@ impl ReplicationService {
         let context = self.context.clone();
         tokio::spawn(async move {
             let _feeding = feeding;
-            if let Err(refusal) = send(&context, &source, &request, &sender).await {
+            if let Err(refusal) = send(&context, (&source, &counts), &request, &sender).await {
                 let _ = sender.send(Err(refusal.into())).await;
             }
         });
@@ -257,7 +259,7 @@ fn chunk_bytes(bound: u64) -> usize {
 
 async fn send(
     context: &Arc<PlaneContext>,
-    source: &Arc<Source>,
+    (source, counts): (&Arc<Source>, &PeerCounts),
     request: &v1::FetchSeedRequest,
     sender: &Out<v1::SeedChunk>,
 ) -> Result<(), Refusal> {
@@ -276,6 +278,7 @@ async fn send(
             let place = (*number, offset, request.compressed);
             let (chunk, length) = read(context, &open, place, bytes).await.map_err(failed)?;
             let end = offset + length as u64;
+            traffic::add(&counts.seed_sent, chunk.body.len());
             if sender.send(Ok(chunk)).await.is_err() {
                 return Ok(());
             }

@@ -77,7 +77,8 @@ impl ControlMain {
         let server = TlsServer::new(self.tls.clone())
             .with_tokens(plane.tokens())
             .with_members(plane.membership())
-            .with_refused_calls(refused);
+            .with_refused_calls(refused)
+            .with_call_meters(plane.call_meters());
         let mut serving = tokio::spawn(serve(listener, server, routes, shutdown));
         self.steering.start();
         tokio::select! {

@@ -24,7 +24,7 @@ pub(super) fn write(snapshot: &Snapshot, out: &mut Exposition) {
 }
 
 /// Bucket `i` holds what took up to `2^i` times the first bound; the last one everything longer.
-fn histogram(family: &mut Family<'_>, labels: &[(&str, &str)], timings: &Timings) {
+pub(super) fn histogram(family: &mut Family<'_>, labels: &[(&str, &str)], timings: &Timings) {
     let mut bound = count_of(timings.first_bound_micros) / 1e6;
     let Some((over, counts)) = timings.counts.split_last() else { return };
     let mut buckets = Vec::with_capacity(counts.len());

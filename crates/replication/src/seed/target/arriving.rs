@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use keelson_format::unpack;
+use keelson_types::MemberId;
 use keelson_wire::v1;
 use tokio::sync::oneshot;
 
@@ -15,6 +16,7 @@ use crate::context::PlaneContext;
 use crate::seed::CHUNK_BYTES;
 use crate::seed::place::{Incoming, PlaceError, Refused as NotTaken, SeedFiles};
 use crate::seed::room::Claim;
+use crate::traffic::{self, PeerCounts};
 
 type Taken<T> = Result<T, NotTaken>;
 
@@ -28,6 +30,7 @@ enum Hand {
 /// The files of one stream, one after the other.
 pub(super) struct Arriving {
     context: Arc<PlaneContext>,
+    counts: Arc<PeerCounts>,
     files: SeedFiles,
     claim: Arc<Claim>,
     hand: Hand,
@@ -36,12 +39,14 @@ pub(super) struct Arriving {
 }
 
 impl Arriving {
-    pub(super) const fn new(
+    pub(super) fn new(
         context: Arc<PlaneContext>,
+        source: MemberId,
         files: SeedFiles,
         claim: Arc<Claim>,
     ) -> Self {
-        Self { context, files, claim, hand: Hand::Empty, behind: None }
+        let counts = context.traffic.with(source);
+        Self { context, counts, files, claim, hand: Hand::Empty, behind: None }
     }
 
     pub(super) fn begin(&mut self, incoming: Incoming) {
@@ -53,6 +58,7 @@ impl Arriving {
     /// # Errors
     /// Of the chunk before: it is not what it should be, or the disk did not take it.
     pub(super) async fn take(&mut self, chunk: v1::SeedChunk) -> Taken<()> {
+        traffic::add(&self.counts.seed_received, chunk.body.len());
         let mut incoming = self.written().await?;
         let claim = self.claim.clone();
         let taking = self.run(move || {

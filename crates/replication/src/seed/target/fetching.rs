@@ -233,7 +233,7 @@ impl Target {
             Err(event) => return Ok(Some(event)),
         };
         let mut arriving =
-            Arriving::new(self.context.clone(), self.files.clone(), self.claim.clone());
+            Arriving::new(self.context.clone(), member, self.files.clone(), self.claim.clone());
         let mut received = None;
         for number in files {
             let incoming = match first.take() {
