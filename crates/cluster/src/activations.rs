@@ -1,4 +1,5 @@
-//! Counts what was decided about active copies, and how long it took until they served, for metrics.
+//! Counts what was decided about active copies, and how long it took until they served, for
+//! metrics.
 //!
 //! Read from the decisions in the applied state, so every member counts all of them, from the time
 //! on that it is up to date: what happened while it was down is not counted.

@@ -138,7 +138,8 @@ fn a_full_snapshot_has_every_figure() {
         "keelson_network_bytes_total{peer=\"m2\",what=\"log\",direction=\"sent\"} 10",
         "keelson_network_bytes_total{peer=\"m2\",what=\"seed\",direction=\"received\"} 40",
         "keelson_log_sessions_total{peer=\"m2\",event=\"broken\"} 2",
-        "keelson_activations_total{kind=\"failover\",reason=\"death_certified\",outcome=\"lossless\"} 2",
+        "keelson_activations_total{kind=\"failover\",reason=\"death_certified\",\
+         outcome=\"lossless\"} 2",
         "keelson_activation_seconds_count{kind=\"failover\"} 4",
         "keelson_audit_lines_total{outcome=\"written\"} 7",
         "keelson_audit_lines_total{outcome=\"dropped\"} 2",

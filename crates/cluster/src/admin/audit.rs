@@ -1,5 +1,5 @@
-//! The audit: every change that somebody asked for becomes an event of the cluster and a line in the
-//! audit log of the member that carried it out, with who, what and how it ended.
+//! The audit: every change that somebody asked for becomes an event of the cluster and a line in
+//! the audit log of the member that carried it out, with who, what and how it ended.
 //!
 //! A change that has begun ends, and is recorded, also when whoever asked for it has gone: half a
 //! maintenance would be worse than none. A what-if is a question.

@@ -39,7 +39,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How far it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SoFar {
-    /// Who sends.
+    /// Who sent last.
     pub(super) source: Option<MemberId>,
     /// Durable up to here; nothing as long as nobody looked, and then the hold stays where it is.
     pub(super) durable: Option<Position>,
@@ -213,12 +213,12 @@ impl Follower {
             // It is behind, or on another timeline.
             return Err(Ended::Source(format!("it shares the log up to {matched}, not {end}")));
         }
-        self.told.send_modify(|so_far| so_far.source = Some(member));
         let (mut bytes, mut unsynced) = (0, 0);
         loop {
             let message = self.unless_stopped(next(&mut stream)).await?;
             let Some(message) = message.map_err(Ended::Source)? else { break };
             let length = self.take(message, log).await?;
+            self.told.send_modify(|so_far| so_far.source = Some(member));
             (bytes, unsynced) = (bytes + length, unsynced + length);
             if unsynced >= UNSYNCED_MAX {
                 self.sync(log).await?;
