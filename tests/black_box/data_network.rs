@@ -4,8 +4,7 @@ use anyhow::{Context, Result, ensure};
 use keelson_testkit::{CLIENTS, Cluster, ClusterOptions, Writer, WriterOptions, eventually};
 
 use crate::copies::status;
-use crate::crashes::prove;
-use crate::partitions::{isolate, others};
+use crate::partitions::{isolate, others, stays_when_healed};
 
 /// Three members whose data addresses can be cut, and DB1 with a copy on each.
 async fn cuttable(settings: &[&str]) -> Result<Cluster> {
@@ -46,11 +45,7 @@ async fn an_active_whose_data_address_is_cut_off_is_left() -> Result<()> {
     ensure!(record.to_string().contains("data_network"), "{record}");
     let problems = cluster.cli().json(["cluster", "status"]).await?["problems"].to_string();
     ensure!(problems.contains(&format!("data address of {old} is not reached")), "{problems}");
-    cluster.network().heal_all();
-    writer.progress(200).await?;
-    ensure!(cluster.active_of("DB1").await? == new, "healing moved the database");
-    prove(&cluster, writer).await?;
-    cluster.assert_clean_logs(&[])
+    stays_when_healed(&cluster, &new, writer).await
 }
 
 /// An active that has degraded before acknowledges what only it holds: it stays, whoever reaches

@@ -25,6 +25,19 @@ pub(crate) fn isolate(cluster: &Cluster, member: &str) {
     cluster.network().part(&[member], &others);
 }
 
+/// The network heals: the database stays where it is, every copy follows, and nothing is lost.
+pub(crate) async fn stays_when_healed(
+    cluster: &Cluster,
+    active: &str,
+    writer: Writer,
+) -> Result<()> {
+    cluster.network().heal_all();
+    writer.progress(200).await?;
+    ensure!(cluster.active_of("DB1").await? == active, "healing moved the database");
+    prove(cluster, writer).await?;
+    cluster.assert_clean_logs(&[])
+}
+
 /// The active is cut off from both others: one of them takes over, the old active holds (G6)
 /// although clients reach it, and after healing every copy is healthy and nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
@@ -46,11 +59,7 @@ async fn an_active_that_is_cut_off_holds_and_another_takes_over() -> Result<()> 
     let there = cluster.seen_from(&old)?.cli;
     let seen = there.json(["copy", "status", "DB1", "--member", &old]).await?;
     assert_eq!(seen[0]["serving"], false, "it holds although clients reach it");
-    cluster.network().heal_all();
-    writer.progress(200).await?;
-    ensure!(cluster.active_of("DB1").await? == new, "healing moved the database");
-    prove(&cluster, writer).await?;
-    cluster.assert_clean_logs(&[])
+    stays_when_healed(&cluster, &new, writer).await
 }
 
 /// A passive hears the active but is not heard: writes go on with the other passive, and after

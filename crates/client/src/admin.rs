@@ -322,14 +322,20 @@ impl Admin {
         Ok(ask!(self, Kind::Question, list_events, v1::ListEventsRequest { limit })?.events)
     }
 
-    /// The newest lines of the audit of a member as JSON, oldest of them first.
+    /// The newest lines of the audit of a member as JSON, oldest of them first; of access only, if
+    /// changes are left out.
     ///
     /// # Errors
     /// `unknown_member`; the member does not answer.
-    pub async fn list_audit(&self, member: &str, limit: u32) -> Result<Vec<String>, ClientError> {
+    pub async fn list_audit(
+        &self,
+        member: &str,
+        limit: u32,
+        access_only: bool,
+    ) -> Result<Vec<String>, ClientError> {
         let address = member_of(&self.shared, member).await?.control;
         let mut admin = self.shared.pool.admin(&address);
-        let request = v1::ListAuditRequest { limit };
+        let request = v1::ListAuditRequest { limit, access_only };
         let answer = admin.list_audit(timed(request, READ_LIMIT)).await;
         let answer = answer.map_err(|status| Failure::of(&status, &address).error)?;
         Ok(answer.into_inner().lines)

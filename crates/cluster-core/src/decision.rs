@@ -225,7 +225,17 @@ impl DecisionRecord {
         reason: ActivationReason,
         besides: Besides,
     ) -> Self {
-        let record = Self {
+        let blank = Self::blank(code_version, (database, epoch), reason);
+        Self { besides: Some(Box::new(besides)), ..blank }.bounded()
+    }
+
+    /// The record of an attempt of which nothing is known yet.
+    pub(crate) fn blank(
+        code_version: &str,
+        (database, epoch): (DatabaseId, Epoch),
+        reason: ActivationReason,
+    ) -> Self {
+        Self {
             format: DECISION_FORMAT,
             code_version: code_version.to_owned(),
             database,
@@ -251,9 +261,8 @@ impl DecisionRecord {
             steps: Vec::new(),
             omitted: 0,
             inputs_omitted: false,
-            besides: Some(Box::new(besides)),
-        };
-        record.bounded()
+            besides: None,
+        }
     }
 
     /// Whether it is about an activation.

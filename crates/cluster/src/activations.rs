@@ -16,7 +16,7 @@ use keelson_wire::v1::{ActivationCount, Timings};
 
 use crate::context::Context;
 
-/// How often decisions are looked at.
+/// How often decisions are looked at, at most.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// First bound of the times; the last one is 131 s.
@@ -140,8 +140,14 @@ fn kind_of(reason: &ActivationReason) -> (&'static str, String) {
 
 /// Looks until the control plane stops.
 pub(crate) async fn run(context: Arc<Context>) {
+    let mut applied = context.applied.watch();
     loop {
+        // An idle cluster is not looked at, a busy one now and then.
+        if applied.changed().await.is_err() {
+            return;
+        }
         tokio::time::sleep(LOOK).await;
+        applied.mark_unchanged();
         let caught_up = *context.caught_up.borrow();
         context.applied.read(|state| match caught_up {
             true => context.activations.look(state),

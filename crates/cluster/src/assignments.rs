@@ -291,12 +291,17 @@ fn assigned_to(
     database: &Database,
 ) -> Option<DatabaseAssignment> {
     let copy = database.copy_on(me)?;
-    Some(assignment(database, copy, state.is_bounded(database, copy)))
+    let (bounded, clock) = (state.is_bounded(database, copy), state.clock_unix_ms);
+    Some(assignment(database, copy, (bounded, clock)))
 }
 
 /// What a copy's member is told. It follows from the database, and from the dials of members by
 /// `bounded`: what else it hangs on must be in [`Seen`].
-fn assignment(database: &Database, this_copy: CopyId, bounded: bool) -> DatabaseAssignment {
+fn assignment(
+    database: &Database,
+    this_copy: CopyId,
+    (bounded, clock_unix_ms): (bool, u64),
+) -> DatabaseAssignment {
     let copy = |(id, config): (&CopyId, &CopyConfig)| CopyAssignment {
         copy: ids::bytes(*id),
         member: ids::bytes(config.member),
@@ -345,6 +350,8 @@ fn assignment(database: &Database, this_copy: CopyId, bounded: bool) -> Database
         ceiling: promised.and_then(|r| r.ceiling).map(|c| whole_json(&c)).unwrap_or_default(),
         ceiling_number: promised.map_or(0, |record| record.ceiling_number),
         seed: own.and_then(|config| config.seeding.as_ref()).map(whole_json).unwrap_or_default(),
+        // Of the moment that is told; it is not told anew because it goes on.
+        consensus_unix_millis: if database.holds.is_empty() { 0 } else { clock_unix_ms },
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use keelson_types::AuditLine;
+use keelson_types::{AuditKind, AuditLine};
 use tokio::sync::oneshot;
 
 use files::Files;
@@ -113,14 +113,16 @@ impl AuditLog {
         let _ = tokio::time::timeout(FLUSH_PATIENCE, flushing).await;
     }
 
-    /// The newest lines as they stand in the files, oldest of them first.
+    /// The newest lines as they stand in the files, oldest of them first; of access only, if
+    /// changes are left out.
     ///
     /// # Errors
     /// The files cannot be read.
-    pub async fn newest(&self, limit: usize) -> std::io::Result<Vec<String>> {
+    pub async fn newest(&self, limit: usize, access_only: bool) -> std::io::Result<Vec<String>> {
         self.flush().await;
         let settings = self.settings.clone();
-        let reading = tokio::task::spawn_blocking(move || files::newest(&settings, limit));
+        let wanted = move |line: &AuditLine| !access_only || line.kind != AuditKind::Change;
+        let reading = tokio::task::spawn_blocking(move || files::newest(&settings, limit, wanted));
         reading.await.map_err(std::io::Error::other)?
     }
 
@@ -189,14 +191,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = AuditLog::start(settings(&dir)).unwrap();
         (0..300).for_each(|number| log.note(line(number)));
-        let newest = log.newest(2).await.unwrap();
+        let newest = log.newest(2, false).await.unwrap();
         let read: Vec<AuditLine> =
             newest.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(read, [line(298), line(299)]);
         assert_eq!(log.counts(), (300, 0));
         let again = AuditLog::start(settings(&dir)).unwrap();
         again.note(line(300));
-        assert_eq!(again.newest(1000).await.unwrap().len(), 301);
+        assert_eq!(again.newest(1000, false).await.unwrap().len(), 301);
     }
 
     #[tokio::test]
@@ -209,7 +211,10 @@ mod tests {
         assert_eq!(log.counts(), (0, 5_000));
         std::fs::create_dir(&gone.directory).unwrap();
         log.note(line(1));
-        assert_eq!(log.newest(10).await.unwrap().len(), 1, "it goes on when the disk does");
+        assert_eq!(log.newest(10, false).await.unwrap().len(), 1, "it goes on when the disk does");
+        log.note(AuditLine { kind: AuditKind::Login, ..line(2) });
+        (3..9).for_each(|number| log.note(line(number)));
+        assert_eq!(log.newest(1, true).await.unwrap().len(), 1, "behind changes");
     }
 
     #[test]

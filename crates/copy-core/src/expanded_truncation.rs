@@ -113,8 +113,7 @@ pub struct PassiveFacts {
 pub enum ExpandedRole<'a> {
     /// It may ignore a straggler.
     Active {
-        /// The passive copies that still need log, and the one that is cut off. Others that wait
-        /// for a seed, or are seeded (which is a hold), are left out.
+        /// The passive copies that are not leaving, and the one that is cut off among them.
         passives: &'a [PassiveFacts],
         /// How long it has served.
         serving_for: Duration,

@@ -49,8 +49,8 @@ pub struct OtherCopy {
     pub checkpointed: Option<Position>,
     /// Since when its replication is suspended, in Unix milliseconds.
     pub suspended_since_unix_ms: Option<u64>,
-    /// No log helps it any more: it was marked as cut off, it misses log already, or it is being
-    /// seeded (what the seed needs is a hold), or it is leaving.
+    /// No log is kept for it: it was marked as cut off (what its seed needs is a hold), or it is
+    /// leaving. One that is seeded without that may be resumed as it was, and keeps its log.
     pub needs_no_log: bool,
 }
 

@@ -3,7 +3,7 @@
 //! A call that is answered with a stream counts when its answer begins; what ends it later is not
 //! counted. Names that no version knows are one, so that nobody fills the memory with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -20,6 +20,12 @@ const OTHER: &str = "other";
 
 /// gRPC has so many codes.
 const CODES: usize = 17;
+
+/// Numbers by the path of a request: it is looked up with each one.
+static PATHS: LazyLock<HashMap<String, usize>> = LazyLock::new(|| {
+    let path = |name: &str| format!("/keelson.v1.{}", name.replace('.', "/"));
+    NAMES.iter().map(|(name, number)| (path(name), *number)).collect()
+});
 
 static NAMES: LazyLock<BTreeMap<&'static str, usize>> = LazyLock::new(|| {
     let names = CALLS.iter().map(String::as_str).chain([OTHER]);
@@ -44,8 +50,7 @@ impl Default for CallMeters {
 
 /// The number of a call by its path.
 pub(crate) fn number_of(path: &str) -> usize {
-    let call = path.strip_prefix("/keelson.v1.").unwrap_or_default().replace('/', ".");
-    NAMES.get(call.as_str()).or_else(|| NAMES.get(OTHER)).copied().unwrap_or_default()
+    PATHS.get(path).or_else(|| NAMES.get(OTHER)).copied().unwrap_or_default()
 }
 
 /// What the head of an answer says of its outcome.

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use keelson_copy_core::{Assignment as CoreAssignment, PeerCopy, RecordedCeiling};
 use keelson_types::{
-    CommitConstraint, CommitRule, CopyId, DatabaseId, Discard, LagSettings, LagSwitch, MemberId,
-    MountIntent, SeedOrder, SiteName, StreamId,
+    CommitConstraint, CommitRule, CopyId, DatabaseId, Discard, HoldClock, LagSettings, LagSwitch,
+    MemberId, MountIntent, SeedOrder, SiteName, StreamId,
 };
 use keelson_wire::{Invalid, ids, v1};
 use serde::de::DeserializeOwned;
 
+use crate::gate::boottime_now;
 use crate::message::Assigned;
 use crate::owner::OtherFacts;
 
@@ -90,6 +91,7 @@ impl Assignment {
                 lag,
                 lag_switch,
                 holds: json(&message.holds, "holds")?,
+                hold_clock: HoldClock::new(message.consensus_unix_millis, boottime_now()),
                 content_index: json(&message.content_index, "content_index")?,
                 automations: json(&message.automations, "automations")?,
                 seeds_catalog,

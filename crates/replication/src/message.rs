@@ -14,7 +14,7 @@ use keelson_env::KvStore;
 use keelson_format::{Chunk, CursorState};
 use keelson_log::{LogError, LogReader};
 use keelson_types::{
-    Automations, ContentIndexSettings, CopyFault, CopyId, Epoch, EpochTable, Generation,
+    Automations, ContentIndexSettings, CopyFault, CopyId, Epoch, EpochTable, Generation, HoldClock,
     LagSettings, LagSwitch, LogEnd, LogHold, LogId, MemberId, MountIntent, Position, Queue,
     StreamId, Watermarks,
 };
@@ -107,6 +107,8 @@ pub(crate) struct Assigned {
     pub(crate) lag_switch: LagSwitch,
     /// Log that operations need.
     pub(crate) holds: Vec<LogHold>,
+    /// By which they end: no wall clock of this member drops log that an operation needs.
+    pub(crate) hold_clock: HoldClock,
     pub(crate) content_index: ContentIndexSettings,
     /// A seed fetches the content index of this copy.
     pub(crate) seeds_catalog: bool,

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{OperationId, Position};
+use crate::{OperationId, Position, Tick};
 
 /// What needs the log, in the order in which holds give way when a volume runs full: first what
 /// serves no copy's safety (forks, backups), then what can begin again from a newer checkpoint
@@ -60,6 +60,29 @@ impl LogHold {
     }
 }
 
+/// The consensus clock as it was told, carried on by a clock of this machine that nobody sets: by
+/// it holds end, whatever the wall clock of a member shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HoldClock {
+    told_unix_ms: u64,
+    at: Tick,
+}
+
+impl HoldClock {
+    /// It showed `told_unix_ms` at `at`.
+    #[must_use]
+    pub const fn new(told_unix_ms: u64, at: Tick) -> Self {
+        Self { told_unix_ms, at }
+    }
+
+    /// What it shows now, in Unix milliseconds.
+    #[must_use]
+    pub fn now(&self, now: Tick) -> u64 {
+        let since = u64::try_from(now.since(self.at).as_millis()).unwrap_or(u64::MAX);
+        self.told_unix_ms.saturating_add(since)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,5 +114,13 @@ mod tests {
         kinds.sort();
         let names = kinds.map(|kind| kind.to_string());
         assert_eq!(names, ["fork", "backup", "seed", "resync", "range_repair"]);
+    }
+
+    #[test]
+    fn the_clock_goes_on_from_what_was_told() {
+        let at = |seconds| Tick(0).after(std::time::Duration::from_secs(seconds));
+        let clock = HoldClock::new(5_000, at(100));
+        assert_eq!([100, 103].map(|seconds| clock.now(at(seconds))), [5_000, 8_000]);
+        assert_eq!(clock.now(at(90)), 5_000, "it does not go back");
     }
 }

@@ -1,7 +1,7 @@
 //! `keelson audit`: who changed what at a member, who was refused, who logged in.
 
 use clap::Args;
-use keelson_types::{AuditKind, AuditLine};
+use keelson_types::AuditLine;
 use serde_json::Value;
 
 use crate::context::Global;
@@ -23,15 +23,13 @@ pub(crate) struct Audit {
 
 impl Audit {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
-        let lines = global.client()?.admin().list_audit(&self.member, self.limit).await?;
+        let admin = global.client()?.admin();
+        let lines = admin.list_audit(&self.member, self.limit, self.access).await?;
         let read = |line: &String| {
             let (shown, data) = (serde_json::from_str(line), serde_json::from_str(line));
             Some((shown.ok()?, data.ok()?))
         };
-        let lines: Vec<(AuditLine, Value)> = lines.iter().filter_map(read).collect();
-        let wanted = |line: &AuditLine| !self.access || line.kind != AuditKind::Change;
-        let (lines, data): (Vec<_>, Vec<_>) =
-            lines.into_iter().filter(|(line, _)| wanted(line)).unzip();
+        let (lines, data): (Vec<AuditLine>, Vec<Value>) = lines.iter().filter_map(read).unzip();
         let columns = [
             column("time"),
             column("who"),

@@ -9,9 +9,8 @@ use keelson_types::{
 
 use super::*;
 use crate::command::{ActivateItem, AllocateItem};
-use crate::decision::{ActivationReason, DECISION_FORMAT, DecisionRecord};
+use crate::decision::{ActivationReason, DecisionRecord};
 use crate::operation::{OperationKind, OperationState};
-use crate::proof::Verdict;
 use crate::state::{
     CERTIFIED_DEAD_MAX, ConstraintSetting, CopyKind, DatabaseSettings, OPERATIONS_MAX,
 };
@@ -20,34 +19,7 @@ use crate::testing::{
 };
 
 pub(crate) fn decision(database: DatabaseId, epoch: Epoch) -> DecisionRecord {
-    DecisionRecord {
-        format: DECISION_FORMAT,
-        code_version: "test".into(),
-        database,
-        epoch,
-        attempt: 1,
-        reason: ActivationReason::NewDatabase,
-        operation: None,
-        rules: Vec::new(),
-        copies: Vec::new(),
-        requested: None,
-        avoid: Vec::new(),
-        at: None,
-        replies: Vec::new(),
-        alive: Vec::new(),
-        fences: Vec::new(),
-        reached: Vec::new(),
-        verdict: Verdict::Lossless,
-        candidates: Vec::new(),
-        chosen: None,
-        required_end: LogEnd::ZERO,
-        dial: None,
-        loss: None,
-        steps: Vec::new(),
-        omitted: 0,
-        inputs_omitted: false,
-        besides: None,
-    }
+    DecisionRecord::blank("test", (database, epoch), ActivationReason::NewDatabase)
 }
 
 pub(crate) fn allocation(log: &Log, database: u128, reason: ActivationReason) -> Command {

@@ -78,10 +78,12 @@ impl Context {
         self: &Arc<Self>,
         request: ListAuditRequest,
     ) -> Result<ListAuditResponse, Refusal> {
-        let lines = self.audit.newest(limit(request.limit)).await.map_err(|error| {
-            let what = format!("the audit of {} cannot be read: {error}", self.identity.name);
-            Refusal::new(RefusalReason::Internal, what)
-        })?;
+        let lines = self.audit.newest(limit(request.limit), request.access_only).await.map_err(
+            |error| {
+                let what = format!("the audit of {} cannot be read: {error}", self.identity.name);
+                Refusal::new(RefusalReason::Internal, what)
+            },
+        )?;
         Ok(ListAuditResponse { lines })
     }
 

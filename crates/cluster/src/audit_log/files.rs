@@ -1,5 +1,6 @@
 //! The files of the audit: append with one sync, follow a full file by a new one, read the end.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -124,8 +125,13 @@ impl Files {
     }
 }
 
-/// The newest lines, oldest of them first.
-pub(super) fn newest(settings: &AuditSettings, limit: usize) -> io::Result<Vec<String>> {
+/// The newest of the lines that are wanted, oldest of them first. No more than these are in
+/// memory at a time, however large the files are.
+pub(super) fn newest(
+    settings: &AuditSettings,
+    limit: usize,
+    wanted: impl Fn(&AuditLine) -> bool,
+) -> io::Result<Vec<String>> {
     let mut newest: Vec<String> = Vec::new();
     for number in 0..settings.files {
         if newest.len() >= limit {
@@ -135,16 +141,18 @@ pub(super) fn newest(settings: &AuditSettings, limit: usize) -> io::Result<Vec<S
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             opened => opened?,
         };
-        let mut lines = Vec::new();
+        let (mut lines, room) = (VecDeque::new(), limit - newest.len());
         for line in BufReader::new(file).split(b'\n') {
             // What is torn or rotten is left out.
             let line = String::from_utf8(line?).unwrap_or_default();
-            if serde_json::from_str::<AuditLine>(&line).is_ok() {
-                lines.push(line);
+            if serde_json::from_str::<AuditLine>(&line).is_ok_and(|read| wanted(&read)) {
+                if lines.len() == room {
+                    lines.pop_front();
+                }
+                lines.push_back(line);
             }
         }
-        let skip = lines.len().saturating_sub(limit - newest.len());
-        newest.splice(0..0, lines.drain(skip..));
+        newest.splice(0..0, lines);
     }
     Ok(newest)
 }
@@ -183,14 +191,16 @@ mod tests {
         for name in names {
             assert!(std::fs::metadata(dir.path().join(name)).unwrap().len() <= 1_000);
         }
-        let all = times(&newest(&settings, 1_000).unwrap());
+        let all = times(&newest(&settings, 1_000, |_| true).unwrap());
         let first = 200 - all.len() as u64;
         assert_eq!(all, (first..200).collect::<Vec<_>>(), "no gap, in order");
-        assert_eq!(times(&newest(&settings, 7).unwrap()), (193..200).collect::<Vec<_>>());
+        assert_eq!(times(&newest(&settings, 7, |_| true).unwrap()), (193..200).collect::<Vec<_>>());
+        let even = |line: &AuditLine| line.unix_millis.is_multiple_of(2);
+        assert_eq!(times(&newest(&settings, 3, even).unwrap()), [194, 196, 198]);
         let fewer = AuditSettings { files: 1, ..settings };
         let mut files = Files::new(&fewer);
         (200..220).for_each(|number| files.append([line(number)].iter()).unwrap());
-        assert!(times(&newest(&fewer, 1_000).unwrap()).ends_with(&[218, 219]));
+        assert!(times(&newest(&fewer, 1_000, |_| true).unwrap()).ends_with(&[218, 219]));
     }
 
     #[test]
@@ -201,7 +211,7 @@ mod tests {
         let mut file = OpenOptions::new().append(true).open(path(dir.path(), 0)).unwrap();
         file.write_all(b"{\"by\": \"an").unwrap();
         Files::new(&settings).append([line(2)].iter()).unwrap();
-        assert_eq!(times(&newest(&settings, 10).unwrap()), [1, 2]);
+        assert_eq!(times(&newest(&settings, 10, |_| true).unwrap()), [1, 2]);
     }
 
     #[test]

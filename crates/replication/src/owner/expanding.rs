@@ -14,7 +14,7 @@ use keelson_types::{CopyId, MemberId, News, OperationId, Position};
 
 use crate::gate::boottime_now;
 use crate::message::Assigned;
-use crate::owner::{Owner, unix_millis};
+use crate::owner::Owner;
 
 /// What was told last, so that a state that lasts is one event.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl Owner {
             backed_up: assigned.backed_up,
             holds: &assigned.holds,
             local_hold: self.shared.local_hold(),
-            now_unix_ms: unix_millis(),
+            now_unix_ms: assigned.hold_clock.now(boottime_now()),
         })
     }
 

@@ -12,8 +12,8 @@ use keelson_net::certs::{Authority, CertRequest, Validity};
 use keelson_net::{Connector, TlsFiles, TlsStore};
 use keelson_types::{
     Automations, CommitConstraint, CommitRule, ContentIndexSettings, DatabaseId, Epoch, EpochStart,
-    IncarnationId, LagSettings, LagSwitch, MountIntent, Participant, Record, RefusalReason,
-    SiteName, StreamId, Suspension, Tick,
+    HoldClock, IncarnationId, LagSettings, LagSwitch, MountIntent, Participant, Record,
+    RefusalReason, SiteName, StreamId, Suspension, Tick,
 };
 use keelson_wire::v1;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -358,6 +358,7 @@ fn assigned(active: Option<CopyId>) -> Assigned {
         intent: MountIntent::Mounted,
         lag_switch: LagSwitch::enable(),
         holds: Vec::new(),
+        hold_clock: HoldClock::default(),
         content_index: ContentIndexSettings::default(),
         automations: Automations::default(),
         others: Vec::new(),

@@ -15,9 +15,9 @@ use keelson_wire::v1;
 
 use crate::gate::boottime_now;
 use crate::log_lane::LogJob;
+use crate::owner::Owner;
 use crate::owner::expanding::Told;
 use crate::owner::lagging::Lag;
-use crate::owner::{Owner, unix_millis};
 use crate::store_lane::StoreJob;
 
 /// What consensus says of another copy, as far as truncation needs it.
@@ -124,7 +124,7 @@ impl Owner {
             lags,
             aged_out,
             holds: &holds,
-            now_unix_ms: unix_millis(),
+            now_unix_ms: assigned.hold_clock.now(now),
         };
         Some(truncation_point(&inputs))
     }

@@ -13,28 +13,28 @@
 //! that has left staging is. Everything here blocks.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use keelson_catalog::{Catalog, CatalogError};
-use keelson_copy_core::seed::{Cleanup, SEED_RECORD_BYTES_MAX, SeedRecord, Staged, after_seed};
-use keelson_env::{Disk, DiskError, DiskFile, StoreOpener};
+use keelson_copy_core::seed::{SEED_RECORD_BYTES_MAX, SeedRecord, Staged};
+use keelson_env::{Disk, DiskError};
 use keelson_format::{ControlRecord, SeedFile, SeedManifest, SeedPlace};
-use keelson_log::{ControlFile, ControlFileError, LogError, list_salvage};
-use keelson_types::{CopyId, DatabaseId, LogId, OperationId, Position, StoreId};
-use xxhash_rust::xxh3::Xxh3;
+use keelson_log::{ControlFile, ControlFileError, LogError};
+use keelson_types::{CopyId, DatabaseId, LogId, Position, StoreId};
 
-use super::CHUNK_BYTES;
 use super::source::{digest_of, subdirectory};
 use super::staged::StagedLog;
 use crate::catalog;
 use crate::open::Places;
 use crate::owner::unix_millis;
-use crate::rebuild::Condemned;
 use crate::scrub::ScrubReport;
 use crate::whole_file;
 
+mod clearing;
+mod incoming;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use incoming::{Incoming, Refused};
 
 const STAGING: &str = "temp-seeding";
 const INDEX_STAGING: &str = "ci-seed.temp";
@@ -250,9 +250,7 @@ impl SeedFiles {
         }
         let goes_on = there && go_on;
         let open = if goes_on { self.disk().open(&part)? } else { self.disk().create(&part)? };
-        let (place, digest, bytes) = (file.place, file.digest, file.bytes);
-        let mut incoming =
-            Incoming { place, file: open, part, path, hasher: Xxh3::new(), at: 0, digest, bytes };
+        let mut incoming = Incoming::new(file, open, (part, path));
         if goes_on {
             incoming.take_up()?;
         }
@@ -360,157 +358,6 @@ impl SeedFiles {
         }
         Ok(())
     }
-
-    /// Removes staging, and what was made for the new copy of a seed that was given up. `assigned`
-    /// is the copy in use, whose files are never touched.
-    pub(crate) fn clear(
-        &self,
-        record: Option<&SeedRecord>,
-        assigned: Option<CopyId>,
-        opener: &dyn StoreOpener,
-    ) -> Placed<()> {
-        self.remove_staging()?;
-        let made = record.filter(|record| record.makes_copy() && assigned != Some(record.new));
-        let Some(record) = made else { return Ok(()) };
-        if self.in_use()? == Some(record.new) {
-            // Whoever asks has not heard yet that it is the copy.
-            return Ok(());
-        }
-        let control = self.control_aside(record.new);
-        if self.disk().exists(&control)? {
-            // First: without it the files mean nothing.
-            self.disk().remove(&control)?;
-            self.disk().sync_dir(&self.home(SeedPlace::Store))?;
-        }
-        let store = self.installed(SeedPlace::Store, record.new);
-        opener
-            .destroy(&store)
-            .map_err(|error| PlaceError { full: false, text: error.to_string() })?;
-        PLACES.into_iter().try_for_each(|place| remove_all(&self.installed(place, record.new)))
-    }
-
-    fn remove_staging(&self) -> Placed<()> {
-        for place in PLACES {
-            let staging = self.staging_root(place);
-            if self.disk().exists(&staging)? {
-                remove_all(&staging)?;
-                self.disk().sync_dir(&self.home(place))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Does what is left to do of a seed that no order names any more; says whether it is done, or
-    /// has to wait for the copy to be opened.
-    pub(crate) fn clean_up(
-        &self,
-        assigned: Option<CopyId>,
-        wanted: Option<OperationId>,
-        opener: &dyn StoreOpener,
-    ) -> Placed<bool> {
-        let Some(record) = self.record()? else {
-            self.remove_staging()?;
-            whole_file::remove(self.disk(), &self.record_path())?;
-            return Ok(true);
-        };
-        let fate =
-            assigned.map_or(Cleanup::GivenUp, |assigned| after_seed(&record, assigned, wanted));
-        match fate {
-            Cleanup::Wait => return Ok(true),
-            Cleanup::GivenUp => self.clear(Some(&record), assigned, opener)?,
-            Cleanup::Succeeded { remove_old } => {
-                self.remove_staging()?;
-                match self.written(record.old)? {
-                    Some(old) if remove_old || self.is_empty(&old)? => {
-                        self.remove_copy(&old, opener)?
-                    }
-                    Some(_) => {}
-                    // The control file in use is the old copy's until the new one is opened.
-                    None if self.in_use()? != Some(record.new) => return Ok(false),
-                    None => {}
-                }
-            }
-        }
-        whole_file::remove(self.disk(), &self.record_path())?;
-        Ok(true)
-    }
-
-    /// The copy whose control file is in use.
-    fn in_use(&self) -> Placed<Option<CopyId>> {
-        Ok(self.control_in_use()?.map(|record| record.copy))
-    }
-
-    fn control_in_use(&self) -> Placed<Option<ControlRecord>> {
-        let path = self.home(SeedPlace::Store).join("control");
-        if !self.disk().exists(&path)? {
-            return Ok(None);
-        }
-        Ok(ControlFile::open(self.disk(), &path)?.1)
-    }
-
-    /// A copy that never had any log has nothing to lose.
-    fn is_empty(&self, old: &ControlRecord) -> Placed<bool> {
-        let log = self.places.log(self.database, old.log);
-        let there = self.disk().exists(&log)?;
-        let files = if there { self.disk().list(&log)? } else { Vec::new() };
-        let logs = files.iter().any(|file| file.name.ends_with(".klog"));
-        Ok(!logs && old.epoch_table.rows().is_empty() && old.durable_floor == Position::ZERO)
-    }
-
-    /// Removes what the copy's own record names, and its control file last.
-    fn remove_copy(&self, old: &ControlRecord, opener: &dyn StoreOpener) -> Placed<()> {
-        let failed = |text: String| PlaceError { full: false, text };
-        let stores = Condemned::read(old).stores.into_iter().chain([old.store]);
-        for store in stores {
-            let directory = self.places.store(self.database, store);
-            if opener.in_use(&directory) {
-                return Err(failed("the old store is being closed".into()));
-            }
-            opener.destroy(&directory).map_err(|error| failed(error.to_string()))?;
-            remove_all(&catalog::directory_of(&directory))?;
-        }
-        let log = self.places.log(self.database, old.log);
-        self.hand_salvage_on(&log)?;
-        remove_all(&log)?;
-        let home = self.home(SeedPlace::Store);
-        let mark = crate::mark_file::path(&home, old.copy);
-        for file in [mark, self.control_aside(old.copy)] {
-            if self.disk().exists(&file)? {
-                self.disk().remove(&file)?;
-            }
-        }
-        self.disk().sync_dir(&home)?;
-        tracing::info!(copy = %old.copy, "the files of the copy that was seeded anew are removed");
-        Ok(())
-    }
-}
-
-impl SeedFiles {
-    /// What was cut from the log of a copy that goes is handed to the copy in use, which lists and
-    /// exports it: only an operator deletes it (G4). A crash in between moves the rest later.
-    fn hand_salvage_on(&self, from: &Path) -> Placed<()> {
-        if !self.disk().exists(from)? {
-            return Ok(());
-        }
-        let kept = list_salvage(self.disk(), from)
-            .map_err(|error| PlaceError { full: false, text: error.to_string() })?;
-        if kept.is_empty() {
-            return Ok(());
-        }
-        let heir = self.control_in_use()?.map(|record| self.places.log(self.database, record.log));
-        let nobody = || PlaceError { full: false, text: "no copy could keep the salvage".into() };
-        let heir = heir.ok_or_else(nobody)?;
-        for salvage in kept {
-            let there = heir.join(&salvage.name);
-            if self.disk().exists(&there)? {
-                let text = format!("salvage {} is there twice; the old log stays", salvage.name);
-                return Err(PlaceError { full: false, text });
-            }
-            self.disk().rename(&from.join(&salvage.name), &there)?;
-        }
-        self.disk().sync_dir(&heir)?;
-        Ok(())
-    }
 }
 
 fn part_of(path: &Path) -> PathBuf {
@@ -524,82 +371,5 @@ fn remove_all(directory: &Path) -> Placed<()> {
     match std::fs::remove_dir_all(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => Ok(other?),
-    }
-}
-
-/// A file that arrives.
-pub(crate) struct Incoming {
-    pub(crate) place: SeedPlace,
-    file: Arc<dyn DiskFile>,
-    part: PathBuf,
-    path: PathBuf,
-    hasher: Xxh3,
-    at: u64,
-    digest: u128,
-    bytes: u64,
-}
-
-impl std::fmt::Debug for Incoming {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Incoming").field("part", &self.part).finish_non_exhaustive()
-    }
-}
-
-/// Why a file is not taken.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// It is not what the manifest says.
-    Wrong(String),
-    Disk(PlaceError),
-}
-
-impl Incoming {
-    /// Reads what is there already, in whole chunks, and forgets the rest.
-    fn take_up(&mut self) -> Placed<()> {
-        let mut buffer = vec![0; CHUNK_BYTES];
-        while self.at + (CHUNK_BYTES as u64) < self.bytes {
-            if self.file.read_at(self.at, &mut buffer)? < CHUNK_BYTES {
-                break;
-            }
-            self.hasher.update(&buffer);
-            self.at += CHUNK_BYTES as u64;
-        }
-        self.file.set_len(self.at)?;
-        Ok(())
-    }
-
-    /// Where the next bytes belong.
-    pub(crate) const fn at(&self) -> u64 {
-        self.at
-    }
-
-    /// Takes the next bytes.
-    pub(crate) fn take(&mut self, offset: u64, crc: u32, body: &[u8]) -> Result<(), Refused> {
-        let name = self.path.display();
-        if offset != self.at || self.at + body.len() as u64 > self.bytes {
-            return Err(Refused::Wrong(format!("{name}: bytes at {offset}, not {}", self.at)));
-        }
-        if crc32fast::hash(body) != crc {
-            return Err(Refused::Wrong(format!("{name}: the checksum at {offset} does not match")));
-        }
-        self.file.write_at(offset, body).map_err(|error| Refused::Disk(error.into()))?;
-        self.hasher.update(body);
-        self.at += body.len() as u64;
-        Ok(())
-    }
-
-    #[cfg(test)]
-    pub(crate) const fn is_complete(&self) -> bool {
-        self.at == self.bytes
-    }
-
-    /// Verifies the whole file, makes it durable and gives it its name.
-    pub(crate) fn finish(self, files: &SeedFiles) -> Result<(), Refused> {
-        if self.hasher.digest128() != self.digest {
-            let name = self.path.display();
-            return Err(Refused::Wrong(format!("{name}: the digest does not match")));
-        }
-        self.file.sync().map_err(|error| Refused::Disk(error.into()))?;
-        files.name(&self.part, &self.path).map_err(Refused::Disk)
     }
 }

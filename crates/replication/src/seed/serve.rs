@@ -141,28 +141,49 @@ impl ReplicationService {
     }
 }
 
-/// Since when no more of a checkpoint was read.
-struct Still {
+/// How long a target has waited, and since when no more of its checkpoint was read.
+struct Patience {
+    begun: Instant,
     bytes: u64,
     since: Instant,
 }
 
-impl Still {
-    fn is_too_long(&mut self, bytes: u64, now: Instant) -> bool {
-        if bytes != self.bytes {
-            *self = Self { bytes, since: now };
+impl Patience {
+    const fn new(now: Instant) -> Self {
+        Self { begun: now, bytes: 0, since: now }
+    }
+
+    /// Why it is to ask another source, if it is.
+    fn end(&mut self, standing: &Standing, now: Instant) -> Option<String> {
+        match standing {
+            Standing::Waiting(what) => {
+                self.since = now;
+                let long = now.duration_since(self.begun) >= LINE_MAX;
+                long.then(|| format!("{what}: waited for {LINE_MAX:?}"))
+            }
+            Standing::Reading { bytes_read, .. } => {
+                if *bytes_read != self.bytes {
+                    (self.bytes, self.since) = (*bytes_read, now);
+                }
+                let long = now.duration_since(self.since) >= STILL_MAX;
+                long.then(|| format!("nothing of the checkpoint was read for {STILL_MAX:?}"))
+            }
+            Standing::Ready(_) | Standing::Failed(_) => None,
         }
-        now.duration_since(self.since) >= STILL_MAX
     }
 }
 
 /// Tells a target how far its checkpoint is, and at the end what is in it. It is told again and
 /// again even if nothing goes on: a target that hears nothing looks for another source.
 async fn tell(mut standing: watch::Receiver<Standing>, sender: Out<v1::OpenSeedResponse>) {
-    let begun = Instant::now();
-    let mut still = Still { bytes: 0, since: begun };
+    let mut patience = Patience::new(Instant::now());
     loop {
         let now = standing.borrow_and_update().clone();
+        if let Some(why) = patience.end(&now, Instant::now()) {
+            let unfit = Refusal::new(RefusalReason::SourceUnfit, why);
+            let _ = sender.send(Err(unfit.into())).await;
+            return;
+        }
         let so_far = match now {
             Standing::Ready(source) => {
                 // One that went meanwhile asks again, and finds it.
@@ -173,23 +194,10 @@ async fn tell(mut standing: watch::Receiver<Standing>, sender: Out<v1::OpenSeedR
                 let _ = sender.send(Err(refusal.into())).await;
                 return;
             }
-            Standing::Waiting(what) if begun.elapsed() >= LINE_MAX => {
-                let what = format!("waited for {LINE_MAX:?} for {what}");
-                let busy = Refusal::new(RefusalReason::SourceUnfit, what);
-                let _ = sender.send(Err(busy.into())).await;
-                return;
-            }
             Standing::Waiting(what) => {
-                still.since = Instant::now();
                 v1::OpenSeedResponse { waits_for: what.into(), ..Default::default() }
             }
             Standing::Reading { bytes_read, bytes_total } => {
-                if still.is_too_long(bytes_read, Instant::now()) {
-                    let what = format!("nothing of the checkpoint was read for {STILL_MAX:?}");
-                    let hangs = Refusal::new(RefusalReason::SourceUnfit, what);
-                    let _ = sender.send(Err(hangs.into())).await;
-                    return;
-                }
                 v1::OpenSeedResponse { bytes_read, bytes_total, ..Default::default() }
             }
         };
@@ -330,12 +338,28 @@ mod tests {
     #[test]
     fn a_build_that_hangs_is_told_from_one_that_is_slow() {
         let begin = Instant::now();
-        let mut still = Still { bytes: 0, since: begin };
+        let mut patience = Patience::new(begin);
+        let mut hangs = |bytes_read, after| {
+            let reading = Standing::Reading { bytes_read, bytes_total: 9 };
+            patience.end(&reading, begin + after).is_some()
+        };
         let late = STILL_MAX - Duration::from_secs(1);
-        assert!(!still.is_too_long(0, begin + late));
-        assert!(!still.is_too_long(1, begin + STILL_MAX), "it goes on");
-        assert!(!still.is_too_long(1, begin + STILL_MAX + late));
-        assert!(still.is_too_long(1, begin + STILL_MAX * 2));
+        assert!(!hangs(0, late));
+        assert!(!hangs(1, STILL_MAX), "it goes on");
+        assert!(!hangs(1, STILL_MAX + late));
+        assert!(hangs(1, STILL_MAX * 2));
+    }
+
+    #[test]
+    fn nobody_waits_in_line_for_ever() {
+        let begin = Instant::now();
+        let mut patience = Patience::new(begin);
+        let late = LINE_MAX - Duration::from_secs(1);
+        let mut end = |standing: &Standing, after| patience.end(standing, begin + after);
+        assert_eq!(end(&Standing::Waiting("a place"), late), None);
+        let reading = Standing::Reading { bytes_read: 0, bytes_total: 9 };
+        assert_eq!(end(&reading, LINE_MAX), None, "its turn came, and begins now");
+        assert!(end(&Standing::Waiting("a place"), LINE_MAX).is_some());
     }
 
     /// A target gives a source up that says nothing for a while: an index may take longer to be

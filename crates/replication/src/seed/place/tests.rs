@@ -1,5 +1,7 @@
 //! Tests of what a seed does on its target's disk, each crash between two steps included.
 
+use std::sync::Arc;
+
 use keelson_copy_core::seed::Staged;
 use keelson_env::MemStoreOpener;
 use keelson_format::SeedManifest;
@@ -10,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::*;
 use crate::open::{Identity, open_copy};
+use crate::seed::CHUNK_BYTES;
 use crate::shared::CopyShared;
 
 const DATABASE: DatabaseId = DatabaseId::from_u128(7);

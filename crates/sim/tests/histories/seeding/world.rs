@@ -17,7 +17,7 @@ use keelson_copy_core::truncate::{
 use keelson_types::{
     CheckpointId, CopyId, DatabaseId, DatabaseName, Epoch, LagSettings, LogHold, MemberId,
     MemberName, OldFiles, OperationId, Position, SeedOrder, SeedProgress, SeedScope, SiteName,
-    StreamId, SuspendRequest, Tick,
+    StreamId, Tick,
 };
 
 /// Files of a checkpoint; one is sent a turn.
@@ -152,8 +152,15 @@ fn first_commands() -> Vec<Command> {
         settings: DatabaseSettings::default(),
         copies: copies.collect(),
     };
-    let request = SuspendRequest::default();
-    let suspend = Command::SuspendCopy { database: DB, copy: copy(TARGET), request };
+    // As its member does when only a seed helps: no log is kept for it, but what the seed holds.
+    let suspend = Command::SuspendFailed {
+        database: DB,
+        copy: copy(TARGET),
+        resumes: 0,
+        comment: "misses log".into(),
+        needs_seed: true,
+        tag: None,
+    };
     let begin = Command::BeginSeed { database: DB, copy: copy(TARGET), order: order() };
     (0..3).map(add).chain([create, suspend, begin]).collect()
 }
@@ -320,7 +327,7 @@ impl World {
                 inspected: known.map(|log| log.end),
                 checkpointed: known.map(|log| log.checkpointed),
                 suspended_since_unix_ms: config.is_stopped().then_some(1),
-                needs_no_log: config.is_remade(),
+                needs_no_log: config.leaving || config.cut_off,
             })
         });
         let (others, holds) = (others.collect::<Vec<_>>(), self.holds());
