@@ -329,8 +329,11 @@ pub enum Command {
         operation: OperationId,
         /// How far.
         progress: SeedProgress,
-        /// The checkpoint stands here: log before it is not needed.
+        /// The target has log up to here: what is before it is not needed.
         from: Option<Position>,
+        /// The epoch in which it has it; none from a member of an earlier build.
+        #[serde(default)]
+        epoch: Option<Epoch>,
     },
     /// A seed ended: the new copy is in place, or why not. Without success the old copy stays
     /// suspended as it was.

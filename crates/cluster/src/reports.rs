@@ -375,8 +375,8 @@ impl Reports {
         } else {
             let progress = serde_json::from_slice(&report.progress);
             let progress = progress.map_err(|_| Invalid("progress"))?;
-            let from = report.from.map(Into::into);
-            Command::ReportSeed { database, copy, operation, progress, from }
+            let (from, epoch) = (report.from.map(Into::into), report.from_epoch.map(Into::into));
+            Command::ReportSeed { database, copy, operation, progress, from, epoch }
         };
         // One report of a seed is on its way at a time; the end is repeated until it is seen.
         let Some(turn) = Turn::take(&self.seeds, (operation, report.ended)) else { return Ok(()) };

@@ -180,6 +180,8 @@ pub(crate) struct OwnerView {
     pub(crate) forecast: Forecast,
     /// Who keeps log, and from where; the first one decides.
     pub(crate) blockers: Vec<Blocker>,
+    /// What consensus holds log for.
+    pub(crate) holds: Vec<LogHold>,
     /// The fork that is being undone, or was last.
     pub(crate) undoing: Option<Undoing>,
     /// Where each other copy's store is, at an active.

@@ -121,7 +121,12 @@ impl ClusterState {
         if let Some(receipt) = &item.decision.loss {
             database.receipts.push(receipt.clone());
             // What a backup holds behind it is of another timeline.
-            database.backed_up = database.backed_up.map(|at| at.min(receipt.kept.position));
+            let kept = receipt.kept.position;
+            database.backed_up = database.backed_up.map(|at| at.min(kept));
+            // Nor is what the target of a seed holds behind it of use.
+            for hold in &mut database.holds {
+                hold.from = hold.from.min(kept);
+            }
         }
         database.turn(item, now);
         let member = database.target_member();

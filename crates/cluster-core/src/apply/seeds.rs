@@ -2,8 +2,8 @@
 //! the log, which begin and end together.
 
 use keelson_types::{
-    CopyId, DatabaseId, HoldKind, LogHold, OperationId, Position, RefusalReason, SeedOrder,
-    SeedProgress, SeedScope,
+    CopyId, DatabaseId, Epoch, HoldKind, LogEnd, LogHold, OperationId, Position, RefusalReason,
+    SeedOrder, SeedProgress, SeedScope,
 };
 
 use super::{Applied, refuse};
@@ -28,8 +28,9 @@ impl ClusterState {
             Command::BeginSeed { database, copy, order } => {
                 self.begin_seed(index, (*database, *copy), order)
             }
-            Command::ReportSeed { database, copy, operation, progress, from } => {
-                self.report_seed(index, (*database, *copy, *operation), progress, *from)
+            Command::ReportSeed { database, copy, operation, progress, from, epoch } => {
+                let from = self.needed_from(*database, *from, *epoch)?;
+                self.report_seed(index, (*database, *copy, *operation), progress, from)
             }
             Command::EndSeed { database, copy, operation, result } => {
                 self.end_seed(index, (*database, *copy, *operation), result)
@@ -72,6 +73,20 @@ impl ClusterState {
         let (member, operation, scope) = (config.member, order.operation, order.scope);
         self.event(index, Some(member), Some(id), EventKind::SeedBegun { copy, operation, scope });
         Ok(answer)
+    }
+
+    /// Where log is needed from: a target may hold some that a lossy activation gave up.
+    fn needed_from(
+        &self,
+        id: DatabaseId,
+        from: Option<Position>,
+        epoch: Option<Epoch>,
+    ) -> Result<Option<Position>, Refusal> {
+        let Some((position, epoch)) = from.zip(epoch) else { return Ok(from) };
+        let end = LogEnd { epoch, position };
+        let receipts = self.database(id)?.receipts.iter();
+        let kept = receipts.filter(|receipt| receipt.covers(end)).map(|r| r.kept.position);
+        Ok(Some(kept.min().unwrap_or(position)))
     }
 
     fn report_seed(

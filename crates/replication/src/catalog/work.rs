@@ -124,6 +124,7 @@ impl Work {
         let Some(catalog) = self.shared.catalog.open() else { return Err(WorkError::Over) };
         let mut writer = catalog.writer(self.fields.clone())?;
         let (to, mut at, mut bytes) = (self.shared.replayed.load(), from, 0);
+        let mut end = LogEnd { epoch: self.log.table.epoch_at(from), position: from };
         while at < to && bytes < PIECE_BYTES {
             if self.is_over() {
                 return Err(WorkError::Over);
@@ -134,13 +135,13 @@ impl Work {
                 Err(error) => return Err(WorkError::Failed(error.to_string())),
             };
             bytes += chunks.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
-            let Some(end) = index(&mut writer, &chunks, at)? else { break };
-            if end == at {
+            let Some(next) = index(&mut writer, &chunks, at, &mut end)? else { break };
+            if next == at {
                 break;
             }
-            at = end;
+            at = next;
         }
-        self.commit(catalog, writer, at)?;
+        self.commit(catalog, writer, end)?;
         Ok(Done { more: at < to })
     }
 
@@ -164,20 +165,21 @@ impl Work {
             }
             Ok(writer.put(key, value)?)
         })?;
-        self.commit(catalog, writer, at.position)?;
+        self.commit(catalog, writer, at)?;
         Ok(Done { more: true })
     }
 
+    /// The end is what frames or the store say: the epochs that were known when the work began may
+    /// be fewer, and a stamp of an older one would have the index made anew after every failover.
     fn commit(
         &self,
         mut catalog: Catalog,
         mut writer: CatalogWriter,
-        at: Position,
+        end: LogEnd,
     ) -> Result<(), WorkError> {
         if self.is_over() {
             return Err(WorkError::Over);
         }
-        let end = LogEnd { epoch: self.log.table.epoch_at(at), position: at };
         writer.commit(end)?;
         writer.close()?;
         if self.is_over() {
@@ -218,11 +220,13 @@ fn read_all(
     }
 }
 
-/// Indexes what the frames behind `at` do; says where they end.
+/// Indexes what the frames behind `at` do, and notes the end of the last of them; says where to read
+/// on.
 fn index(
     writer: &mut CatalogWriter,
     chunks: &[Chunk],
     at: Position,
+    end: &mut LogEnd,
 ) -> Result<Option<Position>, WorkError> {
     let failed = |why: String| WorkError::Failed(why);
     for item in chunks.iter().flat_map(Chunk::items) {
@@ -235,6 +239,7 @@ fn index(
         for record in &frame.records {
             apply(writer, record)?;
         }
+        *end = frame.end;
     }
     Ok(chunks.last().map(|chunk| chunk.end))
 }
@@ -255,7 +260,8 @@ fn apply(writer: &mut CatalogWriter, record: &Record) -> Result<(), CatalogError
 mod tests {
     use super::*;
     use keelson_env::{MemStoreOpener, ReplayFrame, StoreOpener};
-    use keelson_types::{Epoch, HybridTime};
+    use keelson_format::{Cursor, CursorState, FramingConfig};
+    use keelson_types::{Epoch, HybridTime, StreamId};
 
     fn store(opener: &MemStoreOpener, keys: u64) -> Arc<dyn KvStore> {
         let store = opener.open(Path::new("/store")).unwrap();
@@ -264,6 +270,31 @@ mod tests {
         let (time, records) = (HybridTime::from_unix_millis(1), (1..=keys).map(put).collect());
         store.replay(&[ReplayFrame { end, time, first_sequence: 1, records }]).unwrap();
         store
+    }
+
+    /// The epoch is that of the frame, also if nobody knew of it when the work began; behind the
+    /// last frame a generation without one may have been opened.
+    #[test]
+    fn an_index_reflects_the_last_frame_in_its_own_epoch() {
+        let directory = tempfile::tempdir().unwrap();
+        let catalog = Catalog::create(directory.path()).unwrap();
+        let mut writer = catalog.writer(vec!["word".into()]).unwrap();
+        let framing = FramingConfig { generation_bytes: 1024 * 1024, compress: false };
+        let mut cursor = Cursor::new(CursorState::empty(StreamId::from_u128(9)), framing);
+        let mut chunks = Vec::new();
+        for epoch in 1..=2 {
+            chunks.push(cursor.begin_epoch(Epoch::new(0, epoch), 1).unwrap().0);
+            let put = Record::Put { key: "k".into(), value: "word".into() };
+            let encoded = cursor.encode(&[put], 1, Position::ZERO, Position::ZERO).unwrap();
+            chunks.extend(encoded.chunks);
+        }
+        let last = cursor.end();
+        chunks.push(cursor.begin_epoch(Epoch::new(0, 3), 1).unwrap().0);
+        let mut end = LogEnd::ZERO;
+        let next = index(&mut writer, &chunks, Position::ZERO, &mut end).unwrap();
+        assert_eq!((end, next), (last, Some(cursor.position())));
+        assert_eq!(end.epoch, Epoch::new(0, 2));
+        writer.close().unwrap();
     }
 
     /// A copy that is seeded anew waits for the readers of its old store: they look after each

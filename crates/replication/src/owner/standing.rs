@@ -146,6 +146,7 @@ impl Owner {
             forecast: volumes.log.history.forecast(floor, cut.as_slice()),
             volumes,
             blockers: self.blockers(),
+            holds: self.holds(),
             undoing: self.undoing(),
         }
     }

@@ -10,7 +10,7 @@ use keelson_copy_core::truncate::{
     Blocker, OtherCopy, OwnLog, Truncation, TruncationInputs, TruncationOrder, TruncationRole,
     truncation_point,
 };
-use keelson_types::{CopyId, Generation, MemberId, Position, Tick};
+use keelson_types::{CopyId, Generation, LogHold, MemberId, Position, Tick};
 use keelson_wire::v1;
 
 use crate::gate::boottime_now;
@@ -184,6 +184,11 @@ impl Owner {
             ..*blocker
         });
         dated.collect()
+    }
+
+    /// What consensus holds log for.
+    pub(super) fn holds(&self) -> Vec<LogHold> {
+        self.assigned.as_ref().map(|assigned| assigned.holds.clone()).unwrap_or_default()
     }
 
     /// The own store is durable further than before.

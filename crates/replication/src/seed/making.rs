@@ -19,7 +19,7 @@ use super::serve::Feeding;
 use super::source::{Building, Material, Source};
 use crate::context::{CopyHandle, PlaneContext};
 use crate::kv::open_store;
-use crate::message::{LogView, Message};
+use crate::message::{LogView, Message, OwnerView};
 use crate::owner::unix_millis;
 use crate::shared::CopyShared;
 
@@ -54,6 +54,9 @@ impl Drop for Hold {
 /// How long the copy may take to say how it is, or to give its store and its log. Its target hears
 /// that the source lives all the while, so nobody else would end the wait.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// Between two looks at how far the copy's store is.
+const REPLAY_PAUSE: Duration = Duration::from_millis(100);
 
 async fn in_time<T>(
     context: &PlaneContext,
@@ -95,6 +98,7 @@ async fn make_in_turn(
     let place = building.place().await?;
     let _turn = building.turn().await?;
     in_time(context, check_health(context, copy)).await?;
+    replayed_what_is_held(context, copy, building.operation()).await?;
     let made = make_now(context, copy, (scope, place), building).await;
     // If its index turned out to be damaged.
     context.catalogs.look(copy.shared.database, Duration::ZERO);
@@ -148,11 +152,34 @@ async fn views(
     Ok((store, log))
 }
 
-/// F54: any healthy copy; not one whose store is old on purpose, or in doubt.
-async fn check_health(context: &PlaneContext, copy: &CopyHandle) -> Result<(), Refusal> {
+/// Log before the hold of a seed that began at another source may be gone everywhere: the
+/// checkpoint must not stand before it.
+async fn replayed_what_is_held(
+    context: &PlaneContext,
+    copy: &CopyHandle,
+    operation: OperationId,
+) -> Result<(), Refusal> {
+    let holds = in_time(context, view_of(copy)).await?.holds;
+    let hold = holds.iter().find(|hold| hold.operation == operation);
+    let Some(from) = hold.map(|hold| hold.from) else { return Ok(()) };
+    let replayed = async {
+        while copy.shared.replayed.load() < from {
+            tokio::time::sleep(REPLAY_PAUSE).await;
+        }
+    };
+    let late = |_| unfit(context, format!("has not replayed up to {from}, where the hold begins"));
+    tokio::time::timeout(ANSWER_WITHIN, replayed).await.map_err(late)
+}
+
+async fn view_of(copy: &CopyHandle) -> Result<OwnerView, Refusal> {
     let (reply, view) = oneshot::channel();
     copy.mailbox.send(Message::View(reply)).await.map_err(|_| gone())?;
-    let view = view.await.map_err(|_| gone())?;
+    view.await.map_err(|_| gone())
+}
+
+/// F54: any healthy copy; not one whose store is old on purpose, or in doubt.
+async fn check_health(context: &PlaneContext, copy: &CopyHandle) -> Result<(), Refusal> {
+    let view = view_of(copy).await?;
     let status = view.view.status;
     let healthy =
         matches!(status, CopyStatus::Mounted | CopyStatus::Healthy | CopyStatus::SeedingSource);

@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use keelson_copy_core::seed::throttle::Throttle;
 use keelson_env::DiskFile;
 use keelson_format::{SeedPlace, pack};
-use keelson_types::{CheckpointId, RefusalReason, SeedScope, Setting};
+use keelson_types::{CheckpointId, RefusalReason, SeedScope};
 use keelson_wire::{Refusal, ids, v1};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tonic::Status;
 
+use super::blocking;
 use super::making::make;
+use super::pace::{Pace, chunk_bytes};
 use super::source::{Source, Standing};
-use super::{CHUNK_BYTES, blocking};
 use crate::context::{CopyHandle, PlaneContext};
 use crate::message::Message;
 use crate::service::ReplicationService;
@@ -23,11 +23,6 @@ use crate::traffic::{self, PeerCounts};
 
 /// Chunks read ahead of the target.
 const AHEAD: usize = 4;
-/// A chunk that is held back comes within so long.
-const CHUNK_WITHIN: Duration = Duration::from_secs(5);
-const CHUNK_BYTES_MIN: usize = 4 * 1024;
-/// How often the throttle looks at the commits of this member.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often a target hears how much of the checkpoint is read.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
@@ -216,55 +211,6 @@ fn complete(source: &Source) -> v1::OpenSeedResponse {
     v1::OpenSeedResponse { bytes_read: bytes, bytes_total: bytes, manifest, waits_for }
 }
 
-/// Holds back what would slow the member's commits down.
-struct Pace {
-    throttle: Option<Throttle>,
-    looked: Instant,
-    totals: super::measure::SyncTotals,
-    /// Not before this.
-    next: Instant,
-}
-
-impl Pace {
-    fn new(context: &PlaneContext, no_throttle: bool) -> Self {
-        let now = Instant::now();
-        let throttle = (!no_throttle).then(|| Throttle::new(context.syncs.of_late()));
-        Self { throttle, looked: now, totals: context.syncs.totals(), next: now }
-    }
-
-    async fn after(&mut self, context: &PlaneContext, bytes: usize) {
-        let bound = context.settings.borrow().number(Setting::SeedRateMax);
-        let mut pause = bounded_pause(bytes as u64, bound);
-        if let Some(throttle) = &mut self.throttle {
-            if self.looked.elapsed() >= LOOK_EVERY {
-                let totals = context.syncs.totals();
-                throttle.observe(totals.mean_since(self.totals));
-                (self.looked, self.totals) = (Instant::now(), totals);
-            }
-            pause = pause.max(throttle.pause_after(bytes as u64));
-        }
-        if !pause.is_zero() {
-            self.next = self.next.max(Instant::now()) + pause;
-            tokio::time::sleep_until(self.next).await;
-        }
-    }
-}
-
-/// How long bytes take at a rate; 0 is no bound.
-fn bounded_pause(bytes: u64, bound: u64) -> Duration {
-    let micros = bytes.saturating_mul(1_000_000).checked_div(bound);
-    micros.map_or(Duration::ZERO, Duration::from_micros)
-}
-
-/// Smaller at a low rate: a target that hears nothing looks for another source.
-fn chunk_bytes(bound: u64) -> usize {
-    let all = bound.saturating_mul(CHUNK_WITHIN.as_secs());
-    match bound {
-        0 => CHUNK_BYTES,
-        _ => usize::try_from(all).unwrap_or(CHUNK_BYTES).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES),
-    }
-}
-
 async fn send(
     context: &Arc<PlaneContext>,
     (source, counts): (&Arc<Source>, &PeerCounts),
@@ -282,7 +228,7 @@ async fn send(
         let open = opened.await.map_err(failed)?.map_err(|error| failed(error.to_string()))?;
         let mut offset = std::mem::take(&mut first);
         loop {
-            let bytes = chunk_bytes(context.settings.borrow().number(Setting::SeedRateMax));
+            let bytes = chunk_bytes(context);
             let place = (*number, offset, request.compressed);
             let (chunk, length) = read(context, &open, place, bytes).await.map_err(failed)?;
             let end = offset + length as u64;
@@ -324,16 +270,6 @@ async fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn chunks_are_small_enough_to_be_heard_of() {
-        let kib = 1024;
-        for (bound, expected) in
-            [(0, CHUNK_BYTES), (1, 4 * kib), (20 * kib as u64, 100 * kib), (u64::MAX, CHUNK_BYTES)]
-        {
-            assert_eq!(chunk_bytes(bound), expected, "{bound}");
-        }
-    }
 
     #[test]
     fn a_build_that_hangs_is_told_from_one_that_is_slow() {

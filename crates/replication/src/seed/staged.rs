@@ -17,7 +17,7 @@ use keelson_format::{
     Chunk, CursorState, GENERATION_HEADER_BYTES, SeedFile, SeedManifest, SeedPlace,
 };
 use keelson_log::{Log, LogConfig, LogError};
-use keelson_types::{EpochTable, LogEnd, Position};
+use keelson_types::{EpochTable, LogEnd};
 
 use super::place::{PlaceError, Refused as NotTaken};
 use crate::open::epochs_of;
@@ -89,8 +89,8 @@ impl StagedLog {
     }
 
     /// Up to where frames are durable.
-    pub(crate) const fn durable(&self) -> Position {
-        self.log.durable_end().position
+    pub(crate) const fn durable(&self) -> LogEnd {
+        self.log.durable_end()
     }
 
     /// Bytes that came behind the checkpoint.

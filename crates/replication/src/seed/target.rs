@@ -14,7 +14,7 @@ use keelson_copy_core::seed::{
 };
 use keelson_format::{SeedManifest, SeedPlace};
 use keelson_net::Lane as ChannelLane;
-use keelson_types::{MemberId, OperationId, Position, Refused, SeedOrder, SeedProgress};
+use keelson_types::{LogEnd, MemberId, OperationId, Refused, SeedOrder, SeedProgress};
 use keelson_wire::{ids, v1};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -247,7 +247,7 @@ impl Target {
             return self.install_index(record).await;
         }
         let (context, files) = (self.context.clone(), self.files.clone());
-        let reached = self.followed.durable;
+        let reached = self.followed.durable.map(|end| end.position);
         let work = async move {
             let install = move || files.install(&manifest, &record, reached);
             blocking(&context.seed_pools.chores, install).await
@@ -330,22 +330,24 @@ impl Target {
     }
 
     fn report(&self) -> v1::SeedReport {
+        let needed = self.needs_log_from();
         v1::SeedReport {
             database: ids::bytes(self.shared.database),
             copy: ids::bytes(self.shared.copy),
             operation: ids::bytes(self.order.operation),
             progress: serde_json::to_vec(&self.progress).unwrap_or_default().into(),
-            from: self.needs_log_from().map(Into::into),
+            from: needed.map(|end| end.position.into()),
+            from_epoch: needed.map(|end| end.epoch.into()),
             ..v1::SeedReport::default()
         }
     }
 
     /// The log that must not go: behind what is durable here, which a seed that goes on knows only
     /// once it has looked.
-    fn needs_log_from(&self) -> Option<Position> {
+    fn needs_log_from(&self) -> Option<LogEnd> {
         let manifest = self.manifest.as_ref()?;
         let follows = self.order.scope.makes_copy() && manifest.bytes_of(SeedPlace::Log) > 0;
-        if follows { self.followed.durable } else { Some(manifest.at.position) }
+        if follows { self.followed.durable } else { Some(manifest.at) }
     }
 
     /// Begins to fetch the log behind the checkpoint once the generation is here that it ends in.

@@ -1,12 +1,15 @@
 //! Tests of the commands about seeds.
 
+use std::collections::BTreeSet;
+
 use keelson_types::{
     DatabaseState, MemberId, OldFiles, ResumeRequest, SeedPhase, SeedScope, SuspendRequest,
     SuspendedBy,
 };
 
 use super::*;
-use crate::apply::tests::{activate, three_copies, without_third};
+use crate::LossReceipt;
+use crate::apply::tests::{activate, allocate, binding, three_copies, without_third};
 use crate::state::CopyConfig;
 use crate::testing::{DB, Log, copy, epoch, member};
 
@@ -38,7 +41,8 @@ fn end(result: Result<(), Refusal>) -> Command {
 fn report(from: Option<u64>) -> Command {
     let progress = SeedProgress { phase: SeedPhase::Transferring, ..SeedProgress::default() };
     let from = from.map(|generation| Position::new(generation, 0));
-    Command::ReportSeed { database: DB, copy: copy(3), operation: SEED, progress, from }
+    let (copy, epoch) = (copy(3), Some(epoch(1)));
+    Command::ReportSeed { database: DB, copy, operation: SEED, progress, from, epoch }
 }
 
 fn suspend(n: u128) -> Command {
@@ -253,6 +257,40 @@ fn a_hold_that_ran_out_or_lies_behind_the_checkpoint_ends_the_seed() {
             assert!(truncated(&log), "it ran out");
         }
     }
+}
+
+/// A lossy activation gives log up that the target of a seed holds already: it needs log from
+/// where the two part, however often it tells the end of what it holds.
+#[test]
+fn a_seed_needs_log_from_where_a_loss_was_accepted() {
+    let mut log = suspended();
+    log.state.databases.get_mut(&DB).unwrap().copies.get_mut(&copy(3)).unwrap().cut_off = true;
+    log.ok(&begin(3, order(None)));
+    log.ok(&report(Some(4)));
+    allocate(&mut log, 1);
+    let mut lossy = binding(&log, 1, 2);
+    let kept = LogEnd { epoch: epoch(1), position: Position::new(3, 70) };
+    lossy.decision.loss = Some(LossReceipt {
+        epoch: epoch(2),
+        kept,
+        certain: None,
+        unreached: BTreeSet::new(),
+        operation: None,
+        missing_logs: None,
+        dial: None,
+    });
+    log.ok(&Command::Activate(vec![lossy]));
+    let held = |log: &Log| log.state.databases[&DB].holds[0].from;
+    assert_eq!(held(&log), kept.position);
+    log.ok(&report(Some(4)));
+    assert_eq!(held(&log), kept.position, "it holds what was given up");
+    let Command::ReportSeed { database, copy, operation, progress, from, .. } = report(Some(5))
+    else {
+        panic!("not a report");
+    };
+    let epoch = Some(epoch(2));
+    log.ok(&Command::ReportSeed { database, copy, operation, progress, from, epoch });
+    assert_eq!(held(&log), Position::new(5, 0), "it follows the new timeline");
 }
 
 /// G4: the holder of a discarded timeline may be the last; a seed puts its files aside, no more.

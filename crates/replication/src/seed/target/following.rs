@@ -42,7 +42,7 @@ pub(super) struct SoFar {
     /// Who sent last.
     pub(super) source: Option<MemberId>,
     /// Durable up to here; nothing as long as nobody looked, and then the hold stays where it is.
-    pub(super) durable: Option<Position>,
+    pub(super) durable: Option<LogEnd>,
     /// Bytes behind the checkpoint.
     pub(super) bytes: u64,
 }
@@ -130,7 +130,7 @@ impl Follower {
                     tracing::warn!(database, why = error.text, "no log comes beside the seed");
                 }
                 // The hold stays where the checkpoint is.
-                let at = self.parts.manifest.at.position;
+                let at = self.parts.manifest.at;
                 self.told.send_modify(|so_far| so_far.durable = Some(at));
                 return;
             }
@@ -254,6 +254,7 @@ impl Follower {
             wanted: None,
             committed: true,
             compressed: way.compressed,
+            throttled: !order.no_throttle,
         };
         let mut client = client(channel);
         let call = timeout(SILENCE, client.fetch_log(request)).await;

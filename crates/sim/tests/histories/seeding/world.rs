@@ -439,7 +439,14 @@ impl World {
     fn report(&mut self) {
         let (operation, progress) = (OPERATION, SeedProgress::default());
         let (copy, from) = (copy(TARGET), self.from);
-        self.apply(Command::ReportSeed { database: DB, copy, operation, progress, from });
+        self.apply(Command::ReportSeed {
+            database: DB,
+            copy,
+            operation,
+            progress,
+            from,
+            epoch: None,
+        });
     }
 
     /// Consensus takes the new copy in: its log is that of the checkpoint.
