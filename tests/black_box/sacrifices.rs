@@ -12,7 +12,9 @@ use serde_json::Value;
 
 use crate::bad_input::check;
 use crate::copies::{generation, status, until_status};
-use crate::seeds::{begin, fill, on_three, rate, until_ended, until_phase};
+use crate::seeds::{
+    begin, fill, nothing_is_left, on_three, operation, rate, until_ended, until_phase,
+};
 use crate::space::{ABOVE_ALL, cluster_without_m3, events, set, until_m3_misses_log};
 
 const MIB: i64 = 1024 * 1024;
@@ -165,6 +167,43 @@ async fn the_hold_of_a_seed_gives_way_and_the_copy_is_whole_in_the_end() -> Resu
     cluster.wait_until_counting("DB1").await?;
     cluster.equal_digest("DB1", 3).await?;
     Ok(())
+}
+
+/// Review S16.3: of the log that the target of a seed holds nothing is kept for it any longer, not
+/// even for a copy that was cut off, and the hold outlives a switchover.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_moves_with_the_log_of_a_seed_and_over_a_switchover() -> Result<()> {
+    let mut cluster = cluster_without_m3("1").await?;
+    fill(&cluster, 100, 40).await?;
+    until_m3_misses_log(&cluster).await?;
+    set(&cluster, "expanded_truncation_copies", "0").await?;
+    cluster.member("m3").start()?;
+    until_status(&cluster, "m3", "FailedAndSuspended").await?;
+    rate(&cluster, "512KiB").await?;
+    let seed = begin(&cluster, &[]).await?;
+    until_phase(&cluster, &seed, "transferring").await?;
+    for (active, from) in [("m1", 200), ("m2", 300)] {
+        // The source of the files may not be moved to otherwise.
+        let args = ["switchover", "DB1", "--to", active, "--skip-lag-checks"];
+        cluster.cli().succeed(args).await?;
+        let begun = generation(&status(&cluster, active).await?, "committed");
+        fill(&cluster, from, 10).await?;
+        eventually("log goes that the target has, while its files still come", || async {
+            let shown = operation(&cluster, &seed).await?;
+            ensure!(shown["state"] == "running" && shown["phase"] == "transferring", "{shown}");
+            let row = status(&cluster, active).await?;
+            ensure!(generation(&row, "truncated") > begun + 1, "{row}");
+            Ok(())
+        })
+        .await?;
+    }
+    rate(&cluster, "0").await?;
+    let ended = until_ended(&cluster, &seed).await?;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    cluster.wait_until_counting("DB1").await?;
+    cluster.wait_until_caught_up("DB1").await?;
+    cluster.equal_digest("DB1", 3).await?;
+    nothing_is_left(&cluster).await
 }
 
 async fn held_by_a_seed(cluster: &Cluster) -> Result<bool> {

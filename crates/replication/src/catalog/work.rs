@@ -220,8 +220,8 @@ fn read_all(
     }
 }
 
-/// Indexes what the frames behind `at` do, and notes the end of the last of them; says where to read
-/// on.
+/// Indexes what the frames behind `at` do, and notes the end of the last of them; says where to
+/// read on.
 fn index(
     writer: &mut CatalogWriter,
     chunks: &[Chunk],
