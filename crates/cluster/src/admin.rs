@@ -152,7 +152,7 @@ arms! {
     preview_mount(MountDatabaseRequest) -> PreviewMountResponse = question, admin_preview_mount;
     dismount_database(DismountDatabaseRequest) -> OperationStarted =
         change, admin_dismount_database;
-    add_copy(AddCopyRequest) -> AddCopyResponse = change, admin_add_copy;
+    add_copy(AddCopyRequest) -> AddCopyResponse = trial_or_change, admin_add_copy;
     remove_copy(RemoveCopyRequest) -> RemoveCopyResponse = trial_or_change, admin_remove_copy;
     seed_copy(SeedCopyRequest) -> SeedCopyResponse = trial_or_change, admin_seed_copy;
     suspend_copy(SuspendCopyRequest) -> SuspendCopyResponse = trial_or_change, admin_suspend_copy;

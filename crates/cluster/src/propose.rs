@@ -122,9 +122,14 @@ impl Context {
     /// # Errors
     /// The refusal, as the client sees it.
     pub(crate) fn rehearse(&self, command: Command) -> Result<(), Refusal> {
+        self.rehearsed(command).map(drop)
+    }
+
+    /// The same with what the answer would be.
+    pub(crate) fn rehearsed(&self, command: Command) -> Result<Answer, Refusal> {
         let (mut state, index) = self.applied.read_all(|all| (all.state.clone(), all.index()));
         let outcome = state.apply(index + 1, &stamped(command));
-        outcome.into_result().map(drop).map_err(refusal)
+        outcome.into_result().map_err(refusal)
     }
 
     /// A failed write to the consensus log, as the client sees it.

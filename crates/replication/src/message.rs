@@ -182,6 +182,8 @@ pub(crate) struct OwnerView {
     pub(crate) blockers: Vec<Blocker>,
     /// What consensus holds log for.
     pub(crate) holds: Vec<LogHold>,
+    /// One of the other copies was cut off: nothing but a hold keeps log for it.
+    pub(crate) cut_off: bool,
     /// The fork that is being undone, or was last.
     pub(crate) undoing: Option<Undoing>,
     /// Where each other copy's store is, at an active.

@@ -7,7 +7,7 @@
 mod making;
 mod measure;
 mod orders;
-pub(crate) mod pace;
+mod pace;
 mod place;
 mod pools;
 mod room;

@@ -30,6 +30,7 @@ use crate::{Verified, Writer, WriterOptions};
 use containers::Containers;
 use fault::Fault;
 use ground::Ground;
+use hold::Held;
 use processes::Processes;
 use registers::Registers;
 use table::Table;
@@ -191,7 +192,8 @@ impl<G: Ground> Range<G> {
         let fault = Fault::draw(kind, self.ground.places(), &active, self.victim, random);
         self.writer.reset_gap();
         let begun = Instant::now();
-        fault.hold(&mut self.ground, &self.writer).await.with_context(|| fault.to_string())?;
+        let held = fault.hold(&mut self.ground, &self.writer).await;
+        let held = held.with_context(|| fault.to_string())?;
         self.writer.progress(WRITES_AFTER).await?;
         self.ground.view().wait_until_up(self.ground.places().len()).await?;
         self.ground.view().wait_until_counting(DATABASE).await?;
@@ -201,7 +203,10 @@ impl<G: Ground> Range<G> {
             gap.as_millis(),
             begun.elapsed()
         );
-        self.table.add(kind, gap);
+        match held {
+            Held::Done => self.table.add(kind, gap),
+            Held::Refused => self.table.add_refused(kind),
+        }
         Ok(())
     }
 

@@ -208,7 +208,8 @@ refusals! {
         "keelson token list shows the tokens";
     /// The position asked for is no longer in the log.
     Truncated = "truncated",
-        "start from a current position; older log is gone";
+        "older log is gone: start a reader from a current position, begin a seed again (keelson \
+         copy seed)";
     /// The position asked for lies in a timeline that was given up.
     Discarded = "discarded",
         "the range was discarded by an activation; read the state anew";

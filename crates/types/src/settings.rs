@@ -201,9 +201,11 @@ settings! {
     /// How long salvage is kept whatever is asked (S13).
     SalvageRetention = "salvage_retention", Millis(0, 365 * DAY), Some(7 * DAY),
         "how long log that was cut off a copy is kept before an ordinary delete takes it";
-    /// Bytes that a source sends to one target in a second at most; 0 = as many as it can.
+    /// Bytes of files that a source sends to one target in a second at most; 0 = as many as it can.
+    /// The log beside them is no more than the writers make.
     SeedRateMax = "seed_rate_max", Bytes(0, PIB), Some(0),
-        "bytes per second that one seed sends at most, throttled or not; 0: no bound";
+        "bytes per second of files that one seed sends at most, throttled or not; its log comes \
+         as it is written; 0: no bound";
 }
 
 impl Setting {

@@ -5,6 +5,7 @@
 //! longest gap is the longest time in which no client got an answer. `idle` measures the opposite:
 //! what members use while nobody asks for anything.
 
+mod beside;
 mod fsync;
 mod idle;
 mod load;
@@ -36,7 +37,8 @@ pub(crate) enum Command {
     Idle(idle::Idle),
     /// Raw fdatasync of rewritten 4 KiB blocks, without any database, for comparison
     Fsync(fsync::Fsync),
-    /// A seed at full speed beside a plain copy of as many bytes over TCP with fsync
+    /// A seed at full speed beside a plain copy of as many bytes over TCP with fsync; with
+    /// --clients one that is held back, and what writers feel of it
     Seed(seed::Seed),
 }
 
@@ -123,6 +125,22 @@ impl Command {
 }
 
 impl Load {
+    /// Single writes of 1 KiB for so long.
+    fn of_puts(database: &str, clients: u32, duration: Duration) -> Self {
+        Self {
+            database: database.into(),
+            clients,
+            value_size: bytesize::ByteSize::kib(1),
+            duration: duration.into(),
+            warm_up: Duration::ZERO.into(),
+            keys: 100_000,
+            key_prefix: "bench/".into(),
+            sessions: false,
+            connections: 2,
+            fsync_dir: None,
+        }
+    }
+
     fn run(self, global: &Global, work: Work) -> Outcome {
         let plan = format!("load {} with {} clients", self.database, self.clients);
         if global.only_shows(&plan) {
@@ -139,7 +157,7 @@ impl Load {
             None => None,
             Some(dir) => Some(Yardstick::measure(global, &self.database, dir)?),
         };
-        let result = block_on(load::run(global, &self, work))?;
+        let result = block_on(load::run(global, &self, work, load::Stop::default()))?;
         self.print(global, work, &result, fsync.as_ref().zip(yardstick.as_ref()));
         if result.errors > 0 {
             return Err(Failure::local(format!(

@@ -104,7 +104,8 @@ pub(crate) struct Add {
         allow_hyphen_values = true
     )]
     truncation_lag: i64,
-    /// Seed only from the copy on this member
+    /// Seed only from the copy on this member; no seed is needed while the log reaches back to its
+    /// start
     #[arg(long, value_name = "MEMBER", default_value = "")]
     source: String,
     /// Do not seed now: the copy stays suspended until it is seeded
@@ -156,9 +157,6 @@ impl Command {
 impl Add {
     async fn run(self, global: &Global) -> Outcome {
         let copy = format!("{}@{}", self.database, self.member);
-        if global.only_shows(&format!("add copy {copy}")) {
-            return Ok(());
-        }
         let client = global.connect().await?;
         let background = self.background;
         let request = AddCopyRequest {
@@ -173,6 +171,24 @@ impl Add {
             ..AddCopyRequest::default()
         };
         let waits = self.seeding_postponed || self.configuration_only;
+        if global.what_if {
+            let request = AddCopyRequest { what_if: true, ..request };
+            let found = client.admin().add_copy_with(request).await?;
+            if !global.output.is_data() {
+                seed::show_checks(global, &found.checks);
+            }
+            seed::refuse_failed(&found.checks)?;
+            let how = match (waits, found.seeds) {
+                (true, _) => "; it would wait for a seed",
+                (false, true) => " and seed it: the log does not reach back to its start",
+                (false, false) => "; it would take the log from its start",
+            };
+            let plan = format!("add copy {copy}{how}");
+            let checks: Vec<_> = found.checks.iter().map(seed::check_data).collect();
+            let data = json!({ "would": plan, "checks": checks });
+            output::print_done(global.output, &format!("would {plan}"), &data);
+            return Ok(());
+        }
         let added = client.admin().add_copy_with(request).await?;
         if !added.operation.is_empty() && !background {
             seed::wait(&client, &added.operation).await?;

@@ -101,11 +101,13 @@ impl ClusterState {
         let database = self.database_mut(id)?;
         let cut_off = database.copies.get(&copy).is_some_and(|config| config.cut_off);
         let hold = database.holds.iter_mut().find(|hold| hold.operation == operation);
-        // One that ran out does not come back, and the checkpoint of another source may lie before
-        // the log that was held, which nothing else holds for a copy that was cut off.
+        // For a copy that was cut off nothing else holds log: what ran out does not come back, and
+        // the checkpoint of another source may lie before what was held. For any other one log is
+        // kept as long as it is away, so that it goes on whatever happened to its hold but that it
+        // was given up.
         let holds = |hold: &&mut LogHold| {
             let before = from.is_some_and(|from| from < hold.from);
-            hold.is_live(now) && !(before && cut_off)
+            !cut_off || hold.is_live(now) && !before
         };
         let Some(hold) = hold.filter(holds) else {
             let gone = Refusal::new(RefusalReason::Truncated, HOLD_GONE);

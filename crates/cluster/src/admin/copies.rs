@@ -19,6 +19,15 @@ use keelson_wire::v1::{
 use crate::admin::databases::label;
 use crate::context::Context;
 
+/// An activation preference as an operator gives it.
+pub(super) fn check_preference(preference: Option<u32>) -> Result<(), Refusal> {
+    if preference == Some(0) {
+        let what = "preferences begin at 1, the first choice";
+        return Err(Refusal::new(RefusalReason::BadArgument, what));
+    }
+    Ok(())
+}
+
 impl Context {
     pub(super) async fn admin_suspend_copy(
         self: &Arc<Self>,
@@ -70,10 +79,7 @@ impl Context {
                 ));
             }
             let preference = request.preference;
-            if preference == Some(0) {
-                let what = "preferences begin at 1, the first choice";
-                return Err(Refusal::new(RefusalReason::BadArgument, what));
-            }
+            check_preference(preference)?;
             Ok(Command::SetCopy { database, copy, preference, leaving: None, lag })
         })
         .await?;

@@ -22,6 +22,7 @@ use keelson_wire::v1::{
 use keelson_wire::{Refusal, ids};
 use uuid::Uuid;
 
+use super::copies::check_preference;
 use super::databases::fresh_copy;
 use super::networks::check_encryption;
 use super::refusal;
@@ -53,30 +54,30 @@ impl Context {
         self.require_leader()?;
         let database = self.database_called(&request.database)?;
         let member = self.member_called(&request.member)?;
-        let last = database.copies.values().map(|copy| copy.preference).max().unwrap_or(0);
-        let preference = request.preference.unwrap_or(last + 1);
-        let mut copy = fresh_copy(member.id, preference);
-        if !request.copy.is_empty() {
-            copy.copy = ids::copy(&request.copy)?;
-        }
+        let copy = added_copy(&database, member.id, &request)?;
+        // What the state refuses, whatever the members say.
+        self.rehearse(Command::AddCopy { database: database.id, copy: copy.clone() })?;
         self.check_named_source(&database, &request.source)?;
-        let asks_nobody = request.configuration_only || request.seeding_postponed;
-        let seed = !asks_nobody && self.needs_seed(&database, copy.copy).await?;
-        let operation = operation(&request.operation)?;
-        let order = match seed {
-            true => Some(self.order(operation, &request.source)?),
-            false => None,
+        let repeated = database.copies.contains_key(&copy.copy);
+        let asks_nobody = request.configuration_only || request.seeding_postponed || repeated;
+        let order = self.order(operation(&request.operation)?, &request.source)?;
+        let (order, checks) = match asks_nobody {
+            true => (None, Vec::new()),
+            false => self.addition(&database, &copy, order).await?,
         };
-        if let Some(order) = order.clone() {
-            let (database, copy) = (database.clone(), copy.copy);
-            let asked = Asked { database, copy, member: member.id, order, safe: false };
-            // Before anything is recorded: the seed would come to nothing (F41).
-            if let Some(failed) = first_failure(&self.checks_of_members(&asked).await) {
-                return Err(Refusal::new(failed.reason, failed.message));
-            }
-        }
+        let (seeds, operation) = (order.is_some(), order.as_ref().map(|order| order.operation));
+        let rows = checks.iter().map(row).collect();
         let commands = additions(&database, &copy, &request, order)?;
         let id = copy.copy;
+        if request.what_if {
+            first_refused(self.rehearsed(Command::Batch(commands))?)?;
+            let (copy, operation) = (ids::bytes(id), bytes::Bytes::new());
+            return Ok(AddCopyResponse { copy, operation, checks: rows, seeds });
+        }
+        // Before anything is recorded: what is added would come to nothing (F41).
+        if let Some(failed) = first_failure(&checks) {
+            return Err(Refusal::new(failed.reason, failed.message));
+        }
         let (_, answer) = self.propose_here(Command::Batch(commands)).await?.answer()?;
         if let Err(refusal) = first_refused(answer) {
             // The commands stand alone: what was recorded of a new copy goes again.
@@ -90,8 +91,27 @@ impl Context {
             }
             return Err(refusal);
         }
-        let operation = if seed { ids::bytes(operation) } else { bytes::Bytes::new() };
-        Ok(AddCopyResponse { copy: ids::bytes(id), operation })
+        let operation = operation.map(ids::bytes).unwrap_or_default();
+        Ok(AddCopyResponse { copy: ids::bytes(id), operation, checks: rows, seeds })
+    }
+
+    /// The seed that a new copy needs, if it does, and what the members say to it (F41).
+    async fn addition(
+        self: &Arc<Self>,
+        database: &Database,
+        copy: &NewCopy,
+        order: SeedOrder,
+    ) -> Result<(Option<SeedOrder>, Vec<SeedCheck>), Refusal> {
+        let seeds = self.needs_seed(database).await?;
+        let database = database.clone();
+        let (copy, member) = (copy.copy, copy.member);
+        let asked = Asked { database, copy, member, order, safe: false };
+        let mut checks = self.checks_of_members(&asked).await;
+        if !seeds {
+            // It takes the log from its start.
+            checks.retain(|check| check.name == "target");
+        }
+        Ok((seeds.then_some(asked.order), checks))
     }
 
     /// A source that cannot be one is refused before anything is changed.
@@ -112,20 +132,20 @@ impl Context {
     }
 
     /// Whether the log of the active begins behind its start, so that a new copy cannot be made of
-    /// it.
-    async fn needs_seed(
-        self: &Arc<Self>,
-        database: &Database,
-        copy: CopyId,
-    ) -> Result<bool, Refusal> {
-        if database.copies.contains_key(&copy) {
-            return Ok(false); // The request is repeated.
+    /// it. Refused while no copy serves: only an active one tells.
+    async fn needs_seed(self: &Arc<Self>, database: &Database) -> Result<bool, Refusal> {
+        let name = &database.name;
+        if database.intent == MountIntent::Dismounted {
+            let what = format!(
+                "{name} is dismounted: mount it first; --seeding-postponed and \
+                 --configuration-only add the copy all the same"
+            );
+            return Err(refusal(RefusalReason::Dismounted, what));
         }
-        let (Some(active), MountIntent::Mounted, DatabaseState::Established) =
-            (database.target_member(), database.intent, database.state)
+        let (Some(active), DatabaseState::Established) = (database.target_member(), database.state)
         else {
-            // The copy takes the log from its start, or fails and says so.
-            return Ok(false);
+            let what = format!("{name} is being activated: a copy is added once one serves");
+            return Err(refusal(RefusalReason::Activating, what));
         };
         let facts = self.facts_of([active], &[database.id]).await;
         let known = copy_facts(&facts, active, database.id);
@@ -349,6 +369,22 @@ fn compression(asked: &str) -> Result<Option<bool>, Refusal> {
             Err(refusal(RefusalReason::BadArgument, what))
         }
     }
+}
+
+/// The copy that a request adds.
+fn added_copy(
+    database: &Database,
+    member: MemberId,
+    request: &AddCopyRequest,
+) -> Result<NewCopy, Refusal> {
+    let last = database.copies.values().map(|copy| copy.preference).max().unwrap_or(0);
+    let preference = request.preference.unwrap_or(last + 1);
+    check_preference(Some(preference))?;
+    let mut copy = fresh_copy(member, preference);
+    if !request.copy.is_empty() {
+        copy.copy = ids::copy(&request.copy)?;
+    }
+    Ok(copy)
 }
 
 /// The commands that add a copy, applied together.

@@ -11,7 +11,6 @@ use tonic::Status;
 
 use crate::context::PlaneContext;
 use crate::message::{LogView, Message};
-use crate::seed::pace::{Pace, chunk_bytes};
 
 /// Log sent in one message.
 const FETCH_BYTES: usize = 1024 * 1024;
@@ -21,8 +20,6 @@ pub(crate) struct FetchPlan {
     matched: LogEnd,
     until: Position,
     compressed: bool,
-    /// For a seed, and whether that is held back for the commits of this member.
-    seeds: Option<bool>,
 }
 
 impl FetchPlan {
@@ -32,14 +29,13 @@ impl FetchPlan {
             return Err(Refusal::new(RefusalReason::Diverged, message));
         }
         let compressed = request.compressed;
-        let seeds = request.committed.then_some(request.throttled);
         let wanted = LogEnd::from(request.wanted.unwrap_or_default());
         let table = epoch_table(request.epochs)?;
         let end = request.end.map(Position::from).unwrap_or_default();
         if request.committed {
             let matched = view.table.common(view.durable.position, &table, end);
             let until = view.committed.min(view.durable.position);
-            return Ok(Self { matched, until, compressed, seeds });
+            return Ok(Self { matched, until, compressed });
         }
         let holds = view.durable >= wanted
             && view.table.end_of(wanted.epoch, view.durable.position) >= wanted.position;
@@ -48,7 +44,7 @@ impl FetchPlan {
             return Err(Refusal::new(RefusalReason::Truncated, message));
         }
         let matched = view.table.common(view.durable.position, &table, end);
-        Ok(Self { matched, until: wanted.position, compressed, seeds })
+        Ok(Self { matched, until: wanted.position, compressed })
     }
 }
 
@@ -68,14 +64,12 @@ pub(crate) async fn send_log(
         return;
     }
     let mut at = plan.matched.position;
-    let mut pace = plan.seeds.map(|throttled| Pace::new(&context, !throttled));
     while at < plan.until {
         let (mut reader, from, until) = (view.reader.clone(), at, plan.until);
-        let bytes = pace.as_ref().map_or(FETCH_BYTES, |_| FETCH_BYTES.min(chunk_bytes(&context)));
         let (reply, read) = oneshot::channel();
         let compressed = plan.compressed;
         context.readers.run(move || {
-            let chunks = reader.read(from, until, bytes);
+            let chunks = reader.read(from, until, FETCH_BYTES);
             let _ = reply.send(chunks.map(|chunks| bodies(chunks, compressed)));
         });
         let chunks = match read.await {
@@ -93,12 +87,8 @@ pub(crate) async fn send_log(
         };
         for (end, response) in chunks {
             at = end;
-            let bytes = response.body.len();
             if sender.send(Ok(response)).await.is_err() {
                 return;
-            }
-            if let Some(pace) = &mut pace {
-                pace.after(&context, bytes).await;
             }
         }
     }

@@ -147,6 +147,7 @@ impl Owner {
             volumes,
             blockers: self.blockers(),
             holds: self.holds(),
+            cut_off: self.has_cut_off(),
             undoing: self.undoing(),
         }
     }

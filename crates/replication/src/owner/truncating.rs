@@ -191,6 +191,12 @@ impl Owner {
         self.assigned.as_ref().map(|assigned| assigned.holds.clone()).unwrap_or_default()
     }
 
+    /// Whether one of the other copies was cut off.
+    pub(super) fn has_cut_off(&self) -> bool {
+        let others = self.assigned.iter().flat_map(|assigned| &assigned.others);
+        others.into_iter().any(|other| other.cut_off)
+    }
+
     /// The own store is durable further than before.
     pub(super) fn checkpointed(&mut self) {
         self.truncation.due = true;

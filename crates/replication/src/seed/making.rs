@@ -13,6 +13,7 @@ use keelson_types::{
 };
 use keelson_wire::Refusal;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
 
 use super::blocking;
 use super::serve::Feeding;
@@ -152,23 +153,28 @@ async fn views(
     Ok((store, log))
 }
 
-/// Log before the hold of a seed that began at another source may be gone everywhere: the
-/// checkpoint must not stand before it.
+/// Log before the hold of a seed that began at another source may be gone everywhere, if its copy
+/// was cut off: the checkpoint must not stand before it. Waits as long as replay goes on.
 async fn replayed_what_is_held(
     context: &PlaneContext,
     copy: &CopyHandle,
     operation: OperationId,
 ) -> Result<(), Refusal> {
-    let holds = in_time(context, view_of(copy)).await?.holds;
-    let hold = holds.iter().find(|hold| hold.operation == operation);
-    let Some(from) = hold.map(|hold| hold.from) else { return Ok(()) };
-    let replayed = async {
-        while copy.shared.replayed.load() < from {
-            tokio::time::sleep(REPLAY_PAUSE).await;
+    let view = in_time(context, view_of(copy)).await?;
+    let hold = view.holds.iter().find(|hold| hold.operation == operation);
+    let Some(from) = hold.map(|hold| hold.from).filter(|_| view.cut_off) else { return Ok(()) };
+    let (mut replayed, mut since) = (copy.shared.replayed.load(), Instant::now());
+    while replayed < from {
+        tokio::time::sleep(REPLAY_PAUSE).await;
+        let now = copy.shared.replayed.load();
+        if now > replayed {
+            (replayed, since) = (now, Instant::now());
+        } else if since.elapsed() >= ANSWER_WITHIN {
+            let what = format!("has replayed up to {now}, and the seed's log is held from {from}");
+            return Err(unfit(context, what));
         }
-    };
-    let late = |_| unfit(context, format!("has not replayed up to {from}, where the hold begins"));
-    tokio::time::timeout(ANSWER_WITHIN, replayed).await.map_err(late)
+    }
+    Ok(())
 }
 
 async fn view_of(copy: &CopyHandle) -> Result<OwnerView, Refusal> {

@@ -1,5 +1,4 @@
-//! How fast a source sends what a seed asks for: files, and the log behind them, each stream by
-//! itself.
+//! How fast a source sends the files of a seed.
 
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ const CHUNK_BYTES_MIN: usize = 4 * 1024;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Holds back what would slow the member's commits down.
-pub(crate) struct Pace {
+pub(super) struct Pace {
     throttle: Option<Throttle>,
     looked: Instant,
     totals: SyncTotals,
@@ -27,13 +26,13 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    pub(crate) fn new(context: &PlaneContext, no_throttle: bool) -> Self {
+    pub(super) fn new(context: &PlaneContext, no_throttle: bool) -> Self {
         let now = Instant::now();
         let throttle = (!no_throttle).then(|| Throttle::new(context.syncs.of_late()));
         Self { throttle, looked: now, totals: context.syncs.totals(), next: now }
     }
 
-    pub(crate) async fn after(&mut self, context: &PlaneContext, bytes: usize) {
+    pub(super) async fn after(&mut self, context: &PlaneContext, bytes: usize) {
         let bound = context.settings.borrow().number(Setting::SeedRateMax);
         let mut pause = bounded_pause(bytes as u64, bound);
         if let Some(throttle) = &mut self.throttle {
@@ -58,7 +57,7 @@ fn bounded_pause(bytes: u64, bound: u64) -> Duration {
 }
 
 /// Bytes of a chunk at the rate that is set.
-pub(crate) fn chunk_bytes(context: &PlaneContext) -> usize {
+pub(super) fn chunk_bytes(context: &PlaneContext) -> usize {
     chunk_bytes_at(context.settings.borrow().number(Setting::SeedRateMax))
 }
 

@@ -11,9 +11,30 @@ use crate::{View, Writer};
 /// Writes that must be acknowledged between two members of a rolling restart.
 const WRITES_BETWEEN: u64 = 20;
 
+/// What came of a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Held {
+    /// It was done: the gap is its own.
+    Done,
+    /// The cluster refused what was asked: nothing was done.
+    Refused,
+}
+
 impl Fault {
     /// Does it, holds it, and undoes it.
-    pub(super) async fn hold(&self, ground: &mut impl Ground, writer: &Writer) -> Result<()> {
+    pub(super) async fn hold(&self, ground: &mut impl Ground, writer: &Writer) -> Result<Held> {
+        match self.strike(ground, writer).await {
+            // It is allowed (a disk that stalls may cost the leader its office meanwhile); that the
+            // database serves on is what is checked.
+            Err(refused) if self.kind == Kind::Switchover => {
+                println!("chaos: {refused:#}");
+                Ok(Held::Refused)
+            }
+            struck => struck.map(|()| Held::Done),
+        }
+    }
+
+    async fn strike(&self, ground: &mut impl Ground, writer: &Writer) -> Result<()> {
         let victim = self.victim.as_str();
         match self.kind {
             Kind::KillData => ground.kill_data(victim).await,
@@ -58,14 +79,7 @@ impl Fault {
                 ground.renew_certificate(victim).await
             }
             Kind::RollingRestart | Kind::RollingUpgrade => self.roll(ground, writer).await,
-            Kind::Switchover => {
-                // Refused is allowed (a disk that stalls may cost the leader its office meanwhile);
-                // that the database serves on is what is checked.
-                if let Err(refused) = switchover(ground.view(), &self.other).await {
-                    println!("chaos: {refused:#}");
-                }
-                Ok(())
-            }
+            Kind::Switchover => switchover(ground.view(), &self.other).await,
         }
     }
 

@@ -9,11 +9,17 @@ use super::Kind;
 #[derive(Debug, Default)]
 pub(super) struct Table {
     gaps: BTreeMap<Kind, Vec<Duration>>,
+    /// What the cluster did not do; it has no gap.
+    refused: BTreeMap<Kind, u32>,
 }
 
 impl Table {
     pub(super) fn add(&mut self, kind: Kind, gap: Duration) {
         self.gaps.entry(kind).or_default().push(gap);
+    }
+
+    pub(super) fn add_refused(&mut self, kind: Kind) {
+        *self.refused.entry(kind).or_default() += 1;
     }
 }
 
@@ -28,6 +34,9 @@ impl fmt::Display for Table {
             let [median, p95, worst] = [0.5, 0.95, 1.0].map(|share| quantile(&gaps, share));
             let kind = kind.to_string();
             writeln!(f, "{kind:<18} {:>6} {median:>9} ms {p95:>9} ms {worst:>9} ms", gaps.len())?;
+        }
+        for (kind, times) in &self.refused {
+            writeln!(f, "refused, and not measured: {kind}, {times} times")?;
         }
         Ok(())
     }
@@ -53,5 +62,9 @@ mod tests {
         let row = text.lines().nth(1).unwrap();
         let words: Vec<_> = row.split_whitespace().collect();
         assert_eq!(words, ["kill-data", "20", "10", "ms", "19", "ms", "20", "ms"]);
+        assert_eq!(text.lines().count(), 2);
+        table.add_refused(Kind::Switchover);
+        let text = table.to_string();
+        assert!(text.ends_with("refused, and not measured: switchover, 1 times\n"), "{text}");
     }
 }

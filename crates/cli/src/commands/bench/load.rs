@@ -32,6 +32,21 @@ struct Gaps {
     longest_nanos: AtomicU64,
     /// Set when measuring begins.
     measuring: AtomicBool,
+    stop: Stop,
+}
+
+/// Ends a load before its time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub(crate) fn stop(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Gaps {
@@ -64,8 +79,8 @@ struct Seen {
     last_error: String,
 }
 
-/// Runs the load and measures it.
-pub(crate) async fn run(global: &Global, load: &Load, work: Work) -> Outcome<Result> {
+/// Runs the load and measures it, until its time is over or it is stopped.
+pub(crate) async fn run(global: &Global, load: &Load, work: Work, stop: Stop) -> Outcome<Result> {
     let options =
         ClientOptions { channels_per_member: load.connections, ..ClientOptions::default() };
     let client = global.client_with(options)?;
@@ -95,13 +110,13 @@ pub(crate) async fn run(global: &Global, load: &Load, work: Work) -> Outcome<Res
         fill(make(u64::MAX), load.keys).await?;
     }
     let clients = (0..u64::from(load.clients)).map(make).collect();
-    measure(clients, load.warm_up.into(), load.duration.into()).await
+    measure(clients, (load.warm_up.into(), load.duration.into()), stop).await
 }
 
 async fn measure(
     clients: Vec<Client>,
-    warm_up: Duration,
-    duration: Duration,
+    (warm_up, duration): (Duration, Duration),
+    stop: Stop,
 ) -> std::result::Result<Result, Failure> {
     let started = Instant::now();
     let begin = started + warm_up;
@@ -111,13 +126,14 @@ async fn measure(
         last_nanos: AtomicU64::new(0),
         longest_nanos: AtomicU64::new(0),
         measuring: AtomicBool::new(false),
+        stop,
     });
     let mut running = JoinSet::new();
     for client in clients {
         running.spawn(client.run(begin, end, gaps.clone()));
     }
     let mut result = Result {
-        seconds: duration.as_secs_f64(),
+        seconds: 0.0,
         latencies: histogram(),
         longest_gap: Duration::ZERO,
         errors: 0,
@@ -131,6 +147,7 @@ async fn measure(
             result.last_error = seen.last_error;
         }
     }
+    result.seconds = begin.elapsed().min(duration).as_secs_f64();
     result.longest_gap = Duration::from_nanos(gaps.longest_nanos.load(Ordering::Relaxed));
     Ok(result)
 }
@@ -154,7 +171,7 @@ impl Client {
         let mut seen = Seen { latencies: histogram(), errors: 0, last_error: String::new() };
         loop {
             let before = Instant::now();
-            if before >= end {
+            if before >= end || gaps.stop.is_set() {
                 return seen;
             }
             let result = self.once().await;

@@ -16,9 +16,10 @@ use clap::Args;
 use keelson_client::{Client, succeeded};
 use keelson_types::{OperationId, RefusalReason};
 use keelson_wire::v1::{Operation, SeedCopyRequest, SuspendCopyRequest};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::beside;
 use crate::context::Global;
 use crate::failure::{Failure, Outcome};
 use crate::output;
@@ -41,8 +42,15 @@ pub(crate) struct Seed {
     #[arg(long, default_value = "")]
     source: String,
     /// Directory for the plain copy, on the disk of the member
-    #[arg(long)]
-    dir: PathBuf,
+    #[arg(long, required_unless_present = "clients")]
+    dir: Option<PathBuf>,
+    /// Instead of the plain copy: clients that write before and meanwhile; the seed is held back
+    /// for them as it would be by itself
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    clients: Option<u32>,
+    /// How long the clients write before
+    #[arg(long, default_value = "20s")]
+    before: humantime::Duration,
 }
 
 /// Bytes and how long they took.
@@ -63,25 +71,70 @@ impl Speed {
     }
 }
 
+impl Speed {
+    fn data(&self) -> Value {
+        json!({
+            "bytes": self.bytes,
+            "seconds": self.seconds,
+            "megabytes_per_s": self.megabytes_per_second(),
+        })
+    }
+}
+
 impl Seed {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
-        let plan = format!(
-            "suspend {}@{}, seed it at full speed and delete its old files, and copy as many bytes \
-             in {}",
-            self.database,
-            self.member,
-            self.dir.display()
-        );
+        let plan = self.plan();
         if global.only_shows(&plan) {
             return Ok(());
         }
         global.confirm(&plan)?;
         let client = global.connect().await?;
-        let (seeded, transfer) = self.seed(&client).await?;
-        let (dir, bytes) = (self.dir.clone(), seeded.bytes);
-        let copied = tokio::task::spawn_blocking(move || plain_copy(&dir, bytes)).await;
+        match (self.clients, &self.dir) {
+            (Some(clients), _) => self.beside_writers(global, &client, clients).await,
+            (None, Some(dir)) => self.beside_a_plain_copy(global, &client, dir).await,
+            (None, None) => Err(Failure::usage("neither --dir nor --clients", "give one of them")),
+        }
+    }
+
+    fn plan(&self) -> String {
+        let copy = format!("{}@{}", self.database, self.member);
+        match (self.clients, &self.dir) {
+            (None, Some(dir)) => format!(
+                "suspend {copy}, seed it at full speed and delete its old files, and copy as many \
+                 bytes in {}",
+                dir.display()
+            ),
+            (clients, _) => format!(
+                "suspend {copy}, seed it and delete its old files, while {} clients write",
+                clients.unwrap_or_default()
+            ),
+        }
+    }
+
+    async fn beside_writers(&self, global: &Global, client: &Client, clients: u32) -> Outcome {
+        let (times, load) = ((self.before.into(), WAIT_MAX), (&*self.database, clients));
+        let seed = self.seed(client, false);
+        let ((seeded, transfer), beside) = beside::measure(global, load, times, seed).await?;
+        let speeds = [("seed", seeded.sentence()), ("its transfer", transfer.sentence())];
+        let rows: Vec<_> = speeds.into_iter().chain(beside.rows()).collect();
+        let data = json!({
+            "database": self.database,
+            "member": self.member,
+            "clients": clients,
+            "seed": seeded.data(),
+            "transfer": transfer.data(),
+            "writers": beside.data(),
+        });
+        output::print_one(global.output, &rows, &data);
+        Ok(())
+    }
+
+    async fn beside_a_plain_copy(&self, global: &Global, client: &Client, dir: &Path) -> Outcome {
+        let (seeded, transfer) = self.seed(client, true).await?;
+        let (place, bytes) = (dir.to_owned(), seeded.bytes);
+        let copied = tokio::task::spawn_blocking(move || plain_copy(&place, bytes)).await;
         let panicked = |_| Failure::local("the plain copy panicked");
-        let copied = copied.map_err(panicked)?.map_err(|error| Failure::file(&self.dir, &error))?;
+        let copied = copied.map_err(panicked)?.map_err(|error| Failure::file(dir, &error))?;
         let share = seeded.megabytes_per_second() / copied.megabytes_per_second();
         let rows = [
             ("seed", seeded.sentence()),
@@ -89,19 +142,12 @@ impl Seed {
             ("plain TCP copy with fsync", copied.sentence()),
             ("share", format!("{:.0} %", share * 100.0)),
         ];
-        let speed = |speed: &Speed| {
-            json!({
-                "bytes": speed.bytes,
-                "seconds": speed.seconds,
-                "megabytes_per_s": speed.megabytes_per_second(),
-            })
-        };
         let data = json!({
             "database": self.database,
             "member": self.member,
-            "seed": speed(&seeded),
-            "transfer": speed(&transfer),
-            "plain_copy": speed(&copied),
+            "seed": seeded.data(),
+            "transfer": transfer.data(),
+            "plain_copy": copied.data(),
             "share": share,
         });
         output::print_one(global.output, &rows, &data);
@@ -109,7 +155,7 @@ impl Seed {
     }
 
     /// The whole seed, and its transfer alone.
-    async fn seed(&self, client: &Client) -> Outcome<(Speed, Speed)> {
+    async fn seed(&self, client: &Client, no_throttle: bool) -> Outcome<(Speed, Speed)> {
         let admin = client.admin();
         let suspend = SuspendCopyRequest {
             database: self.database.clone(),
@@ -124,7 +170,7 @@ impl Seed {
             source: self.source.clone(),
             database_only: true,
             delete_existing_files: true,
-            no_throttle: true,
+            no_throttle,
             ..SeedCopyRequest::default()
         };
         let begun = Instant::now();

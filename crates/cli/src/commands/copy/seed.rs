@@ -159,7 +159,7 @@ pub(crate) fn refuse_failed(checks: &[SeedCheckRow]) -> Outcome {
     Err(Failure::new(reason, failed.found.clone()))
 }
 
-fn show_checks(global: &Global, checks: &[SeedCheckRow]) {
+pub(super) fn show_checks(global: &Global, checks: &[SeedCheckRow]) {
     let columns = [column("check"), column("verdict"), column("found")];
     let rows = checks
         .iter()

@@ -253,10 +253,18 @@ fn a_hold_that_ran_out_or_lies_behind_the_checkpoint_ends_the_seed() {
             log.ok(&stamped(over - 1, report(None)));
             assert!(!truncated(&log));
             let over = log.state.databases[&DB].holds[0].expires_unix_ms;
-            log.ok(&stamped(over, report(None)));
-            assert!(truncated(&log), "it ran out");
+            log.ok(&stamped(over + 5, report(None)));
+            assert!(!truncated(&log), "its log is kept anyway");
+            assert!(log.state.databases[&DB].holds[0].is_live(over + 6), "and held anew");
         }
     }
+    let mut log = suspended();
+    log.state.databases.get_mut(&DB).unwrap().copies.get_mut(&copy(3)).unwrap().cut_off = true;
+    log.ok(&begin(3, order(None)));
+    log.ok(&report(Some(4)));
+    let over = log.state.databases[&DB].holds[0].expires_unix_ms;
+    log.ok(&stamped(over, report(None)));
+    assert!(truncated(&log), "it ran out, and nothing else kept its log");
 }
 
 /// A lossy activation gives log up that the target of a seed holds already: it needs log from

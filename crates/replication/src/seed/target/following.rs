@@ -36,6 +36,9 @@ const UNSYNCED_MAX: u64 = 8 * 1024 * 1024;
 /// Pause when hardly anything is missing, and when no copy has more.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Pause after this member's disk did not let the staged log be opened.
+const REOPEN_PAUSE: Duration = Duration::from_secs(10);
+
 /// How far it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SoFar {
@@ -123,16 +126,23 @@ struct Follower {
 impl Follower {
     async fn run(mut self) {
         let database = self.parts.shared.name.to_string();
-        let log = match self.open().await {
-            Ok(Some(log)) => Arc::new(Mutex::new(log)),
-            other => {
-                if let Err(error) = other {
-                    tracing::warn!(database, why = error.text, "no log comes beside the seed");
+        let log = loop {
+            match self.open().await {
+                Ok(Some(log)) => break Arc::new(Mutex::new(log)),
+                Ok(None) => {
+                    tracing::warn!(database, "no log comes beside the seed");
+                    // The hold stays where the checkpoint is.
+                    let at = self.parts.manifest.at;
+                    self.told.send_modify(|so_far| so_far.durable = Some(at));
+                    return;
                 }
-                // The hold stays where the checkpoint is.
-                let at = self.parts.manifest.at;
-                self.told.send_modify(|so_far| so_far.durable = Some(at));
-                return;
+                Err(error) => {
+                    // What is there is not known: the hold stays where it is.
+                    tracing::warn!(database, why = error.text, "the log beside the seed");
+                    if self.unless_stopped(tokio::time::sleep(REOPEN_PAUSE)).await.is_err() {
+                        return;
+                    }
+                }
             }
         };
         self.tell(&log);
@@ -213,22 +223,42 @@ impl Follower {
             // It is behind, or on another timeline.
             return Err(Ended::Source(format!("it shares the log up to {matched}, not {end}")));
         }
+        let (bytes, ended) = self.take_all(&mut stream, member, log).await;
+        if bytes > 0 {
+            // However it ended: what is durable need not be kept by others.
+            self.sync(log).await?;
+        }
+        ended.map(|()| bytes)
+    }
+
+    /// Takes what a copy sends; says how much that was.
+    async fn take_all(
+        &self,
+        stream: &mut Streaming<v1::FetchLogResponse>,
+        member: MemberId,
+        log: &Shared,
+    ) -> (u64, Result<(), Ended>) {
         let (mut bytes, mut unsynced) = (0, 0);
         loop {
-            let message = self.unless_stopped(next(&mut stream)).await?;
-            let Some(message) = message.map_err(Ended::Source)? else { break };
-            let length = self.take(message, log).await?;
+            let taken = match self.unless_stopped(next(stream)).await {
+                Ok(Ok(Some(message))) => self.take(message, log).await,
+                Ok(Ok(None)) => return (bytes, Ok(())),
+                Ok(Err(why)) => return (bytes, Err(Ended::Source(why))),
+                Err(stopped) => return (bytes, Err(stopped)),
+            };
+            let length = match taken {
+                Ok(length) => length,
+                Err(ended) => return (bytes, Err(ended)),
+            };
             self.told.send_modify(|so_far| so_far.source = Some(member));
             (bytes, unsynced) = (bytes + length, unsynced + length);
             if unsynced >= UNSYNCED_MAX {
-                self.sync(log).await?;
+                if let Err(error) = self.sync(log).await {
+                    return (bytes, Err(error.into()));
+                }
                 unsynced = 0;
             }
         }
-        if unsynced > 0 {
-            self.sync(log).await?;
-        }
-        Ok(bytes)
     }
 
     async fn ask(
@@ -254,7 +284,6 @@ impl Follower {
             wanted: None,
             committed: true,
             compressed: way.compressed,
-            throttled: !order.no_throttle,
         };
         let mut client = client(channel);
         let call = timeout(SILENCE, client.fetch_log(request)).await;

@@ -439,14 +439,8 @@ impl World {
     fn report(&mut self) {
         let (operation, progress) = (OPERATION, SeedProgress::default());
         let (copy, from) = (copy(TARGET), self.from);
-        self.apply(Command::ReportSeed {
-            database: DB,
-            copy,
-            operation,
-            progress,
-            from,
-            epoch: None,
-        });
+        let epoch = Some(self.state.databases[&DB].epoch);
+        self.apply(Command::ReportSeed { database: DB, copy, operation, progress, from, epoch });
     }
 
     /// Consensus takes the new copy in: its log is that of the checkpoint.
