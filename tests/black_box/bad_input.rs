@@ -40,6 +40,9 @@ async fn unknown_names_are_named() -> Result<()> {
         (&["database", "create", "DB1", "--on", "m1"], "already_exists"),
         (&["database", "create", "a/b", "--on", "m1"], "bad_name"),
         (&["copy", "add", "DB1", "--on", "m1"], "already_exists"),
+        (&["copy", "add", "DB1", "--on", "m1", "--what-if"], "already_exists"),
+        (&["copy", "add", "DB9", "--on", "m1", "--what-if"], "unknown_database"),
+        (&["copy", "add", "DB1", "--on", "m1", "--preference", "0"], "bad_argument"),
         (&["operation", "show", "00000000-0000-4000-8000-000000000001"], "unknown_operation"),
     ];
     for (args, code) in cases {
