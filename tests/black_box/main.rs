@@ -50,4 +50,5 @@ mod selection;
 mod sites;
 mod space;
 mod tokens;
+mod traces;
 mod witnesses;

@@ -53,6 +53,8 @@ pub use database::{Database, Read, Written};
 pub use error::ClientError;
 /// The secret of a token, and what a client shows.
 pub use keelson_net::{AccessSecret, Credentials};
+/// How calls carry the trace of the program that makes them.
+pub use keelson_net::{TraceCarrier, carry_traces};
 /// The messages that answers consist of; see the protobuf files.
 pub use keelson_wire::v1;
 pub use operations::{Operations, succeeded};

@@ -122,7 +122,7 @@ fn outcome_of(record: &DecisionRecord) -> Option<&'static str> {
 }
 
 /// What people call it, and the reason by its name.
-fn kind_of(reason: &ActivationReason) -> (&'static str, String) {
+pub(crate) fn kind_of(reason: &ActivationReason) -> (&'static str, String) {
     use ActivationReason as R;
     let kind = match reason {
         R::Switchover { .. } => "switchover",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use keelson_net::ProcessUsage;
+use keelson_net::{ProcessUsage, SpanCounts};
 use keelson_types::{DatabaseId, MemberId, RefusalReason};
 use keelson_wire::v1::{
     CopyFacts, MemberFactsRequest, MemberFactsResponse, control_to_data, data_to_control,
@@ -43,6 +43,7 @@ impl Context {
         };
         let usage = ProcessUsage::now();
         let (audit_lines, audit_dropped_lines) = self.audit.counts();
+        let (control_spans_exported, control_spans_dropped) = SpanCounts::of_process().told();
         let left = u64::try_from(self.lease_left().as_millis()).unwrap_or(u64::MAX);
         MemberFactsResponse {
             member: ids::bytes(self.identity.member),
@@ -55,6 +56,8 @@ impl Context {
             control_open_files: usage.open_files,
             audit_lines,
             audit_dropped_lines,
+            control_spans_exported,
+            control_spans_dropped,
             ..facts.unwrap_or_default()
         }
     }

@@ -8,6 +8,7 @@
 //! over; then inputs, renewals among them; then the applied state; then time.
 
 mod actions;
+mod plans;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use keelson_cluster_core::{
     Grant, LeaseRefusal, LeaseTable, Manager, ManagerAction, ManagerEvent, RenewRequest,
 };
+use keelson_net::TracePlace;
 use keelson_types::{DatabaseId, IncarnationId, MemberId, Tick, Weakness};
 use tokio::sync::{mpsc, oneshot};
 
@@ -69,6 +71,8 @@ pub(crate) enum LeaderInput {
         /// The answer.
         reply: oneshot::Sender<Result<(), LeaseRefusal>>,
     },
+    /// An operator asks for something, in a call at this place of a trace.
+    Requested(ManagerEvent, TracePlace),
     /// Anything else for the manager.
     Event(ManagerEvent),
 }
@@ -95,6 +99,7 @@ pub(crate) struct LeaderTask {
     blaming: BTreeSet<MemberId>,
     wake: Option<Tick>,
     executor: actions::Executor,
+    plans: plans::Plans,
 }
 
 impl LeaderTask {
@@ -107,8 +112,19 @@ impl LeaderTask {
         let table = LeaseTable::new(context.timings.lease, Weakness::None);
         let executor = actions::Executor::new(context.clone());
         let (leadership, alive, wake) = (None, BTreeMap::new(), None);
-        let blaming = BTreeSet::new();
-        Self { context, quorum, inputs, manager, table, leadership, alive, blaming, wake, executor }
+        Self {
+            context,
+            quorum,
+            inputs,
+            manager,
+            table,
+            leadership,
+            alive,
+            blaming: BTreeSet::new(),
+            wake,
+            executor,
+            plans: plans::Plans::default(),
+        }
     }
 
     /// Runs until the control plane stops.
@@ -217,6 +233,10 @@ impl LeaderTask {
             LeaderInput::Ended { member, incarnation, certified, reply } => {
                 let _ = reply.send(self.ended(member, incarnation, certified));
             }
+            LeaderInput::Requested(event, place) => {
+                self.plans.asked(&event, place);
+                self.step(event);
+            }
             LeaderInput::Event(event) => self.step(event),
         }
     }
@@ -314,8 +334,13 @@ impl LeaderTask {
     /// Tells the manager, then does what it wants.
     fn step(&mut self, event: ManagerEvent) {
         let mut wanted = Vec::new();
+        self.plans.heard(&event);
         let (manager, applied) = (&mut self.manager, &self.context.applied);
-        applied.read(|state| manager.step(clock::now(), state, event, &mut wanted));
+        applied.read(|state| {
+            self.plans.applied(state);
+            manager.step(clock::now(), state, event, &mut wanted);
+            wanted.iter().for_each(|action| self.plans.wanted(state, action));
+        });
         let mut rest = Vec::with_capacity(wanted.len());
         for action in wanted {
             match action {
@@ -324,7 +349,7 @@ impl LeaderTask {
             }
         }
         if !rest.is_empty() {
-            self.executor.carry_out(rest);
+            self.executor.carry_out(rest, &self.plans);
         }
     }
 }

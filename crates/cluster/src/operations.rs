@@ -10,7 +10,7 @@ use futures::{Stream, StreamExt, stream};
 use keelson_cluster_core::{
     Answer, ClusterState, Command, ManagerEvent, Moved, OperationKind, OperationState, Whereabouts,
 };
-use keelson_net::peer_of;
+use keelson_net::{TracePlace, peer_of};
 use keelson_types::{
     CopyId, CopyStatus, DatabaseId, MemberId, OperationId, RefusalReason, SeedProgress,
 };
@@ -66,7 +66,7 @@ impl Context {
             | OperationKind::Rehearsal { .. }
             | OperationKind::Other(_) => return Ok(true),
         };
-        self.ask_leader_task(LeaderInput::Event(event)).await?;
+        self.ask_leader_task(LeaderInput::Requested(event, TracePlace::here())).await?;
         Ok(true)
     }
 

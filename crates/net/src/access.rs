@@ -35,6 +35,7 @@ use keelson_wire::Refusal;
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
+use tracing::Instrument;
 
 use crate::call_meters::{code_of, number_of};
 use crate::identity::nobody;
@@ -42,6 +43,7 @@ use crate::limits::CALLS_PER_CLIENT_MAX;
 use crate::membership::Members;
 use crate::places::{Place, Shares};
 use crate::server::Connection;
+use crate::spans;
 use crate::tokens::Pass;
 use crate::{AccessSecret, CallMeters, PeerIdentity, RefusedCalls, Role, TokenBook};
 
@@ -331,15 +333,19 @@ where
                 return Either::Left(ready(Ok(self.gates.refuse(number, refusal))));
             }
         };
+        let span = spans::of_call(request.uri().path(), request.headers(), peer.as_ref());
         // Services know who asks, and need no secret.
         request.headers_mut().remove(AUTHORIZATION);
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
-        let (answer, meters) = (self.inner.call(request), self.gates.meters.clone());
+        let answer = self.inner.call(request).instrument(span.clone());
+        let meters = self.gates.meters.clone();
         Either::Right(Box::pin(async move {
             let answer = answer.await?;
-            meters.answered(number, code_of(answer.headers()), begun.elapsed());
+            let code = code_of(answer.headers());
+            meters.answered(number, code, begun.elapsed());
+            spans::answered(&span, code);
             if ended.is_none() && place.is_none() {
                 return Ok(answer);
             }

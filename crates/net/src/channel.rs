@@ -26,6 +26,7 @@ use tonic::body::Body;
 use crate::connect::{Connection, connect};
 use crate::failure::ConnectFailureKind;
 use crate::limits::{BACKOFF_MAX, BACKOFF_MIN};
+use crate::spans;
 use crate::{ConnectFailure, Credentials, Expect, TlsStore};
 
 /// What a connection is for. Each lane to an address has a connection of its own, so that bulk data
@@ -326,7 +327,8 @@ impl tower::Service<Request<Body>> for PeerChannel {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        spans::give(request.headers_mut());
         let channel = self.clone();
         Box::pin(async move {
             let Some(limit) = deadline(&request) else { return channel.send(request).await };

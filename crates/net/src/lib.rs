@@ -21,6 +21,7 @@
 //! | call another member | [`Connector::channel`] → [`PeerChannel`] |
 //! | talk to the other process of this member | [`link`] |
 //! | say what this process uses | [`ProcessUsage`] |
+//! | make spans of traces, and carry traces on | [`SPANS`], [`carry_traces`] |
 
 mod access;
 mod call_meters;
@@ -39,6 +40,7 @@ mod refused_calls;
 mod secret;
 mod server;
 mod site;
+mod spans;
 mod tls;
 mod tokens;
 mod usage;
@@ -66,6 +68,7 @@ pub use refused_calls::{RefusedCalls, line_of};
 pub use secret::AccessSecret;
 pub use server::{BindError, RefusedHandshake, TlsServer, bind, serve};
 pub use site::{SiteRequest, SiteResponse, serve_site};
+pub use spans::{SPANS, SpanCounts, TraceCarrier, TracePlace, carry_traces, note_database};
 pub use tls::{TlsError, TlsFiles, TlsIdentity, TlsStore};
 pub use tokens::TokenBook;
 pub use usage::ProcessUsage;

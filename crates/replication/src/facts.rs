@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keelson_copy_core::truncate::{Blocker, Holder};
-use keelson_net::ProcessUsage;
+use keelson_net::{ProcessUsage, SpanCounts};
 use keelson_types::CopyStatus;
 use keelson_wire::{ids, v1};
 use tokio::sync::oneshot;
@@ -34,6 +34,7 @@ pub(crate) async fn answer(
     let copies: Vec<_> = registry.all().into_iter().filter(chosen).collect();
     let facts = futures::future::join_all(copies.iter().map(|copy| facts_of(&context, copy))).await;
     let usage = ProcessUsage::now();
+    let (spans_exported, spans_dropped) = SpanCounts::of_process().told();
     let lease_left = context.lease.expires().since(boottime_now());
     let response = v1::MemberFactsResponse {
         member: ids::bytes(context.member),
@@ -58,6 +59,8 @@ pub(crate) async fn answer(
         calls: context.calls.counts(),
         call_times: context.calls.times(),
         traffic: context.traffic.facts(|member| context.name_of(member)),
+        spans_exported,
+        spans_dropped,
         ..v1::MemberFactsResponse::default()
     };
     context.report(request, v1::data_to_control::Message::Facts(response));

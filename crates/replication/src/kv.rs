@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use keelson_net::{PeerIdentity, line_of, peer_of, require_database};
+use keelson_net::{PeerIdentity, line_of, note_database, peer_of, require_database};
 use keelson_types::{AuditLine, ForkAddress, LogEnd, News, RefusalReason, SessionId};
 use keelson_wire::{CommitToken, Refusal, ids, v1};
 use tokio::sync::oneshot;
@@ -110,6 +110,7 @@ of_database! {
 /// The request of somebody whose certificate is for its database.
 fn admitted<T: OfDatabase>(request: Request<T>) -> Result<T, Refusal> {
     require_database(&request, request.get_ref().database())?;
+    note_database(request.get_ref().database());
     Ok(request.into_inner())
 }
 

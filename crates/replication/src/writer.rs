@@ -8,6 +8,7 @@
 //! answered when what it read is committed. A retry that meets its original joins it (review S18).
 
 mod request;
+mod stages;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -89,6 +90,11 @@ impl Answer {
     /// An answer that waited for no frame.
     fn beside(reply: Reply, answer: WriteAnswer) -> Self {
         Self { reply, answer, framed: None }
+    }
+
+    /// It waits until the lease is back.
+    pub(crate) fn parked(&mut self) {
+        self.reply.stages.parked();
     }
 
     pub(crate) fn send(self) {
@@ -225,11 +231,21 @@ impl Writer {
 
     /// The records taken became the frame that ends here.
     pub(crate) fn framed(&mut self, end: LogEnd, time: HybridTime) {
-        let waiters = std::mem::take(&mut self.waiters);
+        let mut waiters = std::mem::take(&mut self.waiters);
+        let writes = waiters.len();
+        waiters.iter_mut().for_each(|waiter| waiter.reply.stages.framed(end, writes));
         let bytes = std::mem::take(&mut self.taken_bytes);
         let framed = Instant::now();
         self.flying.push_back(Flying { number: self.open, end, time, framed, bytes, waiters });
         self.open += 1;
+    }
+
+    /// The own log has everything up to here, synced.
+    pub(crate) fn logged(&mut self, to: Position) {
+        let logged = self.flying.iter_mut().take_while(|flying| flying.end.position <= to);
+        for waiter in logged.flat_map(|flying| &mut flying.waiters) {
+            waiter.reply.stages.logged();
+        }
     }
 
     /// Answers of everything that is committed now.

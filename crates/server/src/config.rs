@@ -9,6 +9,7 @@
 mod check;
 mod fields;
 mod raw;
+mod telemetry;
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -23,6 +24,7 @@ use keelson_types::{MemberName, RefusalReason, SiteName};
 pub(crate) use check::check_certificate;
 pub use check::{Report, check};
 pub use fields::{FIELDS, Field, explain, sample};
+pub use telemetry::Telemetry;
 
 use crate::Problem;
 use raw::{RawAudit, RawConfig, RawTls};
@@ -80,6 +82,7 @@ pub struct Config {
     log_file: Option<PathBuf>,
     audit_file_bytes: u64,
     audit_files: usize,
+    telemetry: Option<Telemetry>,
     unknown: Vec<String>,
 }
 
@@ -242,6 +245,12 @@ impl Config {
         }
     }
 
+    /// Where traces go, if anywhere.
+    #[must_use]
+    pub fn telemetry(&self) -> Option<&Telemetry> {
+        self.telemetry.as_ref()
+    }
+
     /// Keys of the file that this version does not know.
     #[must_use]
     pub fn unknown_keys(&self) -> &[String] {
@@ -324,6 +333,7 @@ impl Checks {
         let data_quota_bytes = self.quota("data_quota", raw.data_quota.as_deref());
         let log_quota_bytes = self.quota("log_quota", raw.log_quota.as_deref());
         let (audit_file_bytes, audit_files) = self.audit(&raw.audit);
+        let telemetry = self.telemetry(&raw.telemetry, tls.as_ref());
         let data_dir = raw.data_dir.map(|dir| self.path(&dir));
         let parts = (name.clone(), site, data_dir, tls.clone(), profile);
         let config = match parts {
@@ -354,6 +364,7 @@ impl Checks {
                     log_file: raw.log.file.map(|file| self.path(&file)),
                     audit_file_bytes,
                     audit_files,
+                    telemetry,
                     unknown: unknown.clone(),
                 })
             }

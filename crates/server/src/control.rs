@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::files::{Lock, PidFile, make_directory};
+use crate::telemetry::Process;
 use crate::witness::{self, Kind};
 use crate::{Config, MemberIdentity, Problem, bounds, config, logging, nice};
 use plane::ControlMain;
@@ -58,7 +59,11 @@ pub fn run_witness(config_path: &Path) -> anyhow::Result<()> {
 
 fn start(config_path: &Path, kind: Kind) -> anyhow::Result<()> {
     let config = Config::load(config_path)?;
-    logging::start(config.log_level(), config.log_file())?;
+    let process = match kind {
+        Kind::Member => Process::Control,
+        Kind::Witness => Process::Witness,
+    };
+    let _exporting = logging::start(&config, process)?;
     run(&config, kind).inspect_err(|error| tracing::error!("{error:#}"))
 }
 

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::control::bind_patiently;
 use crate::files::Lock;
 use crate::services::with_common_services;
+use crate::telemetry::Process;
 use crate::{Config, MemberIdentity, Problem, bounds, logging, nice};
 
 /// How long a former life may take to vanish: its memory is freed before its lock.
@@ -55,7 +56,7 @@ pub fn run_data_process(args: DataProcessArgs) -> anyhow::Result<()> {
     die_with_parent(args.parent)?;
     bounds::forbid_core();
     let config = Config::load(&args.config)?;
-    logging::start(config.log_level(), config.log_file())?;
+    let _exporting = logging::start(&config, Process::Data)?;
     run(&args, &config).inspect_err(|error| tracing::error!("data process: {error:#}"))
 }
 

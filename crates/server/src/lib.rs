@@ -23,6 +23,7 @@ mod metrics;
 mod nice;
 mod problem;
 mod services;
+mod telemetry;
 mod witness;
 
 pub use config::Config;

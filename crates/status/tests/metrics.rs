@@ -84,6 +84,8 @@ fn snapshot() -> Snapshot {
             activation_times: vec![timings("failover")],
             audit_lines: 7,
             audit_dropped_lines: 2,
+            spans_exported: 30,
+            spans_dropped: 4,
             ..Default::default()
         },
         copies: vec![v1::CopyStatusRow {
@@ -113,6 +115,9 @@ fn a_full_snapshot_has_every_figure() {
     for line in [
         "keelson_member_info{member=\"m1\",site=\"north\",version=\"0.1.0\"} 1",
         "keelson_member_lease_left_seconds 0.9",
+        "keelson_spans_total{process=\"data\",outcome=\"exported\"} 30",
+        "keelson_spans_total{process=\"data\",outcome=\"dropped\"} 4",
+        "keelson_spans_total{process=\"control\",outcome=\"dropped\"} 0",
         "keelson_tls_certificate_expires_timestamp_seconds 2000000000",
         "keelson_cluster_leader 1",
         "keelson_database_epoch{database=\"DB1\"} 7",

@@ -18,6 +18,7 @@ use keelson_wire::Refusal;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Request;
+use tracing::Instrument;
 
 use crate::context::Context;
 
@@ -55,6 +56,7 @@ async fn to_its_end<T: Send + 'static>(
     stop: CancellationToken,
     work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
 ) -> Result<T, Refusal> {
+    let work = work.in_current_span();
     let carried_out = tasks.spawn(async move {
         tokio::select! {
             biased;

@@ -14,8 +14,10 @@ use keelson_cluster_core::{
 use keelson_types::{DatabaseId, Epoch, MemberId, OperationId, RefusalReason};
 use keelson_wire::{ids, v1};
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 use super::LeaderInput;
+use super::plans::{Plans, Step};
 use crate::context::Context;
 use crate::orders;
 use crate::propose::stamped;
@@ -60,17 +62,21 @@ impl Executor {
         }
     }
 
-    pub(super) fn carry_out(&self, actions: Vec<ManagerAction>) {
+    pub(super) fn carry_out(&self, actions: Vec<ManagerAction>, plans: &Plans) {
         let context = &self.context;
         let sorted = Sorted::new(actions);
         for (tag, command) in sorted.proposals {
             self.propose(tag, command);
         }
         for (member, items) in sorted.seals {
-            context.spawn(seal(context.clone(), member, items));
+            let of = items.iter().map(|item| item.database);
+            let span = context.applied.read(|state| plans.orders(Step::Seal, state, member, of));
+            context.spawn(seal(context.clone(), member, items).instrument(span));
         }
         for (member, mounts) in sorted.mounts {
-            context.spawn(mount(context.clone(), member, mounts));
+            let of = mounts.iter().map(|order| order.database);
+            let span = context.applied.read(|state| plans.orders(Step::Mount, state, member, of));
+            context.spawn(mount(context.clone(), member, mounts).instrument(span));
         }
         for (member, dismounts) in sorted.dismounts {
             context.spawn(dismount(context.clone(), member, dismounts));

@@ -134,7 +134,7 @@ impl Owner {
     }
 
     /// Sends answers if the gate allows it, else keeps them until the lease is back.
-    pub(super) fn answer(&mut self, answers: Vec<Answer>) {
+    pub(super) fn answer(&mut self, mut answers: Vec<Answer>) {
         if self.shared.gate.is_open() {
             for answer in answers {
                 if let Some((arrived, framed)) = answer.times() {
@@ -143,6 +143,7 @@ impl Owner {
                 answer.send();
             }
         } else {
+            answers.iter_mut().for_each(Answer::parked);
             self.parked.extend(answers);
         }
     }

@@ -45,6 +45,9 @@ impl Owner {
         match completion {
             Completion::Logged { end, frames } => {
                 self.frames_in_flight = self.frames_in_flight.saturating_sub(frames);
+                if let Some(writer) = &mut self.writer {
+                    writer.logged(end.position);
+                }
                 self.event(Event::Logged { end });
                 self.lag_inspected(end.position);
             }

@@ -13,12 +13,14 @@ use keelson_copy_core::seed::{
     SeedAction, SeedConfig, SeedEvent, SeedMachine, SeedRecord, SourceCandidate,
 };
 use keelson_format::{SeedManifest, SeedPlace};
-use keelson_net::Lane as ChannelLane;
-use keelson_types::{LogEnd, MemberId, OperationId, Refused, SeedOrder, SeedProgress};
+use keelson_net::{Lane as ChannelLane, SPANS};
+use keelson_types::{LogEnd, MemberId, OperationId, Refused, SeedOrder, SeedPhase, SeedProgress};
 use keelson_wire::{ids, v1};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
 
 use super::blocking;
 use super::place::{PlaceError, Refused as NotTaken, SeedFiles};
@@ -66,6 +68,8 @@ pub(crate) struct Target {
     plain_received: u64,
     told: Told,
     wrong: u32,
+    /// The span of the phase, within that of the seed.
+    phase: Span,
 }
 
 /// What was told last, and where the rates were taken last.
@@ -118,6 +122,7 @@ impl Target {
             plain_received: 0,
             told,
             wrong: 0,
+            phase: Span::none(),
         }
     }
 
@@ -125,8 +130,13 @@ impl Target {
     pub(crate) async fn run(mut self) {
         let operation = self.order.operation;
         tracing::info!(database = %self.shared.name, %operation, "a seed begins");
+        let span = info_span!(
+            target: SPANS, parent: None, "seed",
+            keelson.database = %self.shared.name, keelson.operation = %operation,
+            keelson.outcome = Empty, otel.status_code = Empty,
+        );
         // It ends only by being stopped.
-        let Err(Stopped) = self.drive().await else { return };
+        let Err(Stopped) = self.drive().instrument(span).await else { return };
         self.close_source();
     }
 
@@ -206,6 +216,9 @@ impl Target {
                 let (database, operation) = (&self.shared.name, self.order.operation);
                 let from = source.map(|member| self.context.name_of(member));
                 tracing::info!(%database, %operation, %phase, ?from, note, "seed");
+                if self.phase.is_none() || self.progress.phase != phase {
+                    self.phase = phase_span(phase, from.as_deref());
+                }
                 (self.progress.phase, self.progress.source) = (phase, source);
                 self.progress.note = note;
                 self.show_index();
@@ -309,10 +322,15 @@ impl Target {
         };
         match &refused {
             None => {
+                Span::current().record("keelson.outcome", "in_place");
                 tracing::info!(database = %self.shared.name, "what was seeded is in place");
                 self.close_source();
             }
-            Some(refused) => tracing::warn!(database = %self.shared.name, %refused, "seed failed"),
+            Some(refused) => {
+                Span::current().record("keelson.outcome", refused.reason.code().0);
+                Span::current().record("otel.status_code", "ERROR");
+                tracing::warn!(database = %self.shared.name, %refused, "seed failed");
+            }
         }
         loop {
             let report = v1::SeedReport {
@@ -463,6 +481,13 @@ pub(crate) fn close(
             tracing::debug!(%member, %operation, "the source keeps its checkpoint for a while");
         }
     });
+}
+
+fn phase_span(phase: SeedPhase, from: Option<&str>) -> Span {
+    info_span!(
+        target: SPANS, "seed.phase",
+        otel.name = %format_args!("seed.{phase}"), keelson.source = from.unwrap_or_default(),
+    )
 }
 
 fn failed(error: PlaceError) -> SeedEvent {

@@ -9,6 +9,7 @@ use keelson_types::{Epoch, HybridTime, LogEnd, SessionId};
 use keelson_wire::Refusal;
 use tokio::sync::oneshot;
 
+use super::stages::Stages;
 use crate::shared::Held;
 
 /// What an operation or a condition takes beside its bytes.
@@ -90,12 +91,13 @@ pub(crate) type WriteAnswer = Result<Written, Refusal>;
 pub(crate) struct Reply {
     sender: oneshot::Sender<WriteAnswer>,
     arrived: Instant,
+    pub(super) stages: Stages,
     _held: Option<Held>,
 }
 
 impl Reply {
     pub(crate) fn new(sender: oneshot::Sender<WriteAnswer>, held: Option<Held>) -> Self {
-        Self { sender, arrived: Instant::now(), _held: held }
+        Self { sender, arrived: Instant::now(), stages: Stages::begin(), _held: held }
     }
 
     /// When the request came.

@@ -32,6 +32,7 @@ pub fn check(path: &Path) -> Result<Report, Problem> {
     let parsed = Parsed::of(path, &text);
     let mut problems: Vec<_> = parsed.problems.iter().map(|text| bad(path, text)).collect();
     problems.extend(unknown_keys(path, &parsed.unknown));
+    problems.extend(parsed.config.as_ref().and_then(collector));
     let identity = parsed.tls.as_ref().and_then(|files| usable(files, &mut problems));
     if let (Some(identity), Some(files), Some(name)) = (&identity, &parsed.tls, &parsed.name) {
         problems.extend(check_certificate(files, name, identity.own()).err());
@@ -73,6 +74,14 @@ fn usable(files: &TlsFiles, problems: &mut Vec<Problem>) -> Option<TlsIdentity> 
         return None;
     }
     files.load().map_err(|error| problems.push(error.into())).ok()
+}
+
+/// The authority of the collector of traces must be readable, too; a member serves without it.
+fn collector(config: &Config) -> Option<Problem> {
+    let path = config.telemetry()?.ca().filter(|ca| *ca != config.tls().ca)?;
+    let source = File::open(path).err()?;
+    let what = "authority of the collector";
+    Some(TlsError::Missing { what, path: path.to_owned(), source }.into())
 }
 
 /// The certificate must be this member's.

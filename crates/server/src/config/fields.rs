@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::raw::{
     DEFAULT_AUDIT_FILE_SIZE, DEFAULT_AUDIT_FILES, DEFAULT_CONTROL_ADDRESS, DEFAULT_DATA_ADDRESS,
-    DEFAULT_LEVEL, DEFAULT_PROFILE, DEFAULT_SITE,
+    DEFAULT_EXPORT_TIMEOUT, DEFAULT_LEVEL, DEFAULT_PROFILE, DEFAULT_SAMPLING_RATIO, DEFAULT_SITE,
 };
 
 /// One key of the file.
@@ -235,6 +235,43 @@ pub const FIELDS: &[Field] = &[
         bound: "1 to 100",
         takes_effect: AT_START,
         sample: DEFAULT_AUDIT_FILES,
+    },
+    Field {
+        key: "telemetry.endpoint",
+        meaning: "Where both processes send their traces: an OpenTelemetry collector (OTLP over \
+            gRPC). Spans name databases, members and callers, and no keys or values. A collector \
+            that is slow or away delays nothing: spans are dropped and counted. \
+            OTEL_EXPORTER_OTLP_HEADERS in the environment adds headers, such as a token.",
+        default: Some("no traces are made"),
+        bound: "http://host:port or https://host:port; empty for none",
+        takes_effect: AT_START,
+        sample: "http://127.0.0.1:4317",
+    },
+    Field {
+        key: "telemetry.sampling_ratio",
+        meaning: "Share of the traces that is exported. A call that is part of a trace already is \
+            exported if its caller exports it.",
+        default: Some(DEFAULT_SAMPLING_RATIO),
+        bound: "0 to 1",
+        takes_effect: AT_START,
+        sample: DEFAULT_SAMPLING_RATIO,
+    },
+    Field {
+        key: "telemetry.export_timeout",
+        meaning: "How long the collector may take for spans that are sent to it; then they are \
+            dropped.",
+        default: Some(DEFAULT_EXPORT_TIMEOUT),
+        bound: "100ms to 1m",
+        takes_effect: AT_START,
+        sample: DEFAULT_EXPORT_TIMEOUT,
+    },
+    Field {
+        key: "telemetry.ca",
+        meaning: "Certificate of the authority of a collector at https, PEM.",
+        default: Some("tls.ca"),
+        bound: PATH,
+        takes_effect: AT_START,
+        sample: "collector-ca.pem",
     },
 ];
 

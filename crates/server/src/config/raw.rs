@@ -13,6 +13,8 @@ pub(super) const DEFAULT_PROFILE: &str = "lan";
 pub(super) const DEFAULT_LEVEL: &str = "info";
 pub(super) const DEFAULT_AUDIT_FILE_SIZE: &str = "16 MiB";
 pub(super) const DEFAULT_AUDIT_FILES: &str = "8";
+pub(super) const DEFAULT_SAMPLING_RATIO: &str = "1";
+pub(super) const DEFAULT_EXPORT_TIMEOUT: &str = "10s";
 
 /// The keys of the file. A key without a default is `None` if it is missing or no text.
 #[derive(Debug)]
@@ -36,6 +38,7 @@ pub(super) struct RawConfig {
     pub(super) tls: RawTls,
     pub(super) log: RawLog,
     pub(super) audit: RawAudit,
+    pub(super) telemetry: RawTelemetry,
 }
 
 #[derive(Debug)]
@@ -55,6 +58,14 @@ pub(super) struct RawLog {
 pub(super) struct RawAudit {
     pub(super) file_size: String,
     pub(super) files: String,
+}
+
+#[derive(Debug)]
+pub(super) struct RawTelemetry {
+    pub(super) endpoint: Option<String>,
+    pub(super) sampling_ratio: String,
+    pub(super) export_timeout: String,
+    pub(super) ca: Option<PathBuf>,
 }
 
 impl RawConfig {
@@ -90,6 +101,12 @@ impl RawConfig {
             audit: RawAudit {
                 file_size: keys.or("audit.file_size", DEFAULT_AUDIT_FILE_SIZE),
                 files: keys.or("audit.files", DEFAULT_AUDIT_FILES),
+            },
+            telemetry: RawTelemetry {
+                endpoint: keys.optional("telemetry.endpoint"),
+                sampling_ratio: keys.or("telemetry.sampling_ratio", DEFAULT_SAMPLING_RATIO),
+                export_timeout: keys.or("telemetry.export_timeout", DEFAULT_EXPORT_TIMEOUT),
+                ca: keys.optional("telemetry.ca").map(PathBuf::from),
             },
         }
     }

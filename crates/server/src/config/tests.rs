@@ -1,5 +1,7 @@
 //! Checks of the configuration: every refusal, the defaults, the sample and the explanation.
 
+use std::time::Duration;
+
 use super::*;
 
 const NEEDED: &str = "name = 'm1'\ndata_dir = 'data'\n";
@@ -124,6 +126,67 @@ fn the_audit_is_bounded_by_default_and_as_told() {
     for wrong in ["file_size = '1 KiB'", "file_size = 'much'", "files = '0'", "files = '-1'"] {
         assert_eq!(kept(&format!("\n[audit]\n{wrong}\n")).unwrap_err().len(), 1, "{wrong}");
     }
+}
+
+#[test]
+fn traces_are_off_or_go_where_and_how_they_are_told() {
+    let with = |lines: &str| {
+        let text = format!("{NEEDED}{TLS}\n[telemetry]\n{lines}\n");
+        Config::parse(Path::new("/etc/keelson/m1.toml"), &text)
+    };
+    assert_eq!(parse("").unwrap().telemetry(), None);
+    assert_eq!(with("endpoint = ''\nsampling_ratio = '0.5'").unwrap().telemetry(), None);
+    let usual = with("endpoint = 'http://collector:4317'").unwrap();
+    let usual = usual.telemetry().unwrap();
+    assert_eq!((usual.endpoint(), usual.sampling_ratio()), ("http://collector:4317", 1.0));
+    assert_eq!((usual.export_timeout(), usual.ca()), (Duration::from_secs(10), None));
+    let told = with(
+        "endpoint = 'https://10.0.0.1:4317/'\nsampling_ratio = '0.125'\n\
+        export_timeout = '250ms'\nca = 'collector.pem'",
+    )
+    .unwrap();
+    let told = told.telemetry().unwrap();
+    assert_eq!((told.sampling_ratio(), told.export_timeout()), (0.125, Duration::from_millis(250)));
+    assert_eq!(told.ca(), Some(Path::new("/etc/keelson/collector.pem")));
+    let own = with("endpoint = 'https://10.0.0.1:4317'").unwrap();
+    assert_eq!(own.telemetry().unwrap().ca(), Some(Path::new("/etc/keelson/ca.pem")));
+    for wrong in [
+        "endpoint = 'collector:4317'",
+        "endpoint = 'http://collector'",
+        "endpoint = 'http://collector:4317/v1/traces'",
+        "endpoint = 'http://collector:4317?x=y'",
+        "endpoint = 'http://user@collector:4317'",
+        "endpoint = 'ftp://collector:4317'",
+        "endpoint = 'http://collector:0'",
+        "sampling_ratio = '1.5'",
+        "sampling_ratio = '-0.1'",
+        "sampling_ratio = 'NaN'",
+        "sampling_ratio = 'all'",
+        "export_timeout = '1ms'",
+        "export_timeout = '2m'",
+        "export_timeout = 'soon'",
+    ] {
+        let problems = with(wrong).unwrap_err();
+        let (key, value) = wrong.split_once(" = ").unwrap();
+        let named = format!("telemetry.{key} = {}", value.replace('\'', "\""));
+        assert!(problems.len() == 1 && problems[0].starts_with(&named), "{wrong}: {problems:?}");
+    }
+}
+
+#[test]
+fn a_check_looks_at_the_authority_of_the_collector() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m1.toml");
+    let lines = "telemetry.endpoint = 'https://c:4317'\ntelemetry.ca = 'collector.pem'\n";
+    std::fs::write(&path, format!("{NEEDED}{lines}{TLS}")).unwrap();
+    for file in ["ca.pem", "m1.pem"] {
+        std::fs::write(dir.path().join(file), "").unwrap();
+    }
+    let message = check(&path).unwrap_err().message;
+    assert!(message.contains("collector.pem cannot be read"), "{message}");
+    std::fs::write(dir.path().join("collector.pem"), "").unwrap();
+    let message = check(&path).unwrap_err().message;
+    assert!(!message.contains("collector.pem"), "{message}");
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub(super) fn write(snapshot: &Snapshot, out: &mut Exposition) {
     out.gauge("keelson_tls_certificate_expires_timestamp_seconds", help, expires);
     processes(snapshot, out);
     audit(snapshot, out);
+    spans(snapshot, out);
     volumes(snapshot, out);
 }
 
@@ -48,6 +49,20 @@ fn audit(snapshot: &Snapshot, out: &mut Exposition) {
     let mut family = out.family("keelson_audit_lines_total", Kind::Counter, help);
     family.sample(&[("outcome", "written")], count_of(facts.audit_lines));
     family.sample(&[("outcome", "dropped")], count_of(facts.audit_dropped_lines));
+}
+
+fn spans(snapshot: &Snapshot, out: &mut Exposition) {
+    let facts = &snapshot.facts;
+    let help = "Spans of traces since the process began, by whether a collector took them.";
+    let mut family = out.family("keelson_spans_total", Kind::Counter, help);
+    for (process, exported, dropped) in [
+        ("control", facts.control_spans_exported, facts.control_spans_dropped),
+        ("data", facts.spans_exported, facts.spans_dropped),
+    ] {
+        for (outcome, count) in [("exported", exported), ("dropped", dropped)] {
+            family.sample(&[("process", process), ("outcome", outcome)], count_of(count));
+        }
+    }
 }
 
 /// All copies of a member lie on its two volumes and say the same of them, each as of its own last

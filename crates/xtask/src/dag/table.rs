@@ -175,4 +175,8 @@ pub(super) const OWNED: &[(&str, &str)] = &[
     ("tokio-rustls", "keelson-net"),
     ("openraft", "keelson-cluster"),
     ("redb", "keelson-cluster"),
+    ("opentelemetry", "keelson-server"),
+    ("opentelemetry-otlp", "keelson-server"),
+    ("opentelemetry_sdk", "keelson-server"),
+    ("tracing-opentelemetry", "keelson-server"),
 ];

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Streaming;
+use tracing::Instrument;
 
 use crate::context::PlaneContext;
 use crate::fetch::{SILENCE, client, next};
@@ -77,7 +78,11 @@ impl Following {
         let stop = CancellationToken::new();
         let excluded = BTreeSet::new();
         let follower = Follower { parts, told, excluded, stop: stop.clone() };
-        Self { task: tokio::spawn(follower.run()), stop: stop.drop_guard(), so_far }
+        Self {
+            task: tokio::spawn(follower.run().in_current_span()),
+            stop: stop.drop_guard(),
+            so_far,
+        }
     }
 
     pub(super) fn so_far(&self) -> SoFar {
