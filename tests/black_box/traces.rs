@@ -90,6 +90,10 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        // As the environment of the members has it.
+        if request.metadata().get("authorization").is_none_or(|shown| shown != "Bearer secret") {
+            return Err(Status::unauthenticated("no token"));
+        }
         let mut arrived = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for group in request.into_inner().resource_spans {
             let resource = texts(&group.resource.unwrap_or_default().attributes);
@@ -146,7 +150,10 @@ const OF_MOVE: &str = "0af7651916cd43dd8448eb211c80319c";
 
 async fn traced(members: usize, collector: SocketAddr, more: &str) -> Result<Cluster> {
     let settings = format!("telemetry.endpoint = \"http://{collector}\"\n{more}");
-    Cluster::start_with(ClusterOptions { members, settings, ..ClusterOptions::default() }).await
+    let header = "authorization=Bearer%20secret".to_owned();
+    let environment = vec![("OTEL_EXPORTER_OTLP_HEADERS".to_owned(), header)];
+    let options = ClusterOptions { members, settings, environment, ..ClusterOptions::default() };
+    Cluster::start_with(options).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

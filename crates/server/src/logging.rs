@@ -4,8 +4,8 @@
 //! Times are UTC in ISO 8601. `KEELSON_LOG` in the environment overrides the configured filter.
 //!
 //! One filter is for both: a line that is logged is also an event of the span that it was written
-//! in. Spans have a target of their own ([`SPANS`]) and with it the level `info`, whatever the level
-//! of lines is; a directive for it in the filter says otherwise. Lines never show spans.
+//! in. Spans have a target of their own ([`SPANS`]) and with it the level `info`, whatever the
+//! level of lines is; a directive for it in the filter says otherwise. Lines never show spans.
 
 use std::fs::OpenOptions;
 use std::path::Path;

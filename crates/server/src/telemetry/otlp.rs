@@ -23,7 +23,7 @@ impl Otlp {
         Self { settings, resource, exporter: None }
     }
 
-    /// Connects with the first export, and again after the connection broke.
+    /// Made with the first export; it connects again by itself.
     fn connected(&mut self) -> Result<&Exporter, String> {
         if self.exporter.is_none() {
             let mut exporter = self.connect()?;

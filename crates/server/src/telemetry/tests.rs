@@ -1,14 +1,21 @@
 //! What spans cost and change where they must not: log lines, waiting, memory.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use keelson_net::TraceCarrier;
-use keelson_net::certs::{Authority, Validity};
+use keelson_net::certs::{Authority, CertRequest, Validity};
 use opentelemetry::trace::{Span as _, Tracer};
 use opentelemetry_sdk::trace::SpanData;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::service::Routes;
+use tonic::transport::{Identity, ServerTlsConfig};
 use tracing::{Level, info_span};
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::SubscriberExt;
@@ -199,20 +206,45 @@ fn a_trace_goes_on_from_the_headers_of_a_call_into_those_that_it_causes() {
     });
 }
 
+/// What is exported to a collector at this address whose authority is in this file.
+async fn exported(address: SocketAddr, authority: &Path) -> Result<(), String> {
+    let text = format!(
+        "name = 'm1'\ndata_dir = 'data'\ntelemetry.endpoint = 'https://{address}'\n\
+         telemetry.ca = '{}'\n[tls]\nca = 'ca.pem'\ncert = 'm1.pem'\nkey = 'm1.key'\n",
+        authority.display()
+    );
+    let config = Config::parse(Path::new("m1.toml"), &text).unwrap();
+    let settings = config.telemetry().unwrap().clone();
+    Otlp::new(settings, Resource::builder_empty().build()).export(Vec::new()).await
+}
+
 /// A wrong file of the authority is like a collector that is away.
 #[tokio::test]
-async fn an_authority_that_cannot_be_read_fails_exports_until_it_can() {
+async fn a_collector_over_tls_must_be_of_the_authority() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("m1.toml");
-    let text = "name = 'm1'\ndata_dir = 'data'\ntelemetry.endpoint = 'https://127.0.0.1:1'\n\
-        telemetry.ca = 'collector.pem'\n[tls]\nca = 'ca.pem'\ncert = 'm1.pem'\nkey = 'm1.key'\n";
-    let config = Config::parse(&path, text).unwrap();
-    let settings = config.telemetry().unwrap().clone();
-    let mut otlp = Otlp::new(settings, Resource::builder_empty().build());
-    let missing = otlp.export(Vec::new()).await.unwrap_err();
+    let path = dir.path().join("collector.pem");
+    let [own, other] = ["own", "other"].map(authority);
+    let collector = own.issue(&CertRequest::member("collector", &[])).unwrap();
+    let identity = Identity::from_pem(&collector.cert_pem, &collector.key_pem);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // It knows no call; that it says so is enough.
+    let serving = tonic::transport::Server::builder()
+        .tls_config(ServerTlsConfig::new().identity(identity))
+        .unwrap()
+        .add_routes(Routes::default())
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    let _serving = AbortOnDropHandle::new(tokio::spawn(serving));
+    let missing = exported(address, &path).await.unwrap_err();
     assert!(missing.contains("collector.pem cannot be read"), "{missing}");
-    let authority = Authority::create("collector", Validity::days(1)).unwrap();
-    std::fs::write(dir.path().join("collector.pem"), authority.cert_pem()).unwrap();
-    let refused = otlp.export(Vec::new()).await.unwrap_err();
-    assert!(!refused.contains("collector.pem"), "{refused}");
+    std::fs::write(&path, other.cert_pem()).unwrap();
+    let refused = exported(address, &path).await.unwrap_err();
+    assert!(!refused.contains("unimplemented"), "{refused}");
+    std::fs::write(&path, own.cert_pem()).unwrap();
+    let heard = exported(address, &path).await.unwrap_err();
+    assert!(heard.contains("unimplemented"), "{heard}");
+}
+
+fn authority(name: &str) -> Authority {
+    Authority::create(name, Validity::days(1)).unwrap()
 }
