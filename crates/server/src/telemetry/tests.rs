@@ -239,10 +239,10 @@ async fn a_collector_over_tls_must_be_of_the_authority() {
     assert!(missing.contains("collector.pem cannot be read"), "{missing}");
     std::fs::write(&path, other.cert_pem()).unwrap();
     let refused = exported(address, &path).await.unwrap_err();
-    assert!(!refused.contains("unimplemented"), "{refused}");
+    assert!(!refused.contains("Unimplemented"), "{refused}");
     std::fs::write(&path, own.cert_pem()).unwrap();
     let heard = exported(address, &path).await.unwrap_err();
-    assert!(heard.contains("unimplemented"), "{heard}");
+    assert!(heard.contains("Unimplemented"), "{heard}");
 }
 
 fn authority(name: &str) -> Authority {
