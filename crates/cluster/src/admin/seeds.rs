@@ -140,7 +140,8 @@ impl Context {
                 "{name} is dismounted: mount it first; --seeding-postponed and \
                  --configuration-only add the copy all the same"
             );
-            return Err(refusal(RefusalReason::Dismounted, what));
+            // Callers wait for the end of a dismount that is one of a move; this is an operator's.
+            return Err(refusal(RefusalReason::Precondition, what));
         }
         let (Some(active), DatabaseState::Established) = (database.target_member(), database.state)
         else {
