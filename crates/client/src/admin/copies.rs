@@ -29,8 +29,10 @@ impl Admin {
     /// The same with all options; ids that are empty are drawn.
     ///
     /// # Errors
-    /// `unknown_database`, `unknown_member`, `already_exists`; `source_unfit` for a source that
-    /// cannot be one.
+    /// `unknown_database`, `unknown_member`, `already_exists`, `bad_argument` for the preference 0;
+    /// `source_unfit` for a source that cannot be one. Unless the seed is postponed: `precondition`
+    /// for a dismounted database, `activating` while none of its copies serves, `unreachable` for
+    /// a member that does not answer.
     pub async fn add_copy_with(
         &self,
         message: v1::AddCopyRequest,

@@ -96,10 +96,11 @@ async fn make_in_turn(
 ) -> Result<Source, Refusal> {
     // Whoever stands in line for nothing shall not stand in line.
     in_time(context, check_health(context, copy)).await?;
+    // A hold moves by its seed's own word, which waits for this: in line it stays where it is.
+    replayed_what_is_held(context, copy, building.operation()).await?;
     let place = building.place().await?;
     let _turn = building.turn().await?;
     in_time(context, check_health(context, copy)).await?;
-    replayed_what_is_held(context, copy, building.operation()).await?;
     let made = make_now(context, copy, (scope, place), building).await;
     // If its index turned out to be damaged.
     context.catalogs.look(copy.shared.database, Duration::ZERO);

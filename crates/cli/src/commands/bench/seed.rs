@@ -42,7 +42,7 @@ pub(crate) struct Seed {
     #[arg(long, default_value = "")]
     source: String,
     /// Directory for the plain copy, on the disk of the member
-    #[arg(long, required_unless_present = "clients")]
+    #[arg(long, required_unless_present = "clients", conflicts_with = "clients")]
     dir: Option<PathBuf>,
     /// Instead of the plain copy: clients that write before and meanwhile; the seed is held back
     /// for them as it would be by itself
@@ -69,9 +69,7 @@ impl Speed {
         let (seconds, speed) = (self.seconds, self.megabytes_per_second());
         format!("{megabytes:.0} MB in {seconds:.2} s, {speed:.0} MB/s")
     }
-}
 
-impl Speed {
     fn data(&self) -> Value {
         json!({
             "bytes": self.bytes,
