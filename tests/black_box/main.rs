@@ -39,6 +39,7 @@ mod range_repair;
 mod rehearsals;
 mod replacements;
 mod reseeds;
+mod restores;
 mod returns;
 mod roles;
 mod rot;

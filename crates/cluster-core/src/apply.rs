@@ -10,6 +10,7 @@ mod epochs;
 mod members;
 mod policies;
 mod records;
+mod recovery;
 mod rehearsals;
 mod reseeds;
 mod seeds;
@@ -81,7 +82,8 @@ impl ClusterState {
             | Command::NoteSilence { .. }
             | Command::CertifyDeath { .. }
             | Command::ReleaseIncarnation { .. }
-            | Command::RaiseRecoveryGeneration { .. } => self.apply_member(index, command),
+            | Command::PermitMounts { .. }
+            | Command::RecoverSite(_) => self.apply_member(index, command),
             Command::Established { database, epoch } => self.established(index, *database, *epoch),
             Command::ChangeRule { database, epoch, expected_version, rule } => {
                 self.change_rule(index, *database, *epoch, *expected_version, rule)

@@ -4,7 +4,7 @@
 //! client that does not know the outcome may send the same command again: commands with ids or
 //! expected values answer a repetition as they answered the first time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keelson_types::{
     ActivationPolicy, Ceiling, ClusterId, CommitRule, CopyId, DatabaseId, DatabaseName, Epoch,
@@ -23,6 +23,7 @@ use crate::order::Source;
 use crate::point_in_time::Turn;
 use crate::rehearsal::Rehearsal;
 use crate::select::Mark;
+use crate::site_recovery::SiteRecovery;
 use crate::state::{DatabaseSettings, NewCopy};
 
 /// One database in an `AllocateEpochs`.
@@ -164,6 +165,12 @@ pub enum Command {
         incarnation: IncarnationId,
         /// Whether it ran out.
         silent: bool,
+    },
+    /// These lives are here while databases may be mounted: one that lives on vouches for that to
+    /// the next leader (F16).
+    PermitMounts {
+        /// By member; nothing is noted of another life.
+        lives: BTreeMap<MemberId, IncarnationId>,
     },
     /// The control process reaped its child: this incarnation is dead and never comes back.
     CertifyDeath {
@@ -432,11 +439,9 @@ pub enum Command {
         /// The ceiling; nothing for none.
         ceiling: Option<Ceiling>,
     },
-    /// Raises the first half of all future epochs (S19).
-    RaiseRecoveryGeneration {
-        /// The current one; refused if it moved on.
-        expected: u32,
-    },
+    /// What is left of a cluster goes on without the majority that was lost (F126, S19). Proposed
+    /// by nobody: it is the first entry of the consensus that is founded anew.
+    RecoverSite(Box<SiteRecovery>),
     /// Several commands in order; each has its own outcome, none undoes another.
     Batch(Vec<Command>),
     /// Any command with the proposer's wall clock, which events and operations then carry.

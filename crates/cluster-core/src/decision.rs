@@ -58,6 +58,8 @@ pub enum ActivationReason {
         /// The member of the copy.
         on: MemberId,
     },
+    /// The cluster was forced up without the members of another site (F126).
+    SiteRecovered,
     /// The attempt before this one failed to mount.
     MountFailed {
         /// The copy that failed.

@@ -124,6 +124,15 @@ pub enum EventKind {
     },
     /// The site was started again.
     SiteStarted,
+    /// What was left of the cluster was forced up without its majority (F126).
+    SiteRecovered {
+        /// First half of all epochs from now on.
+        generation: u32,
+        /// Who was taken for lost.
+        lost: BTreeSet<MemberId>,
+        /// Why.
+        comment: String,
+    },
     /// The leader is under maintenance and lets another member lead.
     LeaderStoodDown,
     /// An operator changed a setting of the cluster.

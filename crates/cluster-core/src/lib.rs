@@ -49,6 +49,7 @@ mod ring;
 pub mod schedule;
 mod seed;
 mod select;
+mod site_recovery;
 mod state;
 mod suppression;
 mod switchover;
@@ -74,7 +75,7 @@ pub use loss::{
     AcceptedLoss, LossReceipt, MountPreview, RECEIPTS_MAX, preview as preview_mount,
     select_accepted,
 };
-pub use manager::{Manager, ManagerAction, ManagerConfig, ManagerEvent};
+pub use manager::{Manager, ManagerAction, ManagerConfig, ManagerEvent, mounts_wait};
 pub use member::{Maintenance, Member, MemberActivation, MemberConfig};
 pub use operation::{MoveOptions, Moved, Operation, OperationKind, OperationState, Whereabouts};
 pub use order::{
@@ -88,6 +89,7 @@ pub use select::{
     Candidate, CopyInput, Exclusion, Mark, Picture, Selection, SelectionInput, first_rule, rank,
     select,
 };
+pub use site_recovery::SiteRecovery;
 pub use state::{
     Assignment, Binding, CERTIFIED_DEAD_MAX, ClusterState, ConstraintSetting, CopyConfig, CopyKind,
     DECISIONS_MAX, Database, DatabaseSettings, EPOCH_HISTORY_MAX, EVENTS_MAX, EpochRecord, NewCopy,

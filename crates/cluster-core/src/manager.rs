@@ -15,6 +15,7 @@
 
 mod api;
 mod batch;
+mod cold_start;
 mod data_network;
 mod handed_over;
 mod jobs;
@@ -36,6 +37,7 @@ use operations::PendingOperation;
 use work::Work;
 
 pub use api::{ManagerAction, ManagerConfig, ManagerEvent};
+pub use cold_start::mounts_wait;
 
 /// What the leader knows of a member's lease in this term.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,6 +98,8 @@ pub struct Manager {
     next_tag: u64,
     armed: Option<Tick>,
     work: Work,
+    /// Lives that were noted in this term as here while databases may be mounted.
+    permitted: BTreeSet<(MemberId, IncarnationId)>,
 }
 
 impl Manager {
@@ -116,6 +120,7 @@ impl Manager {
             next_tag: 1,
             armed: None,
             work: Work::all(),
+            permitted: BTreeSet::new(),
         }
     }
 
@@ -172,12 +177,6 @@ impl Manager {
         let cold = Some(cold).filter(|cold| !self.is_complete(state, cold));
         self.leading = Some(Leading { term, cold });
         self.adopt_operations(state);
-    }
-
-    /// Whether everybody that had a process when the leadership began has one now.
-    fn is_complete(&self, state: &ClusterState, cold: &ColdStart) -> bool {
-        let known = cold.incumbents.keys().filter(|id| state.members.contains_key(id));
-        known.into_iter().all(|id| matches!(self.contacts.get(id), Some(Contact::Alive(_))))
     }
 
     /// Who can be a target, and who certainly holds no lease.

@@ -42,6 +42,10 @@ pub struct Member {
     /// its copies are not waited for (review L2). A hint, never part of a proof.
     #[serde(default)]
     pub silent: Option<IncarnationId>,
+    /// The life that was here while databases could be mounted, if a cold start waits for all
+    /// (F16).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_permission: Option<IncarnationId>,
     /// Index of the last command that changed which (database, epoch) pairs this member serves.
     /// Every lease grant carries it.
     pub assignment_revision: u64,

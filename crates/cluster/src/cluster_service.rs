@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
 use crate::context::Context;
+use crate::generation::Compared;
 use crate::manager_task::{LeaderInput, Troubles};
 use crate::propose::{lease_refusal, member_may_propose};
 use crate::storage::{Origin, StorageFault};
@@ -74,11 +75,12 @@ impl ClusterApi {
         refuse(RefusalReason::Forbidden, "a member speaks for itself only")
     }
 
-    /// Checks the envelope of a consensus message and takes its body.
+    /// Checks the envelope of a consensus message and takes its body; nothing if the sender was
+    /// left behind by a recovery.
     fn opened<T: DeserializeOwned>(
         &self,
         request: &Request<ConsensusMessage>,
-    ) -> Result<T, Refusal> {
+    ) -> Result<Option<T>, Refusal> {
         require_member(request)?;
         let message = request.get_ref();
         let cluster = self.0.cluster()?;
@@ -91,7 +93,25 @@ impl ClusterApi {
             let what = format!("the message is for node {:x}; {name} is not it", message.to);
             return refuse(RefusalReason::BadArgument, what);
         }
-        decode(&message.body)
+        match self.0.generation.compare(message.recovery) {
+            Compared::Same => Ok(Some(decode(&message.body)?)),
+            Compared::Lower => Ok(None),
+            Compared::Higher => {
+                let what = "the cluster was forced up without this member, which starts again";
+                refuse(RefusalReason::NoLeader, what)
+            }
+        }
+    }
+
+    /// Tells a sender of a lower generation that it was left behind.
+    fn left_behind(&self, to: u64) -> Result<Response<ConsensusMessage>, Status> {
+        Ok(Response::new(self.message(to, bytes::Bytes::new())?))
+    }
+
+    fn message(&self, to: u64, body: bytes::Bytes) -> Result<ConsensusMessage, Refusal> {
+        let cluster = ids::bytes(self.0.cluster()?);
+        let recovery = self.0.generation.own();
+        Ok(ConsensusMessage { cluster, from: self.0.node, to, body, recovery })
     }
 
     fn sealed<T: Serialize>(
@@ -99,13 +119,7 @@ impl ClusterApi {
         to: u64,
         answer: &T,
     ) -> Result<Response<ConsensusMessage>, Status> {
-        let message = ConsensusMessage {
-            cluster: ids::bytes(self.0.cluster()?),
-            from: self.0.node,
-            to,
-            body: encode(answer)?,
-        };
-        Ok(Response::new(message))
+        Ok(Response::new(self.message(to, encode(answer)?)?))
     }
 
     async fn join_cluster(&self, request: &Request<JoinRequest>) -> Result<(), Refusal> {
@@ -116,7 +130,12 @@ impl ClusterApi {
             let what = format!("this server belongs to cluster {own} already");
             return refuse(RefusalReason::ForeignCluster, what);
         }
-        self.0.belong_to(Origin { cluster, founded_here: false }).await?;
+        let recovery = request.get_ref().recovery;
+        if self.0.cluster.get().is_some() && self.0.generation.compare(recovery) != Compared::Same {
+            let what = "this member is of another recovery generation; it starts again";
+            return refuse(RefusalReason::NoLeader, what);
+        }
+        self.0.belong_to(Origin { cluster, founded_here: false, recovery }).await?;
         tracing::info!(%cluster, %sender, "this server joins a cluster");
         Ok(())
     }
@@ -132,6 +151,7 @@ impl Context {
         self.storage.set_origin(origin).await.map_err(|fault| storage_refusal(&fault))?;
         let cluster: ClusterId = *self.cluster.get_or_init(|| origin.cluster);
         debug_assert_eq!(cluster, origin.cluster, "checked under the forming lock");
+        self.generation.join(origin.recovery);
         Ok(())
     }
 
@@ -198,27 +218,33 @@ impl Cluster for ClusterApi {
         &self,
         request: Request<ConsensusMessage>,
     ) -> Result<Response<ConsensusMessage>, Status> {
-        let answer = self.0.raft.append_entries(self.opened(&request)?).await;
+        let from = request.get_ref().from;
+        let Some(body) = self.opened(&request)? else { return self.left_behind(from) };
+        let answer = self.0.raft.append_entries(body).await;
         if !matches!(answer, Err(_) | Ok(AppendEntriesResponse::HigherVote(_))) {
             self.0.heard_leader(&peer_of(&request)?.name);
         }
-        self.sealed(request.get_ref().from, &answer)
+        self.sealed(from, &answer)
     }
 
     async fn vote(
         &self,
         request: Request<ConsensusMessage>,
     ) -> Result<Response<ConsensusMessage>, Status> {
-        let answer = self.0.raft.vote(self.opened(&request)?).await;
-        self.sealed(request.get_ref().from, &answer)
+        let from = request.get_ref().from;
+        let Some(body) = self.opened(&request)? else { return self.left_behind(from) };
+        let answer = self.0.raft.vote(body).await;
+        self.sealed(from, &answer)
     }
 
     async fn install_snapshot(
         &self,
         request: Request<ConsensusMessage>,
     ) -> Result<Response<ConsensusMessage>, Status> {
-        let answer = self.0.raft.install_snapshot(self.opened(&request)?).await;
-        self.sealed(request.get_ref().from, &answer)
+        let from = request.get_ref().from;
+        let Some(body) = self.opened(&request)? else { return self.left_behind(from) };
+        let answer = self.0.raft.install_snapshot(body).await;
+        self.sealed(from, &answer)
     }
 
     async fn identify(
@@ -227,7 +253,12 @@ impl Cluster for ClusterApi {
     ) -> Result<Response<IdentifyResponse>, Status> {
         peer_of(&request)?;
         let identity = &self.0.identity;
+        let last = self.0.storage.last_log_id().await.map_err(|fault| storage_refusal(&fault))?;
         Ok(Response::new(IdentifyResponse {
+            recovery: self.0.generation.own(),
+            last_term: last.map_or(0, |last| last.leader_id.term),
+            last_index: last.map_or(0, |last| last.index),
+            leader: self.0.heard_leader_name().await,
             member: ids::bytes(identity.member),
             name: identity.name.to_string(),
             site: identity.site.to_string(),

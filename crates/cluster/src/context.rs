@@ -22,6 +22,7 @@ use crate::admin::Rehearsing;
 use crate::applied::Applied;
 use crate::audit_log::AuditLog;
 use crate::data_link::DataLink;
+use crate::generation::Generation;
 use crate::manager_task::LeaderInput;
 use crate::membership::Neighbours;
 use crate::network::ClusterCell;
@@ -56,6 +57,8 @@ pub(crate) struct Context {
     pub(crate) node: NodeId,
     pub(crate) timings: Timings,
     pub(crate) cluster: ClusterCell,
+    /// Which consensus of it this member belongs to.
+    pub(crate) generation: Arc<Generation>,
     pub(crate) raft: Raft,
     pub(crate) applied: Applied,
     pub(crate) storage: Storage,

@@ -29,6 +29,7 @@ use crate::audit_log::AuditLog;
 use crate::cluster_service::ClusterApi;
 use crate::context::{Context, Identity};
 use crate::data_link::{DataEvent, DataLink};
+use crate::generation::Generation;
 use crate::leases::{Progress, Renewer, probe};
 use crate::manager_task::{INBOX, LeaderInput, LeaderTask};
 use crate::membership::{self, Neighbours};
@@ -89,6 +90,19 @@ pub enum StartError {
     Consensus(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// Why a control plane cannot go on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// Consensus stopped by a failure of its own, its disk usually.
+    Failed(String),
+    /// The cluster was forced up without this member. Its consensus is forgotten; the next life of
+    /// the process waits to be taken in.
+    LeftBehind {
+        /// The recovery generation of the cluster.
+        generation: u32,
+    },
+}
+
 /// The control plane of one member.
 pub struct ControlPlane {
     context: Arc<Context>,
@@ -113,6 +127,7 @@ impl ControlPlane {
         if let Some(origin) = origin {
             cluster.get_or_init(|| origin.cluster);
         }
+        let generation = Arc::new(Generation::new(origin.map_or(0, |origin| origin.recovery)));
         let node = node_id(config.identity.member);
         let (peers, quorum) = (Peers::new(connector), Arc::new(QuorumClock::default()));
         refuse_second_holder(&config.identity, &storage, &peers).await?;
@@ -120,6 +135,7 @@ impl ControlPlane {
         let network = Network {
             me: node,
             cluster: cluster.clone(),
+            generation: generation.clone(),
             peers: peers.clone(),
             quorum: quorum.clone(),
         };
@@ -134,6 +150,7 @@ impl ControlPlane {
             node,
             timings: config.timings,
             cluster,
+            generation,
             raft,
             applied,
             storage,
@@ -214,10 +231,32 @@ impl ControlPlane {
         self.context.leader().map(|(_, node)| node.name)
     }
 
-    /// Ends when consensus has stopped by a failure of its own (its disk, usually), with the
-    /// reason. The process should end then: its vote and its lease path are gone. Never ends after
+    /// Ends when this life cannot go on; the process should end then. Never ends after
     /// [`Self::stop`].
-    pub async fn failed(&self) -> String {
+    pub async fn ended(&self) -> Ending {
+        tokio::select! {
+            biased;
+            generation = self.context.generation.left_behind() => self.leave(generation).await,
+            reason = self.failed() => Ending::Failed(reason),
+        }
+    }
+
+    /// Forgets the consensus that a recovery left behind.
+    async fn leave(&self, generation: u32) -> Ending {
+        // Nothing more is asked of consensus while its file is emptied.
+        self.context.stopping.store(true, Ordering::Relaxed);
+        if let Err(error) = self.context.raft.shutdown().await {
+            tracing::error!(%error, "consensus did not stop in order");
+        }
+        match self.context.storage.leave_behind(generation).await {
+            Ok(()) => Ending::LeftBehind { generation },
+            Err(fault) => Ending::Failed(format!("the consensus file was not emptied: {fault}")),
+        }
+    }
+
+    /// Ends when consensus has stopped by a failure of its own (its disk, usually), with the
+    /// reason: vote and lease path are gone.
+    async fn failed(&self) -> String {
         let mut metrics = self.context.raft.metrics();
         let stopped = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
         let reason = match stopped {

@@ -15,6 +15,7 @@
 //! | `member_orders`, `orders`, `propose`, `peers` | seals and mounts, proposals, calls to other
 //! members |
 //! | `cluster_service`, `admin`, `operations`, `facts`, `picture` | what is served |
+//! | `recovery`, `generation`, `readmission` | a cluster that was forced up without its majority |
 //! | `rounds` | what the leader looks at from time to time |
 //! | `standing_down` | a leader under maintenance lets another one lead |
 //! | `activations` | counts of decisions, for metrics |
@@ -34,6 +35,7 @@ mod context;
 mod control_plane;
 mod data_link;
 mod facts;
+mod generation;
 mod giving_away;
 mod leases;
 mod manager_task;
@@ -47,6 +49,8 @@ mod picture;
 mod propose;
 mod quorum;
 mod raft_types;
+mod readmission;
+mod recovery;
 mod reports;
 mod rounds;
 mod scheduled;
@@ -60,9 +64,10 @@ pub use applied::Applied;
 pub use audit_log::{AuditLog, AuditSettings};
 pub use clock::now as boottime_now;
 pub use context::Identity;
-pub use control_plane::{ControlPlane, ControlPlaneConfig, StartError};
+pub use control_plane::{ControlPlane, ControlPlaneConfig, Ending, StartError};
 pub use data_link::{DataEvent, DataLink, LinkDown};
 pub use picture::{MemberPicture, Pictures};
 pub use raft_types::{ClusterNode, NodeId, node_id};
+pub use recovery::{RecoveryError, RecoveryPlan, SiteToRecover, Survivor, SurvivorState};
 pub use storage::StorageFault;
 pub use timings::Timings;

@@ -9,12 +9,16 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use keelson_net::{Membership, Standing};
 use keelson_types::Tick;
 
 use crate::clock;
 use crate::context::Context;
+
+/// A leader with a majority hears from it within this.
+const MAJORITY_DEADLINE: Duration = Duration::from_millis(500);
 
 /// What was heard and seen of the other members in this life.
 #[derive(Debug, Default)]
@@ -102,6 +106,19 @@ impl Context {
     fn hears_a_leader(&self) -> bool {
         let silence = clock::now().since(self.neighbours.heard());
         silence < self.timings.election_max || self.is_leader()
+    }
+
+    /// The leader that this member heard not long ago, or is with a majority; empty for none.
+    pub(crate) async fn heard_leader_name(&self) -> String {
+        let Some((id, node)) = self.leader().filter(|_| self.hears_a_leader()) else {
+            return String::new();
+        };
+        // A leader without a majority goes on to believe that it leads.
+        let confirmed = tokio::time::timeout(MAJORITY_DEADLINE, self.confirm_leader());
+        if id == self.node && !confirmed.await.is_ok_and(|led| led.is_ok()) {
+            return String::new();
+        }
+        node.name
     }
 
     fn has_node(&self, name: &str) -> bool {

@@ -22,6 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::clock;
+use crate::generation::{Compared, Generation};
 use crate::peers::{Peers, call};
 use crate::quorum::QuorumClock;
 use crate::raft_types::{ClusterNode, NodeId, TypeConfig, Vote};
@@ -40,6 +41,7 @@ type RpcError<E = RaftError<NodeId>> = RPCError<NodeId, ClusterNode, E>;
 pub(crate) struct Network {
     pub(crate) me: NodeId,
     pub(crate) cluster: ClusterCell,
+    pub(crate) generation: Arc<Generation>,
     pub(crate) peers: Peers,
     pub(crate) quorum: Arc<QuorumClock>,
 }
@@ -102,6 +104,7 @@ impl Peer {
             from: self.network.me,
             to: self.target,
             body: body.into(),
+            recovery: self.network.generation.own(),
         };
         let lane = match kind {
             Kind::Append | Kind::Vote => Lane::Control,
@@ -117,7 +120,13 @@ impl Peer {
             }
         })
         .await?;
-        Ok(answer.body.into())
+        match self.network.generation.compare(answer.recovery) {
+            Compared::Same => Ok(answer.body.into()),
+            Compared::Lower | Compared::Higher => {
+                let what = format!("{} is of another recovery generation", self.node.name);
+                Err(Refusal::new(RefusalReason::Precondition, what))
+            }
+        }
     }
 
     fn accepted(&self, vote: &Vote, sent: keelson_types::Tick) {

@@ -19,6 +19,7 @@ mod log_store;
 mod machine;
 mod marker;
 mod records;
+pub(crate) mod recovery;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +40,7 @@ pub(crate) use records::Origin;
 use records::Records;
 
 use crate::applied::{Applied, AppliedState};
+use crate::raft_types::LogId;
 
 /// Format of the file. Raised when an older build could not read what is written.
 pub(crate) const FORMAT_VERSION: u32 = 1;
@@ -135,6 +137,12 @@ pub enum StorageFault {
         path: PathBuf,
         /// The cluster, as far as it is known.
         cluster: String,
+    },
+    /// The cluster was recovered without this member (S19).
+    #[error("the cluster was forced up without this member (recovery generation {generation})")]
+    LeftBehind {
+        /// The generation that it has now.
+        generation: u32,
     },
     /// The thread is gone: the process is stopping, or it panicked.
     #[error("the consensus storage has stopped")]
@@ -330,6 +338,23 @@ impl Storage {
                 .map_err(|source| StorageFault::Marker { path: marker.to_path_buf(), source })
         })
         .await
+    }
+
+    /// Forgets the consensus of this life for that of a higher generation, which takes the member
+    /// in again when its next life asks. Durable when it returns; nothing is written afterwards.
+    ///
+    /// # Errors
+    /// [`StorageFault`] if it cannot be written; then nothing was forgotten.
+    pub(crate) async fn leave_behind(&self, generation: u32) -> Result<(), StorageFault> {
+        self.run(move |records| recovery::leave_behind(records, generation)).await
+    }
+
+    /// The last entry of the log, or what was purged last.
+    ///
+    /// # Errors
+    /// [`StorageFault`] if it cannot be read.
+    pub(crate) async fn last_log_id(&self) -> Result<Option<LogId>, StorageFault> {
+        self.run(|records| records.last_or_purged()).await
     }
 
     /// Where the last life of this server was reached.

@@ -11,6 +11,7 @@ mod child_link;
 mod plane;
 mod supervisor;
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use crate::files::{Lock, PidFile, make_directory};
 use crate::telemetry::Process;
 use crate::witness::{self, Kind};
 use crate::{Config, MemberIdentity, Problem, bounds, config, logging, nice};
-use plane::ControlMain;
+use plane::{ControlMain, LeftBehind};
 use supervisor::{ChildSpec, Steering, supervise};
 
 /// How long a lock or an address may be held by a process that is about to end.
@@ -64,7 +65,18 @@ fn start(config_path: &Path, kind: Kind) -> anyhow::Result<()> {
         Kind::Witness => Process::Witness,
     };
     let _exporting = logging::start(&config, process)?;
-    run(&config, kind).inspect_err(|error| tracing::error!("{error:#}"))
+    let outcome = run(&config, kind).inspect_err(|error| tracing::error!("{error:#}"));
+    match outcome {
+        Err(error) if error.is::<LeftBehind>() => Err(start_again().into()),
+        outcome => outcome,
+    }
+}
+
+/// Puts a new life of this program in the place of this one. Returns only if that fails.
+fn start_again() -> std::io::Error {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_else(|| "keelson".into());
+    std::process::Command::new("/proc/self/exe").arg0(name).args(arguments).exec()
 }
 
 fn run(config: &Config, kind: Kind) -> anyhow::Result<()> {

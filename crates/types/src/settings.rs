@@ -171,6 +171,10 @@ settings! {
     DataNetworkAfter = "data_network_after", Millis(0, DAY), Some(3 * SECOND),
         "a member whose data process reaches no other one, and is reached by none, for longer is \
          left by its databases as far as nothing can be lost; 0: never";
+    /// Whether a cold start waits for every member (F16): a site that returns alone serves nothing.
+    ColdStartWaitsForAll = "cold_start_waits_for_all", Switch(0, 1), Some(0),
+        "after a start of the whole cluster nothing is mounted before every member that ran is \
+         back, or is stopped or under maintenance; on wherever a site may be restored by force";
     /// Whether copies that stay failed are resumed and seeded by themselves (F128).
     Autoreseed = "autoreseed", Switch(0, 1), Some(1),
         "copies that stay failed are resumed, then seeded in place, by themselves";

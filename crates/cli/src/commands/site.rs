@@ -1,5 +1,7 @@
 //! `keelson site`: the places in which members stand.
 
+mod restore;
+
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
@@ -17,7 +19,10 @@ pub(crate) enum Command {
     List,
     /// Move the databases of a site away and let it serve nothing and not vote, until it is started
     Stop(Stop),
-    /// Let a stopped site vote and serve again
+    /// Force up what is left when the other sites are lost and with them the majority; runs on a
+    /// member of the site whose server is stopped
+    Restore(restore::Restore),
+    /// Let a stopped or lost site vote and serve again
     Start {
         /// Name of the site
         site: String,
@@ -38,6 +43,7 @@ impl Command {
         match self {
             Self::List => list(global).await,
             Self::Stop(stop) => stop.run(global).await,
+            Self::Restore(restore) => restore.run(global).await,
             Self::Start { site } => start(global, site).await,
         }
     }

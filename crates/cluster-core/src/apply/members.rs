@@ -64,23 +64,20 @@ impl ClusterState {
             Command::NoteSilence { member, incarnation, silent } => {
                 self.note_silence(index, *member, *incarnation, *silent)
             }
+            Command::PermitMounts { lives } => {
+                for (id, life) in lives {
+                    let member = self.members.get_mut(id).filter(|m| m.incarnation == Some(*life));
+                    member.into_iter().for_each(|member| member.mount_permission = Some(*life));
+                }
+                Ok(Answer::Done)
+            }
             Command::CertifyDeath { member, incarnation } => {
                 self.end_incarnation(index, *member, *incarnation, true)
             }
             Command::ReleaseIncarnation { member, incarnation } => {
                 self.end_incarnation(index, *member, *incarnation, false)
             }
-            Command::RaiseRecoveryGeneration { expected } => {
-                if self.recovery_generation != *expected {
-                    let current = self.recovery_generation;
-                    return refuse(
-                        RefusalReason::Precondition,
-                        format!("the recovery generation is {current}, not {expected}"),
-                    );
-                }
-                self.recovery_generation += 1;
-                Ok(Answer::Done)
-            }
+            Command::RecoverSite(recovery) => self.recover_site(index, recovery),
             _ => refuse(RefusalReason::Internal, "not a command about members"),
         }
     }
@@ -102,6 +99,7 @@ impl ClusterState {
             incarnation: None,
             previous: None,
             silent: None,
+            mount_permission: None,
             certified_dead: Vec::new(),
             assignment_revision: index,
             activation: MemberActivation::default(),

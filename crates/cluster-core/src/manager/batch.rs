@@ -101,8 +101,9 @@ impl Manager {
 
     /// Asks for the next wake-up, if it is another one than that asked for.
     fn arm(&mut self, now: Tick, out: &mut Vec<ManagerAction>) {
-        let cold = self.leading.as_ref().and_then(|leading| leading.cold.as_ref());
-        let at = self.jobs.next_wake().into_iter().chain(cold.map(|cold| cold.until)).min();
+        // One that waits for all ends with no time.
+        let cold = self.cold().map(|cold| cold.until).filter(|until| *until > now);
+        let at = self.jobs.next_wake().into_iter().chain(cold).min();
         let armed = self.armed.filter(|armed| *armed > now);
         if let Some(at) = at.filter(|at| armed != Some(*at)) {
             self.armed = Some(at);

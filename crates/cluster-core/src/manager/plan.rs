@@ -63,9 +63,8 @@ enum Flow {
 
 impl Manager {
     pub(super) fn plan(&mut self, now: Tick, state: &ClusterState, batch: &mut Batch) {
-        if let Some(leading) = &mut self.leading {
-            leading.cold = leading.cold.take().filter(|cold| cold.until > now);
-        }
+        self.leave_cold(now, state);
+        self.permit_mounts(state, batch);
         self.certified.retain(|(id, life)| {
             state.members.get(id).is_some_and(|member| !member.certified_dead.contains(life))
         });
@@ -121,6 +120,9 @@ impl Manager {
             return self.dismount(round, database, batch);
         }
         self.dismounts.remove(&id);
+        if self.mounts_are_held(round.state) {
+            return;
+        }
         for _ in 0..TRANSITIONS_MAX {
             let job = self.jobs.take(&id).or_else(|| self.begin(round, database, batch));
             let Some(mut job) = job else { return };
@@ -208,10 +210,6 @@ impl Manager {
             member.into_iter().for_each(|member| *actives.entry(member).or_default() += 1);
         }
         actives
-    }
-
-    pub(super) fn is_cold(&self) -> bool {
-        self.leading.as_ref().is_some_and(|leading| leading.cold.is_some())
     }
 
     /// Why the bound target of the newest epoch cannot go on, if so.

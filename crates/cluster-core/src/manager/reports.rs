@@ -4,7 +4,7 @@ use keelson_types::{CopyId, DatabaseId, Epoch, IncarnationId, MemberId, Tick, We
 
 use super::batch::{Batch, Owner};
 use super::operations::{PendingOperation, Proposal};
-use super::{ColdStart, Contact, DismountProgress, Manager, ManagerEvent};
+use super::{Contact, DismountProgress, Manager, ManagerEvent};
 use crate::activation::{Activation, Phase};
 use crate::command::{Command, Outcome};
 use crate::decision::ActivationReason;
@@ -86,11 +86,7 @@ impl Manager {
             let silent = false;
             batch.commands.push(Command::NoteSilence { member, incarnation, silent });
         }
-        let incumbent = |cold: &ColdStart| cold.incumbents.get(&member) == Some(&incarnation);
-        let warm = |cold: &ColdStart| incumbent(cold) || self.is_complete(state, cold);
-        if self.leading.as_ref().and_then(|leading| leading.cold.as_ref()).is_some_and(warm) {
-            self.leading.iter_mut().for_each(|leading| leading.cold = None);
-        }
+        self.warm_up(state, Some((member, incarnation)));
         let holds =
             |id: &DatabaseId| state.databases.get(id).is_some_and(|d| d.copy_on(member).is_some());
         let concerned: Vec<_> = self.jobs.ids().filter(holds).collect();

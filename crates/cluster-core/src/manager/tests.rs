@@ -1,5 +1,6 @@
 //! Scenarios: arrange a world, step the manager, compare its actions.
 
+mod cold_start;
 mod data_network;
 mod dials;
 mod failures;

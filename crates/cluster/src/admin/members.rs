@@ -74,7 +74,7 @@ impl Context {
             return Err(refusal(RefusalReason::AlreadyExists, what));
         }
         let cluster = known.unwrap_or_else(|| ClusterId::new(Uuid::new_v4()));
-        self.belong_to(Origin { cluster, founded_here: true }).await?;
+        self.belong_to(Origin { cluster, founded_here: true, recovery: 0 }).await?;
         drop(forming);
         let formed = tokio::time::timeout(FORM_DEADLINE, self.form(cluster)).await;
         formed.map_err(|_| {
@@ -139,7 +139,8 @@ impl Context {
         let peers = self.applied.read(|state| {
             state.members.values().map(|member| member.config.control_address.clone()).collect()
         });
-        let join = JoinRequest { cluster: ids::bytes(cluster), peers };
+        let recovery = self.generation.own();
+        let join = JoinRequest { cluster: ids::bytes(cluster), peers, recovery };
         call(JOIN_DEADLINE, join, |r| async move { client.join(r).await }).await?;
         self.admit_member(config).await
     }
@@ -196,7 +197,7 @@ impl Context {
     }
 
     /// Records the member, sends it the log, then gives it its vote.
-    async fn admit_member(
+    pub(crate) async fn admit_member(
         self: &Arc<Self>,
         config: MemberConfig,
     ) -> Result<AddMemberResponse, Refusal> {

@@ -106,10 +106,12 @@ impl Context {
             return self.rehearse(command);
         }
         self.propose_here(command).await?.answer()?;
-        let present = self.votes();
+        let (known, present) = self.in_consensus();
         let room = VOTERS_MAX.saturating_sub(present.len());
-        let back = members.iter().filter(|member| member.voter).map(|member| member.node);
-        let votes: BTreeSet<_> = back.filter(|node| !present.contains(node)).take(room).collect();
+        // Whom a recovery left behind is taken in by the rounds of the leader.
+        let back = members.iter().filter(|member| member.voter && known.contains(&member.node));
+        let votes = back.map(|member| member.node).filter(|node| !present.contains(node));
+        let votes: BTreeSet<_> = votes.take(room).collect();
         if !votes.is_empty() {
             self.change_consensus(ChangeMembers::AddVoterIds(votes), true).await?;
         }
@@ -118,9 +120,7 @@ impl Context {
     }
 
     fn votes(&self) -> BTreeSet<NodeId> {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow();
-        metrics.membership_config.voter_ids().collect()
+        self.in_consensus().1
     }
 
     /// What is left must be able to go on: a leader, and a majority that answers.

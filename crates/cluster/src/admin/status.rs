@@ -347,6 +347,7 @@ fn problems(
     } else if up < all && (up - 1) * 2 <= all {
         problems.push(format!("{up} of {all} voters are reachable: no other may fail"));
     }
+    problems.extend(mounts_held(state, members));
     for member in members {
         let name = &member.name;
         if !member.reachable {
@@ -379,6 +380,27 @@ fn problems(
         problems.extend(faults_of(state, database, facts));
     }
     problems
+}
+
+/// That a cold start waits for members before anything is mounted.
+fn mounts_held(state: &ClusterState, members: &[MemberStatus]) -> Option<String> {
+    let alive = members.iter().filter(|member| member.lease_left_millis > 0);
+    let alive = alive.filter_map(|member| ids::member(&member.member).ok()).collect();
+    if !keelson_cluster_core::mounts_wait(state, &alive) {
+        return None;
+    }
+    let waited_for = |member: &&MemberStatus| {
+        let excused = member.stopped.is_some() || member.maintenance.is_some();
+        !excused && !member.data_address.is_empty() && member.lease_left_millis == 0
+    };
+    let names: Vec<_> = members.iter().filter(waited_for).map(|m| m.name.as_str()).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "nothing is mounted before {} is back (cold_start_waits_for_all); if it is lost for \
+             good and serves nowhere: keelson site stop, or keelson member maintenance start",
+            names.join(", ")
+        )
+    })
 }
 
 /// Which volumes are too full; all copies of a member say the same.

@@ -55,7 +55,7 @@ impl Machine {
     }
 }
 
-fn apply_one(all: &mut AppliedState, entry: Entry) -> Outcome {
+pub(super) fn apply_one(all: &mut AppliedState, entry: Entry) -> Outcome {
     let log_id = entry.log_id;
     all.last_applied = Some(log_id);
     match entry.payload {

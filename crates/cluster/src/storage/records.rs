@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::ops::{Bound, RangeBounds};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use keelson_types::ClusterId;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -36,6 +36,9 @@ pub(crate) struct Origin {
     pub(crate) cluster: ClusterId,
     /// True if this member made it, false if it was told to join.
     pub(crate) founded_here: bool,
+    /// Recovery generation of the consensus that the file is of (S19).
+    #[serde(default)]
+    pub(crate) recovery: u32,
 }
 
 /// Blocks taken behind the end of a file that is still small.
@@ -50,6 +53,9 @@ pub(super) struct Records {
     path: PathBuf,
     /// Length up to which every block of the file is there.
     allocated: u64,
+    /// The consensus of this life was forgotten for a higher generation: nothing of it is written
+    /// any more.
+    left_behind: Option<u32>,
 }
 
 fn io<E: Into<redb::Error>>(action: &'static str) -> impl FnOnce(E) -> StorageFault {
@@ -71,7 +77,8 @@ impl Records {
             redb::DatabaseError::DatabaseAlreadyOpen => StorageFault::InUse { path: path.clone() },
             source => StorageFault::Open { path: path.clone(), source },
         })?;
-        let mut records = Self { database, committed: None, path: path.clone(), allocated: 0 };
+        let mut records =
+            Self { database, committed: None, path: path.clone(), allocated: 0, left_behind: None };
         records.check_format(path)?;
         records.allocate();
         records.committed = records.meta(KEY_COMMITTED)?;
@@ -115,6 +122,9 @@ impl Records {
         &mut self,
         change: impl FnOnce(&redb::WriteTransaction) -> Result<(), StorageFault>,
     ) -> Result<(), StorageFault> {
+        if let Some(generation) = self.left_behind {
+            return Err(StorageFault::LeftBehind { generation });
+        }
         let write = self.database.begin_write().map_err(io("writing"))?;
         change(&write)?;
         if let Some(committed) = &self.committed {
@@ -193,6 +203,11 @@ impl Records {
             .transpose()
     }
 
+    /// The last entry, or the last one that was purged.
+    pub(super) fn last_or_purged(&self) -> Result<Option<LogId>, StorageFault> {
+        Ok(self.last()?.or(self.purged()?))
+    }
+
     /// Entries of `range`, in order, until they have more than `bytes_max` bytes; at least one if
     /// any.
     pub(super) fn entries(
@@ -255,19 +270,78 @@ impl Records {
         Ok(Some((decode("the snapshot's head", meta.value())?, body.value().to_vec())))
     }
 
+    /// Puts this in the place of everything that the file says of consensus, in one transaction.
+    /// What it said before is kept in a copy beside it, durable first. Returns the copy's path.
+    pub(super) fn replace_all(&mut self, new: &NewConsensus) -> Result<PathBuf, StorageFault> {
+        let aside = self.copy_aside()?;
+        self.committed = new.snapshot.as_ref().and_then(|(meta, _)| meta.last_log_id);
+        self.write(|write| {
+            let mut log = write.open_table(LOG).map_err(io("writing"))?;
+            log.retain(|_, _| false).map_err(io("writing"))?;
+            let mut meta = write.open_table(META).map_err(io("writing"))?;
+            for key in [KEY_VOTE, KEY_COMMITTED, KEY_PURGED] {
+                meta.remove(key).map_err(io("writing"))?;
+            }
+            let mut snapshot = write.open_table(SNAPSHOT).map_err(io("writing"))?;
+            snapshot.retain(|_, _| false).map_err(io("writing"))?;
+            drop((meta, snapshot));
+            put_meta(write, KEY_ORIGIN, &new.origin)?;
+            let Some((head, body)) = &new.snapshot else { return Ok(()) };
+            put_snapshot(write, head, body)?;
+            put_meta(write, KEY_VOTE, &new.vote)?;
+            put_meta(write, KEY_PURGED, &head.last_log_id)
+        })?;
+        Ok(aside)
+    }
+
+    /// From now on nothing is written: this life goes on with what the file said before.
+    pub(super) const fn leave_behind(&mut self, generation: u32) {
+        self.left_behind = Some(generation);
+    }
+
+    fn copy_aside(&self) -> Result<PathBuf, StorageFault> {
+        let recovery = self.origin()?.map_or(0, |origin| origin.recovery);
+        let aside = self.path.with_file_name(format!("consensus-recovery-{recovery}.redb"));
+        let copied = std::fs::copy(&self.path, &aside).and_then(|_| {
+            OpenOptions::new().read(true).open(&aside)?.sync_all()?;
+            let directory = self.path.parent().unwrap_or(Path::new("."));
+            std::fs::File::open(directory)?.sync_all()
+        });
+        match copied {
+            Ok(()) => Ok(aside),
+            Err(source) => Err(StorageFault::Directory { path: aside, source }),
+        }
+    }
+
     /// Replaces the snapshot.
     pub(super) fn set_snapshot(
         &mut self,
         meta: &SnapshotMeta,
         body: &[u8],
     ) -> Result<(), StorageFault> {
-        self.write(|write| {
-            let mut table = write.open_table(SNAPSHOT).map_err(io("writing"))?;
-            table.insert(KEY_SNAPSHOT_META, encode(meta).as_slice()).map_err(io("writing"))?;
-            table.insert(KEY_SNAPSHOT_BODY, body).map_err(io("writing"))?;
-            Ok(())
-        })
+        self.write(|write| put_snapshot(write, meta, body))
     }
+}
+
+/// What a file says of consensus after a recovery.
+#[derive(Debug)]
+pub(super) struct NewConsensus {
+    pub(super) origin: Origin,
+    /// Written with a snapshot only.
+    pub(super) vote: Vote,
+    /// Covers everything; none for a member that waits to be taken in.
+    pub(super) snapshot: Option<(SnapshotMeta, Vec<u8>)>,
+}
+
+fn put_snapshot(
+    write: &redb::WriteTransaction,
+    meta: &SnapshotMeta,
+    body: &[u8],
+) -> Result<(), StorageFault> {
+    let mut table = write.open_table(SNAPSHOT).map_err(io("writing"))?;
+    table.insert(KEY_SNAPSHOT_META, encode(meta).as_slice()).map_err(io("writing"))?;
+    table.insert(KEY_SNAPSHOT_BODY, body).map_err(io("writing"))?;
+    Ok(())
 }
 
 fn put_meta<T: Serialize>(

@@ -68,7 +68,7 @@ async fn votes_log_and_snapshot_survive_a_reopen() {
     opened.log.purge(log_id(2)).await.expect("purged");
     opened.log.truncate(log_id(4)).await.expect("truncated");
     opened.log.save_committed(Some(log_id(3))).await.expect("kept");
-    let origin = Origin { cluster: ClusterId::from_u128(9), founded_here: true };
+    let origin = Origin { cluster: ClusterId::from_u128(9), founded_here: true, recovery: 0 };
     opened.storage.set_origin(origin).await.expect("a first cluster");
     let state = opened.applied.read(Clone::clone);
     close(opened).await;
@@ -105,7 +105,8 @@ async fn the_file_has_blocks_to_grow_into() {
 async fn a_member_of_one_cluster_never_becomes_one_of_another() {
     let directory = TempDir::new().expect("a temporary directory");
     let opened = open(&directory.path().join("cluster")).expect("a new file");
-    let origin = |id| Origin { cluster: ClusterId::from_u128(id), founded_here: false };
+    let origin =
+        |id| Origin { cluster: ClusterId::from_u128(id), founded_here: false, recovery: 0 };
     opened.storage.set_origin(origin(1)).await.expect("a first cluster");
     opened.storage.set_origin(origin(1)).await.expect("a repetition");
     let refused = opened.storage.set_origin(origin(2)).await.expect_err("another cluster");
@@ -217,7 +218,11 @@ async fn a_member_that_joined_never_begins_with_an_empty_file() {
     std::fs::write(&path, "").expect("emptied");
     let opened = open(&directory).expect("nothing is lost with it");
     let cluster = ClusterId::from_u128(1);
-    opened.storage.set_origin(Origin { cluster, founded_here: true }).await.expect("joined");
+    opened
+        .storage
+        .set_origin(Origin { cluster, founded_here: true, recovery: 0 })
+        .await
+        .expect("joined");
     close(opened).await;
     let whole = std::fs::read(&path).expect("the file");
     let refused = |case: &str| {
@@ -236,7 +241,11 @@ async fn a_member_that_joined_never_begins_with_an_empty_file() {
     std::fs::remove_file(&marker).expect("not joined");
     let opened = open(&directory).expect("a new file");
     let other = ClusterId::from_u128(2);
-    opened.storage.set_origin(Origin { cluster: other, founded_here: false }).await.expect("other");
+    opened
+        .storage
+        .set_origin(Origin { cluster: other, founded_here: false, recovery: 0 })
+        .await
+        .expect("other");
     close(opened).await;
     let others = std::fs::read(&path).expect("the file");
     std::fs::write(&path, &whole).expect("restored");

@@ -7,5 +7,6 @@ mod digests;
 mod fake_data;
 mod forming;
 mod moving;
+mod recovering;
 mod trust;
 mod world;

@@ -22,6 +22,7 @@ async fn consensus_messages_of_other_clusters_or_for_other_nodes_are_refused() {
     let cluster = world.plane("m1").applied().read(|state| state.cluster).unwrap();
     let node = |name: &str| keelson_cluster::node_id(world.member(name).id);
     let message = |cluster: ClusterId, to: u64| ConsensusMessage {
+        recovery: 0,
         cluster: ids::bytes(cluster),
         from: node("m2"),
         to,
@@ -37,7 +38,11 @@ async fn consensus_messages_of_other_clusters_or_for_other_nodes_are_refused() {
     let mut admin = world.cluster("m1", "admin");
     let outsider = admin.vote(message(cluster, node("m1"))).await;
     assert_eq!(reason(outsider), RefusalReason::Forbidden);
-    let join = JoinRequest { cluster: ids::bytes(ClusterId::from_u128(1)), peers: Vec::new() };
+    let join = JoinRequest {
+        cluster: ids::bytes(ClusterId::from_u128(1)),
+        peers: Vec::new(),
+        recovery: 0,
+    };
     assert_eq!(reason(client.join(join).await), RefusalReason::ForeignCluster);
 }
 
@@ -79,6 +84,7 @@ async fn a_member_that_was_removed_opens_nothing() {
     looked.expect("it is a member so far");
     let cluster = world.plane("m1").applied().read(|state| state.cluster).unwrap();
     let vote = |to: &str| ConsensusMessage {
+        recovery: 0,
         cluster: ids::bytes(cluster),
         from: keelson_cluster::node_id(world.member("m3").id),
         to: keelson_cluster::node_id(world.member(to).id),

@@ -127,13 +127,23 @@ impl World {
         let (data, events) = FakeData::new();
         let member = self.members.get_mut(label).expect("known");
         member.data = data.clone();
-        let storage = self.cluster_directory(label).join("consensus.redb");
-        // A process would have ended; here a last task may still hold the file for a moment.
-        let free = || redb::Database::open(&storage).ok().map(drop);
-        eventually("the storage of the former life is closed", free).await;
+        self.free(label).await;
         let running = self.run(label, None, events).await;
         self.members.get_mut(label).expect("known").running = Some(running);
         data.start().await;
+    }
+
+    /// Waits until nobody holds the consensus file of a member that was killed or stopped. A
+    /// process would have ended; here a last task may still hold it for a moment.
+    pub(crate) async fn free(&self, label: &str) {
+        let storage = self.cluster_directory(label).join("consensus.redb");
+        let free = || redb::Database::open(&storage).ok().map(drop);
+        eventually("the storage of the former life is closed", free).await;
+    }
+
+    /// Connections with the certificate of a member.
+    pub(crate) fn connector_of(&self, label: &str) -> Connector {
+        Connector::new(self.member_tls(label))
     }
 
     async fn run(

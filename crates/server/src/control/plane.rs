@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use keelson_cluster::{AuditLog, ControlPlane, ControlPlaneConfig, Identity, StartError, Timings};
+use keelson_cluster::{
+    AuditLog, ControlPlane, ControlPlaneConfig, Ending, Identity, StartError, Timings,
+};
 use keelson_net::{Connector, RefusedCalls, TlsServer, TlsStore, serve};
 use keelson_types::RefusalReason;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -84,7 +86,13 @@ impl ControlMain {
         tokio::select! {
             biased;
             () = asked_to_stop(&mut terminate, &mut interrupt) => {}
-            reason = plane.failed() => bail!("consensus failed: {reason}"),
+            ended = plane.ended() => match ended {
+                Ending::Failed(reason) => bail!("consensus failed: {reason}"),
+                Ending::LeftBehind { generation } => {
+                    plane.halt().await;
+                    return Err(LeftBehind { generation }.into());
+                }
+            },
             ended = &mut serving => {
                 ended.context("the server panicked")?.context("the server failed")?;
                 bail!("the server ended");
@@ -151,6 +159,16 @@ impl ControlMain {
             audit,
         }
     }
+}
+
+/// The cluster was forced up without this member, whose next life waits to be taken in.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the cluster was forced up without this member (recovery generation {generation}); it starts \
+     again and waits to be taken in"
+)]
+pub(super) struct LeftBehind {
+    generation: u32,
 }
 
 async fn asked_to_stop(terminate: &mut Signal, interrupt: &mut Signal) {

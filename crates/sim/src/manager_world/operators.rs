@@ -162,7 +162,9 @@ impl ManagerWorld {
             ("certificate_moves", 2),
             ("move_suppression_moves", 2),
             ("move_suppression_moves", 0),
-        ][self.pick(8)];
+            ("cold_start_waits_for_all", 0),
+            ("cold_start_waits_for_all", 1),
+        ][self.pick(10)];
         Command::ChangeSetting { name: name.into(), value: Some(value) }
     }
 

@@ -19,7 +19,7 @@ fn mounting(weakness: Weakness) -> World {
     world
 }
 
-fn restart(world: &mut World, n: u128, incarnation: u128) {
+pub(super) fn restart(world: &mut World, n: u128, incarnation: u128) {
     let incarnation = life(incarnation);
     world.log.ok(&Command::StartIncarnation { member: member(n), incarnation });
 }
