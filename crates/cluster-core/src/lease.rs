@@ -32,6 +32,11 @@ pub struct LeaseConfig {
     pub lease: Duration,
     /// Largest difference of two clocks' speeds, in thousandths.
     pub drift_permille: u32,
+    /// No voter votes for another leader within this time after the last message of one that it
+    /// acknowledged, not after a restart either: so long a new leader's predecessor had sent nothing
+    /// on which it could grant a lease. Zero if nobody promises that.
+    #[serde(default)]
+    pub loyalty: Duration,
 }
 
 impl Default for LeaseConfig {
@@ -40,6 +45,7 @@ impl Default for LeaseConfig {
             renewal: Duration::from_millis(150),
             lease: Duration::from_secs(1),
             drift_permille: 10,
+            loyalty: Duration::ZERO,
         }
     }
 }
@@ -49,6 +55,14 @@ impl LeaseConfig {
     #[must_use]
     pub fn for_holder(&self, granted: Duration) -> Duration {
         granted.saturating_sub(granted * self.drift_permille / 1_000)
+    }
+
+    /// How long a new leader waits for the leases of its predecessors, of which the largest was
+    /// `granted`: the last one was granted on a heartbeat that was sent before the voters fell
+    /// silent, on their clocks.
+    #[must_use]
+    pub fn for_inheriting(&self, granted: Duration) -> Duration {
+        self.for_waiting(granted).saturating_sub(self.for_holder(self.loyalty))
     }
 
     /// How long somebody else waits for a lease to be over.

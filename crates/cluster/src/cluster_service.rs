@@ -233,7 +233,7 @@ impl Cluster for ClusterApi {
     ) -> Result<Response<ConsensusMessage>, Status> {
         let from = request.get_ref().from;
         let Some(body) = self.opened(&request)? else { return self.left_behind(from) };
-        let answer = self.0.raft.vote(body).await;
+        let answer = self.0.vote(body).await?;
         self.sealed(from, &answer)
     }
 

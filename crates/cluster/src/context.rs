@@ -23,6 +23,7 @@ use crate::applied::Applied;
 use crate::audit_log::AuditLog;
 use crate::data_link::DataLink;
 use crate::generation::Generation;
+use crate::loyalty::Loyalty;
 use crate::manager_task::LeaderInput;
 use crate::membership::Neighbours;
 use crate::network::ClusterCell;
@@ -59,6 +60,8 @@ pub(crate) struct Context {
     pub(crate) cluster: ClusterCell,
     /// Which consensus of it this member belongs to.
     pub(crate) generation: Arc<Generation>,
+    /// When this member votes.
+    pub(crate) loyalty: Loyalty,
     pub(crate) raft: Raft,
     pub(crate) applied: Applied,
     pub(crate) storage: Storage,

@@ -31,6 +31,7 @@ use crate::context::{Context, Identity};
 use crate::data_link::{DataEvent, DataLink};
 use crate::generation::Generation;
 use crate::leases::{Progress, Renewer, probe};
+use crate::loyalty::{self, Loyalty};
 use crate::manager_task::{INBOX, LeaderInput, LeaderTask};
 use crate::membership::{self, Neighbours};
 use crate::network::{ClusterCell, Network};
@@ -151,6 +152,7 @@ impl ControlPlane {
             timings: config.timings,
             cluster,
             generation,
+            loyalty: Loyalty::new(config.timings.lease.loyalty, quorum.clone()),
             raft,
             applied,
             storage,
@@ -373,6 +375,7 @@ fn spawn_tasks(
     let (grants, granted) = mpsc::channel(GRANTS);
     let progress = Arc::new(Progress::default());
     context.spawn(LeaderTask::new(context.clone(), quorum, inputs).run());
+    context.spawn(loyalty::stand_later(context.clone()));
     context.spawn(suspensions::run(context.clone()));
     context.spawn(tokens::follow(context.clone()));
     context.spawn(membership::follow(context.clone()));

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `storage`, `applied` | the consensus file, the applied state |
 //! | `network`, `quorum` | consensus messages, and when a majority last acknowledged one |
+//! | `loyalty` | when this member votes |
 //! | `manager_task` | the leader's manager and lease table |
 //! | `leases`, `assignments`, `reports` | a member's lease, its orders to and reports from the data
 //! process |
@@ -38,6 +39,7 @@ mod facts;
 mod generation;
 mod giving_away;
 mod leases;
+mod loyalty;
 mod manager_task;
 mod member_orders;
 mod membership;

@@ -41,6 +41,15 @@ impl QuorumClock {
         *newest = sent.max(*newest);
     }
 
+    /// This member voted for somebody else: what it sent as the leader of before counts no more,
+    /// whoever acknowledges it.
+    pub(crate) fn outvote(&self, vote: &Vote) {
+        let mut acks = self.acks.lock().unwrap_or_else(PoisonError::into_inner);
+        if acks.vote.is_none_or(|known| known < *vote) {
+            *acks = Acks { vote: Some(*vote), sent: BTreeMap::new() };
+        }
+    }
+
     /// When the newest message was sent that a majority of each of `configs` acknowledged in the
     /// leadership `vote`; this member acknowledges its own at once, so a lone voter gets `now`.
     pub(crate) fn newest(
@@ -97,6 +106,19 @@ mod tests {
         check(&[(2, 90)], &[&[1, 2, 3], &[3, 4]], None);
         check(&[(2, 90), (3, 20), (4, 50)], &[&[1, 2, 3], &[3, 4]], Some(20));
         check(&[], &[], None);
+    }
+
+    #[test]
+    fn who_voted_for_another_has_no_quorum_any_more() {
+        let clock = QuorumClock::default();
+        let own = Vote::new_committed(3, ME);
+        let newest = || clock.newest(&own, &[config(&[1, 2, 3])], (ME, Tick(100)));
+        clock.record(&own, 2, Tick(40));
+        clock.outvote(&Vote::new(2, 3));
+        assert_eq!(newest(), Some(Tick(40)), "a lower vote is none");
+        clock.outvote(&Vote::new(4, 3));
+        clock.record(&own, 3, Tick(50));
+        assert_eq!(newest(), None, "a late answer changes nothing");
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Timings {
             heartbeat: Duration::from_millis(100),
             election_min: Duration::from_millis(200),
             election_max: Duration::from_millis(500),
-            lease: LeaseConfig::default(),
+            lease: LeaseConfig { loyalty: Duration::from_millis(500), ..LeaseConfig::default() },
             renewal_deadline: Duration::from_millis(300),
             seal_deadline: Duration::from_millis(300),
             mount_deadline: Duration::from_secs(10),
@@ -52,6 +52,7 @@ impl Timings {
         let lease = LeaseConfig {
             renewal: Duration::from_millis(600),
             lease: Duration::from_secs(4),
+            loyalty: Duration::from_millis(2_000),
             ..LeaseConfig::default()
         };
         Self {
@@ -72,6 +73,8 @@ impl Timings {
             heartbeat_interval: millis(self.heartbeat),
             election_timeout_min: millis(self.election_min),
             election_timeout_max: millis(self.election_max),
+            // Not within the first moments of a life (`loyalty`).
+            enable_elect: false,
             install_snapshot_timeout: 10_000,
             // As JSON a chunk takes up to four times its length, and a message at most 4 MiB.
             snapshot_max_chunk_size: 256 * 1024,
@@ -107,6 +110,7 @@ mod tests {
             assert!(beat * 3 < timings.election_max + timings.election_min, "{timings:?}");
             assert!(timings.renewal_deadline < timings.lease.lease / 3, "{timings:?}");
             assert!(beat * 2 < timings.lease.lease / 2, "{timings:?}");
+            assert_eq!(timings.lease.loyalty, timings.election_max, "what the library promises");
         }
     }
 }

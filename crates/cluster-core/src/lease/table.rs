@@ -71,7 +71,7 @@ impl LeaseTable {
     /// granted (at least the configured one counts, so shortening a lease never shortens this
     /// wait).
     pub fn became_leader(&mut self, now: Tick, largest_lease: Duration) {
-        let wait = self.config.for_waiting(largest_lease.max(self.config.lease));
+        let wait = self.config.for_inheriting(largest_lease.max(self.config.lease));
         self.lost_leadership();
         self.leading = Some(Leading { inherited_until: now.after(wait) });
     }

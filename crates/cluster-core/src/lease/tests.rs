@@ -106,6 +106,18 @@ fn a_new_leader_renews_incumbents_at_once_and_waits_before_moves() {
     assert!(!table.lease_over(at(3_031), m1));
 }
 
+/// The voters had heard nothing for 500 ms on clocks that may be 1 % fast.
+#[test]
+fn the_loyalty_of_voters_shortens_the_wait_of_a_new_leader() {
+    let log = Log::with_members(1);
+    let m1 = &log.state.members[&member(1)];
+    let config = LeaseConfig { loyalty: ms(500), ..LeaseConfig::default() };
+    let mut table = LeaseTable::new(config, Weakness::None);
+    table.became_leader(at(0), LEASE);
+    assert!(!table.moves_allowed(at(514), m1));
+    assert!(table.moves_allowed(at(515), m1));
+}
+
 #[test]
 fn a_certificate_ends_the_lease_at_once_and_for_ever() {
     let log = Log::with_members(1);

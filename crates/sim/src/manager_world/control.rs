@@ -35,7 +35,8 @@ pub(super) struct Control {
 }
 
 pub(super) fn lease_config() -> LeaseConfig {
-    LeaseConfig::default()
+    // Who votes has heard nothing for so long, and who starts takes that for heard.
+    LeaseConfig { loyalty: ELECTION_MIN, ..LeaseConfig::default() }
 }
 
 impl ManagerWorld {
