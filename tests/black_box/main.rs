@@ -52,4 +52,5 @@ mod sites;
 mod space;
 mod tokens;
 mod traces;
+mod volumes;
 mod witnesses;

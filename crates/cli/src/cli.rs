@@ -6,7 +6,7 @@ use crate::block_on;
 use crate::commands::{
     audit, bench, certs, cluster, completions, config, copy, database, decision, event, guarantee,
     health, kv, log, member, network, operation, redistribute, search, server, site, switchover,
-    token,
+    token, volume,
 };
 use crate::context::Global;
 use crate::failure::Outcome;
@@ -82,6 +82,9 @@ enum Command {
     Kv(kv::Command),
     /// Search the content index of a database
     Search(search::Search),
+    /// Volumes of members that have several
+    #[command(subcommand)]
+    Volume(volume::Command),
     /// Look into log files, offline
     #[command(subcommand)]
     Log(log::Command),
@@ -129,6 +132,7 @@ impl Cli {
             Command::Operation(command) => block_on(command.run(global)),
             Command::Kv(command) => block_on(command.run(global)),
             Command::Search(command) => block_on(command.run(global)),
+            Command::Volume(command) => block_on(command.run(global)),
             Command::Log(command) => command.run(global),
             Command::Certs(command) => command.run(global),
             Command::Token(command) => block_on(command.run(global)),

@@ -25,3 +25,4 @@ pub(crate) mod server;
 pub(crate) mod site;
 pub(crate) mod switchover;
 pub(crate) mod token;
+pub(crate) mod volume;

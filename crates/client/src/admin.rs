@@ -256,6 +256,29 @@ impl Admin {
         ask!(self, Kind::Question, list_networks, v1::ListNetworksRequest {})
     }
 
+    /// Volumes of the members that have several; of one member if it is named.
+    ///
+    /// # Errors
+    /// `unknown_member`; no member answers.
+    pub async fn list_volumes(
+        &self,
+        member: impl Into<String>,
+    ) -> Result<v1::ListVolumesResponse, ClientError> {
+        let member = member.into();
+        ask!(self, Kind::Question, list_volumes, v1::ListVolumesRequest { member })
+    }
+
+    /// Says that the disk of a failed volume was replaced by an empty one; or only checks that.
+    ///
+    /// # Errors
+    /// `unknown_member`, `bad_argument`, `precondition`.
+    pub async fn replace_volume(
+        &self,
+        message: v1::ReplaceVolumeRequest,
+    ) -> Result<(), ClientError> {
+        ask!(self, Kind::Change, replace_volume, message).map(drop)
+    }
+
     /// Adds, changes or removes a network, or changes a policy; or only checks that.
     ///
     /// # Errors

@@ -1,10 +1,10 @@
 //! Automatic reseed: what is tried with a passive copy that stays failed, step by step (F128-F131).
 //!
 //! A copy that is *Failed* for a while is suspended as one that does not heal. A copy that the
-//! system suspended is resumed a few times after a while; if it still fails, it is seeded in place
-//! a few times, with longer pauses; then it is left to a person, and after days it begins again.
-//! Each step is one command, so that a new leader goes on where the last one stopped, and one
-//! event.
+//! system suspended is resumed a few times after a while; if it still fails, it is seeded a few
+//! times, with longer pauses: on a spare volume if its own has failed, else in place. Then it is
+//! left to a person, and after days it begins again. Each step is one command, so that a new leader
+//! goes on where the last one stopped, and one event.
 //!
 //! Limits (F130), each with a sentence that status and events show: never what an operator or an
 //! activation at an instant suspended; only failures whose row in [`crate::response`] says
@@ -16,15 +16,17 @@ use std::collections::BTreeMap;
 
 use keelson_types::{
     CopyId, CopyStatus, DatabaseId, FailureTag, MemberId, OldFiles, OperationId, SeedOrder,
-    SeedScope, SuspendedBy,
+    SeedScope, SpareOrder, SuspendedBy,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::state::{ClusterState, CopyConfig, Database};
 
 mod facts;
+mod volumes;
 
 pub use facts::{Away, ReseedFacts};
+pub use volumes::{CopyPlace, OnVolume, SeenPlaces, VolumeSeen};
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,8 @@ mod tests;
 pub const RESUMES_MAX: u32 = 3;
 /// Seeds before it is left to a person (F129).
 pub const SEEDS_MAX: u32 = 5;
+/// Seeds on a spare volume before it is left to a person (F129).
+pub const SPARES_MAX: u32 = 5;
 /// Seeds that one member takes at a time by itself.
 pub const SEEDS_AT_ONCE_MAX: usize = 2;
 
@@ -45,8 +49,11 @@ pub struct AutoReseed {
     pub last_unix_ms: u64,
     /// Resumes so far.
     pub resumes: u32,
-    /// Seeds so far.
+    /// Seeds in place so far.
     pub seeds: u32,
+    /// Seeds on a spare volume so far.
+    #[serde(default)]
+    pub spares: u32,
     /// Everything was tried: it waits for a person, or for the reset.
     #[serde(default)]
     pub stopped: bool,
@@ -56,7 +63,7 @@ impl AutoReseed {
     /// Steps so far; a command names the number that it follows.
     #[must_use]
     pub const fn steps(&self) -> u32 {
-        self.resumes + self.seeds + self.stopped as u32
+        self.resumes + self.seeds + self.spares + self.stopped as u32
     }
 }
 
@@ -66,7 +73,7 @@ impl AutoReseed {
 pub enum ReseedStep {
     /// Give the fault another try.
     Resume,
-    /// Make the copy anew from another one, in place.
+    /// Make the copy anew from another one, in place or on the spare that the order speaks of.
     Seed(SeedOrder),
     /// Leave it to a person.
     Stop,
@@ -84,14 +91,22 @@ pub enum ReseedWish {
     Suspend(FailureTag),
     /// See [`ReseedStep`].
     Resume,
-    /// Seed it; the caller draws the ids.
+    /// Seed it in place; the caller draws the ids.
     Seed(OldFiles),
+    /// Seed it on a spare volume; its old files stay where they are.
+    AssignSpare(SpareOrder),
     /// See [`ReseedStep`].
     Stop,
     /// See [`ReseedStep`].
     Reset,
     /// See [`ReseedStep`].
     Done,
+}
+
+impl ReseedWish {
+    const fn is_seed(&self) -> bool {
+        matches!(self, Self::Seed(_) | Self::AssignSpare(_))
+    }
 }
 
 /// The verdict on a copy.
@@ -154,7 +169,12 @@ pub struct ReseedOrder {
 
 impl ReseedWatch {
     /// Looks at all copies. `now` is the wall clock in Unix milliseconds.
-    pub fn look(&mut self, state: &ClusterState, seen: &Seen, now: u64) -> Vec<ReseedOrder> {
+    pub fn look(
+        &mut self,
+        state: &ClusterState,
+        (seen, places): (&Seen, &SeenPlaces),
+        now: u64,
+    ) -> Vec<ReseedOrder> {
         self.failed_since.retain(|copy, _| seen.get(copy).is_some_and(CopySeen::is_failed));
         let failed = seen.iter().filter(|(_, seen)| seen.is_failed());
         for (copy, _) in failed {
@@ -165,7 +185,7 @@ impl ReseedWatch {
         for database in state.databases.values() {
             for (copy, config) in &database.copies {
                 let since = self.failed_since.get(copy).copied();
-                let look = Look { state, database, copy: *copy, config, since, now };
+                let look = Look { state, database, copy: *copy, config, places, since, now };
                 let (verdict, Some(facts)) = look.verdict(Some(seen)) else { continue };
                 let facts = Box::new(facts);
                 match verdict {
@@ -177,7 +197,7 @@ impl ReseedWatch {
                     ReseedVerdict::Act(wish) => {
                         // What one look orders is not in the state yet.
                         let seeds = begun.entry(config.member).or_insert(0_usize);
-                        let is_seed = matches!(wish, ReseedWish::Seed(_));
+                        let is_seed = wish.is_seed();
                         if is_seed && *seeds + seeding_on(state, config.member) >= SEEDS_AT_ONCE_MAX
                         {
                             continue;
@@ -197,17 +217,18 @@ impl ReseedWatch {
     }
 }
 
-/// The verdict on one copy from the replicated state alone, for status pages: what members say is
-/// taken as good.
+/// The verdict on one copy from the replicated state and what is known of volumes, for status
+/// pages: what members say of copies is taken as good.
 #[must_use]
 pub fn standing(
     state: &ClusterState,
     database: &Database,
     copy: CopyId,
+    places: &SeenPlaces,
     now: u64,
 ) -> ReseedVerdict {
     let Some(config) = database.copies.get(&copy) else { return ReseedVerdict::Nothing };
-    Look { state, database, copy, config, since: None, now }.verdict(None).0
+    Look { state, database, copy, config, places, since: None, now }.verdict(None).0
 }
 
 /// One copy under the eyes of the leader.
@@ -216,6 +237,7 @@ struct Look<'a> {
     database: &'a Database,
     copy: CopyId,
     config: &'a CopyConfig,
+    places: &'a SeenPlaces,
     /// Since when it is failed without being suspended, in Unix milliseconds.
     since: Option<u64>,
     now: u64,
@@ -236,7 +258,7 @@ impl Look<'_> {
     }
 }
 
-/// The order of an automatic seed: any healthy source, throttled, resumed at its end.
+/// The order of an automatic seed in place: any healthy source, throttled, resumed at its end.
 #[must_use]
 pub const fn order(operation: OperationId, copy: CopyId, old_files: OldFiles) -> SeedOrder {
     SeedOrder {
@@ -249,6 +271,7 @@ pub const fn order(operation: OperationId, copy: CopyId, old_files: OldFiles) ->
         no_throttle: false,
         network: None,
         compression: None,
+        spare: None,
     }
 }
 

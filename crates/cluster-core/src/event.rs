@@ -360,6 +360,15 @@ pub enum ReseedEvent {
         /// The operation that shows it.
         operation: OperationId,
     },
+    /// Its volume failed: the copy is made anew on a spare one.
+    AssigningSpare {
+        /// Which attempt, from 1.
+        attempt: u32,
+        /// The directory of the volume that it leaves.
+        volume: String,
+        /// The operation that shows it.
+        operation: OperationId,
+    },
     /// Everything was tried: it waits for a person.
     Stopped,
     /// It waited for days: everything is tried again.

@@ -26,6 +26,8 @@ pub struct MemberPicture {
     pub data_process: bool,
     /// Its data process holds a lease.
     pub lease: bool,
+    /// Its volumes that failed or are missing.
+    pub lost_volumes: Vec<String>,
 }
 
 /// What is known of a copy.
@@ -92,7 +94,11 @@ pub fn health(picture: &HealthPicture, member: &MemberPicture) -> Vec<TestResult
     let cluster = cluster_tests(picture, member);
     let of_databases = database_tests(picture, member);
     let copies: Vec<_> = picture.copies.iter().filter(|c| c.member == member.name).collect();
-    cluster.into_iter().chain(of_databases).chain(copy_tests(&copies)).collect()
+    cluster
+        .into_iter()
+        .chain(of_databases)
+        .chain(copy_tests(&copies, &member.lost_volumes))
+        .collect()
 }
 
 fn row(test: &'static str, verifies: &'static str, error: Option<String>) -> TestResult {
@@ -192,7 +198,12 @@ fn named(copy: &CopyPicture) -> String {
     }
 }
 
-fn copy_tests(copies: &[&CopyPicture]) -> [TestResult; 7] {
+fn is_held_up(copy: &CopyPicture) -> bool {
+    matches!(copy.failure, Some(FailureTag::SlowIo | FailureTag::HungIo))
+}
+
+fn copy_tests(copies: &[&CopyPicture], lost_volumes: &[String]) -> [TestResult; 7] {
+    let lost = (!lost_volumes.is_empty()).then(|| lost_volumes.join(", "));
     let failing = |fails: fn(&CopyPicture) -> bool| {
         let names: Vec<_> =
             copies.iter().filter(|copy| fails(copy)).map(|copy| named(copy)).collect();
@@ -241,8 +252,8 @@ fn copy_tests(copies: &[&CopyPicture]) -> [TestResult; 7] {
         ),
         row(
             "log_disk",
-            "log is written and synced in time",
-            failing(|copy| matches!(copy.failure, Some(FailureTag::SlowIo | FailureTag::HungIo))),
+            "log is written and synced in time, and no volume is lost",
+            lost.or_else(|| failing(is_held_up)),
         ),
     ]
 }
@@ -331,6 +342,9 @@ mod tests {
         assert_eq!(failed(&hung, 1), ["log_disk"]);
         let errors = health(&hung, &hung.members[1]);
         assert_eq!(errors[18].error.as_deref(), Some("DB1@m2 (hung_io)"), "with its class");
+        let mut lost = picture();
+        lost.members[1].lost_volumes = vec!["volume /a is failed".into()];
+        assert_eq!((failed(&lost, 1), failed(&lost, 0)), (vec!["log_disk"], vec![]));
         let mut behind = picture();
         behind.copies[1].health.copy_queue_bytes = long;
         behind.copies[1].health.replay_queue_bytes = long;

@@ -30,6 +30,7 @@ mod settings;
 mod sites;
 mod status;
 mod tokens;
+mod volumes;
 
 use std::sync::Arc;
 
@@ -48,12 +49,13 @@ use keelson_wire::v1::{
     IssueTokenResponse, ListAuditRequest, ListAuditResponse, ListDecisionsRequest,
     ListDecisionsResponse, ListEventsRequest, ListEventsResponse, ListForksRequest,
     ListForksResponse, ListNetworksRequest, ListNetworksResponse, ListSettingsRequest,
-    ListSettingsResponse, ListTokensRequest, ListTokensResponse, MaintenanceResponse,
-    MountDatabaseRequest, MoveRequest, MoveResponse, NoteBackupRequest, NoteBackupResponse,
-    OperationStarted, PreviewActivationResponse, PreviewMountResponse, RedistributeRequest,
-    RedistributeResponse, RedundancyRequest, RedundancyResponse, RemoveCopyRequest,
-    RemoveCopyResponse, RemoveDatabaseRequest, RemoveDatabaseResponse, RemoveMemberRequest,
-    RemoveMemberResponse, RepairCopyRequest, RepairCopyResponse, ResumeCopyRequest,
+    ListSettingsResponse, ListTokensRequest, ListTokensResponse, ListVolumesRequest,
+    ListVolumesResponse, MaintenanceResponse, MountDatabaseRequest, MoveRequest, MoveResponse,
+    NoteBackupRequest, NoteBackupResponse, OperationStarted, PreviewActivationResponse,
+    PreviewMountResponse, RedistributeRequest, RedistributeResponse, RedundancyRequest,
+    RedundancyResponse, RemoveCopyRequest, RemoveCopyResponse, RemoveDatabaseRequest,
+    RemoveDatabaseResponse, RemoveMemberRequest, RemoveMemberResponse, RepairCopyRequest,
+    RepairCopyResponse, ReplaceVolumeRequest, ReplaceVolumeResponse, ResumeCopyRequest,
     ResumeCopyResponse, RevokeTokenRequest, RevokeTokenResponse, ScrubCopiesRequest,
     ScrubCopiesResponse, SeedCopyRequest, SeedCopyResponse, SetCopyRequest, SetCopyResponse,
     SetDatabaseRequest, SetDatabaseResponse, SetMemberRequest, SetMemberResponse,
@@ -194,6 +196,9 @@ arms! {
     list_events(ListEventsRequest) -> ListEventsResponse = question, admin_list_events;
     list_audit(ListAuditRequest) -> ListAuditResponse = question, admin_list_audit;
     list_decisions(ListDecisionsRequest) -> ListDecisionsResponse = question, admin_list_decisions;
+    list_volumes(ListVolumesRequest) -> ListVolumesResponse = question, admin_list_volumes;
+    replace_volume(ReplaceVolumeRequest) -> ReplaceVolumeResponse =
+        trial_or_change, admin_replace_volume;
 }
 
 #[cfg(test)]

@@ -196,6 +196,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// [`DiskError`] if the volume does not answer.
     fn free_bytes(&self, path: &Path) -> DiskResult<u64>;
 
+    /// What the volume that holds `path` has in all; nothing where nobody knows.
+    fn total_bytes(&self, path: &Path) -> Option<u64> {
+        let _ = path;
+        None
+    }
+
     /// When a file was written last, in Unix milliseconds; nothing where nobody knows.
     fn written_unix_ms(&self, path: &Path) -> Option<u64> {
         let _ = path;

@@ -137,6 +137,11 @@ impl Disk for OsDisk {
         Ok(left.map_or(free, |left| left.min(free)))
     }
 
+    fn total_bytes(&self, path: &Path) -> Option<u64> {
+        let volume = statvfs(path).ok()?;
+        Some(volume.blocks().saturating_mul(volume.fragment_size()))
+    }
+
     fn written_unix_ms(&self, path: &Path) -> Option<u64> {
         let written = fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;
         let since = written.duration_since(SystemTime::UNIX_EPOCH).ok()?;

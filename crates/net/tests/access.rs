@@ -49,6 +49,7 @@ const EXPECTED: &[(&str, &str, &[&str])] = &[
             "ListForks",
             "ListSettings",
             "ListNetworks",
+            "ListVolumes",
             "ListEvents",
             "ListAudit",
             "ListDecisions",
@@ -75,6 +76,7 @@ const EXPECTED: &[(&str, &str, &[&str])] = &[
             "SeedCopy",
             "RepairCopy",
             "ScrubCopies",
+            "ReplaceVolume",
         ],
     ),
     (

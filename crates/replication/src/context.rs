@@ -29,11 +29,11 @@ use crate::open::Places;
 use crate::pool::Pool;
 use crate::reach::Reach;
 use crate::repair::donating::Donations;
-use crate::room::Room;
+use crate::room::{Room, Rooms};
 use crate::scrub::Scrubbing;
 use crate::seed::{SeedPools, SeedRoom, SeedSources, SyncTimes};
 use crate::shared::CopyShared;
-use crate::space::Space;
+use crate::space::{Space, Volumes};
 use crate::traffic::Traffic;
 
 /// Copies that catch up from files at the same time; each has up to 8 MiB on its way.
@@ -72,7 +72,7 @@ pub(crate) struct PlaneContext {
     pub(crate) cluster: OnceLock<ClusterId>,
     pub(crate) incarnation: IncarnationId,
     pub(crate) places: Places,
-    pub(crate) room: Room,
+    pub(crate) rooms: Rooms,
     pub(crate) opener: Stores,
     pub(crate) lease: Arc<LeaseClock>,
     pub(crate) connector: Connector,
@@ -158,7 +158,7 @@ impl PlaneContext {
             member: parts.member,
             cluster: OnceLock::new(),
             incarnation: parts.incarnation,
-            room: Room::of(&parts.places),
+            rooms: Rooms::of(&parts.places),
             places: parts.places,
             opener: Stores(parts.opener),
             lease: Arc::default(),
@@ -185,9 +185,19 @@ impl PlaneContext {
         })
     }
 
-    /// Whether log of this member takes space that expanded truncation defends.
-    pub(crate) fn is_short_of_log_space(&self) -> bool {
-        self.space.volumes().is_short(&self.settings.borrow())
+    /// Whether log of this copy takes space that expanded truncation defends.
+    pub(crate) fn is_short_of_log_space(&self, database: DatabaseId) -> bool {
+        self.volumes_of(database).is_short(&self.settings.borrow())
+    }
+
+    /// The last look at the volumes of a copy.
+    pub(crate) fn volumes_of(&self, database: DatabaseId) -> Volumes {
+        self.space.volumes(&self.places.roots(database).data)
+    }
+
+    /// The room that a copy has.
+    pub(crate) fn room_of(&self, database: DatabaseId) -> Arc<Room> {
+        self.rooms.of_database(database)
     }
 
     pub(crate) fn member(&self, member: MemberId) -> Option<Peer> {

@@ -33,6 +33,8 @@ pub(crate) async fn answer(
     };
     let copies: Vec<_> = registry.all().into_iter().filter(chosen).collect();
     let facts = futures::future::join_all(copies.iter().map(|copy| facts_of(&context, copy))).await;
+    // Of all copies, whichever are asked for.
+    let databases = registry.all().iter().map(|copy| copy.shared.database).collect();
     let usage = ProcessUsage::now();
     let (spans_exported, spans_dropped) = SpanCounts::of_process().told();
     let lease_left = context.lease.expires().since(boottime_now());
@@ -61,6 +63,7 @@ pub(crate) async fn answer(
         traffic: context.traffic.facts(|member| context.name_of(member)),
         spans_exported,
         spans_dropped,
+        volumes: context.places.volumes.facts(&databases),
         ..v1::MemberFactsResponse::default()
     };
     context.report(request, v1::data_to_control::Message::Facts(response));
@@ -82,8 +85,9 @@ async fn facts_of(context: &PlaneContext, copy: &CopyHandle) -> v1::CopyFacts {
             copy: id,
             status: CopyStatus::Initializing.to_string(),
             fault: "the copy did not answer in time (it may be opening)".into(),
-            log_free_bytes: free(&context.space.volumes().log),
-            data_free_bytes: free(&context.space.volumes().data),
+            log_free_bytes: free(&context.volumes_of(copy.shared.database).log),
+            data_free_bytes: free(&context.volumes_of(copy.shared.database).data),
+            volume: volume(context, copy),
             ..v1::CopyFacts::default()
         },
     }
@@ -131,7 +135,7 @@ fn facts(
         commit_rule: core.rule.as_ref().map(describe).unwrap_or_default(),
         degraded: core.degraded,
         log_held_by: view.blockers.iter().map(|blocker| holder(context, blocker)).collect(),
-        shortage: context.room.look().to_string(),
+        shortage: context.room_of(copy.shared.database).look().to_string(),
         scrub: Some(copy.shared.scrub.facts()),
         content_index: Some(v1::ContentIndexFacts {
             feeds_seed: copy.shared.feeding.catalog.load(Ordering::Relaxed) > 0,
@@ -158,7 +162,14 @@ fn facts(
         may_have_lost: core.may_have_lost,
         fault_value: orders::fault_json(core.fault.as_ref()),
         stalled: copy.shared.stalled().map(|tag| tag.to_string()).unwrap_or_default(),
+        volume: volume(context, copy),
     }
+}
+
+/// The directory of its volume; empty at a member with one.
+fn volume(context: &PlaneContext, copy: &CopyHandle) -> String {
+    let home = context.places.volumes.home(copy.shared.database);
+    home.map(|home| home.display().to_string()).unwrap_or_default()
 }
 
 fn holder(context: &PlaneContext, blocker: &Blocker) -> v1::LogHolder {

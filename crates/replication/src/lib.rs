@@ -49,6 +49,7 @@ mod store_slot;
 mod supervise;
 mod tail;
 mod traffic;
+mod volumes;
 mod watch;
 mod whole_file;
 mod writer;
@@ -63,6 +64,7 @@ pub use kv::KvService;
 pub use plane::{DataPlane, DataPlaneConfig};
 pub use pool::{Lane, Pool};
 pub use service::ReplicationService;
+pub use volumes::VolumeSettings;
 
 impl DataPlane {
     /// The services of this plane, for a server.

@@ -27,6 +27,7 @@ use crate::rebuild::{Condemned, StoreOpening};
 use crate::scrub::ScrubReport;
 use crate::shared::CopyShared;
 use crate::store_lane::log_fault;
+use crate::volumes::MemberVolumes;
 
 /// Starts that may be begun without an end before the copy is left alone (review S9.6).
 const START_TRIES_MAX: u32 = 5;
@@ -42,9 +43,26 @@ pub(crate) struct Places {
     pub(crate) logs: PathBuf,
     /// One copy at a time is noted as created.
     pub(crate) noting: Arc<Mutex<()>>,
+    /// Where the directories of databases really are, if not here.
+    pub(crate) volumes: Arc<MemberVolumes>,
+}
+
+/// The volumes of one copy, which may be one: paths to ask for space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Roots {
+    pub(crate) data: PathBuf,
+    pub(crate) logs: PathBuf,
 }
 
 impl Places {
+    /// The volumes that hold the store and the log of a database.
+    pub(crate) fn roots(&self, database: DatabaseId) -> Roots {
+        match self.volumes.home(database) {
+            Some(home) => Roots { data: home.clone(), logs: home },
+            None => Roots { data: self.data.clone(), logs: self.logs.clone() },
+        }
+    }
+
     pub(crate) fn database(&self, database: DatabaseId) -> PathBuf {
         self.data.join("databases").join(database.to_string())
     }
@@ -264,18 +282,18 @@ fn open_control(
     directory: &Path,
 ) -> Result<(ControlFile, ControlRecord), CopyFault> {
     let failed = |error: &dyn std::fmt::Display| CopyFault::LogIo(format!("control file: {error}"));
+    let created = Created::read(places).map_err(|error| failed(&error))?;
+    let is_new = !created.knows(identity.copy) && !identity.admitted;
+    places.volumes.prepare(identity.database, is_new)?;
     make_directory(places, directory)?;
     let path = control_of(places, directory, identity.copy).map_err(|error| failed(&error))?;
     let opened = ControlFile::open(places.disk.as_ref(), &path);
     let (mut control, found) = opened.map_err(|error| failed(&error))?;
-    let created = Created::read(places).map_err(|error| failed(&error))?;
     let record = match found {
         // Earlier versions opened such a copy, under the same id.
         Some(record) if record.may_have_lost_from.is_some() => return Err(CopyFault::Forgotten),
         Some(record) => record,
-        None if created.knows(identity.copy) || identity.admitted => {
-            return Err(CopyFault::Forgotten);
-        }
+        None if !is_new => return Err(CopyFault::Forgotten),
         None => {
             let record = new_record(identity);
             control.write(&record).map_err(|error| failed(&error))?;
@@ -430,7 +448,7 @@ mod tests {
     fn places_on(disk: Arc<SimDisk>) -> Places {
         disk.create_dir_all(Path::new("/data/databases")).unwrap();
         let (data, logs) = ("/data".into(), "/logs".into());
-        Places { disk, data, logs, noting: Arc::default() }
+        Places { disk, data, logs, noting: Arc::default(), volumes: Arc::default() }
     }
 
     fn identity(copy: u8) -> Identity {

@@ -67,12 +67,13 @@ async fn seal_one(
 /// What orders the candidates: the state of its index, its queues, the volumes of its member.
 fn health(context: &PlaneContext, handle: &CopyHandle, sealed: &SealedCopy) -> v1::CopyHealth {
     let index = handle.shared.catalog.facts(sealed.answer.replayed);
-    let latency = context.space.volumes().read_latency();
+    let database = handle.shared.database;
+    let latency = context.volumes_of(database).read_latency();
     v1::CopyHealth {
         content_index: index.state,
         copy_queue_bytes: sealed.copy_queue_bytes,
         replay_queue_bytes: sealed.replay_queue_bytes,
-        short_of_space: !context.room.look().to_string().is_empty(),
+        short_of_space: !context.room_of(database).look().to_string().is_empty(),
         read_latency_micros: latency.map(|latency| latency.as_micros() as u64),
     }
 }

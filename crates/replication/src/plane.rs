@@ -40,6 +40,7 @@ use crate::sessions;
 use crate::shared::CopyShared;
 use crate::space;
 use crate::supervise::Supervised;
+use crate::volumes::{self, MemberVolumes, VolumeSettings};
 
 /// How long the files of a copy may take to close.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
@@ -61,6 +62,8 @@ pub struct DataPlaneConfig {
     pub data_quota_bytes: Option<u64>,
     /// The same of the log directory.
     pub log_quota_bytes: Option<u64>,
+    /// Volumes that hold the copies instead of these directories.
+    pub volumes: VolumeSettings,
     /// What a thread does first that shall take no more than the others leave; threads that it
     /// starts shall be like it.
     pub quiet: fn(),
@@ -98,6 +101,12 @@ impl DataPlane {
             quota.map(|bytes| Quota::new(directory.clone(), bytes))
         });
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::with_quotas(quotas.collect()));
+        let volumes = MemberVolumes::open(
+            disk.clone(),
+            &config.data_directory,
+            config.member,
+            &config.volumes,
+        );
         let factory = StoreFactory::new(&StoreLimits::default()).map_err(std::io::Error::other)?;
         let (reports, outgoing) = mpsc::unbounded_channel();
         let context = Arc::new(PlaneContext::start(ContextParts {
@@ -108,6 +117,7 @@ impl DataPlane {
                 data: config.data_directory,
                 logs: config.log_directory,
                 noting: Arc::default(),
+                volumes: Arc::new(volumes),
             },
             opener: Arc::new(factory),
             connector: config.connector,
@@ -117,6 +127,7 @@ impl DataPlane {
         let registry = Arc::new(Registry::default());
         tokio::spawn(space::watch(context.clone(), registry.clone()));
         tokio::spawn(io_watch::run(context.clone(), registry.clone()));
+        tokio::spawn(volumes::run(context.clone(), registry.clone()));
         tokio::spawn(reach::run(context.clone()));
         let (down, link_down) = watch::channel(false);
         let (stop, stop_wanted) = watch::channel(false);

@@ -38,3 +38,14 @@ pub(crate) async fn blocking<T: Send + 'static>(
     pool.run(move || drop(reply.send(work())));
     done.await.map_err(|_| "the work panicked; see the member's log".into())
 }
+
+/// What the seed of a database may fill with stores.
+#[cfg(test)]
+pub(crate) fn free_for_tests(
+    room: std::sync::Arc<SeedRoom>,
+    places: &crate::open::Places,
+    database: keelson_types::DatabaseId,
+) -> u64 {
+    let claim = room::Claim::new(room, places.clone(), database);
+    claim.free().map_or(0, |free| free.store)
+}

@@ -28,6 +28,7 @@ use crate::rehearse;
 use crate::repair::donating::{Donations, KEPT, NoDonation, Wanted};
 use crate::scrub;
 use crate::scrub::compare::wrong_at;
+use crate::seed::blocking;
 use crate::writer::{Reply, WriteBody, WriteRequest};
 
 /// Messages read ahead of the asker.
@@ -296,6 +297,19 @@ impl v1::replication_server::Replication for ReplicationService {
             tokio::spawn(async move { scrub::scrub(&context, &copy).await });
         }
         Ok(Response::new(v1::ScrubCopyResponse { ended_before }))
+    }
+
+    async fn renew_volume(
+        &self,
+        request: Request<v1::RenewVolumeRequest>,
+    ) -> Result<Response<v1::RenewVolumeResponse>, Status> {
+        require_member(&request)?;
+        let v1::RenewVolumeRequest { path, what_if } = request.into_inner();
+        let volumes = self.context.places.volumes.clone();
+        let renew = move || volumes.renew(&path, what_if);
+        let renewed = blocking(&self.context.seed_pools.chores, renew).await;
+        renewed.map_err(|why| Refusal::new(RefusalReason::Internal, why))??;
+        Ok(Response::new(v1::RenewVolumeResponse {}))
     }
 }
 

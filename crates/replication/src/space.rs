@@ -4,13 +4,14 @@
 //! Idle copies are not woken by it: only copies with a lag are told of each look, and all copies
 //! while space for log is short and expanded truncation is on.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use keelson_copy_core::expanded_truncation::{ExpandedSettings, SpaceHistory, SpaceSample};
 use keelson_env::{Disk, ReadTotals};
-use keelson_types::{ClusterSettings, News, Setting};
+use keelson_types::{ClusterSettings, News, Setting, VolumeState};
 use tokio::sync::oneshot;
 
 use crate::context::{PlaneContext, Registry};
@@ -56,17 +57,24 @@ impl Volumes {
     }
 }
 
-/// The last look.
+/// The last look, by the root of the stores.
 #[derive(Debug, Default)]
-pub(crate) struct Space(RwLock<Volumes>);
+pub(crate) struct Space(RwLock<BTreeMap<PathBuf, Volumes>>);
 
 impl Space {
-    pub(crate) fn volumes(&self) -> Volumes {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn volumes(&self, data: &Path) -> Volumes {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(data).cloned().unwrap_or_default()
+    }
+
+    fn is_short(&self, data: &Path, settings: &ClusterSettings) -> bool {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(data).is_some_and(|volumes| volumes.is_short(settings))
     }
 }
 
 /// What one look at a volume shows.
+#[derive(Default)]
 struct Look {
     free_bytes: Option<u64>,
     totals: Option<ReadTotals>,
@@ -110,22 +118,25 @@ pub(crate) async fn watch(context: Arc<PlaneContext>, registry: Arc<Registry>) {
     let mut changed = context.settings.subscribe();
     loop {
         let settings = changed.borrow_and_update().clone();
-        look(&context, &settings).await;
+        look(&context, &registry, &settings).await;
         tell_copies(&context, &registry, &settings);
-        let free_bytes = context.space.volumes().log.free_bytes.unwrap_or_default();
-        context.room.wake_below(ExpandedSettings::from(&settings).look_below(free_bytes));
-        // Nobody else looks while nothing happens.
-        context.room.look();
+        for room in context.rooms.all() {
+            let free_bytes = context.space.volumes(&room.roots.data).log.free_bytes;
+            let expanded = ExpandedSettings::from(&settings);
+            room.wake_below(expanded.look_below(free_bytes.unwrap_or_default()));
+            // Nobody else looks while nothing happens.
+            room.look();
+        }
         let next = tokio::time::sleep(settings.span(Setting::SpaceCheckPeriod));
         tokio::pin!(next);
         loop {
-            context.room.news().iter().for_each(|news| context.tell(None, news));
+            context.rooms.news().iter().for_each(|news| context.tell(None, news));
             tokio::select! {
                 () = &mut next => break,
                 // The sender lives as long as the context.
                 _ = changed.changed() => break,
-                () = context.room.changed() => {
-                    if context.room.take_due() {
+                () = context.rooms.changed() => {
+                    if context.rooms.take_due() {
                         // Free space is counted anew meanwhile, and what comes together is one
                         // look.
                         tokio::time::sleep(LOOK_PAUSE).await;
@@ -137,32 +148,45 @@ pub(crate) async fn watch(context: Arc<PlaneContext>, registry: Arc<Registry>) {
     }
 }
 
-async fn look(context: &Arc<PlaneContext>, settings: &ClusterSettings) {
+async fn look(context: &Arc<PlaneContext>, registry: &Registry, settings: &ClusterSettings) {
+    // Whoever has a copy there has a room there.
+    let copies = registry.all().into_iter();
+    copies.for_each(|copy| drop(context.rooms.of_database(copy.shared.database)));
+    let rooms = context.rooms.all();
     let (reply, looked) = oneshot::channel();
-    let places = context.places.clone();
+    let (places, asked) = (context.places.clone(), rooms.clone());
     context.readers.run(move || {
         let disk = &*places.disk;
-        let _ = reply.send((Look::at(disk, &places.logs), Look::at(disk, &places.data)));
+        places.volumes.look_at_space();
+        let failed = |path: &Path| places.volumes.state(path) == Some(VolumeState::Failed);
+        let look = |path: &Path| if failed(path) { Look::default() } else { Look::at(disk, path) };
+        let looks = asked.iter().map(|room| (look(&room.roots.logs), look(&room.roots.data)));
+        let _ = reply.send(looks.collect::<Vec<_>>());
     });
-    let Ok((log, data)) = looked.await else { return };
+    let Ok(looks) = looked.await else { return };
     let within = settings.span(Setting::SpaceAlert);
-    let one_volume = context.places.logs == context.places.data;
-    let news = {
-        let mut volumes = context.space.0.write().unwrap_or_else(PoisonError::into_inner);
-        volumes.log.take(&log);
-        volumes.data.take(&data);
-        let second = if one_volume { None } else { volumes.data.alert("data", within) };
-        [volumes.log.alert("log", within), second]
-    };
-    for news in news.into_iter().flatten() {
-        context.tell(None, &news);
+    for (room, (log, data)) in rooms.into_iter().zip(looks) {
+        let [log_name, data_name] = &room.names;
+        let news = {
+            let mut known = context.space.0.write().unwrap_or_else(PoisonError::into_inner);
+            let volumes = known.entry(room.roots.data.clone()).or_default();
+            volumes.log.take(&log);
+            volumes.data.take(&data);
+            let one_volume = room.is_one_volume();
+            let second = if one_volume { None } else { volumes.data.alert(data_name, within) };
+            [volumes.log.alert(log_name, within), second]
+        };
+        for news in news.into_iter().flatten() {
+            context.tell(None, &news);
+        }
     }
 }
 
 fn tell_copies(context: &PlaneContext, registry: &Registry, settings: &ClusterSettings) {
-    let full = !context.room.look().takes_log();
-    let short = full || context.space.volumes().is_short(settings);
     for copy in registry.all() {
+        let room = context.rooms.of_database(copy.shared.database);
+        let full = !room.look().takes_log();
+        let short = full || context.space.is_short(&room.roots.data, settings);
         if short || copy.shared.is_lagged() {
             // A full mailbox is worked on; the next look comes.
             let _ = copy.mailbox.try_send(Message::LookAtSpace);

@@ -10,6 +10,7 @@ mod check;
 mod fields;
 mod raw;
 mod telemetry;
+mod volumes;
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 use keelson_cluster::AuditSettings;
 use keelson_net::TlsFiles;
+use keelson_replication::VolumeSettings;
 use keelson_types::{MemberName, RefusalReason, SiteName};
 
 pub(crate) use check::check_certificate;
@@ -67,6 +69,7 @@ pub struct Config {
     run_dir: PathBuf,
     data_quota_bytes: Option<u64>,
     log_quota_bytes: Option<u64>,
+    volumes: VolumeSettings,
     control_address: String,
     data_address: String,
     replication_addresses: Vec<String>,
@@ -155,6 +158,12 @@ impl Config {
     #[must_use]
     pub fn log_quota_bytes(&self) -> Option<u64> {
         self.log_quota_bytes
+    }
+
+    /// The volumes that hold the copies; none for copies in [`Self::data_dir`].
+    #[must_use]
+    pub fn volumes(&self) -> &VolumeSettings {
+        &self.volumes
     }
 
     /// Where the control process listens.
@@ -332,6 +341,8 @@ impl Checks {
         self.level(&raw.log.level);
         let data_quota_bytes = self.quota("data_quota", raw.data_quota.as_deref());
         let log_quota_bytes = self.quota("log_quota", raw.log_quota.as_deref());
+        let written = (raw.volumes.as_deref(), raw.spare_volumes.as_deref());
+        let volumes = self.volumes(written, raw.data_dir.as_deref(), raw.log_dir.as_deref());
         let (audit_file_bytes, audit_files) = self.audit(&raw.audit);
         let telemetry = self.telemetry(&raw.telemetry, tls.as_ref());
         let data_dir = raw.data_dir.map(|dir| self.path(&dir));
@@ -349,6 +360,7 @@ impl Checks {
                     data_dir,
                     data_quota_bytes,
                     log_quota_bytes,
+                    volumes,
                     control_address: raw.control_address,
                     data_address: raw.data_address,
                     replication_addresses,

@@ -105,6 +105,7 @@ async fn serve_data(
         connector: Connector::new(tls.clone()),
         data_quota_bytes: config.data_quota_bytes(),
         log_quota_bytes: config.log_quota_bytes(),
+        volumes: config.volumes().clone(),
         quiet: nice::quiet_this_thread,
     };
     let plane = DataPlane::start(plane_config, sender.clone(), receiver);

@@ -36,6 +36,25 @@ fn facts() -> v1::CopyFacts {
     }
 }
 
+fn volumes() -> Vec<v1::VolumeFacts> {
+    let volume = |(path, state): (&str, &str)| v1::VolumeFacts {
+        path: path.into(),
+        state: state.into(),
+        free_bytes: Some(1024),
+        ..Default::default()
+    };
+    [("/v/a", "healthy"), ("/v/b", "failed")].map(volume).into()
+}
+
+fn timings(of: &str) -> v1::Timings {
+    v1::Timings {
+        of: of.into(),
+        first_bound_micros: 64,
+        counts: vec![1, 2, 0, 1],
+        sum_micros: 1_500,
+    }
+}
+
 fn snapshot() -> Snapshot {
     let database = v1::DatabaseInfo {
         name: "DB1".into(),
@@ -47,12 +66,6 @@ fn snapshot() -> Snapshot {
         copies: vec![v1::CopyInfo { participant: true, ..Default::default() }; 2],
         ..Default::default()
     };
-    let timings = |of: &str| v1::Timings {
-        of: of.into(),
-        first_bound_micros: 64,
-        counts: vec![1, 2, 0, 1],
-        sum_micros: 1_500,
-    };
     Snapshot {
         version: "0.1.0".into(),
         member: "m1".into(),
@@ -63,6 +76,7 @@ fn snapshot() -> Snapshot {
             lease_left_millis: 900,
             resident_bytes: 1 << 26,
             copies: vec![facts()],
+            volumes: volumes(),
             timings: ["queue", "commit", "request", "log_sync"].map(timings).into(),
             log_written_bytes: 12_345,
             calls: vec![v1::CallCount { call: "Kv.Put".into(), outcome: "ok".into(), count: 5 }],
@@ -130,6 +144,8 @@ fn a_full_snapshot_has_every_figure() {
         "keelson_copy_scrub_unmended{database=\"DB1\"} 1",
         "keelson_catalog_state_info{database=\"DB1\",state=\"Crawling\"} 1",
         "keelson_volume_free_bytes{volume=\"data\"} 2147483648",
+        "keelson_volume_free_bytes{volume=\"/v/a\"} 1024",
+        "keelson_volume_state_info{volume=\"/v/b\",state=\"failed\"} 1",
         "keelson_volume_log_full_in_seconds 3600",
         "keelson_volume_read_latency_seconds 0.00025",
         "keelson_seed_done_bytes{copy=\"DB1@m3\"} 10",

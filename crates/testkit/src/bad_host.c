@@ -1,13 +1,15 @@
 /*
  * A disk and a clock that misbehave on demand, put before the C library of a member under test. A
  * sync of a file below DIR/databases does not return while DIR/stalled exists, takes 40 ms longer
- * while DIR/slow does, and kills the process while DIR/deadly does. The counters of its reads are
+ * while DIR/slow does, fails while DIR/broken does, and kills the process while DIR/deadly does. The
+ * same is true of DIR/keelson-probe. The counters of its reads are
  * those of the file that DISK_COUNTERS names, while there is one. The wall clock is ahead by the
  * seconds in the file `clock` beside the configuration that the command line names, while there is
  * one; other clocks go on as they are, as they do when an operator sets the time.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
@@ -36,6 +38,8 @@ int fdatasync(int fd)
     /* The start of a copy is counted in its control file, before anything that could go wrong. */
     int control = end > 8 && strcmp(path + end - 8, "/control") == 0;
     char *below = strstr(path, "/databases/");
+    if (below == NULL)
+        below = strstr(path, "/keelson-probe");
     if (below != NULL)
         *below = 0;
     struct timespec pause = {0, 10 * 1000 * 1000};
@@ -44,6 +48,10 @@ int fdatasync(int fd)
     struct timespec longer = {0, 40 * 1000 * 1000};
     if (below != NULL && told(path, "slow"))
         nanosleep(&longer, NULL);
+    if (below != NULL && told(path, "broken")) {
+        errno = EIO;
+        return -1;
+    }
     int result = syscall(SYS_fdatasync, fd);
     if (below != NULL && !control && told(path, "deadly"))
         kill(getpid(), SIGKILL);

@@ -35,6 +35,7 @@ mod states;
 mod store_key;
 mod suspension;
 mod time;
+mod volume;
 mod watermarks;
 mod weakness;
 
@@ -77,7 +78,8 @@ pub use record::{Record, SessionRecord};
 pub use refused::Refused;
 pub use rehearsal::RehearsalStep;
 pub use seed::{
-    OldFiles, SEED_LOG_BYTES_MAX, SEED_RESERVE_BYTES, SeedOrder, SeedPhase, SeedProgress, SeedScope,
+    OldFiles, SEED_LOG_BYTES_MAX, SEED_RESERVE_BYTES, SeedOrder, SeedPhase, SeedProgress,
+    SeedScope, SpareOrder,
 };
 pub use settings::{ClusterSettings, Setting, SettingInfo, SettingKind};
 pub use states::{CopyRole, CopyStatus, DatabaseState, MountIntent};
@@ -87,5 +89,6 @@ pub use suspension::{
     SuspendRequest, SuspendedBy, Suspension,
 };
 pub use time::{HybridTime, Tick};
+pub use volume::VolumeState;
 pub use watermarks::{WatermarkError, Watermarks};
 pub use weakness::Weakness;

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CopyStatus, FailureTag};
+use crate::{CopyStatus, FailureTag, VolumeState};
 
 /// Something that an operator cares for. Format version 1: kinds and fields may be added, none
 /// change their meaning.
@@ -82,6 +82,24 @@ pub enum News {
         free_bytes: Option<u64>,
         /// Free space that is kept for recovery.
         reserve_bytes: u64,
+    },
+    /// A volume of a member with several failed, is missing, or is well again (F131).
+    VolumeStateChanged {
+        /// Its directory.
+        volume: String,
+        /// Its state now.
+        state: VolumeState,
+        /// What was found, for people; empty if it is well.
+        why: String,
+    },
+    /// A copy left a failed volume for a spare one (F131).
+    SpareAssigned {
+        /// The directory of the volume that failed.
+        volume: String,
+        /// The directory of the spare.
+        spare: String,
+        /// Spares that its member has left.
+        spares_left: u32,
     },
     /// Somebody asked for a change (the audit).
     Asked {

@@ -70,6 +70,17 @@ impl fmt::Display for SeedScope {
     }
 }
 
+/// That a seed leaves a failed volume of its member for a spare one (F131).
+///
+/// It names the volume that is left, so that an order that is carried out twice moves a copy once.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SpareOrder {
+    /// The directory of the failed volume, as its member names it.
+    pub leaves: String,
+    /// Bytes that the spare must have beside what stays free on it.
+    pub bytes: u64,
+}
+
 /// A seed that was asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SeedOrder {
@@ -99,6 +110,9 @@ pub struct SeedOrder {
     /// Whether to compress, whatever the policy says (F57).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<bool>,
+    /// The copy is made on a spare volume; nothing for where the old one lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spare: Option<SpareOrder>,
 }
 
 /// Where a seed is; the 28 steps of the model in six phases.

@@ -112,6 +112,10 @@ settings! {
     /// How often members look at their volumes and lagged copies.
     SpaceCheckPeriod = "space_check_period", Millis(SECOND, HOUR), Some(60 * SECOND),
         "how often a member looks at its free space and its lagged copies";
+    /// Pause between two looks at a volume with failed copies (F131).
+    VolumeProbePause = "volume_probe_pause", Millis(SECOND, HOUR), Some(60 * SECOND),
+        "pause between two tests of a volume on which a copy failed; two that fail in a row make \
+         it a failed volume";
     /// Passive copies that expanded truncation protects; 0 = off (F104).
     ExpandedCopies = "expanded_truncation_copies", Count(0, 16), Some(0),
         "passive copies that keep their log when space is short; 0: expanded truncation is off";
@@ -177,7 +181,8 @@ settings! {
          back, or is stopped or under maintenance; on wherever a site may be restored by force";
     /// Whether copies that stay failed are resumed and seeded by themselves (F128).
     Autoreseed = "autoreseed", Switch(0, 1), Some(1),
-        "copies that stay failed are resumed, then seeded in place, by themselves";
+        "copies that stay failed are resumed, then seeded in place or on a spare volume, by \
+         themselves";
     /// How often the leader looks for them.
     AutoreseedCheckPeriod = "autoreseed_check_period", Millis(SECOND, DAY), Some(60 * SECOND),
         "how often the leader looks for copies that stay failed";

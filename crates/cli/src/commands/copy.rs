@@ -277,6 +277,7 @@ const STATUS_COLUMNS: &[Column] = &[
     wide("committed"),
     wide("log"),
     wide("store"),
+    wide("volume"),
     wide("commit rule"),
     wide("lag"),
     wide("suspended"),
@@ -340,6 +341,7 @@ fn status_row(row: &CopyStatusRow) -> Vec<String> {
         text::position(marks.committed.as_ref()),
         text::size(facts.log_bytes),
         text::size(facts.store_bytes),
+        facts.volume.clone(),
         facts.commit_rule.clone(),
         lag_text(row, &facts),
         suspended_text(row),
@@ -380,7 +382,12 @@ fn reseed_text(row: &CopyStatusRow) -> String {
         (why, _) => why.to_owned(),
     };
     let stopped = if info.stopped { ", everything was tried" } else { "" };
-    format!("{} resumes, {} seeds{stopped}: {next}", info.resumes, info.seeds)
+    let spares = match info.spares {
+        0 => String::new(),
+        spares => format!(", {spares} on spares"),
+    };
+    let (resumes, seeds) = (info.resumes, info.seeds);
+    format!("{resumes} resumes, {seeds} seeds{spares}{stopped}: {next}")
 }
 
 fn scrub_text(facts: Option<&ScrubFacts>) -> String {

@@ -354,6 +354,8 @@ admin! {
     list_settings: ListSettingsRequest => ListSettingsResponse,
     set_setting: SetSettingRequest => SetSettingResponse,
     list_networks: ListNetworksRequest => ListNetworksResponse,
+    list_volumes: ListVolumesRequest => ListVolumesResponse,
+    replace_volume: ReplaceVolumeRequest => ReplaceVolumeResponse,
     set_network: SetNetworkRequest => SetNetworkResponse,
     list_decisions: ListDecisionsRequest => ListDecisionsResponse,
     preview_mount: MountDatabaseRequest => PreviewMountResponse,

@@ -71,8 +71,19 @@ impl ClusterState {
         (before, order): (AutoReseed, &SeedOrder),
     ) -> Applied {
         self.begin_seed(index, (id, copy), order)?;
-        let after = AutoReseed { seeds: before.seeds + 1, ..before };
-        let event = ReseedEvent::Seeding { attempt: after.seeds, operation: order.operation };
+        let operation = order.operation;
+        let (after, event) = match &order.spare {
+            None => {
+                let attempt = before.seeds + 1;
+                let event = ReseedEvent::Seeding { attempt, operation };
+                (AutoReseed { seeds: attempt, ..before }, event)
+            }
+            Some(spare) => {
+                let (attempt, volume) = (before.spares + 1, spare.leaves.clone());
+                let event = ReseedEvent::AssigningSpare { attempt, volume, operation };
+                (AutoReseed { spares: attempt, ..before }, event)
+            }
+        };
         self.reseed_note(index, id, copy, (Some(after), event))
     }
 

@@ -2,13 +2,14 @@
 //! and from a decision record (G8).
 
 use keelson_types::{
-    ClusterSettings, CopyStatus, FailureTag, OldFiles, SeedScope, Setting, SuspendedBy,
+    ClusterSettings, CopyStatus, FailureTag, OldFiles, SeedScope, Setting, SpareOrder, SuspendedBy,
+    VolumeState,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AutoReseed, CopySeen, Look, RESUMES_MAX, ReseedVerdict, ReseedWish, SEEDS_AT_ONCE_MAX,
-    SEEDS_MAX, Seen, failed_on, order, seeding_on,
+    AutoReseed, CopySeen, Look, OnVolume, RESUMES_MAX, ReseedVerdict, ReseedWish,
+    SEEDS_AT_ONCE_MAX, SEEDS_MAX, SPARES_MAX, Seen, failed_on, order, seeding_on,
 };
 use crate::failure::{FailureAction, response};
 use crate::seed::{first_failure, seed_checks, unfit_source};
@@ -51,6 +52,9 @@ pub struct ReseedFacts {
     pub sources: usize,
     /// What would refuse the seed.
     pub seed_refusal: Option<String>,
+    /// The volume that it lies on, if its member has several.
+    #[serde(default)]
+    pub volume: Option<OnVolume>,
 }
 
 /// Why a member is left alone.
@@ -91,7 +95,9 @@ impl Look<'_> {
             false => silent(member.is_gone()).then_some(Away::Silent),
         });
         let changed = state.settings.changed().iter();
-        let ours = changed.filter(|(name, _)| name.starts_with("autoreseed"));
+        let pause = Setting::VolumeProbePause.info().name;
+        let ours =
+            changed.filter(|(name, _)| name.starts_with("autoreseed") || name.as_str() == pause);
         Some(ReseedFacts {
             now: self.now,
             settings: ClusterSettings::from_changed(
@@ -112,6 +118,7 @@ impl Look<'_> {
             seeds_there: seeding_on(state, config.member),
             sources: sources.count(),
             seed_refusal: first_failure(&checks).map(|refusal| refusal.message),
+            volume: self.volume(seen),
         })
     }
 }
@@ -182,13 +189,19 @@ impl ReseedFacts {
         }
         // What misses log is helped by no other try.
         let tries = if self.cut_off { 0 } else { RESUMES_MAX };
-        if progress.seeds == 0 && progress.resumes < tries {
+        if progress.seeds + progress.spares == 0 && progress.resumes < tries {
             return ReseedVerdict::Act(ReseedWish::Resume);
         }
-        if progress.seeds >= SEEDS_MAX {
-            return ReseedVerdict::Act(ReseedWish::Stop);
+        match &self.volume {
+            // One more look at it says which way to go; a seed in place would be wasted.
+            Some(OnVolume { state: VolumeState::Suspect, .. }) => {
+                let pause = self.setting(Setting::VolumeProbePause);
+                ReseedVerdict::Wait(self.now.saturating_add(pause))
+            }
+            Some(volume) if volume.state.is_lost() => self.spare(volume, progress.spares),
+            _ if progress.seeds >= SEEDS_MAX => ReseedVerdict::Act(ReseedWish::Stop),
+            _ => self.seed(),
         }
-        self.seed()
     }
 
     /// What is left to a person, whatever the time.
@@ -211,7 +224,9 @@ impl ReseedFacts {
             AutoReseed { stopped: true, .. } => {
                 (progress.last_unix_ms, Setting::AutoreseedResetAfter)
             }
-            AutoReseed { seeds: 1.., .. } => (progress.last_unix_ms, Setting::AutoreseedSeedPause),
+            AutoReseed { seeds: 1.., .. } | AutoReseed { spares: 1.., .. } => {
+                (progress.last_unix_ms, Setting::AutoreseedSeedPause)
+            }
             AutoReseed { resumes: 1.., .. } => {
                 (progress.last_unix_ms, Setting::AutoreseedResumePause)
             }
@@ -238,20 +253,39 @@ impl ReseedFacts {
     }
 
     fn seed(&self) -> ReseedVerdict {
-        if !self.open {
-            return ReseedVerdict::Blocked("the database is dismounted".into());
-        }
-        if self.sources == 0 {
-            return ReseedVerdict::Blocked("no other copy is healthy".into());
-        }
-        if self.seeds_there >= SEEDS_AT_ONCE_MAX {
-            return ReseedVerdict::Blocked(format!("{SEEDS_AT_ONCE_MAX} seeds run on its member"));
-        }
-        match &self.seed_refusal {
-            Some(why) => ReseedVerdict::Blocked(why.clone()),
+        match self.no_seed() {
+            Some(why) => ReseedVerdict::Blocked(why),
             // Whatever is wrong with it: salvage lies beside its log, and a fork that nobody cut
             // may be in it (G4). An operator deletes the old files.
             None => ReseedVerdict::Act(ReseedWish::Seed(OldFiles::Keep)),
         }
+    }
+
+    /// *AssignSpare* of F129: its volume is lost, and another one takes its place.
+    fn spare(&self, volume: &OnVolume, tries: u32) -> ReseedVerdict {
+        if tries >= SPARES_MAX {
+            return ReseedVerdict::Act(ReseedWish::Stop);
+        }
+        match volume.stays(&self.member).or_else(|| self.no_seed()) {
+            Some(why) => ReseedVerdict::Blocked(why),
+            None => {
+                let (leaves, bytes) = (volume.path.clone(), volume.bytes);
+                ReseedVerdict::Act(ReseedWish::AssignSpare(SpareOrder { leaves, bytes }))
+            }
+        }
+    }
+
+    /// Why no seed could be begun now, wherever it went.
+    fn no_seed(&self) -> Option<String> {
+        if !self.open {
+            return Some("the database is dismounted".into());
+        }
+        if self.sources == 0 {
+            return Some("no other copy is healthy".into());
+        }
+        if self.seeds_there >= SEEDS_AT_ONCE_MAX {
+            return Some(format!("{SEEDS_AT_ONCE_MAX} seeds run on its member"));
+        }
+        self.seed_refusal.clone()
     }
 }

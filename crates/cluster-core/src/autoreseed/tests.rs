@@ -15,10 +15,11 @@ const DAY: u64 = 24 * HOUR;
 const START: u64 = 1_700_000_000_000;
 
 /// A cluster, its leader's memory, and what members say.
-struct World {
-    log: Log,
+pub(super) struct World {
+    pub(super) log: Log,
     watch: ReseedWatch,
-    seen: Seen,
+    pub(super) seen: Seen,
+    pub(super) places: SeenPlaces,
     now: u64,
 }
 
@@ -38,7 +39,8 @@ impl World {
         without_third(&mut log);
         let mounted = CopySeen { status: CopyStatus::Mounted, tag: None };
         let seen = [(copy(1), mounted), (copy(2), well()), (copy(3), well())].into();
-        Self { log, watch: ReseedWatch::default(), seen, now: START }
+        let (watch, places) = Default::default();
+        Self { log, watch, seen, places, now: START }
     }
 
     fn stamped(&mut self, command: Command) {
@@ -58,7 +60,7 @@ impl World {
         self.seen.insert(third, CopySeen { status, tag: self.config().failure });
     }
 
-    fn suspended(tag: FailureTag) -> Self {
+    pub(super) fn suspended(tag: FailureTag) -> Self {
         let mut world = Self::new();
         world.suspend(tag);
         world
@@ -68,7 +70,7 @@ impl World {
         self.log.state.databases[&DB].copy_on(member(3)).expect("it has a copy")
     }
 
-    fn config(&self) -> &CopyConfig {
+    pub(super) fn config(&self) -> &CopyConfig {
         &self.log.state.databases[&DB].copies[&self.third()]
     }
 
@@ -77,10 +79,20 @@ impl World {
         self.log.ok(&Command::ChangeSetting { name, value: Some(value) });
     }
 
-    /// What is done about copy 3 after `millis`; carried out as the leader would.
-    fn after(&mut self, millis: u64) -> Option<Result<ReseedWish, String>> {
+    /// The order of a later look, which is not carried out.
+    pub(super) fn look_after(&mut self, millis: u64) -> ReseedOrder {
         self.now += millis;
-        let orders = self.watch.look(&self.log.state, &self.seen, self.now);
+        let seen = (&self.seen, &self.places);
+        let orders = self.watch.look(&self.log.state, seen, self.now);
+        let [order] = &orders[..] else { panic!("one order, not {orders:?}") };
+        order.clone()
+    }
+
+    /// What is done about copy 3 after `millis`; carried out as the leader would.
+    pub(super) fn after(&mut self, millis: u64) -> Option<Result<ReseedWish, String>> {
+        self.now += millis;
+        let seen = (&self.seen, &self.places);
+        let orders = self.watch.look(&self.log.state, seen, self.now);
         assert!(orders.len() <= 1, "{orders:?}");
         let wish = orders.into_iter().next()?.wish;
         if let Ok(wish) = &wish {
@@ -91,13 +103,15 @@ impl World {
 
     fn carry_out(&mut self, wish: &ReseedWish) {
         let steps = self.config().autoreseed.unwrap_or_default().steps();
+        let number = u128::from(steps) + 500;
+        let (operation, fresh) = (OperationId::from_u128(number), CopyId::from_u128(number));
         let step = match wish {
             ReseedWish::Suspend(tag) => return self.suspend(*tag),
             ReseedWish::Resume => ReseedStep::Resume,
-            ReseedWish::Seed(old) => {
-                let number = u128::from(steps) + 500;
-                let (operation, copy) = (OperationId::from_u128(number), CopyId::from_u128(number));
-                ReseedStep::Seed(order(operation, copy, *old))
+            ReseedWish::Seed(old) => ReseedStep::Seed(order(operation, fresh, *old)),
+            ReseedWish::AssignSpare(spare) => {
+                let order = order(operation, fresh, OldFiles::Keep);
+                ReseedStep::Seed(SeedOrder { spare: Some(spare.clone()), ..order })
             }
             ReseedWish::Stop => ReseedStep::Stop,
             ReseedWish::Reset => ReseedStep::Reset,
@@ -108,7 +122,7 @@ impl World {
     }
 
     /// The seed under way ends.
-    fn end_seed(&mut self, result: Result<(), Refusal>) {
+    pub(super) fn end_seed(&mut self, result: Result<(), Refusal>) {
         let (copy, order) = (self.third(), self.config().seeding.clone().expect("a seed runs"));
         let operation = order.operation;
         self.stamped(Command::EndSeed { database: DB, copy, operation, result });
@@ -344,7 +358,8 @@ fn decisions_are_explained_from_their_records() {
     let mut world = World::new();
     world.suspend(FailureTag::Store);
     world.now += 20 * MINUTE;
-    let orders = world.watch.look(&world.log.state, &world.seen, world.now);
+    let seen = (&world.seen, &world.places);
+    let orders = world.watch.look(&world.log.state, seen, world.now);
     let [order] = &orders[..] else { panic!("one order, not {orders:?}") };
     let verdict = ReseedVerdict::Act(order.wish.clone().expect("a step"));
     assert_eq!(verdict, ReseedVerdict::Act(ReseedWish::Resume));

@@ -70,7 +70,9 @@ impl Besides {
                     ReseedVerdict::Blocked(why) => escaped(why),
                     ReseedVerdict::Nothing | ReseedVerdict::Wait(_) | ReseedVerdict::Act(_) => 60,
                 };
-                1_500 + facts.member.len() + refusal + blocked
+                // The verdict may name the volume once more.
+                let volume = facts.volume.as_ref().map_or(0, |v| 300 + 2 * escaped(&v.path));
+                1_500 + facts.member.len() + refusal + blocked + volume
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Explaining decisions that activate nothing: the same functions run on the recorded facts.
 
-use keelson_types::{CopyId, LogEnd, RefusalReason, Setting};
+use keelson_types::{CopyId, LogEnd, RefusalReason, Setting, VolumeState};
 
 use super::{Criterion, Explained, Explanation, set_copy, set_health};
-use crate::autoreseed::{Away, ReseedVerdict, ReseedWish};
+use crate::autoreseed::{Away, OnVolume, ReseedVerdict, ReseedWish};
 use crate::command::Refusal;
 use crate::criteria::Fit;
 use crate::decision::{Besides, DecisionRecord, RefusedMove, ReseedDecision};
@@ -123,6 +123,9 @@ fn in_words(verdict: &ReseedVerdict) -> String {
             ReseedWish::Suspend(tag) => format!("it is suspended as {tag}"),
             ReseedWish::Resume => "it is resumed".into(),
             ReseedWish::Seed(_) => "it is seeded in place".into(),
+            ReseedWish::AssignSpare(order) => {
+                format!("it leaves volume {} and is seeded on a spare", order.leaves)
+            }
             ReseedWish::Stop => "it is left to a person".into(),
             ReseedWish::Reset => "it begins again".into(),
             ReseedWish::Done => "it is well".into(),
@@ -145,7 +148,7 @@ fn reseed_rows(decision: &ReseedDecision) -> Vec<Criterion> {
     };
     let below = most == 0 || facts.failed_there as u64 <= most;
     let seeds = facts.seeds_there < crate::autoreseed::SEEDS_AT_ONCE_MAX;
-    vec![
+    let mut rows = vec![
         row("cluster_switch", String::new(), facts.settings.is_on(Setting::Autoreseed)),
         row("database_switch", String::new(), facts.on),
         row("class", class, lasting == Some(crate::failure::FailureAction::Reseed)),
@@ -161,11 +164,26 @@ fn reseed_rows(decision: &ReseedDecision) -> Vec<Criterion> {
             facts.seed_refusal.clone().unwrap_or_else(|| "passed".into()),
             facts.seed_refusal.is_none(),
         ),
-    ]
+    ];
+    if let Some(volume) = &facts.volume {
+        let OnVolume { path, state, actives, well, bytes, spares } = volume;
+        let there = format!("{actives} active, {well} not failed");
+        let room = format!("{spares} with room for {bytes} bytes");
+        let lost = state.is_lost();
+        rows.extend([
+            row("volume", format!("{path} is {state}"), !lost),
+            row("volume_copies", there, !lost || actives + well == 0),
+            row("spares", room, !lost || *spares > 0),
+            row("spare_seeds", progress.spares.to_string(), !progress.stopped),
+        ]);
+    }
+    rows
 }
 
 fn change_reseed(decision: &mut ReseedDecision, text: &str) -> Result<(), Refusal> {
-    let bad = || bad(text, "on, open, sources, failed_there, seeds_there, resumes, seeds or now");
+    let keys = "on, open, sources, failed_there, seeds_there, resumes, seeds, now, and of a copy \
+                on one of several volumes: volume, actives, well, spares, spare_seeds";
+    let bad = || bad(text, keys);
     let (key, value) = text.split_once('=').ok_or_else(bad)?;
     let facts = &mut decision.facts;
     let number = || value.parse::<usize>().map_err(|_| bad());
@@ -179,10 +197,25 @@ fn change_reseed(decision: &mut ReseedDecision, text: &str) -> Result<(), Refusa
         "seeds_there" => facts.seeds_there = number()?,
         "resumes" => facts.progress.get_or_insert_default().resumes = small()?,
         "seeds" => facts.progress.get_or_insert_default().seeds = small()?,
+        "spare_seeds" => facts.progress.get_or_insert_default().spares = small()?,
         "now" => facts.now = value.parse().map_err(|_| bad())?,
-        _ => return Err(bad()),
+        _ => {
+            let volume = facts.volume.as_mut().ok_or_else(bad)?;
+            change_volume(volume, key, value).ok_or_else(bad)?;
+        }
     }
     Ok(())
+}
+
+fn change_volume(volume: &mut OnVolume, key: &str, value: &str) -> Option<()> {
+    match key {
+        "volume" => volume.state = VolumeState::named(value)?,
+        "actives" => volume.actives = value.parse().ok()?,
+        "well" => volume.well = value.parse().ok()?,
+        "spares" => volume.spares = value.parse().ok()?,
+        _ => return None,
+    }
+    Some(())
 }
 
 fn bad(text: &str, keys: &str) -> Refusal {

@@ -81,6 +81,7 @@ fn seed(source: u128) -> SeedOrder {
         no_throttle: false,
         network: None,
         compression: None,
+        spare: None,
     }
 }
 

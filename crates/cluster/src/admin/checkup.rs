@@ -8,11 +8,11 @@ use keelson_cluster_core::health::{
 };
 use keelson_cluster_core::redundancy::{CopyFacts, Redundancy, redundancy};
 use keelson_cluster_core::{ClusterState, CopyKind, Database, Member};
-use keelson_types::{CopyStatus, DatabaseId, MemberId, MountIntent};
+use keelson_types::{CopyStatus, DatabaseId, MemberId, MountIntent, VolumeState};
 use keelson_wire::Refusal;
 use keelson_wire::v1::{
-    HealthRequest, HealthResponse, HealthRow, RedundancyCopy, RedundancyRequest,
-    RedundancyResponse, RedundancyRow,
+    HealthRequest, HealthResponse, HealthRow, MemberFactsResponse, RedundancyCopy,
+    RedundancyRequest, RedundancyResponse, RedundancyRow,
 };
 
 use super::losses::facts_of;
@@ -171,6 +171,16 @@ fn picture(state: &ClusterState, leader: Option<String>, facts: &AllFacts) -> He
     }
 }
 
+/// Those that an operator has to look after; what copies left is no trouble any more.
+fn lost_volumes(facts: &MemberFactsResponse) -> Vec<String> {
+    let lost = |state: &str| {
+        [VolumeState::Failed, VolumeState::Missing].map(VolumeState::name).contains(&state)
+    };
+    let lost = facts.volumes.iter().filter(|volume| lost(&volume.state));
+    lost.map(|volume| format!("volume {} is {}: {}", volume.path, volume.state, volume.why))
+        .collect()
+}
+
 fn member_picture(member: &Member, facts: &AllFacts) -> MemberPicture {
     let told = facts.get(&member.config.id);
     let answer = told.and_then(|told| told.as_ref().ok());
@@ -183,5 +193,6 @@ fn member_picture(member: &Member, facts: &AllFacts) -> MemberPicture {
         voter: member.config.voter,
         data_process: answer.is_some_and(|facts| facts.data_process_up),
         lease: answer.is_some_and(|facts| facts.lease_left_millis > 0),
+        lost_volumes: answer.map(lost_volumes).unwrap_or_default(),
     }
 }

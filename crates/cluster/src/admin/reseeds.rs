@@ -10,7 +10,9 @@ use keelson_cluster_core::{
     ActivationReason, Besides, ClusterState, Command, DecisionRecord, EventKind, ReseedDecision,
     ReseedEvent,
 };
-use keelson_types::{CopyId, FailureTag, MemberId, OperationId, RefusalReason};
+use keelson_types::{
+    CopyId, FailureTag, MemberId, OldFiles, OperationId, RefusalReason, SeedOrder,
+};
 use keelson_wire::Refusal;
 use uuid::Uuid;
 
@@ -18,6 +20,7 @@ use super::losses::facts_of;
 use super::moves::status_named;
 use super::refusal;
 use super::status::failure_of;
+use super::volumes::seen_places;
 use crate::clock;
 use crate::context::Context;
 use crate::facts::AllFacts;
@@ -29,7 +32,10 @@ impl Context {
             self.applied.read(|state| state.members.keys().copied().collect());
         let facts = self.facts_of(members, &[]).await;
         let now = clock::unix_millis();
-        let orders = self.applied.read(|state| watch.look(state, &seen(state, &facts), now));
+        let orders = self.applied.read(|state| {
+            let (seen, places) = (seen(state, &facts), seen_places(state, &facts));
+            watch.look(state, (&seen, &places), now)
+        });
         for order in orders {
             let copy = order.copy;
             if let Err(refusal) = self.carry_out(order).await {
@@ -76,9 +82,10 @@ fn command(state: &ClusterState, wanted: &ReseedOrder) -> Option<Command> {
             });
         }
         Ok(ReseedWish::Resume) => ReseedStep::Resume,
-        Ok(ReseedWish::Seed(old_files)) => {
-            let operation = OperationId::new(Uuid::new_v4());
-            ReseedStep::Seed(order(operation, CopyId::new(Uuid::new_v4()), *old_files))
+        Ok(ReseedWish::Seed(old_files)) => ReseedStep::Seed(fresh_order(*old_files)),
+        Ok(ReseedWish::AssignSpare(spare)) => {
+            let spare = Some(spare.clone());
+            ReseedStep::Seed(SeedOrder { spare, ..fresh_order(OldFiles::Keep) })
         }
         Ok(ReseedWish::Stop) => ReseedStep::Stop,
         Ok(ReseedWish::Reset) => ReseedStep::Reset,
@@ -86,6 +93,10 @@ fn command(state: &ClusterState, wanted: &ReseedOrder) -> Option<Command> {
     };
     let steps = config.autoreseed.unwrap_or_default().steps();
     Some(Command::ReseedStep { database, copy, steps, step })
+}
+
+fn fresh_order(old_files: OldFiles) -> SeedOrder {
+    order(OperationId::new(Uuid::new_v4()), CopyId::new(Uuid::new_v4()), old_files)
 }
 
 /// The decision behind an order, with what it was decided from.

@@ -178,6 +178,7 @@ impl Context {
             no_throttle: false,
             network: None,
             compression: None,
+            spare: None,
         })
     }
 

@@ -17,6 +17,7 @@ use keelson_wire::v1::{
 };
 use keelson_wire::{Refusal, ids, v1};
 
+use super::volumes::seen_places;
 use crate::admin::copies::suspension;
 use crate::clock;
 use crate::context::Context;
@@ -260,7 +261,7 @@ fn row(
         activation_policy: copy.policy.to_string(),
         failure_tag: failure.map(|tag| tag.to_string()).unwrap_or_default(),
         failure_action: acts.map(|action| action.to_string()).unwrap_or_default(),
-        autoreseed: autoreseed(state, database, (id, copy)),
+        autoreseed: autoreseed(state, database, (id, copy), facts),
         rehearsal: super::rehearsals::shown(copy),
     }
 }
@@ -270,8 +271,13 @@ fn autoreseed(
     state: &ClusterState,
     database: &Database,
     (id, copy): (CopyId, &CopyConfig),
+    facts: &AllFacts,
 ) -> Option<v1::AutoReseedInfo> {
-    let (next_unix_millis, blocked) = match standing(state, database, id, clock::unix_millis()) {
+    if !copy.is_stopped() && copy.autoreseed.is_none() {
+        return None;
+    }
+    let (places, now) = (seen_places(state, facts), clock::unix_millis());
+    let (next_unix_millis, blocked) = match standing(state, database, id, &places, now) {
         ReseedVerdict::Nothing if copy.autoreseed.is_none() => return None,
         ReseedVerdict::Nothing | ReseedVerdict::Act(_) => (0, String::new()),
         ReseedVerdict::Wait(until) => (until, String::new()),
@@ -281,6 +287,7 @@ fn autoreseed(
     Some(v1::AutoReseedInfo {
         resumes: progress.resumes,
         seeds: progress.seeds,
+        spares: progress.spares,
         stopped: progress.stopped,
         began_unix_millis: progress.began_unix_ms,
         last_unix_millis: progress.last_unix_ms,

@@ -136,6 +136,13 @@ impl Replication for Content {
         Ok(Response::new(keelson_wire::v1::ScrubCopyResponse { ended_before: 0 }))
     }
 
+    async fn renew_volume(
+        &self,
+        _: Request<keelson_wire::v1::RenewVolumeRequest>,
+    ) -> Result<Response<keelson_wire::v1::RenewVolumeResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
     async fn get_digest(
         &self,
         request: Request<GetDigestRequest>,

@@ -32,6 +32,7 @@ fn order(source: Option<u128>) -> SeedOrder {
         no_throttle: false,
         network: None,
         compression: None,
+        spare: None,
     }
 }
 

@@ -76,7 +76,7 @@ async fn look_at(context: &Arc<PlaneContext>, copy: &CopyHandle) -> Option<Durat
         suspended: wanted.suspended,
         seeding: wanted.seeding,
         in_doubt: shared.marked.load(std::sync::atomic::Ordering::SeqCst),
-        no_room: context.room.look().store,
+        no_room: context.room_of(shared.database).look().store,
         on_timeline: end.is_some_and(|end| log.table.epoch_at(end.position) == end.epoch),
         found,
         log_from: shared.log_from.load(),

@@ -55,6 +55,7 @@ fn bench() -> Bench {
             data: directory.clone(),
             logs: directory.clone(),
             noting: Arc::default(),
+            volumes: Arc::default(),
         },
         opener: Arc::new(keelson_env::MemStoreOpener::new()),
         disk: disk.clone(),

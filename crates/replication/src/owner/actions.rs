@@ -107,7 +107,7 @@ impl Owner {
     }
 
     pub(super) fn replay_to(&mut self, to: Position) {
-        if !self.context.room.look().replays(self.machine.own_epoch().is_some()) {
+        if !self.room().look().replays(self.machine.own_epoch().is_some()) {
             return self.replay_later(to);
         }
         if !self.may_replay(to) {

@@ -37,7 +37,9 @@ impl Owner {
         if self.truncation.unlooked {
             return; // Log has gone since the last look, perhaps enough.
         }
-        let Some(free_bytes) = self.context.space.volumes().log.free_bytes else { return };
+        let Some(free_bytes) = self.context.volumes_of(self.shared.database).log.free_bytes else {
+            return;
+        };
         let Some(assigned) = self.assigned.clone() else { return };
         match self.expanded(&assigned, decided.up_to, free_bytes) {
             Expanded::Off | Expanded::Enough => self.truncation.told = Told::Ordinary,

@@ -46,7 +46,7 @@ impl Owner {
         if !self.idle.take_due(now) || self.writer.is_none() {
             return;
         }
-        if !self.context.room.look().takes_log() {
+        if !self.room().look().takes_log() {
             return self.idle.wrote(now);
         }
         let before = self.cursor.position();

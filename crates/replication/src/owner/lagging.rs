@@ -123,8 +123,8 @@ impl Owner {
     pub(super) fn looked_at_space(&mut self) {
         self.truncation.due = true;
         self.truncation.unlooked = false;
-        self.truncation.short =
-            self.context.is_short_of_log_space() || !self.context.room.look().takes_log();
+        self.truncation.short = self.context.is_short_of_log_space(self.shared.database)
+            || !self.room().look().takes_log();
         if self.truncation.short {
             self.checkpoint_for_space();
         }
@@ -140,7 +140,7 @@ impl Owner {
             Some(assigned) => settings.of_database(&assigned.automations),
             None => settings,
         };
-        let volumes = self.context.space.volumes();
+        let volumes = self.context.volumes_of(self.shared.database);
         let inputs = PlayDownInputs {
             now: lag.clock.time(boottime_now()),
             lagged: lag.settings.is_lagged(),

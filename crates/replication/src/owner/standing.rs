@@ -40,6 +40,9 @@ impl Owner {
                     StatusReason::Fault(fault) => Some(fault.tag()),
                     _ => None,
                 };
+                if matches!(to, CopyStatus::Failed | CopyStatus::FailedAndSuspended) {
+                    self.context.places.volumes.suspect(self.shared.database);
+                }
                 let news = News::CopyStatusChanged { from, to, reason, tag };
                 self.context.tell(Some(self.shared.database), &news);
             }
@@ -119,7 +122,7 @@ impl Owner {
         let since = self.status.last().map(|(_, since)| boottime_now().since(since));
         let since = since.map_or(0, |age| age.as_millis() as u64);
         let lag_status = self.lag_status();
-        let volumes = self.context.space.volumes();
+        let volumes = self.context.volumes_of(self.shared.database);
         let settings = self.context.settings.borrow().clone();
         let on = settings.number(Setting::ExpandedCopies) > 0;
         let floor = if on { settings.number(Setting::ExpandedLowSpace) } else { 0 };

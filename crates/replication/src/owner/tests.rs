@@ -75,6 +75,7 @@ impl Volume {
                     data: "/data".into(),
                     logs: "/data".into(),
                     noting: Arc::default(),
+                    volumes: Arc::default(),
                 },
                 opener: Arc::new(self.stores.clone()),
                 connector: Connector::new(self.tls.clone()),

@@ -226,8 +226,8 @@ impl Owner {
         self.truncation.first = Position { generation: first, offset: 0 };
         self.truncation.due = true;
         self.truncation.unlooked = true;
-        if self.context.is_short_of_log_space() {
-            self.context.room.ask();
+        if self.context.is_short_of_log_space(self.shared.database) {
+            self.context.rooms.ask();
         }
         self.order_truncation();
     }

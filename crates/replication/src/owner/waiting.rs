@@ -5,6 +5,7 @@
 //! the copy from its rule. The session stays, so that truncation can make the room.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_format::Chunk;
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::owner::Owner;
 use crate::owner::shipping::WINDOW_BYTES;
+use crate::room::Room;
 
 /// How often is looked for room.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -46,9 +48,14 @@ impl Waiting {
 }
 
 impl Owner {
+    /// The room on its volumes.
+    pub(super) fn room(&self) -> Arc<Room> {
+        self.context.room_of(self.shared.database)
+    }
+
     /// Takes frames of the active, if there is room for them.
     pub(super) fn take_frames(&mut self, epoch: Epoch, chunk: Chunk, committed: Position) {
-        if self.waiting.frames.is_empty() && self.context.room.look().takes_log() {
+        if self.waiting.frames.is_empty() && self.room().look().takes_log() {
             return self.take_chunk(epoch, chunk, Some(committed));
         }
         self.waiting.frame_bytes += chunk.bytes.len();
@@ -79,7 +86,7 @@ impl Owner {
             return;
         }
         self.waiting.look_at = None;
-        while !self.waiting.frames.is_empty() && self.context.room.look().takes_log() {
+        while !self.waiting.frames.is_empty() && self.room().look().takes_log() {
             if let Some((epoch, chunk, committed)) = self.waiting.frames.pop_front() {
                 self.waiting.frame_bytes -= chunk.bytes.len();
                 self.take_chunk(epoch, chunk, Some(committed));

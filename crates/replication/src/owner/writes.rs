@@ -119,7 +119,7 @@ impl Owner {
             if writer.queued() == 0 && !writer.has_records() {
                 return;
             }
-            let shortage = self.context.room.look();
+            let shortage = self.context.room_of(self.shared.database).look();
             if !shortage.takes_writes() {
                 return self.refuse_queue(shortage);
             }

@@ -16,7 +16,13 @@ use crate::shared::CopyShared;
 fn places() -> Places {
     let disk = Arc::new(SimDisk::new());
     disk.create_dir_all(Path::new("/data/databases")).unwrap();
-    Places { disk, data: "/data".into(), logs: "/logs".into(), noting: Arc::default() }
+    Places {
+        disk,
+        data: "/data".into(),
+        logs: "/logs".into(),
+        noting: Arc::default(),
+        volumes: Arc::default(),
+    }
 }
 
 fn identity() -> Identity {
@@ -208,6 +214,7 @@ fn a_crash_leaves_no_store_without_its_mark() {
             data: "/data".into(),
             logs: "/logs".into(),
             noting: Arc::default(),
+            volumes: Arc::default(),
         };
         let stores = MemStoreOpener::new();
         truncated(&places, &stores);

@@ -19,14 +19,15 @@ use keelson_copy_core::seed::{SEED_RECORD_BYTES_MAX, SeedRecord, Staged};
 use keelson_env::{Disk, DiskError};
 use keelson_format::{ControlRecord, SeedFile, SeedManifest, SeedPlace};
 use keelson_log::{ControlFile, ControlFileError, LogError};
-use keelson_types::{CopyId, DatabaseId, LogId, Position, StoreId};
+use keelson_types::{CopyId, DatabaseId, LogId, News, Position, SpareOrder, StoreId};
 
 use super::source::{digest_of, subdirectory};
 use super::staged::StagedLog;
 use crate::catalog;
-use crate::open::Places;
+use crate::open::{Places, note_created};
 use crate::owner::unix_millis;
 use crate::scrub::ScrubReport;
+use crate::volumes::Stays;
 use crate::whole_file;
 
 mod clearing;
@@ -141,6 +142,13 @@ impl SeedFiles {
     /// The control file of a copy that is not the one in use.
     fn control_aside(&self, copy: CopyId) -> PathBuf {
         self.home(SeedPlace::Store).join(format!("control-{copy}"))
+    }
+
+    /// Leaves a failed volume, if it was not left already: staging and what comes of it is on the
+    /// spare. Says what is to be told.
+    pub(crate) fn leave_volume(&self, order: &SpareOrder) -> Placed<Option<News>> {
+        let left = self.places.volumes.leave(self.database, order);
+        left.map_err(|Stays { full, why }| PlaceError { full, text: why })
     }
 
     /// Whether a seed left anything here.
@@ -312,6 +320,10 @@ impl SeedFiles {
         record.committed = manifest.at.position;
         record.durable_floor = end.position;
         ScrubReport::put_new(&mut record, unix_millis());
+        if self.places.volumes.is_used() {
+            // From now on its directory may be gone because a disk is, and it is no new copy.
+            note_created(&self.places, copy)?;
+        }
         let path = self.control_aside(copy);
         let (mut control, _) = ControlFile::open(self.disk(), &path)?;
         control.write(&record)?;

@@ -11,7 +11,7 @@ use keelson_format::SeedPlace;
 use keelson_types::{DatabaseId, SEED_RESERVE_BYTES};
 
 use super::place::PlaceError;
-use crate::open::Places;
+use crate::open::{Places, Roots};
 
 /// Bytes that a seed lacks on the volumes of stores and of logs, which may be one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,24 +42,39 @@ pub(crate) struct Free {
     pub(crate) one_volume: bool,
 }
 
+/// What a seed claims, and where.
+#[derive(Debug)]
+struct Claimed {
+    by: DatabaseId,
+    roots: Roots,
+    needs: Needs,
+}
+
 /// The claims of a member's seeds, the earliest first.
 #[derive(Debug, Default)]
-pub(crate) struct SeedRoom(Mutex<Vec<(DatabaseId, Needs)>>);
+pub(crate) struct SeedRoom(Mutex<Vec<Claimed>>);
 
 impl SeedRoom {
-    fn lock(&self) -> MutexGuard<'_, Vec<(DatabaseId, Needs)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Claimed>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn before(&self, database: DatabaseId) -> Needs {
+    /// What is claimed of these volumes before this seed claimed anything.
+    fn before(&self, database: DatabaseId, roots: &Roots) -> Needs {
         let claims = self.lock();
-        let earlier = claims.iter().take_while(|(of, _)| *of != database);
-        earlier.fold(Needs::default(), |sum, (_, needs)| sum.plus(*needs))
+        let earlier = claims.iter().take_while(|claim| claim.by != database);
+        sum(earlier, roots)
     }
 
-    fn all(&self) -> Needs {
-        self.lock().iter().fold(Needs::default(), |sum, (_, needs)| sum.plus(*needs))
+    fn all(&self, roots: &Roots) -> Needs {
+        sum(self.lock().iter(), roots)
     }
+}
+
+/// Copies share both volumes, or none.
+fn sum<'a>(claims: impl Iterator<Item = &'a Claimed>, roots: &Roots) -> Needs {
+    let there = claims.filter(|claim| claim.roots.data == roots.data);
+    there.fold(Needs::default(), |sum, claim| sum.plus(claim.needs))
 }
 
 /// What one seed claims until this is dropped.
@@ -72,7 +87,7 @@ pub(crate) struct Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.room.lock().retain(|(of, _)| *of != self.database);
+        self.room.lock().retain(|claim| claim.by != self.database);
     }
 }
 
@@ -84,22 +99,29 @@ impl Claim {
 
     /// Claims exactly this.
     pub(crate) fn set(&self, needs: Needs) {
+        let (by, roots) = (self.database, self.roots());
         let mut claims = self.room.lock();
-        match claims.iter_mut().find(|(of, _)| *of == self.database) {
-            Some((_, known)) => *known = needs,
-            None => claims.push((self.database, needs)),
+        match claims.iter_mut().find(|claim| claim.by == by) {
+            Some(known) => (known.roots, known.needs) = (roots, needs),
+            None => claims.push(Claimed { by, roots, needs }),
         }
+    }
+
+    /// The volumes of the copy as it is made.
+    fn roots(&self) -> Roots {
+        self.places.roots(self.database)
     }
 
     /// What the volumes have for this seed.
     pub(crate) fn free(&self) -> Result<Free, PlaceError> {
-        self.free_beside(self.room.before(self.database))
+        let roots = self.roots();
+        self.free_beside(self.room.before(self.database, &roots), &roots)
     }
 
-    fn free_beside(&self, mut taken: Needs) -> Result<Free, PlaceError> {
+    fn free_beside(&self, mut taken: Needs, roots: &Roots) -> Result<Free, PlaceError> {
         let free = |path| self.places.disk.free_bytes(path);
-        let (store, log) = (free(&self.places.data)?, free(&self.places.logs)?);
-        let one_volume = self.places.data == self.places.logs;
+        let (store, log) = (free(&roots.data)?, free(&roots.logs)?);
+        let one_volume = roots.data == roots.logs;
         if one_volume {
             let both = taken.store.saturating_add(taken.log);
             taken = Needs { store: both, log: both };
@@ -115,8 +137,8 @@ impl Claim {
     pub(crate) fn take(&self, place: SeedPlace, bytes: u64) -> Result<(), PlaceError> {
         check(place, self.free()?, bytes)?;
         let mut claims = self.room.lock();
-        if let Some((_, needs)) = claims.iter_mut().find(|(of, _)| *of == self.database) {
-            let needs = needs.of(place);
+        if let Some(claim) = claims.iter_mut().find(|claim| claim.by == self.database) {
+            let needs = claim.needs.of(place);
             *needs = needs.saturating_sub(bytes);
         }
         Ok(())
@@ -127,7 +149,8 @@ impl Claim {
     /// # Errors
     /// `full` if that would eat into what stays free, or is claimed by any seed, this one included.
     pub(crate) fn take_unclaimed(&self, place: SeedPlace, bytes: u64) -> Result<(), PlaceError> {
-        check(place, self.free_beside(self.room.all())?, bytes)
+        let roots = self.roots();
+        check(place, self.free_beside(self.room.all(&roots), &roots)?, bytes)
     }
 }
 
@@ -168,7 +191,13 @@ mod tests {
 
         fn claim(&self, database: u128, logs: &str) -> Claim {
             let (data, logs) = ("/data".into(), logs.into());
-            let places = Places { disk: self.disk.clone(), data, logs, noting: Arc::default() };
+            let places = Places {
+                disk: self.disk.clone(),
+                data,
+                logs,
+                noting: Arc::default(),
+                volumes: Arc::default(),
+            };
             Claim::new(self.room.clone(), places, DatabaseId::from_u128(database))
         }
     }

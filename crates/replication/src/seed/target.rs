@@ -14,7 +14,9 @@ use keelson_copy_core::seed::{
 };
 use keelson_format::{SeedManifest, SeedPlace};
 use keelson_net::{Lane as ChannelLane, SPANS};
-use keelson_types::{LogEnd, MemberId, OperationId, Refused, SeedOrder, SeedPhase, SeedProgress};
+use keelson_types::{
+    LogEnd, MemberId, OperationId, RefusalReason, Refused, SeedOrder, SeedPhase, SeedProgress,
+};
 use keelson_wire::{ids, v1};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -144,6 +146,7 @@ impl Target {
         let order = self.order.clone();
         let mut machine = SeedMachine::new(SeedConfig::default(), order, self.shared.copy);
         let mut actions = Vec::new();
+        self.leave_volume().await?;
         let first = self.candidates.borrow_and_update().clone();
         machine.step(boottime_now(), SeedEvent::Candidates(first), &mut actions);
         loop {
@@ -186,6 +189,23 @@ impl Target {
                 }
             }
         }
+    }
+
+    /// Goes to a spare volume, if that is the order. What cannot be done ends the seed: its old
+    /// place is one where nothing can be written.
+    async fn leave_volume(&mut self) -> Result<()> {
+        let Some(spare) = self.order.spare.clone() else { return Ok(()) };
+        let (reason, text) = match self.on_disk(move |files| files.leave_volume(&spare)).await {
+            Ok(news) => {
+                if let Some(news) = news {
+                    self.context.tell(Some(self.shared.database), &news);
+                }
+                return Ok(());
+            }
+            Err(PlaceError { full: true, text }) => (RefusalReason::NoSpaceForSeed, text),
+            Err(PlaceError { full: false, text }) => (RefusalReason::SeedTargetFailed, text),
+        };
+        self.end(Some(Refused::new(reason, text))).await.map(drop)
     }
 
     /// Carries an action out; most end in an event.

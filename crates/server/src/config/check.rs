@@ -101,7 +101,8 @@ pub(crate) fn check_certificate(
 
 fn warnings(config: &Config, identity: &TlsIdentity) -> Vec<String> {
     let mut warnings = Vec::new();
-    if config.log_dir() == config.data_dir() {
+    let volumes = !config.volumes().volumes.is_empty();
+    if config.log_dir() == config.data_dir() && !volumes {
         warnings.push(
             "log_dir and data_dir share a disk; a disk of its own makes commits faster".into(),
         );

@@ -28,6 +28,7 @@ pub struct Field {
 const AT_START: &str = "at the next start";
 const ADDRESS: &str = "host:port, port 1 to 65535";
 const QUOTA: &str = "a size of at least 128 MiB, like 200 GiB";
+const VOLUMES: &str = "paths with commas between them, none inside another one or data_dir";
 const PATH: &str = "a path; relative to this file";
 
 /// Every key, in the order of the sample file.
@@ -94,6 +95,27 @@ pub const FIELDS: &[Field] = &[
         bound: QUOTA,
         takes_effect: AT_START,
         sample: "100 GiB",
+    },
+    Field {
+        key: "volumes",
+        meaning: "Directories that hold the copies of databases, store and log of a copy together, \
+            each a disk of its own; a new copy goes where the fewest are. data_dir keeps identity, \
+            consensus state and one link per database. An empty directory is made a volume of this \
+            member when it is first seen; what is not mounted later is missing, and its copies \
+            have failed. Not with a log_dir of its own.",
+        default: Some("copies lie in data_dir and log_dir"),
+        bound: VOLUMES,
+        takes_effect: "at the next start; copies that are there stay where they are",
+        sample: "volumes/a, volumes/b",
+    },
+    Field {
+        key: "spare_volumes",
+        meaning: "Directories like these that wait until a volume fails: automatic reseed makes \
+            its copies anew on the first one with room, and it is a volume like the others then.",
+        default: Some("no spares: a failed volume waits for an operator"),
+        bound: VOLUMES,
+        takes_effect: AT_START,
+        sample: "volumes/spare",
     },
     Field {
         key: "control_address",

@@ -271,6 +271,24 @@ fn quotas_are_sizes_and_there_are_none_by_default() {
 }
 
 #[test]
+fn volumes_are_directories_apart() {
+    let config = parse("volumes = 'a, b/../b/c'\nspare_volumes = '/s/'\n").unwrap();
+    let base = config.path().parent().unwrap();
+    assert_eq!(config.volumes().spares, [Path::new("/s")]);
+    assert_eq!(config.volumes().volumes[0], base.join("a"));
+    assert!(parse("").unwrap().volumes().volumes.is_empty(), "none by default");
+    for (lines, word) in [
+        ("spare_volumes = '/s'\n", "spare_volumes needs volumes"),
+        ("volumes = '/a, /b'\nspare_volumes = '/a'\n", "named twice"),
+        ("volumes = '/a, /a/b'\n", "inside one another"),
+        ("volumes = '/a'\nlog_dir = '/l'\n", "store and log of a copy together"),
+    ] {
+        let problems = parse(lines).unwrap_err().join("; ");
+        assert!(problems.contains(word), "{word:?} is not in {problems}");
+    }
+}
+
+#[test]
 fn a_certificate_of_another_member_is_refused() {
     let own = |role, name: &str| keelson_net::PeerIdentity {
         name: name.into(),

@@ -2,7 +2,7 @@
 //! those of the real member.
 
 use keelson_cluster_core::autoreseed::{
-    CopySeen, ReseedOrder, ReseedStep, ReseedVerdict, ReseedWish, Seen,
+    CopySeen, ReseedOrder, ReseedStep, ReseedVerdict, ReseedWish, Seen, SeenPlaces,
 };
 use keelson_cluster_core::redistribute::{Balance, WantedMove, keep_left, redistribute};
 use keelson_cluster_core::schedule::{Due, carried_out_by, due, too_late};
@@ -184,7 +184,9 @@ impl ManagerWorld {
         let (wall, seen) = (self.wall_ms(leader), self.seen(leader));
         let Some(control) = &mut self.machines[leader].control else { return };
         let Some(leading) = &mut control.leading else { return };
-        let orders = leading.watch.look(&control.state, &seen, wall);
+        // A simulated member has one volume.
+        let places = SeenPlaces::default();
+        let orders = leading.watch.look(&control.state, (&seen, &places), wall);
         for order in orders {
             self.reseed(leader, order, &seen);
         }
@@ -224,6 +226,10 @@ impl ManagerWorld {
             ReseedWish::Stop => ReseedStep::Stop,
             ReseedWish::Reset => ReseedStep::Reset,
             ReseedWish::Done => ReseedStep::Done,
+            ReseedWish::AssignSpare(spare) => {
+                let violation = Violation::new("no spare is assigned without one", spare.leaves);
+                return self.check(Err(violation));
+            }
             ReseedWish::Seed(old_files) => {
                 let source = found.copies.keys().find(|other| {
                     **other != copy && seen.get(*other).is_some_and(|s| s.tag.is_none())
@@ -246,6 +252,7 @@ impl ManagerWorld {
                     no_throttle: false,
                     network: None,
                     compression: None,
+                    spare: None,
                 })
             }
         };

@@ -65,8 +65,8 @@ fn spans(snapshot: &Snapshot, out: &mut Exposition) {
     }
 }
 
-/// All copies of a member lie on its two volumes and say the same of them, each as of its own last
-/// look; the newest is not known, so the least room counts.
+/// All copies of a member say how much room they have, each as of its own last look; the newest is
+/// not known, so the least room counts.
 fn volumes(snapshot: &Snapshot, out: &mut Exposition) {
     let copies = &snapshot.facts.copies;
     let least = |of: fn(&keelson_wire::v1::CopyFacts) -> Option<u64>| {
@@ -78,6 +78,20 @@ fn volumes(snapshot: &Snapshot, out: &mut Exposition) {
         let mut family = out.family("keelson_volume_free_bytes", Kind::Gauge, "Room that is left.");
         family.sample(&[("volume", "log")], log);
         family.sample(&[("volume", "data")], data);
+        for volume in &snapshot.facts.volumes {
+            // Nothing is written to the others, whatever room they have.
+            let used = ["healthy", "spare"].contains(&volume.state.as_str());
+            if let Some(free) = volume.free_bytes.filter(|_| used) {
+                family.sample(&[("volume", &volume.path)], count_of(free));
+            }
+        }
+    }
+    if !snapshot.facts.volumes.is_empty() {
+        let help = "State of each volume of a member that has several.";
+        let mut family = out.family("keelson_volume_state_info", Kind::Gauge, help);
+        for volume in &snapshot.facts.volumes {
+            family.sample(&[("volume", &volume.path), ("state", &volume.state)], 1.0);
+        }
     }
     if let Some(left) = least(|copy| copy.log_seconds_to_full) {
         let help = "Forecast: when the volume of the logs is full; absent if it does not fill.";

@@ -64,6 +64,7 @@ fn standing(row: &CopyStatusRow, facts: &CopyFacts) -> Value {
         "disk_read_latency_micros": facts.read_latency_micros,
         "log_bytes": facts.log_bytes,
         "store_bytes": facts.store_bytes,
+        "volume": facts.volume,
         "divergence": facts.divergence.as_ref().map(divergence),
         "seeding_source_for_database": facts.feeds_seed,
         "scrub": facts.scrub.as_ref().map(super::scrub::data_of),
@@ -75,6 +76,7 @@ fn autoreseed(info: &AutoReseedInfo) -> Value {
     json!({
         "resumes": info.resumes,
         "seeds": info.seeds,
+        "spares": info.spares,
         "stopped": info.stopped,
         "began": text::time(info.began_unix_millis),
         "last_step": text::time(info.last_unix_millis),

@@ -27,6 +27,7 @@ fn order(source: Option<MemberId>) -> SeedOrder {
         no_throttle: false,
         network: None,
         compression: None,
+        spare: None,
     }
 }
 

@@ -32,7 +32,7 @@ impl Place {
         let (data, logs) = (home.path().join("data"), home.path().join("logs"));
         let disk = Arc::new(OsDisk::new());
         disk.create_dir_all(&data.join("databases")).unwrap();
-        let places = Places { disk, data, logs, noting: Arc::default() };
+        let places = Places { disk, data, logs, noting: Arc::default(), volumes: Arc::default() };
         let files = SeedFiles::new(places, DATABASE);
         Self { home, files, stores: MemStoreOpener::new() }
     }

@@ -25,7 +25,8 @@ fn copy() -> Copy {
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
     let (data, logs) = (home.path().join("data"), home.path().join("logs"));
     disk.create_dir_all(&data.join("databases")).unwrap();
-    let places = Places { disk: disk.clone(), data, logs, noting: Arc::default() };
+    let places =
+        Places { disk: disk.clone(), data, logs, noting: Arc::default(), volumes: Arc::default() };
     let identity = Identity {
         database: DatabaseId::from_u128(7),
         copy: CopyId::from_u128(1),

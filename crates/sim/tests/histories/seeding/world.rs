@@ -122,6 +122,7 @@ fn order() -> SeedOrder {
         no_throttle: false,
         network: None,
         compression: None,
+        spare: None,
     }
 }
 
