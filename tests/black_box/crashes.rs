@@ -96,6 +96,25 @@ async fn a_hung_active_member_is_left_and_serves_nothing_when_it_wakes() -> Resu
     cluster.assert_clean_logs(EXPECTED_ERRORS)
 }
 
+/// The data process is well, reaches its peers, and could go on acknowledging. Nobody renews its
+/// lease: it stops before anybody else serves.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_active_whose_control_process_hangs_stops_with_its_lease() -> Result<()> {
+    let mut cluster = cluster().await?;
+    let writer = writing(&cluster).await?;
+    let active = cluster.active_of("DB1").await?;
+    let data = cluster.member(&active).data_pid();
+    cluster.member(&active).pause_control_process()?;
+    writer.progress(200).await?;
+    let heir = cluster.active_of("DB1").await?;
+    ensure!(heir != active, "{active} serves without a lease");
+    ensure!(cluster.member(&active).data_pid() == data, "its data process lives");
+    cluster.member(&active).resume()?;
+    writer.progress(200).await?;
+    prove(&cluster, writer).await?;
+    cluster.assert_clean_logs(EXPECTED_ERRORS)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn all_members_die_at_once_and_return() -> Result<()> {
     let mut cluster = cluster().await?;

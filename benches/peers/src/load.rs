@@ -317,7 +317,7 @@ mod tests {
     fn plan() -> Plan {
         let arguments = Arguments::try_parse_from(["keelson-peers", "--quick"]).unwrap();
         assert_eq!(arguments.kinds().len(), Kind::ALL.len());
-        let short = Duration::from_millis(20);
+        let short = Duration::from_millis(200);
         Plan { keys: 250, warm_up: Duration::ZERO, duration: short, ..arguments.plan() }
     }
 

@@ -33,8 +33,8 @@ pub struct LeaseConfig {
     /// Largest difference of two clocks' speeds, in thousandths.
     pub drift_permille: u32,
     /// No voter votes for another leader within this time after the last message of one that it
-    /// acknowledged, not after a restart either: so long a new leader's predecessor had sent nothing
-    /// on which it could grant a lease. Zero if nobody promises that.
+    /// acknowledged, not after a restart either: so long a new leader's predecessor had sent
+    /// nothing on which it could grant a lease. Zero if nobody promises that.
     #[serde(default)]
     pub loyalty: Duration,
 }

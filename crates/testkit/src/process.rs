@@ -174,6 +174,15 @@ impl MemberProcess {
         self.signal_all(Signal::SIGSTOP)
     }
 
+    /// Stops the control process alone; its data process goes on.
+    ///
+    /// # Errors
+    /// The member does not run.
+    pub fn pause_control_process(&self) -> Result<()> {
+        let child = self.child.as_ref().with_context(|| format!("{} does not run", self.name))?;
+        Ok(kill(pid_of(child)?, Signal::SIGSTOP)?)
+    }
+
     /// Lets a paused member go on.
     ///
     /// # Errors
