@@ -117,7 +117,7 @@ async fn force_up(cluster: &mut Cluster, view: &View) -> Result<()> {
     let planned = eventually("m4 hears no leader any more", || view.cli.json(&plan)).await?;
     assert_eq!(planned["in_doubt"], json!(["DB1"]), "{planned}");
     assert_eq!(planned["open_by_themselves"], json!(["DB2"]), "{planned}");
-    assert_eq!(planned["recovery_generation"], 1, "{planned}");
+    ensure!(planned["recovery_generation"].as_u64() > Some(0), "{planned}");
     assert_eq!(planned["cold_start_waits_for_all"], true, "{planned}");
     assert_eq!(planned["members"][0]["becomes"], "founder", "{planned}");
     let unconfirmed = restore(cluster, "m3", &[]);
@@ -171,7 +171,9 @@ async fn north_returns(cluster: &mut Cluster) -> Result<()> {
     })
     .await?;
     for (member, pid) in NORTH.into_iter().zip(pids) {
-        ensure!(cluster.member(member).control_pid() == pid, "{member} starts again by itself");
+        let process = cluster.member(member);
+        ensure!(process.is_running(), "{member} starts again by itself");
+        ensure!(process.control_pid() == pid, "{member} is the same process");
     }
     Ok(())
 }

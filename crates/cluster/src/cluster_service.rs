@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keelson_cluster_core::{Command, Grant};
 use keelson_net::{peer_of, require_member};
@@ -30,6 +31,9 @@ use crate::generation::Compared;
 use crate::manager_task::{LeaderInput, Troubles};
 use crate::propose::{lease_refusal, member_may_propose};
 use crate::storage::{Origin, StorageFault};
+
+/// How long the own disk may take to say how far the log goes.
+const LOG_DEADLINE: Duration = Duration::from_millis(300);
 
 /// The service. Clones share the control plane.
 #[derive(Clone)]
@@ -253,12 +257,17 @@ impl Cluster for ClusterApi {
     ) -> Result<Response<IdentifyResponse>, Status> {
         peer_of(&request)?;
         let identity = &self.0.identity;
-        let last = self.0.storage.last_log_id().await.map_err(|fault| storage_refusal(&fault))?;
+        // Whoever starts on a copy of this directory waits for this answer: it depends on no disk.
+        let asked = tokio::time::timeout(LOG_DEADLINE, self.0.storage.last_log_id());
+        let (asked, leader) = tokio::join!(asked, self.0.heard_leader_name());
+        let known = asked.ok().and_then(Result::ok);
+        let last = known.flatten();
         Ok(Response::new(IdentifyResponse {
             recovery: self.0.generation.own(),
             last_term: last.map_or(0, |last| last.leader_id.term),
             last_index: last.map_or(0, |last| last.index),
-            leader: self.0.heard_leader_name().await,
+            leader,
+            log_unknown: known.is_none(),
             member: ids::bytes(identity.member),
             name: identity.name.to_string(),
             site: identity.site.to_string(),

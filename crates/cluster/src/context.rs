@@ -81,6 +81,11 @@ pub(crate) struct Context {
     pub(crate) stopping: AtomicBool,
     /// Forming or joining a cluster happens once at a time.
     pub(crate) forming: tokio::sync::Mutex<()>,
+    /// Maintenances begin one after another: one that is taken back must not look, to the next, as if
+    /// it had been there before.
+    pub(crate) maintaining: tokio::sync::Mutex<()>,
+    /// Members are taken in again by one task at a time.
+    pub(crate) readmitting: tokio::sync::Mutex<()>,
     /// The rehearsals that this member carries out as the leader.
     pub(crate) rehearsing: Rehearsing,
     /// The access tokens that count here.

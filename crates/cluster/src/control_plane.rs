@@ -50,6 +50,8 @@ const IDENTIFY_DEADLINE: Duration = Duration::from_secs(1);
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a clean stop tries to give the lease back.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(1);
+/// How long consensus may take to stop when it was left behind.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
 /// Grants on their way from the renewer to the assigner.
 const GRANTS: usize = 16;
 
@@ -165,6 +167,8 @@ impl ControlPlane {
             lease_until: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             forming: tokio::sync::Mutex::new(()),
+            maintaining: tokio::sync::Mutex::new(()),
+            readmitting: tokio::sync::Mutex::new(()),
             rehearsing: crate::admin::Rehearsing::default(),
             tokens: TokenBook::default(),
             audit: config.audit,
@@ -247,8 +251,9 @@ impl ControlPlane {
     async fn leave(&self, generation: u32) -> Ending {
         // Nothing more is asked of consensus while its file is emptied.
         self.context.stopping.store(true, Ordering::Relaxed);
-        if let Err(error) = self.context.raft.shutdown().await {
-            tracing::error!(%error, "consensus did not stop in order");
+        let shutdown = tokio::time::timeout(LEAVE_DEADLINE, self.context.raft.shutdown());
+        if !shutdown.await.is_ok_and(|ended| ended.is_ok()) {
+            return Ending::Failed("consensus did not stop, to be left behind".to_owned());
         }
         match self.context.storage.leave_behind(generation).await {
             Ok(()) => Ending::LeftBehind { generation },

@@ -9,19 +9,21 @@
 //! The consensus library is loyal while it runs as a follower: it refuses votes within
 //! `election_timeout_max` of the leader's last message. It does not cover two cases, which are
 //! covered here. A process that has just started does not know whom it heard before: it neither
-//! votes nor stands within the first `loyalty` of its life. A leader acknowledges its own
-//! heartbeats without hearing them: it does not vote within `loyalty` of the newest one that a
-//! quorum acknowledged. While its vote is looked at no lease is granted, and once it voted nothing
-//! that was sent before counts any more.
+//! votes nor stands within the first `loyalty` of its life. Whoever leads, or did until a moment
+//! ago, acknowledged its own heartbeats without hearing them: it votes for nobody within `loyalty`
+//! of the newest one on which it granted a lease. If it is elected itself, its lease table knows
+//! what it granted. While a vote is looked at no lease is granted, and once it voted nothing that
+//! was sent before counts any more.
 //!
 //! [`LeaseConfig::loyalty`]: keelson_cluster_core::LeaseConfig
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use keelson_types::{RefusalReason, Tick};
 use keelson_wire::Refusal;
+use openraft::error::RaftError;
 use openraft::raft::{VoteRequest, VoteResponse};
 
 use crate::clock;
@@ -35,6 +37,8 @@ pub(crate) struct Loyalty {
     began: Tick,
     span: Duration,
     quorum: Arc<QuorumClock>,
+    /// When the newest heartbeat was sent on which this process granted a lease; 0 for none.
+    granted_on: AtomicU64,
     /// Votes that are looked at.
     voting: AtomicU32,
 }
@@ -50,7 +54,15 @@ impl Drop for Voting<'_> {
 
 impl Loyalty {
     pub(crate) fn new(span: Duration, quorum: Arc<QuorumClock>) -> Self {
-        Self { began: clock::now(), span, quorum, voting: AtomicU32::new(0) }
+        let (granted_on, voting) = (AtomicU64::new(0), AtomicU32::new(0));
+        Self { began: clock::now(), span, quorum, granted_on, voting }
+    }
+
+    /// Whether a lease may be granted on a heartbeat that was sent then. Remembers it first: either
+    /// whoever votes meanwhile sees it, or this sees the vote.
+    pub(crate) fn may_grant(&self, sent: Tick) -> bool {
+        self.granted_on.fetch_max(sent.0, Ordering::SeqCst);
+        self.voting.load(Ordering::SeqCst) == 0
     }
 
     fn begin(&self) -> Voting<'_> {
@@ -58,33 +70,15 @@ impl Loyalty {
         Voting(self)
     }
 
-    /// Whether a vote is looked at. To be asked after what a lease rests on was read: whoever votes
-    /// looks at that afterwards.
-    pub(crate) fn is_voting(&self) -> bool {
-        self.voting.load(Ordering::SeqCst) > 0
-    }
-
-    /// Whether this process is too young to know whom it heard last.
-    fn is_new(&self, now: Tick) -> bool {
-        now.since(self.began) < self.span
-    }
-
-    /// Whether a leader heard from its quorum too short a time ago.
-    fn is_loyal(&self, now: Tick, last_quorum_ack: Option<Tick>) -> bool {
-        last_quorum_ack.is_some_and(|sent| now.since(sent) < self.span)
+    /// Whether this process must not vote at `now`.
+    fn is_loyal(&self, now: Tick) -> bool {
+        let granted_on = Tick(self.granted_on.load(Ordering::SeqCst));
+        let granted = granted_on > Tick(0) && now.since(granted_on) < self.span;
+        granted || now.since(self.began) < self.span
     }
 }
 
 impl Context {
-    /// When this leader last sent what a quorum acknowledged; nothing if it does not lead.
-    fn own_quorum_ack(&self, now: Tick) -> Option<Tick> {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow();
-        let vote = Some(metrics.vote).filter(|vote| vote.committed && metrics.state.is_leader())?;
-        let configs = metrics.membership_config.membership().get_joint_config();
-        self.loyalty.quorum.newest(&vote, configs, (self.node, now))
-    }
-
     /// Passes the request of a candidate on, unless it comes too early.
     ///
     /// # Errors
@@ -92,11 +86,10 @@ impl Context {
     pub(crate) async fn vote(
         &self,
         request: VoteRequest<NodeId>,
-    ) -> Result<Result<VoteResponse<NodeId>, openraft::error::RaftError<NodeId>>, Refusal> {
+    ) -> Result<Result<VoteResponse<NodeId>, RaftError<NodeId>>, Refusal> {
         let _voting = self.loyalty.begin();
-        let now = clock::now();
-        if self.loyalty.is_new(now) || self.loyalty.is_loyal(now, self.own_quorum_ack(now)) {
-            let what = "this member does not vote yet: it may have heard a leader";
+        if self.loyalty.is_loyal(clock::now()) {
+            let what = "this member does not vote yet: it may have heard a leader, or led";
             return Err(Refusal::new(RefusalReason::NoLeader, what));
         }
         let wanted = request.vote;
@@ -121,23 +114,24 @@ mod tests {
     const SPAN: Duration = Duration::from_millis(500);
 
     #[test]
-    fn a_new_process_and_a_leader_with_a_quorum_do_not_vote() {
+    fn a_new_process_and_one_that_granted_a_lease_do_not_vote() {
         let loyalty = Loyalty::new(SPAN, Arc::default());
         let after = |ms| loyalty.began.after(Duration::from_millis(ms));
-        assert!(loyalty.is_new(after(499)) && !loyalty.is_new(after(500)));
-        assert!(!loyalty.is_loyal(after(1_000), None), "no leader, or one without a quorum");
-        assert!(loyalty.is_loyal(after(1_000), Some(after(501))));
-        assert!(!loyalty.is_loyal(after(1_000), Some(after(500))));
+        assert!(loyalty.is_loyal(after(499)) && !loyalty.is_loyal(after(500)));
+        assert!(loyalty.may_grant(after(1_000)));
+        assert!(loyalty.may_grant(after(900)), "an older heartbeat");
+        assert!(loyalty.is_loyal(after(1_499)), "whether it leads or not");
+        assert!(!loyalty.is_loyal(after(1_500)));
     }
 
     #[test]
     fn no_lease_is_granted_while_a_vote_is_looked_at() {
         let loyalty = Loyalty::new(SPAN, Arc::default());
-        assert!(!loyalty.is_voting());
+        let sent = loyalty.began.after(SPAN);
         let (first, second) = (loyalty.begin(), loyalty.begin());
         drop(first);
-        assert!(loyalty.is_voting());
+        assert!(!loyalty.may_grant(sent));
         drop(second);
-        assert!(!loyalty.is_voting());
+        assert!(loyalty.may_grant(sent));
     }
 }

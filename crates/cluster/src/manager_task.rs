@@ -252,7 +252,7 @@ impl LeaderTask {
         let configs = metrics.borrow().membership_config.membership().get_joint_config().clone();
         let me = (self.context.node, now);
         let last_quorum_ack = self.quorum.newest(&leadership.vote, &configs, me);
-        let last_quorum_ack = last_quorum_ack.filter(|_| !self.context.loyalty.is_voting());
+        let last_quorum_ack = last_quorum_ack.filter(|sent| self.context.loyalty.may_grant(*sent));
         let applied_own_term = leadership.announced;
         let (table, applied) = (&mut self.table, &self.context.applied);
         applied.read(|state| {

@@ -160,7 +160,9 @@ impl RaftNetwork<TypeConfig> for Peer {
         let sent = clock::now();
         let answer: InstallSnapshotResponse<NodeId> =
             self.exchange(Kind::Snapshot, &rpc, option.hard_ttl()).await?;
-        if answer.vote == rpc.vote {
+        // Only the last chunk is a message of the leader to whoever takes it; earlier ones are
+        // answered without renewing its loyalty.
+        if answer.vote == rpc.vote && rpc.done {
             self.accepted(&rpc.vote, sent);
         }
         Ok(answer)

@@ -12,7 +12,7 @@ use std::time::Duration;
 use keelson_cluster_core::MemberConfig;
 use keelson_net::Lane;
 use keelson_types::RefusalReason;
-use keelson_wire::v1::JoinRequest;
+use keelson_wire::v1::{IdentifyRequest, JoinRequest};
 use keelson_wire::{Refusal, ids};
 
 use crate::context::Context;
@@ -23,8 +23,22 @@ use crate::raft_types::NodeId;
 const JOIN_DEADLINE: Duration = Duration::from_secs(1);
 
 impl Context {
+    /// Begins to take in who is left out, unless that is under way: a member that is slow to take
+    /// the log holds up nothing else.
+    pub(crate) fn begin_readmission(self: &Arc<Self>) {
+        if self.left_out().is_empty() {
+            return;
+        }
+        let context = self.clone();
+        self.spawn(async move {
+            if let Ok(_one_at_a_time) = context.readmitting.try_lock() {
+                context.readmit().await;
+            }
+        });
+    }
+
     /// Takes in the members that answer. Nothing to do unless the cluster was recovered.
-    pub(crate) async fn readmit(self: &Arc<Self>) {
+    async fn readmit(self: &Arc<Self>) {
         for member in self.left_out() {
             match self.readmit_one(&member).await {
                 Ok(()) => tracing::info!(member = %member.name, "a member was taken in again"),
@@ -63,6 +77,13 @@ impl Context {
     async fn readmit_one(self: &Arc<Self>, member: &MemberConfig) -> Result<(), Refusal> {
         let (name, address) = (member.name.as_str(), &member.control_address);
         let mut client = self.peers.cluster(name, address, Lane::Control);
+        let mut asked = client.clone();
+        let identify = |r| async move { asked.identify(r).await };
+        let found = call(JOIN_DEADLINE, IdentifyRequest {}, identify).await?;
+        if ids::member(&found.member)? != member.id {
+            let what = format!("another server answers as {name}");
+            return Err(Refusal::new(RefusalReason::ForeignMember, what));
+        }
         let recovery = self.generation.own();
         let join =
             JoinRequest { cluster: ids::bytes(self.cluster()?), peers: Vec::new(), recovery };

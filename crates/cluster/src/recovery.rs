@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use keelson_cluster_core::{ClusterState, MemberConfig, SiteRecovery};
 use keelson_net::{Connector, Lane};
-use keelson_types::{MemberId, RefusalReason, Setting};
+use keelson_types::{MemberId, MountIntent, RefusalReason, Setting};
 use keelson_wire::v1::{IdentifyRequest, IdentifyResponse};
 use keelson_wire::{Refusal, ids};
 
@@ -73,13 +73,14 @@ pub struct Survivor {
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Answer {
     recovery: u32,
-    last: (u64, u64),
+    /// Nothing if its disk did not say.
+    last: Option<(u64, u64)>,
     leader: String,
 }
 
 impl From<IdentifyResponse> for Answer {
     fn from(found: IdentifyResponse) -> Self {
-        let last = (found.last_term, found.last_index);
+        let last = (!found.log_unknown).then_some((found.last_term, found.last_index));
         Self { recovery: found.recovery, last, leader: found.leader }
     }
 }
@@ -150,16 +151,27 @@ impl RecoveryPlan {
     ) -> Result<Self, RecoveryError> {
         let stopped = Stopped::open(directory)?;
         let state = &stopped.all.state;
+        if state.members.is_empty() {
+            let what = format!(
+                "this member was left behind by a recovery and knows no cluster any more: recover \
+                 at another one, or put the newest consensus-recovery-N.redb of {} in the place of \
+                 consensus.redb and ask again",
+                directory.display()
+            );
+            return refused(RefusalReason::Precondition, what);
+        }
         let members = members(state, founder, wanted)?;
         let lost: BTreeSet<_> = lost(&members).map(|member| member.config.id).collect();
-        let generation = state.recovery_generation + 1;
+        let generation = next_generation(state.recovery_generation, clock::unix_millis());
         let protected = state.settings.is_on(Setting::ColdStartWaitsForAll);
         let (mut in_doubt, mut gone, mut whole) = (Vec::new(), Vec::new(), Vec::new());
         for database in state.databases.values() {
             let copies = database.copies.values();
             let here = copies.clone().filter(|copy| !lost.contains(&copy.member)).count();
+            let wanted = database.intent == MountIntent::Mounted;
             let list = match (here, copies.count() - here) {
                 (0, _) => &mut gone,
+                (_, 0) if !wanted => continue,
                 (_, 0) => &mut whole,
                 _ => &mut in_doubt,
             };
@@ -186,7 +198,7 @@ impl RecoveryPlan {
                 ids::member(&found.member).is_ok_and(|id| id == member.config.id)
             };
             member.answer = found.ok().filter(same).map(Answer::from);
-            member.last_index = member.answer.as_ref().map(|answer| answer.last.1);
+            member.last_index = member.answer.as_ref().and_then(|answer| Some(answer.last?.1));
         });
         futures::future::join_all(questions).await;
     }
@@ -221,6 +233,13 @@ impl RecoveryPlan {
             }
         })
     }
+}
+
+/// The generation of a recovery at this time. The time makes two recoveries of one cluster differ
+/// that know nothing of each other, so that one of them gives way when they meet.
+fn next_generation(current: u32, unix_ms: u64) -> u32 {
+    let seconds = u32::try_from(unix_ms / 1_000).unwrap_or(u32::MAX);
+    seconds.max(current.saturating_add(1))
 }
 
 fn lost(members: &[Survivor]) -> impl Iterator<Item = &Survivor> {
@@ -316,11 +335,15 @@ fn check(members: &[Survivor], generation: u32, last: (u64, u64)) -> Result<(), 
             let what = format!("{} was recovered already; start this server", member.name);
             return refuse(RefusalReason::Precondition, what);
         }
-        if answer.last > last {
+        let Some(theirs) = answer.last else {
+            let what = format!("{} does not say how far its consensus log goes", member.name);
+            return refuse(RefusalReason::Precondition, what);
+        };
+        if theirs > last {
             let what = format!(
                 "the consensus log of {} goes further (term {}, entry {}) than the one here (term \
                  {}, entry {}): stop that server, start this one, and recover there",
-                member.name, answer.last.0, answer.last.1, last.0, last.1
+                member.name, theirs.0, theirs.1, last.0, last.1
             );
             return refuse(RefusalReason::Precondition, what);
         }

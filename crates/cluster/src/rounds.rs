@@ -49,7 +49,7 @@ pub(crate) async fn run(context: Arc<Context>) {
                 tracing::info!(%refusal, "databases did not leave a member that is to be empty");
             }
         }
-        context.readmit().await;
+        context.begin_readmission();
         let period = span(Setting::PreferenceMovePeriod);
         if !period.is_zero() && moved.elapsed() >= period {
             moved = Instant::now();

@@ -61,6 +61,14 @@ pub enum StorageFault {
         #[source]
         source: std::io::Error,
     },
+    /// What the file said cannot be kept beside it.
+    #[error("copying the consensus file to {path}: {source}")]
+    Aside {
+        /// The copy.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// The file cannot be opened.
     #[error("opening {path}")]
     Open {

@@ -68,9 +68,10 @@ pub struct ServeGate {
     assigned_at: AtomicU64,
 }
 
-/// One word that is equal for equal epochs.
+/// One word that is equal for equal epochs alone: a database is not activated four billion times.
+/// A generation takes all of its 32 bits, being a time.
 fn pack(epoch: Epoch) -> u64 {
-    u64::from(epoch.recovery) << 40 | epoch.counter
+    u64::from(epoch.recovery) << 32 | epoch.counter & u64::from(u32::MAX)
 }
 
 impl ServeGate {

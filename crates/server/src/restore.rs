@@ -17,6 +17,7 @@ use crate::{Config, MemberIdentity, Problem, config};
 pub struct SiteRestore {
     /// Members and databases, and what becomes of them.
     pub plan: RecoveryPlan,
+    connector: Connector,
     _lock: Lock,
 }
 
@@ -45,17 +46,24 @@ impl SiteRestore {
         let read = tokio::task::spawn_blocking(read).await;
         let plan = read.map_err(|panic| RecoveryError::panicked(&panic)).and_then(|plan| plan);
         let mut plan = plan.map_err(|error| problem(&error))?;
-        plan.ask(Connector::new(tls)).await;
+        let connector = Connector::new(tls);
+        plan.ask(connector.clone()).await;
         plan.check().map_err(|error| problem(&error))?;
-        Ok(Self { plan, _lock: lock })
+        Ok(Self { plan, connector, _lock: lock })
     }
 
-    /// Founds the consensus anew. Returns where that of before is kept. Blocks for a few syncs.
+    /// Asks and checks once more, since an operator may have thought about it for long, and founds
+    /// the consensus anew. Returns where that of before is kept.
     ///
     /// # Errors
-    /// The file could not be written; then nothing changed.
-    pub fn carry_out(self) -> Result<PathBuf, Problem> {
-        self.plan.carry_out().map_err(|error| problem(&error))
+    /// What speaks against it by now; or the file could not be written. Then nothing changed.
+    pub async fn carry_out(mut self) -> Result<PathBuf, Problem> {
+        self.plan.ask(self.connector).await;
+        self.plan.check().map_err(|error| problem(&error))?;
+        let plan = self.plan;
+        let founded = tokio::task::spawn_blocking(move || plan.carry_out()).await;
+        let founded = founded.map_err(|panic| RecoveryError::panicked(&panic));
+        founded.and_then(|kept| kept).map_err(|error| problem(&error))
     }
 }
 

@@ -26,8 +26,8 @@ use crate::state::{ClusterState, RuleRecord};
 impl ClusterState {
     pub(super) fn recover_site(&mut self, index: u64, recovery: &SiteRecovery) -> Applied {
         let current = self.recovery_generation;
-        if recovery.generation != current + 1 {
-            let message = format!("the recovery generation is {current}");
+        if recovery.generation <= current {
+            let message = format!("the recovery generation is {current} already");
             return refuse(RefusalReason::Precondition, message);
         }
         let mut holders = self.members.values().filter(|m| !m.config.data_address.is_empty());

@@ -50,6 +50,9 @@ pub struct LeaseTable {
     reported: BTreeMap<MemberId, (Option<IncarnationId>, Tick)>,
     /// Lives granted for the first time, not yet taken by [`Self::take_alive`].
     alive: BTreeMap<MemberId, IncarnationId>,
+    /// Of all leaderships of this process: the end of the last lease, and when the heartbeat was
+    /// sent on which the newest one rests.
+    granted: (Tick, Option<Tick>),
 }
 
 impl LeaseTable {
@@ -64,7 +67,15 @@ impl LeaseTable {
             ended: BTreeMap::new(),
             reported: BTreeMap::new(),
             alive: BTreeMap::new(),
+            granted: (Tick(0), None),
         }
+    }
+
+    /// When the newest heartbeat was sent on which this process granted a lease. Until the loyalty
+    /// is over it votes for nobody, whether it leads or not.
+    #[must_use]
+    pub const fn granted_on(&self) -> Option<Tick> {
+        self.granted.1
     }
 
     /// Begins a leadership. `largest_lease` is the largest lease that a predecessor may have
@@ -73,7 +84,8 @@ impl LeaseTable {
     pub fn became_leader(&mut self, now: Tick, largest_lease: Duration) {
         let wait = self.config.for_inheriting(largest_lease.max(self.config.lease));
         self.lost_leadership();
-        self.leading = Some(Leading { inherited_until: now.after(wait) });
+        // Its own grants of before bind it whole: it was no voter that fell silent.
+        self.leading = Some(Leading { inherited_until: now.after(wait).max(self.granted.0) });
     }
 
     /// Ends the leadership: nothing is granted any more.
@@ -103,6 +115,8 @@ impl LeaseTable {
         let continued = earlier.is_some();
         let until = now.after(duration).max(earlier.map_or(Tick(0), |entry| entry.until));
         self.entries.insert(id, Entry { incarnation: request.incarnation, until });
+        let waited = now.after(self.config.for_waiting(duration));
+        self.granted = (self.granted.0.max(waited), self.granted.1.max(request.last_quorum_ack));
         if self.reported.remove(&id).is_some() || !continued {
             self.alive.insert(id, request.incarnation);
         }

@@ -39,6 +39,7 @@ impl Context {
         if request.what_if {
             return Ok(MaintenanceResponse { moves: self.move_databases(order).await? });
         }
+        let _one_at_a_time = self.maintaining.lock().await;
         let before = self.applied.read(|state| {
             state.members.get(&member).is_some_and(|member| member.maintenance.is_some())
         });

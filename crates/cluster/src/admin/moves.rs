@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use keelson_cluster_core::schedule::{self, ScheduledMove, check_appointment};
 use keelson_cluster_core::{
-    ClusterState, Command, CopyHealth, CopyReport, Database, MoveInput, MoveOptions, MovePlan,
-    OperationKind, OperationState, Skip, plan_move, suppression,
+    ClusterState, Command, CopyHealth, CopyReport, Database, Member, MoveInput, MoveOptions,
+    MovePlan, OperationKind, OperationState, Skip, plan_move, suppression,
 };
 use keelson_types::{
     CopyId, CopyStatus, DatabaseId, MemberId, OperationId, RefusalReason, Refused,
@@ -56,7 +56,10 @@ impl MoveOrder {
     /// All databases of a member, wherever each goes best.
     pub(super) fn away(context: &Context, member: MemberId, comment: &str) -> Self {
         let databases = context.applied.read(|state| {
-            state.assignments(member).map(|assigned| (assigned.database, None)).collect()
+            // A member that is gone is left by failovers, not by moves.
+            let gone = state.members.get(&member).is_none_or(Member::is_gone);
+            let assigned = state.assignments(member).filter(|_| !gone);
+            assigned.map(|assigned| (assigned.database, None)).collect()
         });
         Self::of(databases, comment)
     }

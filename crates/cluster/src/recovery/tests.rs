@@ -30,7 +30,7 @@ fn row(n: u128, state: SurvivorState, answer: Option<Answer>) -> Survivor {
 }
 
 fn said(last: (u64, u64), leader: &str) -> Option<Answer> {
-    Some(Answer { recovery: 0, last, leader: leader.into() })
+    Some(Answer { recovery: 0, last: Some(last), leader: leader.into() })
 }
 
 /// m3 founds, m4 survives, m1 is lost.
@@ -64,8 +64,10 @@ fn what_speaks_against_a_recovery_is_named() {
     refused(&rows(said((6, 1), ""), None), "m4 goes further");
     refused(&rows(said(LAST, "m4"), None), "m4 leads");
     refused(&rows(said(LAST, "m1"), None), "m1 leads");
-    let recovered = Some(Answer { recovery: 1, last: (0, 0), leader: String::new() });
+    let recovered = Some(Answer { recovery: 1, last: Some((0, 0)), leader: String::new() });
     refused(&rows(recovered, None), "m4 was recovered already");
+    let silent = Some(Answer { recovery: 0, last: None, leader: String::new() });
+    refused(&rows(silent, None), "m4 does not say");
     refused(&rows(fine, None)[..2], "no member is lost");
 }
 
@@ -73,6 +75,14 @@ fn what_speaks_against_a_recovery_is_named() {
 #[test]
 fn a_survivor_that_was_heard_as_leader_by_another_one_is_no_leader() {
     assert!(check(&rows(said(LAST, "m3"), None), 1, LAST).is_ok());
+}
+
+/// Two operators who know nothing of each other, at one member each.
+#[test]
+fn generations_follow_the_clock_and_always_rise() {
+    assert_eq!(next_generation(0, 1_700_000_000_999), 1_700_000_000);
+    assert_eq!(next_generation(1_700_000_000, 1_700_000_000_000), 1_700_000_001);
+    assert_eq!(next_generation(5, 0), 6, "a clock that is wrong");
 }
 
 fn state() -> ClusterState {

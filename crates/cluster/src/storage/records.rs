@@ -309,7 +309,7 @@ impl Records {
         });
         match copied {
             Ok(()) => Ok(aside),
-            Err(source) => Err(StorageFault::Directory { path: aside, source }),
+            Err(source) => Err(StorageFault::Aside { path: aside, source }),
         }
     }
 

@@ -99,7 +99,23 @@ impl ManagerWorld {
     pub(super) fn has_lost_its_leader(&self, member: usize) -> bool {
         let now = self.tick(member);
         let control = self.machines[member].control.as_ref();
-        control.is_some_and(|c| c.leading.is_none() && now.since(c.last_heard) >= ELECTION_MIN)
+        control.is_some_and(|c| {
+            let granted = c.table.granted_on().is_some_and(|on| now.since(on) < ELECTION_MIN);
+            c.leading.is_none() && !granted && now.since(c.last_heard) >= ELECTION_MIN
+        })
+    }
+
+    /// A leader hears that another one was elected: it follows nobody yet, and may vote or stand.
+    pub(super) fn outvoted(&mut self, member: usize, term: u64) {
+        let Some(control) = &mut self.machines[member].control else { return };
+        if term <= control.term {
+            return;
+        }
+        (control.term, control.leader) = (term, None);
+        if control.leading.is_some() {
+            self.fire("a leader that steps down");
+            self.stop_leading(member);
+        }
     }
 
     /// Votes, which every later leader of a lower term will learn of.
@@ -202,6 +218,7 @@ impl ManagerWorld {
                     holder.granted(now, sent, &grant);
                 }
             }
+            Message::HigherTerm { term } => self.outvoted(to, term),
             Message::Seal { items } => self.seal_asked(from, to, &items),
             Message::Mount { order, incarnation } => self.mount_asked(to, &order, incarnation),
             Message::Dismount { database, epoch } => self.dismount_asked(to, database, epoch),
@@ -213,7 +230,8 @@ impl ManagerWorld {
         let now = self.tick(to);
         let Some(control) = &mut self.machines[to].control else { return };
         if term < control.term {
-            return;
+            let term = control.term;
+            return self.datagram_to(to, from, Message::HigherTerm { term });
         }
         let deposed = control.leading.is_some() && term > control.term;
         control.term = term;

@@ -25,6 +25,10 @@ pub(super) enum Message {
         commit: usize,
         sent: Tick,
     },
+    /// The receiver of a heartbeat voted in a higher term.
+    HigherTerm {
+        term: u64,
+    },
     HeartbeatAck {
         term: u64,
         sent: Tick,

@@ -57,11 +57,12 @@ impl Restore {
         ))?;
         let data = plan_json(&restore.plan);
         let generation = restore.plan.generation;
-        let kept = restore.carry_out()?;
+        let kept = restore.carry_out().await?;
         let sentence = format!(
             "restored (recovery generation {generation}); the consensus of before is kept in {}\n\
-             next: start this server; the others are taken in by themselves. Then keelson status, \
-             and for each database in doubt keelson database mount --accept-loss",
+             next: start this server; the others are taken in by themselves. Then keelson cluster \
+             status, for each database in doubt keelson database mount --accept-loss, and a witness \
+             if an even number of members votes now",
             kept.display()
         );
         let mut data = data;

@@ -100,7 +100,7 @@ async fn a_recovery_that_does_not_follow_changes_nothing() {
     let path = directory.path().join("cluster");
     member_of_three(&path).await;
     let stopped = Stopped::open(&path).expect("no server runs");
-    let refused = stopped.found(node(3), recovery(2), 5_000).expect_err("it skips one");
+    let refused = stopped.found(node(3), recovery(0), 5_000).expect_err("it is the present one");
     assert!(matches!(refused, FoundError::Refused(_)), "{refused}");
     let stopped = Stopped::open(&path).expect("unchanged");
     assert_eq!(stopped.last().map(|last| last.index), Some(4));
