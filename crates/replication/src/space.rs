@@ -21,6 +21,9 @@ use crate::message::Message;
 /// Between two looks that are not due by time.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 
+/// A disk that does not answer within this time is not waited for.
+const LOOK_WITHIN: Duration = Duration::from_secs(5);
+
 /// What is known of a volume.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Volume {
@@ -57,18 +60,35 @@ impl Volumes {
     }
 }
 
+/// Who looks, each on a thread of its own that a disk may hold for ever.
+#[derive(Clone, Copy)]
+enum Looker {
+    Volumes,
+    Rooms,
+}
+
 /// The last look, by the root of the stores.
 #[derive(Debug, Default)]
-pub(crate) struct Space(RwLock<BTreeMap<PathBuf, Volumes>>);
+pub(crate) struct Space {
+    known: RwLock<BTreeMap<PathBuf, Volumes>>,
+    /// Held by looks that run.
+    looking: [Arc<()>; 2],
+}
 
 impl Space {
+    /// To be held by a look; nothing while an earlier one hangs.
+    fn free(&self, looker: Looker) -> Option<Arc<()>> {
+        let held = &self.looking[looker as usize];
+        (Arc::strong_count(held) == 1).then(|| held.clone())
+    }
+
     pub(crate) fn volumes(&self, data: &Path) -> Volumes {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.get(data).cloned().unwrap_or_default()
     }
 
     fn is_short(&self, data: &Path, settings: &ClusterSettings) -> bool {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.get(data).is_some_and(|volumes| volumes.is_short(settings))
     }
 }
@@ -155,20 +175,25 @@ async fn look(context: &Arc<PlaneContext>, registry: &Registry, settings: &Clust
     let rooms = context.rooms.all();
     let (reply, looked) = oneshot::channel();
     let (places, asked) = (context.places.clone(), rooms.clone());
+    look_at_volumes(context).await;
+    let Some(held) = context.space.free(Looker::Rooms) else { return };
     context.readers.run(move || {
+        let _held = held;
         let disk = &*places.disk;
-        places.volumes.look_at_space();
         let failed = |path: &Path| places.volumes.state(path) == Some(VolumeState::Failed);
         let look = |path: &Path| if failed(path) { Look::default() } else { Look::at(disk, path) };
         let looks = asked.iter().map(|room| (look(&room.roots.logs), look(&room.roots.data)));
         let _ = reply.send(looks.collect::<Vec<_>>());
     });
-    let Ok(looks) = looked.await else { return };
+    let Ok(Ok(looks)) = tokio::time::timeout(LOOK_WITHIN, looked).await else {
+        tracing::warn!("free space is not known: a volume does not answer");
+        return;
+    };
     let within = settings.span(Setting::SpaceAlert);
     for (room, (log, data)) in rooms.into_iter().zip(looks) {
         let [log_name, data_name] = &room.names;
         let news = {
-            let mut known = context.space.0.write().unwrap_or_else(PoisonError::into_inner);
+            let mut known = context.space.known.write().unwrap_or_else(PoisonError::into_inner);
             let volumes = known.entry(room.roots.data.clone()).or_default();
             volumes.log.take(&log);
             volumes.data.take(&data);
@@ -182,11 +207,32 @@ async fn look(context: &Arc<PlaneContext>, registry: &Registry, settings: &Clust
     }
 }
 
+/// Looks at the volumes as such, spares among them. One that hangs keeps its thread, and nobody
+/// else: until it answers there is no other look.
+async fn look_at_volumes(context: &Arc<PlaneContext>) {
+    let Some(held) = context.space.free(Looker::Volumes) else { return };
+    let (reply, looked) = oneshot::channel();
+    let places = context.places.clone();
+    context.readers.run(move || {
+        let _held = held;
+        places.volumes.look_at_space();
+        // Nobody listens any more if it took too long.
+        let _ = reply.send(());
+    });
+    if tokio::time::timeout(LOOK_WITHIN, looked).await.is_err() {
+        tracing::warn!("a volume does not answer within {LOOK_WITHIN:?}: its space is not known");
+    }
+}
+
 fn tell_copies(context: &PlaneContext, registry: &Registry, settings: &ClusterSettings) {
+    // Many copies share a room: one system call is enough for all of them.
+    let mut seen = BTreeMap::new();
     for copy in registry.all() {
         let room = context.rooms.of_database(copy.shared.database);
-        let full = !room.look().takes_log();
-        let short = full || context.space.is_short(&room.roots.data, settings);
+        let short = *seen.entry(room.roots.data.clone()).or_insert_with(|| {
+            let full = !room.look().takes_log();
+            full || context.space.is_short(&room.roots.data, settings)
+        });
         if short || copy.shared.is_lagged() {
             // A full mailbox is worked on; the next look comes.
             let _ = copy.mailbox.try_send(Message::LookAtSpace);
@@ -220,6 +266,16 @@ mod tests {
         }
         assert_eq!(volume.alert("log", hour), None);
         assert!(!volume.alerted, "it does not fill any more");
+    }
+
+    #[test]
+    fn a_look_that_hangs_takes_one_thread() {
+        let space = Space::default();
+        let held = space.free(Looker::Volumes);
+        assert!(held.is_some() && space.free(Looker::Volumes).is_none());
+        assert!(space.free(Looker::Rooms).is_some(), "the rooms are looked at");
+        drop(held);
+        assert!(space.free(Looker::Volumes).is_some());
     }
 
     #[test]

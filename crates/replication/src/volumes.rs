@@ -23,6 +23,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -94,6 +95,8 @@ impl Known {
             Probed::Well => (0, false, String::new()),
             Probed::Absent(why) => (self.strikes.saturating_add(1), true, why),
             Probed::Broken(why) => (self.strikes.saturating_add(1), false, why),
+            // Neither is a word for the disk, nor one against it.
+            Probed::Full | Probed::Unknown(_) => return,
         };
     }
 
@@ -124,6 +127,15 @@ impl Table {
         self.volumes.iter().filter_map(|volume| volume.entry.clone()).collect()
     }
 
+    /// What was saved is what is known from now on.
+    fn publish(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            if let Some(volume) = self.of_mut(Path::new(&entry.path)) {
+                volume.entry = Some(entry);
+            }
+        }
+    }
+
     fn copies_on(&self, path: &Path) -> usize {
         self.homes.values().filter(|home| *home == path).count()
     }
@@ -133,6 +145,8 @@ impl Table {
 #[derive(Debug, Default)]
 pub(crate) struct MemberVolumes {
     of: Option<Owned>,
+    /// The book could not be read: what it says may be of use yet, so it is not written.
+    damaged: bool,
     known: Mutex<Table>,
     /// Links and the book are changed by one at a time.
     acting: Mutex<()>,
@@ -176,8 +190,8 @@ impl MemberVolumes {
         let homes = links::all(data).into_iter().collect();
         let table = Table { volumes: volumes(settings, entries), homes, asked: BTreeSet::new() };
         let of = Some(Owned { disk, data: data.to_owned(), member });
-        let this = Self { of, known: Mutex::new(table), ..Self::default() };
-        this.look_first(damaged);
+        let this = Self { of, damaged, known: Mutex::new(table), ..Self::default() };
+        this.look_first();
         this
     }
 
@@ -186,7 +200,7 @@ impl MemberVolumes {
         self.of.is_some()
     }
 
-    fn look_first(&self, damaged: bool) {
+    fn look_first(&self) {
         let Some(of) = &self.of else { return };
         let volumes: Vec<_> = {
             let table = lock(&self.known);
@@ -194,21 +208,34 @@ impl MemberVolumes {
         };
         for (path, found) in look_at(volumes, of.member) {
             let mut table = lock(&self.known);
+            let copies = table.copies_on(&path);
+            if matches!(found, Some(Found::Unknown(_))) {
+                // The watch finds out.
+                table.asked.insert(path.clone());
+            }
             let Some(volume) = table.of_mut(&path) else { continue };
             let found = match found {
                 Some(found) => found,
                 None => Found::Broken(format!("it does not answer within {START_DEADLINE:?}")),
             };
-            volume.begin(of, found, damaged);
+            volume.begin(of, found, copies, self.damaged);
             if volume.state() != VolumeState::Healthy && volume.state() != VolumeState::Spare {
                 let (volume, state, why) = (volume.name(), volume.state(), &volume.why);
                 tracing::warn!(volume, %state, why, "a volume cannot be used");
             }
         }
         let entries = lock(&self.known).entries();
-        if let Err(why) = book::save(&*of.disk, &of.data, entries) {
+        if let Err(why) = self.save(of, entries) {
             tracing::error!(why, "the list of volumes cannot be written");
         }
+    }
+
+    fn save(&self, of: &Owned, entries: Vec<Entry>) -> Result<(), String> {
+        if self.damaged {
+            let what = "remove it while all volumes are mounted, and start the member again";
+            return Err(format!("volumes.json is damaged: {what}"));
+        }
+        book::save(&*of.disk, &of.data, entries)
     }
 
     /// The volume that a database's files lie on; nothing if that is the data directory.
@@ -239,8 +266,14 @@ impl MemberVolumes {
             let mut table = lock(&self.known);
             let Some(volume) = table.of_mut(&path) else { continue };
             (volume.free_bytes, volume.total_bytes) = (free, total);
-            if let Some(probed) = there {
+            // A marker is no proof that the volume can be written: the watch tests it.
+            let back = volume.strikes > 0 && there == Some(Probed::Well);
+            if let Some(probed) = there.filter(|_| !back) {
                 volume.found(probed);
+            }
+            if back || volume.state() == VolumeState::Failed {
+                table.asked.insert(path);
+                self.changed.notify_one();
             }
         }
     }
@@ -283,7 +316,10 @@ impl MemberVolumes {
 
 impl Known {
     /// What the first look at it says.
-    fn begin(&mut self, of: &Owned, found: Found, damaged: bool) {
+    ///
+    /// An empty directory becomes a volume only if no link leads there: else it is the mount point
+    /// of a disk that holds copies, whatever became of the book.
+    fn begin(&mut self, of: &Owned, found: Found, copies: usize, damaged: bool) {
         let (id, used) = match (&found, &self.entry) {
             (Found::Ours(id), Some(entry)) if *id == entry.volume => (None, true),
             (Found::Ours(id), None) => (Some(*id), false),
@@ -291,7 +327,7 @@ impl Known {
                 let why = format!("volume {other} is mounted there");
                 return self.found_first(Probed::Absent(why));
             }
-            (Found::Empty, None) if !damaged && self.configured => {
+            (Found::Empty, None) if !damaged && self.configured && copies == 0 => {
                 match book::mark(&*of.disk, &self.path, of.member) {
                     Ok(id) => (Some(id), false),
                     Err(why) => return self.found_first(Probed::Broken(why)),
@@ -303,9 +339,14 @@ impl Known {
             }
             (Found::Absent(why), _) => return self.found_first(Probed::Absent(why.clone())),
             (Found::Broken(why), _) => return self.found_first(Probed::Broken(why.clone())),
+            (Found::Unknown(why), None) => {
+                return self.found_first(Probed::Broken(why.clone()));
+            }
+            (Found::Unknown(_), Some(_)) => return,
         };
         if let (Some(id), false) = (id, used) {
-            self.entry = Some(Entry::new(&self.path, id, self.listed_spare, self.listed_spare));
+            let spare = self.listed_spare && copies == 0 && book::holds_nothing(&self.path);
+            self.entry = Some(Entry::new(&self.path, id, spare, self.listed_spare));
         }
         let moved = |entry: &&mut Entry| entry.listed_spare && !self.listed_spare;
         if let Some(entry) = self.entry.as_mut().filter(moved).filter(|_| self.configured) {
@@ -378,7 +419,14 @@ fn look_at(volumes: Vec<(PathBuf, Held)>, member: MemberId) -> Vec<(PathBuf, Opt
     let looks: Vec<_> = volumes.into_iter().map(look).collect();
     let wait = |(path, found): (PathBuf, mpsc::Receiver<Found>)| {
         let left = until.saturating_duration_since(Instant::now());
-        (path, found.recv_timeout(left).ok())
+        let found = match found.recv_timeout(left) {
+            Ok(found) => Some(found),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                Some(Found::Unknown("no thread looked at it".into()))
+            }
+        };
+        (path, found)
     };
     looks.into_iter().map(wait).collect()
 }

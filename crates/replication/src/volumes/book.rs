@@ -11,6 +11,7 @@ use std::path::Path;
 
 use keelson_env::Disk;
 use keelson_types::MemberId;
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -95,6 +96,31 @@ pub(super) enum Found {
     Absent(String),
     /// It cannot be read.
     Broken(String),
+    /// The look failed for a reason that says nothing of the disk.
+    Unknown(String),
+}
+
+impl Found {
+    fn failed(error: &std::io::Error) -> Self {
+        let text = error.to_string();
+        match error.raw_os_error() {
+            Some(number) if !is_of_disk(number) => Self::Unknown(text),
+            _ => Self::Broken(text),
+        }
+    }
+}
+
+/// Whether an error of the operating system says that a disk, or the way to it, does not work.
+/// All others may come from a member that lacks files, memory, threads or rights: a disk is not
+/// given up for these. The second half is what file systems and the block layer say of damage.
+pub(super) fn is_of_disk(number: i32) -> bool {
+    use Errno::{
+        EBADMSG, EILSEQ, EIO, ENODATA, ENODEV, ENOLINK, ENOTCONN, ENXIO, EREMOTEIO, EROFS,
+        ESHUTDOWN, ESTALE, ETIMEDOUT, EUCLEAN,
+    };
+    let gone = [EIO, EROFS, ENODEV, ENXIO, ESTALE, ESHUTDOWN, ENOTCONN];
+    let damaged = [EUCLEAN, EBADMSG, EILSEQ, ENODATA, ENOLINK, EREMOTEIO, ETIMEDOUT];
+    gone.iter().chain(&damaged).any(|error| *error as i32 == number)
 }
 
 pub(super) fn look(root: &Path, member: MemberId) -> Found {
@@ -108,7 +134,7 @@ pub(super) fn look(root: &Path, member: MemberId) -> Found {
         Err(error) if error.kind() == ErrorKind::NotADirectory => {
             Found::Absent("it is no directory".into())
         }
-        Err(error) => Found::Broken(error.to_string()),
+        Err(error) => Found::failed(&error),
     }
 }
 
@@ -118,7 +144,7 @@ fn without_marker(root: &Path) -> Found {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Found::Absent("the directory does not exist".into());
         }
-        Err(error) => return Found::Broken(error.to_string()),
+        Err(error) => return Found::failed(&error),
     };
     for entry in entries {
         match entry {
@@ -127,15 +153,19 @@ fn without_marker(root: &Path) -> Found {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 return Found::Absent(format!("it has no marker, and holds {name}"));
             }
-            Err(error) => return Found::Broken(error.to_string()),
+            Err(error) => return Found::failed(&error),
         }
     }
     Found::Empty
 }
 
-/// Whether a marked volume holds no database.
+/// Whether a marked volume holds no database; a crash may leave one without the directory for
+/// them.
 pub(super) fn holds_nothing(root: &Path) -> bool {
-    fs::read_dir(root.join("databases")).is_ok_and(|mut entries| entries.next().is_none())
+    match fs::read_dir(root.join("databases")) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
 }
 
 /// Makes an empty directory a volume of the member.

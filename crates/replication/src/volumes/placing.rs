@@ -6,17 +6,22 @@
 //! one that was interrupted takes the volume that the book names. Everything here blocks.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
 
 use keelson_types::{CopyFault, DatabaseId, News, SEED_RESERVE_BYTES, SpareOrder, VolumeState};
+use uuid::Uuid;
 
-use super::book::{self};
+use super::book;
 use super::links::{self, Entry};
 use super::probe::Probed;
 use super::{Known, MemberVolumes, Owned, Table, lock};
 
 /// A spare that is not tested within this time is passed over.
 const PROBE_WITHIN: Duration = Duration::from_secs(15);
+
+/// Between two looks whether a test of somebody else ended.
+const PROBE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a copy did not leave its volume.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,7 +74,8 @@ impl MemberVolumes {
             });
         };
         match probe.is_there() {
-            Probed::Well => Ok(()),
+            Probed::Well | Probed::Full => Ok(()),
+            Probed::Unknown(why) => Err(format!("its volume {name} cannot be looked at: {why}")),
             Probed::Absent(why) => Err(format!("its volume {name} is missing: {why}")),
             Probed::Broken(why) => Err(format!("its volume {name} cannot be read: {why}")),
         }
@@ -110,7 +116,7 @@ impl MemberVolumes {
     /// to be told, if anything was done.
     ///
     /// # Errors
-    /// No spare has room, or works; the link cannot be changed.
+    /// The volume is not lost any more; no spare has room, or works; the link cannot be changed.
     pub(crate) fn leave(
         &self,
         database: DatabaseId,
@@ -126,13 +132,11 @@ impl MemberVolumes {
         if entry != Entry::Volume(leaves.to_owned()) {
             return Ok(None);
         }
+        self.is_lost_still(leaves).map_err(failed)?;
         let spare = self.choose(of, leaves, order.bytes)?;
-        let entries = {
-            let mut table = lock(&self.known);
-            table.replace(leaves, &spare);
-            table.entries()
-        };
-        book::save(&*of.disk, &of.data, entries).map_err(failed)?;
+        let entries = replaced(lock(&self.known).entries(), leaves, &spare);
+        self.save(of, entries.clone()).map_err(failed)?;
+        lock(&self.known).publish(entries);
         links::lead_to(&of.data, database, &spare).map_err(|error| failed(error.to_string()))?;
         let mut table = lock(&self.known);
         table.homes.insert(database, spare.clone());
@@ -144,28 +148,68 @@ impl MemberVolumes {
         }))
     }
 
+    /// Looks again: an order may come long after the volume was found lost. Whoever is retired was
+    /// left already, and its other copies follow.
+    fn is_lost_still(&self, leaves: &Path) -> Result<(), String> {
+        let name = leaves.display();
+        match self.state(leaves) {
+            Some(VolumeState::Retired) => return Ok(()),
+            Some(state) if state.is_lost() => {}
+            Some(state) => return Err(format!("volume {name} is {state}: no copy leaves it")),
+            None => return Err(format!("{name} is no volume that this member knows")),
+        }
+        match self.test(leaves) {
+            Probed::Absent(_) | Probed::Broken(_) | Probed::Full => Ok(()),
+            Probed::Unknown(why) => Err(format!("volume {name} cannot be tested: {why}")),
+            Probed::Well => {
+                // The watch tells that it is back.
+                lock(&self.known).asked.insert(leaves.to_owned());
+                self.changed.notify_one();
+                Err(format!("volume {name} passed its test: no copy leaves it"))
+            }
+        }
+    }
+
     /// The volume that took the place of the one that is left, else the first spare, if it has room
-    /// and passes the test.
+    /// and passes the test. While it is not known whether the former works, nobody goes elsewhere.
     fn choose(&self, of: &Owned, leaves: &Path, bytes: u64) -> Result<PathBuf, Stays> {
         let wanted = bytes.saturating_add(SEED_RESERVE_BYTES);
         let (mut full, mut why) = (true, String::new());
-        let heirs = lock(&self.known).heirs(leaves);
+        let (heir, heirs) = {
+            let table = lock(&self.known);
+            (table.heir(leaves), table.heirs(leaves))
+        };
+        let undecided = |path: &Path, state: Option<VolumeState>| {
+            let is_heir = heir.as_deref() == Some(path);
+            let why = format!("{}, which takes its place, is to be tested again", path.display());
+            let waits = is_heir && state == Some(VolumeState::Suspect);
+            if waits { Err(Stays { full: false, why }) } else { Ok(()) }
+        };
+        if let Some(heir) = &heir {
+            undecided(heir, self.state(heir))?;
+        }
         for path in heirs {
             let free = of.disk.free_bytes(&path).unwrap_or(0);
             if free < wanted {
                 why = format!("{why}; {} has {free} bytes free", path.display());
                 continue;
             }
-            match self.test(&path) {
+            let tested = self.test(&path);
+            let text = match &tested {
                 Probed::Well => return Ok(path),
-                Probed::Absent(text) | Probed::Broken(text) => {
+                Probed::Full => "it is full",
+                Probed::Absent(text) | Probed::Broken(text) | Probed::Unknown(text) => {
                     full = false;
-                    why = format!("{why}; {}: {text}", path.display());
-                    if let Some(volume) = lock(&self.known).of_mut(&path) {
-                        volume.found(Probed::Broken(text));
-                    }
+                    text
                 }
+            };
+            why = format!("{why}; {}: {text}", path.display());
+            let unknown = matches!(tested, Probed::Unknown(_)).then_some(VolumeState::Suspect);
+            if let Some(volume) = lock(&self.known).of_mut(&path) {
+                volume.found(tested);
             }
+            self.changed.notify_one();
+            undecided(&path, unknown.or(self.state(&path)))?;
         }
         let why = format!("no spare volume takes a copy that needs {bytes} bytes{why}");
         Err(Stays { full, why })
@@ -173,8 +217,16 @@ impl MemberVolumes {
 
     /// A spare is tested before it is used, and given up if it does not answer.
     fn test(&self, path: &Path) -> Probed {
-        let Some((probe, held)) = self.probe_of(path) else {
-            return Probed::Broken("it does not answer".into());
+        let until = Instant::now() + PROBE_WITHIN;
+        let (probe, held) = loop {
+            match self.probe_of(path) {
+                Some(free) => break free,
+                // A test that runs now may end at once, or hang.
+                None if self.is_waited_for(path) && Instant::now() < until => {
+                    std::thread::sleep(PROBE_PAUSE);
+                }
+                None => return Probed::Broken("it does not answer".into()),
+            }
         };
         let (reply, done) = std::sync::mpsc::channel();
         let look = move || {
@@ -182,34 +234,53 @@ impl MemberVolumes {
             let _ = reply.send(probe.look());
         };
         if let Err(error) = std::thread::Builder::new().name("volume-probe".into()).spawn(look) {
-            return Probed::Broken(format!("no thread for its test: {error}"));
+            return Probed::Unknown(format!("no thread for its test: {error}"));
         }
-        done.recv_timeout(PROBE_WITHIN)
-            .unwrap_or_else(|_| Probed::Broken(format!("no answer within {PROBE_WITHIN:?}")))
+        match done.recv_timeout(PROBE_WITHIN) {
+            Ok(probed) => probed,
+            Err(RecvTimeoutError::Timeout) => {
+                Probed::Broken(format!("no answer within {PROBE_WITHIN:?}"))
+            }
+            Err(RecvTimeoutError::Disconnected) => Probed::Unknown("its test panicked".into()),
+        }
     }
 }
 
 impl Table {
+    /// Who took the place of a volume.
+    fn heir(&self, leaves: &Path) -> Option<PathBuf> {
+        let entry = self.of(leaves)?.entry.as_ref()?;
+        entry.replaced_by.clone().map(PathBuf::from)
+    }
+
     /// Who may take copies of a volume that is left, the best first.
     fn heirs(&self, leaves: &Path) -> Vec<PathBuf> {
-        let of = |v: &Known| v.entry.as_ref().and_then(|entry| entry.replaced_by.clone());
-        let heir = self.of(leaves).and_then(of).map(PathBuf::from);
-        let heir = heir.filter(|path| {
+        let heir = self.heir(leaves).filter(|path| {
             self.of(path).is_some_and(|volume| volume.state() == VolumeState::Healthy)
         });
         let spares = self.volumes.iter().filter(|v| v.state() == VolumeState::Spare);
         heir.into_iter().chain(spares.map(|volume| volume.path.clone())).collect()
     }
+}
 
-    /// Notes that copies go from one volume to another.
-    pub(super) fn replace(&mut self, leaves: &Path, spare: &Path) {
-        let name = spare.display().to_string();
-        if let Some(entry) = self.of_mut(leaves).and_then(|volume| volume.entry.as_mut()) {
-            entry.retired = true;
-            entry.replaced_by = Some(name);
-        }
-        if let Some(entry) = self.of_mut(spare).and_then(|volume| volume.entry.as_mut()) {
+/// The book after copies went from one volume to another. A lost one that it did not name is in it
+/// from now on: else the next start would take its mount point for a new volume.
+pub(super) fn replaced(
+    mut entries: Vec<book::Entry>,
+    leaves: &Path,
+    spare: &Path,
+) -> Vec<book::Entry> {
+    if !entries.iter().any(|entry| Path::new(&entry.path) == leaves) {
+        entries.push(book::Entry::new(leaves, Uuid::nil(), false, false));
+    }
+    for entry in &mut entries {
+        let path = Path::new(&entry.path);
+        if path == spare {
             entry.spare = false;
+        } else if path == leaves {
+            entry.retired = true;
+            entry.replaced_by = Some(spare.display().to_string());
         }
     }
+    entries
 }

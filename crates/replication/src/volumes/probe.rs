@@ -3,12 +3,15 @@
 //! It runs on a thread of its own, for a disk that hangs takes the thread along. Whoever asks waits
 //! for a while and then takes it for failed; no second test of a volume begins while one hangs.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keelson_env::{Disk, DiskError};
+use keelson_env::{Disk, DiskError, DiskErrorKind};
 use keelson_types::MemberId;
+use nix::errno::Errno;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -28,6 +31,10 @@ pub(super) enum Probed {
     Absent(String),
     /// It does not work.
     Broken(String),
+    /// It is there and full: nobody knows whether it could be written.
+    Full,
+    /// The test failed for a reason that says nothing of the disk: it is to be made again.
+    Unknown(String),
 }
 
 /// A volume that is to be tested.
@@ -49,13 +56,11 @@ impl Probe {
             let _ = reply.send(self.look());
         });
         if let Err(error) = started {
-            // That says nothing of the disk.
-            tracing::warn!(%error, "no thread for the test of a volume");
-            return Probed::Well;
+            return Probed::Unknown(format!("no thread for its test: {error}"));
         }
         match tokio::time::timeout(DEADLINE, done).await {
             Ok(Ok(probed)) => probed,
-            Ok(Err(_)) => Probed::Broken("its test panicked; see the member's log".into()),
+            Ok(Err(_)) => Probed::Unknown("its test panicked; see the member's log".into()),
             Err(_) => Probed::Broken(format!("it does not answer within {DEADLINE:?}")),
         }
     }
@@ -70,6 +75,7 @@ impl Probe {
             Found::Empty => Probed::Absent("it is empty: is the disk mounted?".into()),
             Found::Absent(why) => Probed::Absent(why),
             Found::Broken(why) => Probed::Broken(why),
+            Found::Unknown(why) => Probed::Unknown(why),
         }
     }
 
@@ -82,11 +88,37 @@ impl Probe {
         match write_and_read(&*self.disk, &self.root) {
             Ok(true) => Probed::Well,
             Ok(false) => Probed::Broken("it does not return what was written".into()),
-            // Whoever needs room says so himself.
-            Err(error) if error.is_no_space() => Probed::Well,
-            Err(error) => Probed::Broken(error.to_string()),
+            Err(error) => self.failed(&error),
         }
     }
+
+    fn failed(&self, error: &DiskError) -> Probed {
+        let number = match &error.kind {
+            // Whoever needs room says so himself.
+            DiskErrorKind::NoSpace => return Probed::Full,
+            DiskErrorKind::Denied if is_read_only(&self.root) => Some(Errno::EROFS as i32),
+            DiskErrorKind::Io(text) => number_of(text),
+            _ => Some(0),
+        };
+        match number {
+            Some(number) if !book::is_of_disk(number) => Probed::Unknown(error.to_string()),
+            _ => Probed::Broken(error.to_string()),
+        }
+    }
+}
+
+/// Whether the file system became read-only, as many do after an error: the port to files tells
+/// that from missing rights no more.
+fn is_read_only(root: &Path) -> bool {
+    let tried = fs::File::create(root.join(FILE));
+    tried.is_err_and(|error| error.kind() == ErrorKind::ReadOnlyFilesystem)
+}
+
+/// The number of an error that the operating system gave: the port to files keeps its text only.
+/// Nothing if it comes from elsewhere, as a write that takes no bytes.
+fn number_of(text: &str) -> Option<i32> {
+    let (_, rest) = text.rsplit_once("(os error ")?;
+    rest.strip_suffix(')')?.parse().ok()
 }
 
 /// Held by a test that runs.
@@ -123,6 +155,30 @@ mod tests {
         assert_eq!(write_and_read(&disk, root), Ok(true), "nothing is left");
         disk.set_quota(Some(0));
         assert!(write_and_read(&disk, root).unwrap_err().is_no_space());
+    }
+
+    /// A member that lacks files, memory or rights gives no disk up.
+    #[test]
+    fn only_errors_of_the_disk_break_it() {
+        let place = tempfile::tempdir().unwrap();
+        let (root, member) = (place.path().to_owned(), MemberId::from_u128(3));
+        let probe = Probe { disk: Arc::new(SimDisk::new()), root, member, volume: Uuid::new_v4() };
+        let verb = keelson_env::DiskVerb::Write;
+        let failed = |kind| probe.failed(&DiskError::new(&probe.root, verb, kind));
+        let of_system = |number: Errno| {
+            let text = std::io::Error::from_raw_os_error(number as i32).to_string();
+            failed(DiskErrorKind::Io(text))
+        };
+        for number in [Errno::EIO, Errno::ENODEV, Errno::ESTALE, Errno::EUCLEAN] {
+            assert!(matches!(of_system(number), Probed::Broken(_)), "{number}");
+        }
+        for number in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EINTR] {
+            assert!(matches!(of_system(number), Probed::Unknown(_)), "{number}");
+        }
+        assert!(matches!(failed(DiskErrorKind::Denied), Probed::Unknown(_)), "no rights");
+        assert_eq!(failed(DiskErrorKind::NoSpace), Probed::Full);
+        let own = failed(DiskErrorKind::Io("the write took no bytes".into()));
+        assert!(matches!(own, Probed::Broken(_)));
     }
 
     #[test]

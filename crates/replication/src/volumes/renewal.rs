@@ -44,7 +44,7 @@ impl MemberVolumes {
                 let text = format!("volume {volume} lies at {path}; mount the new disk there");
                 return Err(refused(text));
             }
-            Found::Absent(why) | Found::Broken(why) => {
+            Found::Absent(why) | Found::Broken(why) | Found::Unknown(why) => {
                 return Err(refused(format!("{path} is no empty directory: {why}")));
             }
         };
@@ -57,18 +57,25 @@ impl MemberVolumes {
             None => book::mark(&*of.disk, root, of.member).map_err(refused)?,
         };
         let entries = {
-            let mut table = lock(&self.known);
-            let Some(volume) = table.of_mut(root) else { return Ok(()) };
-            volume.entry = Some(Entry::new(root, id, spare, volume.listed_spare));
-            (volume.strikes, volume.absent, volume.why) = (0, false, String::new());
-            table.entries()
+            let table = lock(&self.known);
+            let listed_spare = table.of(root).is_some_and(|volume| volume.listed_spare);
+            let mut entries = table.entries();
+            entries.retain(|entry| Path::new(&entry.path) != root);
+            entries.push(Entry::new(root, id, spare, listed_spare));
+            entries
         };
+        self.save(of, entries.clone()).map_err(refused)?;
+        let mut table = lock(&self.known);
+        table.publish(entries);
+        if let Some(volume) = table.of_mut(root) {
+            (volume.strikes, volume.absent, volume.why) = (0, false, String::new());
+        }
         tracing::info!(volume = path, %id, spare, "the disk of a volume was replaced");
-        book::save(&*of.disk, &of.data, entries).map_err(refused)
+        Ok(())
     }
 
     /// Whether a thread hangs there.
-    fn is_waited_for(&self, root: &Path) -> bool {
+    pub(super) fn is_waited_for(&self, root: &Path) -> bool {
         let table = lock(&self.known);
         table.of(root).is_some_and(|volume| Arc::strong_count(&volume.probing) > 1)
     }

@@ -74,6 +74,13 @@ impl Host {
         [test(), test()].into_iter().flatten().collect()
     }
 
+    /// The disk does not work any more: two tests found that.
+    fn breaks(&self, volumes: &MemberVolumes, name: &str) {
+        fs::write(self.path(name).join("keelson-volume"), "rot").unwrap();
+        self.test_twice(volumes, name);
+        assert!(volumes.state(&self.path(name)).unwrap().is_lost(), "{name}");
+    }
+
     fn leaves(&self, name: &str) -> SpareOrder {
         SpareOrder { leaves: self.name(name), bytes: 1 }
     }
@@ -176,7 +183,55 @@ fn what_is_not_ours_is_not_used() {
     // A book that rotted takes no empty directory for a new volume.
     let host = Host::new(&["a"], &[]);
     fs::write(host.path("data/volumes.json"), "{").unwrap();
-    assert_eq!(host.states(&host.start()), states(&[("a", V::Missing)]));
+    for _ in 0..2 {
+        assert_eq!(host.states(&host.start()), states(&[("a", V::Missing)]));
+    }
+}
+
+/// The book is gone or rotten, and a disk is not mounted: its copies are failed, at every start.
+#[test]
+fn no_mount_point_of_copies_becomes_a_volume() {
+    for rot in [true, false] {
+        let host = Host::new(&["a"], &["s"]);
+        let volumes = host.start();
+        volumes.prepare(database(1), true).unwrap();
+        fs::rename(host.path("a"), host.path("away")).unwrap();
+        fs::create_dir(host.path("a")).unwrap();
+        let book = host.path("data/volumes.json");
+        if rot {
+            fs::write(&book, "{").unwrap()
+        } else {
+            fs::remove_file(&book).unwrap()
+        }
+        for _ in 0..2 {
+            let volumes = host.start();
+            let expected = states(&[("a", V::Missing), ("s", V::Spare)]);
+            assert_eq!(host.states(&volumes), expected);
+            let failed = volumes.prepare(database(1), false);
+            assert!(matches!(failed, Err(CopyFault::LogIo(_))), "{failed:?}");
+            assert_eq!(volumes.due(&BTreeSet::from([database(1)])), [] as [PathBuf; 0]);
+            assert!(fs::read_dir(host.path("a")).unwrap().next().is_none(), "nothing is made");
+        }
+        let left = host.start().leave(database(1), &host.leaves("a"));
+        assert_eq!(left.is_err(), rot, "{left:?}: a damaged book is not written");
+        assert_eq!(fs::read(&book).unwrap() == b"{", rot);
+        let expected = if rot { V::Missing } else { V::Retired };
+        assert_eq!(host.start().state(&host.path("a")), Some(expected));
+    }
+}
+
+/// A spare that was used is none after the book was lost.
+#[test]
+fn a_spare_that_holds_copies_is_no_spare() {
+    let host = Host::new(&["a"], &["s", "t"]);
+    let volumes = host.start();
+    volumes.prepare(database(1), true).unwrap();
+    host.breaks(&volumes, "a");
+    volumes.leave(database(1), &host.leaves("a")).unwrap();
+    fs::create_dir(host.path("t/databases/old")).unwrap();
+    fs::remove_file(host.path("data/volumes.json")).unwrap();
+    let volumes = host.start();
+    assert_eq!(host.states(&volumes)[1..], states(&[("s", V::Healthy), ("t", V::Healthy)]));
 }
 
 #[test]
@@ -217,7 +272,51 @@ fn tests_are_made_where_copies_failed() {
     assert_eq!(volumes.due(&failed), [] as [PathBuf; 0], "it passed");
     volumes.tested(&host.path(&home), Probed::Broken("it does not answer".into()));
     assert_eq!(volumes.due(&failed), [host.path(&home)]);
-    assert_eq!(volumes.due(&BTreeSet::new()), [] as [PathBuf; 0], "no copy there is failed");
+    let path = host.path(&home);
+    assert_eq!(volumes.due(&BTreeSet::new()), [path.clone()], "nobody else would clear it");
+    volumes.tested(&path, Probed::Broken("it does not answer".into()));
+    assert_eq!(volumes.state(&path), Some(V::Failed));
+    assert_eq!(volumes.due(&BTreeSet::new()), [path.clone()], "nor this");
+    volumes.tested(&path, Probed::Well);
+    assert_eq!(volumes.due(&BTreeSet::new()), [] as [PathBuf; 0]);
+}
+
+/// What says nothing of the disk neither accuses nor clears it, and the test is made again.
+#[test]
+fn a_test_that_says_nothing_changes_nothing() {
+    let host = Host::new(&["a", "b"], &[]);
+    let volumes = host.start();
+    let (path, unknown) = (host.path("a"), || Probed::Unknown("too many open files".into()));
+    let broken = || Probed::Broken("it does not answer".into());
+    let due = || volumes.due(&BTreeSet::new());
+    for _ in 0..3 {
+        assert_eq!(volumes.tested(&path, unknown()), None);
+        assert_eq!(volumes.state(&path), Some(V::Healthy));
+    }
+    assert_eq!(due(), [path.clone()]);
+    volumes.tested(&path, Probed::Full);
+    assert_eq!(due(), [] as [PathBuf; 0], "it is there, and nothing is known against it");
+    for (found, state) in [(broken(), V::Suspect), (broken(), V::Failed)] {
+        volumes.tested(&path, found);
+        for nothing in [unknown(), Probed::Full] {
+            volumes.tested(&path, nothing);
+            assert_eq!(volumes.state(&path), Some(state));
+        }
+    }
+}
+
+/// A marker that can be read is no proof: a spare that failed the test of writes is tested again.
+#[test]
+fn a_spare_that_failed_its_test_is_cleared_by_a_test_alone() {
+    let host = Host::new(&["a"], &["s"]);
+    let volumes = host.start();
+    let path = host.path("s");
+    volumes.tested(&path, Probed::Broken("it cannot be written".into()));
+    volumes.look_at_space();
+    assert_eq!(volumes.state(&path), Some(V::Suspect));
+    assert_eq!(volumes.due(&BTreeSet::new()), [path.clone()]);
+    host.test_twice(&volumes, "s");
+    assert_eq!(volumes.state(&path), Some(V::Spare));
 }
 
 #[test]
@@ -233,6 +332,7 @@ fn a_copy_leaves_a_failed_volume_once() {
     let [first, second] = there[..] else { panic!("{there:?}") };
     fs::write(host.path(&home).join("databases").join(database(first).to_string()).join("f"), "x")
         .unwrap();
+    host.breaks(&volumes, &home);
     let order = host.leaves(&home);
     let told = volumes.leave(database(first), &order).unwrap();
     let expected =
@@ -259,8 +359,8 @@ fn an_order_that_was_interrupted_is_carried_out() {
     let volumes = host.start();
     volumes.prepare(database(1), true).unwrap();
     // The book was written, the link was not.
-    lock(&volumes.known).replace(&host.path("a"), &host.path("t"));
     let entries = lock(&volumes.known).entries();
+    let entries = placing::replaced(entries, &host.path("a"), &host.path("t"));
     book::save(&OsDisk::new(), &host.path("data"), entries).unwrap();
     symlink("nowhere", host.path("data/databases").join(format!("{}.link", database(1)))).unwrap();
     let volumes = host.start();
@@ -278,6 +378,7 @@ fn a_spare_without_room_or_marker_is_passed_over() {
     let host = Host::new(&["a"], &["s", "t"]);
     let volumes = host.start();
     volumes.prepare(database(1), true).unwrap();
+    host.breaks(&volumes, "a");
     let much = SpareOrder { bytes: u64::MAX, ..host.leaves("a") };
     let full = volumes.leave(database(1), &much).unwrap_err();
     assert!(full.full && full.why.contains("bytes free"), "{full:?}");
@@ -300,7 +401,38 @@ fn a_spare_that_vanishes_is_noticed_before_it_is_needed() {
     assert_eq!(host.states(&volumes), states(&[("a", V::Healthy), ("s", V::Missing)]));
     fs::rename(host.path("away"), host.path("s")).unwrap();
     volumes.look_at_space();
+    assert_eq!(volumes.due(&BTreeSet::new()), [host.path("s")], "the marker is no proof");
+    host.test_twice(&volumes, "s");
     assert_eq!(host.states(&volumes), states(&[("a", V::Healthy), ("s", V::Spare)]));
+}
+
+/// An order may come late: nobody leaves a volume that works, or takes a second spare in doubt.
+#[test]
+fn an_order_for_a_volume_that_works_again_is_refused() {
+    let host = Host::new(&["a"], &["s", "t"]);
+    let volumes = host.start();
+    volumes.prepare(database(1), true).unwrap();
+    volumes.prepare(database(2), true).unwrap();
+    let stays = |number, word: &str| {
+        let stays = volumes.leave(database(number), &host.leaves("a")).unwrap_err();
+        assert!(!stays.full && stays.why.contains(word), "{stays:?}");
+        assert_eq!(host.home(&volumes, number).as_deref(), Some("a"));
+    };
+    stays(1, "is healthy");
+    let marker = host.path("a").join("keelson-volume");
+    let bytes = fs::read(&marker).unwrap();
+    host.breaks(&volumes, "a");
+    fs::write(&marker, bytes).unwrap();
+    stays(1, "passed its test");
+    assert_eq!(volumes.due(&BTreeSet::new()), [host.path("a")], "the watch tells that it is back");
+    host.breaks(&volumes, "a");
+    volumes.leave(database(1), &host.leaves("a")).unwrap();
+    assert_eq!(host.home(&volumes, 1).as_deref(), Some("s"));
+    volumes.tested(&host.path("s"), Probed::Broken("it does not answer".into()));
+    stays(2, "to be tested again");
+    volumes.tested(&host.path("s"), Probed::Well);
+    volumes.leave(database(2), &host.leaves("a")).unwrap();
+    assert_eq!(host.home(&volumes, 2).as_deref(), Some("s"));
 }
 
 #[test]
@@ -317,7 +449,11 @@ fn a_replaced_disk_is_a_spare_or_takes_its_copies_back() {
     };
     refused(&host.name("x"), RefusalReason::BadArgument, "names no volume");
     refused(&host.name("a"), RefusalReason::Precondition, "nothing is to be replaced");
+    let marker = host.path("a").join("keelson-volume");
+    let bytes = fs::read(&marker).unwrap();
+    host.breaks(&volumes, "a");
     volumes.leave(database(number), &host.leaves("a")).unwrap();
+    fs::write(&marker, bytes).unwrap();
     refused(&host.name("a"), RefusalReason::Precondition, "mount the new disk there");
     fs::remove_dir_all(host.path("a")).unwrap();
     fs::create_dir(host.path("a")).unwrap();
@@ -328,6 +464,12 @@ fn a_replaced_disk_is_a_spare_or_takes_its_copies_back() {
     assert_eq!(volumes.state(&host.path("a")), Some(V::Retired), "only checked");
     // A crash behind the marker; the book knows nothing of it.
     book::mark(&OsDisk::new(), &host.path("a"), member()).unwrap();
+    fs::remove_dir(host.path("a/databases")).unwrap();
+    // What cannot be saved does not count.
+    fs::create_dir_all(host.path("data/volumes.new/x")).unwrap();
+    volumes.renew(&host.name("a"), false).unwrap_err();
+    assert_eq!(volumes.state(&host.path("a")), Some(V::Retired));
+    fs::remove_dir_all(host.path("data/volumes.new")).unwrap();
     volumes.renew(&host.name("a"), false).unwrap();
     assert_eq!(volumes.state(&host.path("a")), Some(V::Spare));
     // Copies still lie on this one, for lack of spares: it is their volume again.

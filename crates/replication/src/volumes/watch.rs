@@ -1,6 +1,7 @@
 //! The watch over volumes with failed copies. It sleeps until a copy fails; then it tests the
-//! copy's volume, and again after a pause for as long as it does not pass and a copy there is
-//! failed. What came of it is told once.
+//! copy's volume, and again after a pause for as long as it does not pass: also when no copy there
+//! is failed any more, for nobody else would clear the volume. One that is missing is left to the
+//! looks at space, unless a copy there is failed. What came of it is told once.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -20,7 +21,6 @@ pub(crate) async fn run(context: Arc<PlaneContext>, registry: Arc<Registry>) {
         return;
     }
     loop {
-        volumes.changed.notified().await;
         loop {
             let due = volumes.due(&failed(&registry));
             if due.is_empty() {
@@ -33,6 +33,7 @@ pub(crate) async fn run(context: Arc<PlaneContext>, registry: Arc<Registry>) {
             let pause = context.settings.borrow().span(Setting::VolumeProbePause);
             tokio::time::sleep(pause).await;
         }
+        volumes.changed.notified().await;
     }
 }
 
@@ -60,8 +61,11 @@ impl MemberVolumes {
         let asked = std::mem::take(&mut table.asked);
         let hurt: BTreeSet<_> = failed.iter().filter_map(|id| table.homes.get(id)).collect();
         let due = |volume: &&Known| {
-            let again = volume.strikes > 0 && hurt.contains(&volume.path);
-            volume.state() != VolumeState::Retired && (again || asked.contains(&volume.path))
+            let state = volume.state();
+            let waits = state != VolumeState::Missing || hurt.contains(&volume.path);
+            let again = volume.strikes > 0 && waits || asked.contains(&volume.path);
+            // One that never was a volume has nothing that could be tested.
+            volume.entry.is_some() && state != VolumeState::Retired && again
         };
         table.volumes.iter().filter(due).map(|volume| volume.path.clone()).collect()
     }
@@ -77,6 +81,10 @@ impl MemberVolumes {
     /// Notes what a test found; says what is to be told.
     pub(super) fn tested(&self, path: &std::path::Path, probed: Probed) -> Option<News> {
         let mut table = lock(&self.known);
+        if let Probed::Unknown(why) = &probed {
+            tracing::warn!(volume = %path.display(), why, "the test of a volume says nothing");
+            table.asked.insert(path.to_owned());
+        }
         let volume = table.of_mut(path)?;
         let before = volume.state();
         volume.found(probed);
