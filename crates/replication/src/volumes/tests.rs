@@ -273,10 +273,14 @@ fn tests_are_made_where_copies_failed() {
     volumes.tested(&host.path(&home), Probed::Broken("it does not answer".into()));
     assert_eq!(volumes.due(&failed), [host.path(&home)]);
     let path = host.path(&home);
-    assert_eq!(volumes.due(&BTreeSet::new()), [path.clone()], "nobody else would clear it");
+    assert_eq!(
+        volumes.due(&BTreeSet::new()),
+        std::slice::from_ref(&path),
+        "nobody else would clear it"
+    );
     volumes.tested(&path, Probed::Broken("it does not answer".into()));
     assert_eq!(volumes.state(&path), Some(V::Failed));
-    assert_eq!(volumes.due(&BTreeSet::new()), [path.clone()], "nor this");
+    assert_eq!(volumes.due(&BTreeSet::new()), std::slice::from_ref(&path), "nor this");
     volumes.tested(&path, Probed::Well);
     assert_eq!(volumes.due(&BTreeSet::new()), [] as [PathBuf; 0]);
 }
@@ -293,7 +297,7 @@ fn a_test_that_says_nothing_changes_nothing() {
         assert_eq!(volumes.tested(&path, unknown()), None);
         assert_eq!(volumes.state(&path), Some(V::Healthy));
     }
-    assert_eq!(due(), [path.clone()]);
+    assert_eq!(due(), std::slice::from_ref(&path));
     volumes.tested(&path, Probed::Full);
     assert_eq!(due(), [] as [PathBuf; 0], "it is there, and nothing is known against it");
     for (found, state) in [(broken(), V::Suspect), (broken(), V::Failed)] {
@@ -314,7 +318,7 @@ fn a_spare_that_failed_its_test_is_cleared_by_a_test_alone() {
     volumes.tested(&path, Probed::Broken("it cannot be written".into()));
     volumes.look_at_space();
     assert_eq!(volumes.state(&path), Some(V::Suspect));
-    assert_eq!(volumes.due(&BTreeSet::new()), [path.clone()]);
+    assert_eq!(volumes.due(&BTreeSet::new()), std::slice::from_ref(&path));
     host.test_twice(&volumes, "s");
     assert_eq!(volumes.state(&path), Some(V::Spare));
 }
