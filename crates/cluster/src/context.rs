@@ -81,8 +81,8 @@ pub(crate) struct Context {
     pub(crate) stopping: AtomicBool,
     /// Forming or joining a cluster happens once at a time.
     pub(crate) forming: tokio::sync::Mutex<()>,
-    /// Maintenances begin one after another: one that is taken back must not look, to the next, as if
-    /// it had been there before.
+    /// Maintenances begin one after another: one that is taken back must not look, to the next, as
+    /// if it had been there before.
     pub(crate) maintaining: tokio::sync::Mutex<()>,
     /// Members are taken in again by one task at a time.
     pub(crate) readmitting: tokio::sync::Mutex<()>,

@@ -61,8 +61,8 @@ impl Restore {
         let sentence = format!(
             "restored (recovery generation {generation}); the consensus of before is kept in {}\n\
              next: start this server; the others are taken in by themselves. Then keelson cluster \
-             status, for each database in doubt keelson database mount --accept-loss, and a witness \
-             if an even number of members votes now",
+             status, for each database in doubt keelson database mount --accept-loss, and a \
+             witness if an even number of members votes now",
             kept.display()
         );
         let mut data = data;
