@@ -3,10 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use keelson_testkit::{Cli, Cluster, ClusterOptions, Writer, WriterOptions, eventually};
+use keelson_testkit::{
+    Cli, Cluster, ClusterOptions, SmallVolume, Writer, WriterOptions, eventually,
+};
 use keelson_types::RefusalReason;
 
 use crate::crashes::prove;
@@ -198,49 +199,27 @@ async fn a_torn_tail_is_cut_and_fetched_again() -> Result<()> {
     Ok(())
 }
 
-/// A small file system of its own; unmounted when dropped.
-struct SmallDisk {
-    path: PathBuf,
-}
-
-impl SmallDisk {
-    /// Nothing if this machine lets us mount nothing.
-    fn mount(path: &Path, megabytes: u32) -> Result<Option<Self>> {
-        std::fs::create_dir_all(path)?;
-        let size = format!("size={megabytes}m");
-        let status =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).status();
-        let mounted = status.is_ok_and(|status| status.success());
-        Ok(mounted.then(|| Self { path: path.to_owned() }))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a process that is just ending may still hold a file.
-        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_writes_loses_nothing_and_recovers() -> Result<()> {
     let place = tempfile::tempdir()?;
-    let Some(disk) = SmallDisk::mount(&place.path().join("disk"), 256)? else {
-        eprintln!("not tested: this machine lets us mount no file system");
-        return Ok(());
+    let (image, path) = (place.path().join("image"), place.path().join("disk"));
+    let disk = match SmallVolume::mount(&image, &path, 256 << 20) {
+        Ok(disk) => disk,
+        Err(error) => {
+            eprintln!("NOT TESTED: this machine lets us mount no file system: {error:#}");
+            return Ok(());
+        }
     };
     let mut cluster = Cluster::start_with(ClusterOptions {
         members: 1,
-        data_dirs: vec![(1, disk.path.clone())],
+        data_dirs: vec![(1, path)],
         ..ClusterOptions::default()
     })
     .await?;
     cluster.create_database("DB1", &["m1"]).await?;
     let database = cluster.client().database("DB1");
     database.put("before", "kept").await?;
-    let ballast = disk.path.join("ballast");
-    let filled = fill(&ballast)?;
-    ensure!(filled > 0, "the disk was full from the beginning");
+    disk.fill()?;
     let mut acknowledged = 0;
     let refused = loop {
         match database.put(format!("k{acknowledged:06}"), vec![1; 256 * 1024]).await {
@@ -255,7 +234,7 @@ async fn a_full_disk_stops_writes_loses_nothing_and_recovers() -> Result<()> {
     // The member stays reachable, and reads are answered.
     assert_eq!(database.get("before").await?.as_deref(), Some(&b"kept"[..]));
     cluster.wait_until_whole().await?;
-    std::fs::remove_file(&ballast)?;
+    disk.empty()?;
     eventually("writes resume by themselves", || async {
         Ok(database.put("after", "space is back").await?)
     })
@@ -268,18 +247,4 @@ async fn a_full_disk_stops_writes_loses_nothing_and_recovers() -> Result<()> {
     drop(cluster);
     drop(disk);
     Ok(())
-}
-
-/// Writes a file until there is no space; how many bytes went in.
-fn fill(path: &Path) -> Result<u64> {
-    let file = OpenOptions::new().create(true).truncate(true).write(true).open(path)?;
-    let block = vec![0; 64 * 1024];
-    let mut written = 0;
-    while let Ok(count) = file.write_at(&block, written) {
-        if count == 0 {
-            break;
-        }
-        written += count as u64;
-    }
-    Ok(written)
 }

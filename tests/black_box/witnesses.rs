@@ -70,6 +70,7 @@ async fn a_leader_under_maintenance_stands_down() -> Result<()> {
         Ok::<_, anyhow::Error>(status["leader"].as_str().unwrap_or_default().to_owned())
     };
     let leader = leads().await?;
+    cluster.wait_until_indexed("DB1").await?;
     cluster.cli().succeed(["member", "maintenance", "start", &leader]).await?;
     eventually("another member leads", || async {
         let now = leads().await?;

@@ -79,6 +79,8 @@ pub(crate) struct Context {
     pub(crate) lease_until: AtomicU64,
     /// Set when a clean stop begins: no lease is asked for any more.
     pub(crate) stopping: AtomicBool,
+    /// This member leads and keeps silent, so that another one is elected.
+    pub(crate) silent: watch::Sender<bool>,
     /// Forming or joining a cluster happens once at a time.
     pub(crate) forming: tokio::sync::Mutex<()>,
     /// Maintenances begin one after another: one that is taken back must not look, to the next, as

@@ -166,6 +166,7 @@ impl ControlPlane {
             assigned,
             lease_until: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            silent: watch::Sender::new(false),
             forming: tokio::sync::Mutex::new(()),
             maintaining: tokio::sync::Mutex::new(()),
             readmitting: tokio::sync::Mutex::new(()),

@@ -104,7 +104,10 @@ impl Context {
                 Err(_) => return Err(self.not_leader()),
             }
         }
-        let written = self.raft.client_write(stamped(command));
+        let written = async {
+            self.may_record().await;
+            self.raft.client_write(stamped(command)).await
+        };
         match tokio::time::timeout(PROPOSAL_DEADLINE, written).await {
             Ok(Ok(response)) => {
                 Ok(Proposed { index: response.log_id.index, outcome: response.data })

@@ -2,8 +2,10 @@
 //!
 //! The consensus library cannot hand leadership over. So the leader keeps silent until the others
 //! elect one of them, which takes one election, as its loss would; databases go on under their
-//! leases or are held for that long. It votes and may be elected all the same: whoever has the
-//! newest log must be able to lead. Then it stands down again, after a pause that doubles.
+//! leases or are held for that long. Silent means that it also records nothing: an entry would tell
+//! the others that it lives, and give it a log that is newer than theirs. It votes and does not
+//! stand. If nobody else was elected after some elections it may lead again, since whoever has the
+//! newest log must be able to; then it stands down again, after a pause that doubles.
 //!
 //! Order: first the databases leave, then the leadership, so that the moves are made by the leader
 //! that was asked for them.
@@ -63,6 +65,12 @@ impl Context {
         })
     }
 
+    /// Waits while this member keeps silent, which is a few elections at most.
+    pub(crate) async fn may_record(&self) {
+        // The sender lives as long as the context.
+        let _ = self.silent.subscribe().wait_for(|silent| !silent).await;
+    }
+
     async fn stand_down(self: &Arc<Self>) {
         let member = Some(self.identity.member);
         let kind = EventKind::LeaderStoodDown;
@@ -75,27 +83,34 @@ impl Context {
         let _silence = Silence::begin(self);
         let limit = self.timings.election_max * 2 * ELECTIONS;
         let mut server = self.raft.server_metrics();
-        let over = server.wait_for(|metrics| {
-            !metrics.state.is_leader() || metrics.current_leader != Some(self.node)
-        });
+        let over = server
+            .wait_for(|metrics| metrics.current_leader.is_some_and(|leader| leader != self.node));
         if tokio::time::timeout(limit, over).await.is_err() {
             tracing::info!("nobody else was elected: this member goes on leading");
         }
     }
 }
 
-/// No heartbeats while it lives, however it ends.
+/// No heartbeats, no records and no candidacy while it lives, however it ends.
 struct Silence<'a>(&'a Context);
 
 impl<'a> Silence<'a> {
     fn begin(context: &'a Context) -> Self {
-        context.raft.runtime_config().heartbeat(false);
-        Self(context)
+        let silence = Self(context);
+        silence.set(true);
+        silence
+    }
+
+    fn set(&self, silent: bool) {
+        self.0.silent.send_replace(silent);
+        let settings = self.0.raft.runtime_config();
+        settings.heartbeat(!silent);
+        settings.elect(!silent);
     }
 }
 
 impl Drop for Silence<'_> {
     fn drop(&mut self) {
-        self.0.raft.runtime_config().heartbeat(true);
+        self.set(false);
     }
 }

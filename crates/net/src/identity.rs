@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
 
 use keelson_types::{MemberName, RefusalReason};
 use keelson_wire::Refusal;
@@ -100,6 +101,13 @@ impl PeerIdentity {
         let role = Role::from_unit(words.next().unwrap_or_default());
         let databases = words.map(str::to_owned).collect();
         Ok(Self { name, role, databases, address: None, by_token: false })
+    }
+
+    /// When a certificate in DER ends; nothing for what is none.
+    pub(crate) fn end_of(certificate: &[u8]) -> Option<SystemTime> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
     }
 }
 

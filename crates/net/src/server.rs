@@ -4,7 +4,8 @@
 //! Handshakes run beside each other, each with a time limit, and give way to new ones. Connections
 //! are bounded, and places for members are among them that nobody else gets. Who shows no
 //! certificate must show a token soon ([`UNKNOWN_TIMEOUT`]), and takes no place from those who have
-//! one. A peer that is refused is logged with its address and the reason, and listed by
+//! one. The connection of a client ends with its certificate, so that a short one is as good as a
+//! revocation; what members say to each other goes on, because the cluster lives on it. A peer that is refused is logged with its address and the reason, and listed by
 //! [`TlsServer::refusals`].
 
 use std::collections::VecDeque;
@@ -39,7 +40,7 @@ use crate::limits::{
 };
 use crate::membership::Members;
 use crate::places::{Addresses, Place, Shares};
-use crate::{CallMeters, Membership, PeerIdentity, RefusedCalls, TlsStore, TokenBook};
+use crate::{CallMeters, Membership, PeerIdentity, RefusedCalls, Role, TlsStore, TokenBook};
 
 /// Refused handshakes that are remembered.
 const REFUSALS_KEPT: usize = 32;
@@ -223,14 +224,23 @@ impl TlsServer {
         };
         let vouched = Arc::new(AtomicBool::new(certificate.is_some()));
         let refused = Arc::default();
+        let client = certificate.as_ref().is_some_and(|peer| peer.role != Role::Member);
+        let ends = certificates.first().filter(|_| client);
+        let ends = ends.and_then(|certificate| PeerIdentity::end_of(certificate)).map(in_time);
         let connection = Connection { certificate, address: Some(peer), vouched, refused };
-        Ok(Handshaken { stream, connection })
+        Ok(Handshaken { stream, connection, ends })
     }
 }
 
 struct Handshaken {
     stream: TlsStream<TcpStream>,
     connection: Connection,
+    /// Ready when the certificate of a client ends.
+    ends: Option<Pin<Box<Sleep>>>,
+}
+
+fn in_time(end: SystemTime) -> Pin<Box<Sleep>> {
+    Box::pin(tokio::time::sleep(end.duration_since(SystemTime::now()).unwrap_or_default()))
 }
 
 /// Connections that one address may have before somebody vouches for them.
@@ -392,6 +402,8 @@ async fn accept_all(
 struct PeerStream {
     stream: TlsStream<TcpStream>,
     connection: Connection,
+    /// Ready when the certificate of a client ends.
+    ends: Option<Pin<Box<Sleep>>>,
     /// While nobody vouches for it.
     unknown: Option<Unknown>,
     _turn: OwnedSemaphorePermit,
@@ -475,15 +487,20 @@ impl Rooms {
 
 impl PeerStream {
     fn new(
-        Handshaken { stream, connection }: Handshaken,
+        Handshaken { stream, connection, ends }: Handshaken,
         turn: OwnedSemaphorePermit,
         (client, unknown): (Option<Client>, Option<Unknown>),
     ) -> Self {
-        Self { stream, connection, unknown, _turn: turn, _client: client }
+        Self { stream, connection, ends, unknown, _turn: turn, _client: client }
     }
 
-    /// Whether it was unknown for too long.
+    /// Whether it was unknown for too long, or the certificate ended.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(cx).is_ready()) {
+            // Ready once only.
+            self.ends = Some(Box::pin(tokio::time::sleep(Duration::ZERO)));
+            return true;
+        }
         let Some(unknown) = &mut self.unknown else { return false };
         if self.connection.vouched.load(Ordering::Relaxed) {
             self.unknown = None;

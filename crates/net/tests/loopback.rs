@@ -479,6 +479,26 @@ async fn a_connection_on_which_nobody_shows_who_it_is_does_not_last() {
     assert!(!unknown.is_connected() && known.is_connected());
 }
 
+#[tokio::test]
+async fn the_connection_of_a_client_ends_with_its_certificate_and_that_of_a_member_does_not() {
+    let world = World::new();
+    let running = world.serve("m1").await;
+    let soon = Validity::lasting(Duration::from_secs(3));
+    let connect = |name: &str, request: CertRequest| {
+        let connector = Connector::new(world.store(name, &request.valid(soon)));
+        connector.channel(&running.address, member("m1"), Lane::Control)
+    };
+    let client = connect("ann", CertRequest::admin("ann"));
+    let other = connect("m2", CertRequest::member("m2", &[]));
+    ask(client.clone()).await.unwrap();
+    ask(other.clone()).await.unwrap();
+    let request = Request::new(v1::GetOperationRequest::default());
+    let watched = OperationsClient::new(client.clone()).watch_operation(request).await.unwrap();
+    assert!(watched.into_inner().message().await.is_err(), "the stream is cut");
+    assert_eq!(failure_of(client).await.0, RefusalReason::BadCertificate);
+    ask(other).await.expect("the cluster lives on what members say to each other");
+}
+
 /// Everybody is a member until this is set.
 #[derive(Default)]
 struct Left(AtomicBool);

@@ -95,8 +95,7 @@ pub struct Outcome {
 pub async fn run(options: &ChaosOptions) -> Result<Outcome> {
     match &options.place {
         Where::Processes { other } => {
-            let sites = options.kinds.contains(&Kind::SiteCut);
-            run_on(Processes::start(sites, other.clone()).await?, options).await
+            run_on(Processes::start(&options.kinds, other.clone()).await?, options).await
         }
         Where::Containers(file) => run_on(Containers::open(file).await?, options).await,
     }

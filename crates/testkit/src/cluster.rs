@@ -8,7 +8,7 @@ use keelson_client::{Client, ClientConfig, ClientOptions, v1};
 use tempfile::TempDir;
 
 use crate::{
-    Cli, LogLine, MemberProcess, Network, View, eventually, free_port, keelson_binary,
+    Cli, LogLine, MemberProcess, Network, SmallVolume, View, eventually, free_port, keelson_binary,
     unexpected_errors,
 };
 
@@ -38,6 +38,8 @@ pub struct ClusterOptions {
     pub environment: Vec<(String, String)>,
     /// Members serve the web console.
     pub console: bool,
+    /// All files of a member lie on a volume of its own, of so many bytes.
+    pub volume_bytes: Option<u64>,
     /// Keep the directory for people to look at.
     pub keep: bool,
 }
@@ -57,6 +59,7 @@ impl Default for ClusterOptions {
             replication: false,
             environment: Vec::new(),
             console: false,
+            volume_bytes: None,
             keep,
         }
     }
@@ -68,6 +71,7 @@ impl Default for ClusterOptions {
 pub struct Cluster {
     // Before the directory, so that processes are gone when it is removed.
     members: Vec<MemberProcess>,
+    volumes: Vec<SmallVolume>,
     network: Option<Network>,
     replication: Option<Network>,
     view: View,
@@ -121,8 +125,13 @@ impl Cluster {
         let mut endpoints = Vec::new();
         let mut network = options.network.then(|| Network::new(&path));
         let mut replication = options.replication.then(|| Network::new(&path));
+        let mut volumes = Vec::new();
         for number in 1..=options.members {
             let name = format!("m{number}");
+            if let Some(bytes) = options.volume_bytes {
+                let image = path.join(format!("{name}.ext4"));
+                volumes.push(SmallVolume::mount(&image, &path.join(&name), bytes)?);
+            }
             let networks = (network.as_mut(), replication.as_mut());
             let written = write_member(&plain, &path, number, options, networks);
             endpoints.push(written.await?);
@@ -137,6 +146,7 @@ impl Cluster {
         let client = Client::new(config, ClientOptions::default())?;
         Ok(Self {
             members,
+            volumes,
             network,
             replication,
             view: View { client, cli: Cli::new(&binary, Some(&client_toml)) },
@@ -276,6 +286,17 @@ impl Cluster {
         member.unwrap_or_else(|| panic!("there is no member {name}"))
     }
 
+    /// The volume of a member by its name.
+    ///
+    /// # Panics
+    /// There is no such member, or it has none ([`ClusterOptions::volume_bytes`]).
+    #[must_use]
+    pub fn volume(&self, name: &str) -> &SmallVolume {
+        let path = self.path.join(name);
+        let volume = self.volumes.iter().find(|volume| volume.path() == path);
+        volume.unwrap_or_else(|| panic!("{name} has no volume of its own"))
+    }
+
     /// Names of all members.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
@@ -392,6 +413,7 @@ impl Deref for Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.members.clear();
+        self.volumes.clear();
         if (std::thread::panicking() || self.keep)
             && let Some(directory) = self.directory.take()
         {

@@ -98,6 +98,25 @@ impl View {
         .await
     }
 
+    /// Waits until the content index of every copy of `database` is whole, as a move wants it.
+    ///
+    /// # Errors
+    /// Not within a minute; the error names the copies where it is not.
+    pub async fn wait_until_indexed(&self, database: &str) -> Result<()> {
+        let is_whole = |row: &v1::CopyStatusRow| {
+            let index = row.facts.as_ref().and_then(|facts| facts.content_index.as_ref());
+            index.is_some_and(|index| index.state == "Healthy")
+        };
+        eventually(&format!("the content indexes of {database} are whole"), || async {
+            let rows = self.client.admin().copy_status(database, "").await?;
+            let others: Vec<_> = rows.iter().filter(|row| !is_whole(row)).collect();
+            let names: Vec<_> = others.iter().map(|row| row.member.as_str()).collect();
+            ensure!(names.is_empty(), "not whole: {}", names.join(", "));
+            Ok(())
+        })
+        .await
+    }
+
     /// Waits until every copy of `database` is mounted or follows, and counts in its commit rule;
     /// for databases without lagged or suspended copies.
     ///

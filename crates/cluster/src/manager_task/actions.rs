@@ -121,6 +121,7 @@ async fn tell(context: &Context, event: ManagerEvent) {
 async fn propose_in_order(context: Arc<Context>, mut queue: mpsc::Receiver<(u64, Command)>) {
     let refused = |what: String| Outcome::Refused(Refusal::new(RefusalReason::NoLeader, what));
     while let Some((tag, command)) = queue.recv().await {
+        context.may_record().await;
         // Sent in order, awaited apart: so the log has them in this order, in few syncs.
         let sent = context.raft.client_write_ff(stamped(command)).await;
         let waiter = context.clone();

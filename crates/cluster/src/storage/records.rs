@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::ops::{Bound, RangeBounds};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use keelson_types::ClusterId;
@@ -41,7 +42,10 @@ pub(crate) struct Origin {
     pub(crate) recovery: u32,
 }
 
-/// Blocks taken behind the end of a file that is still small.
+/// What the system counts the blocks of a file in.
+const BLOCK_BYTES: u64 = 512;
+
+/// Bytes taken behind the end of a file that is still small.
 const AHEAD_BYTES_MIN: u64 = 2 * 1024 * 1024;
 
 /// The open file.
@@ -51,8 +55,6 @@ pub(super) struct Records {
     /// Newest committed entry; written with the next transaction.
     committed: Option<LogId>,
     path: PathBuf,
-    /// Length up to which every block of the file is there.
-    allocated: u64,
     /// The consensus of this life was forgotten for a higher generation: nothing of it is written
     /// any more.
     left_behind: Option<u32>,
@@ -77,8 +79,7 @@ impl Records {
             redb::DatabaseError::DatabaseAlreadyOpen => StorageFault::InUse { path: path.clone() },
             source => StorageFault::Open { path: path.clone(), source },
         })?;
-        let mut records =
-            Self { database, committed: None, path: path.clone(), allocated: 0, left_behind: None };
+        let mut records = Self { database, committed: None, path: path.clone(), left_behind: None };
         records.check_format(path)?;
         records.allocate();
         records.committed = records.meta(KEY_COMMITTED)?;
@@ -137,19 +138,22 @@ impl Records {
 
     /// Takes the blocks of holes in the file, and as many again behind its end: the library makes
     /// it longer in leaps, and a page that has no block yet could not be written once the volume is
-    /// full. Then the member would lose its vote for want of a few bytes (G7). Without room now it
-    /// is tried again at each write.
-    fn allocate(&mut self) {
-        let length = std::fs::metadata(&self.path).map_or(0, |file| file.len());
+    /// full. Then the member would lose its vote for want of a few bytes (G7). What is there is
+    /// asked of the file itself, because the library also makes it shorter, and what was behind the
+    /// end is gone then. Without room now it is tried again at each write.
+    fn allocate(&self) {
+        let (length, blocks) = match std::fs::metadata(&self.path) {
+            Ok(file) => (file.len(), file.blocks() * BLOCK_BYTES),
+            Err(_) => return,
+        };
         let ahead = length.max(AHEAD_BYTES_MIN);
-        if length + ahead / 2 <= self.allocated {
+        if length + ahead / 2 <= blocks {
             return;
         }
         let Ok(file) = OpenOptions::new().write(true).open(&self.path) else { return };
         for bytes in [length + ahead, length] {
             let whole = i64::try_from(bytes).unwrap_or(i64::MAX);
             if fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, whole).is_ok() {
-                self.allocated = bytes;
                 return;
             }
         }

@@ -192,7 +192,7 @@ impl Ground for Containers {
 
     fn lacks(&self, kind: Kind) -> Option<String> {
         match kind {
-            Kind::SlowDisk => Some("the disk is that of all containers".into()),
+            Kind::FullDisk | Kind::SlowDisk => Some("the disk is that of all containers".into()),
             Kind::ClockJump => Some("the clock is that of the machine".into()),
             _ => None,
         }
@@ -268,6 +268,14 @@ impl Ground for Containers {
     async fn empty_log(&mut self, member: &str) -> Result<()> {
         let remove = ["rm", "/var/lib/keelson/log/ballast"];
         self.docker(&["exec"], member, &remove).await.map(drop)
+    }
+
+    async fn fill_disk(&mut self, member: &str) -> Result<()> {
+        bail!("the disk of {member} is that of the engine")
+    }
+
+    async fn empty_disk(&mut self, member: &str) -> Result<()> {
+        bail!("the disk of {member} is that of the engine")
     }
 
     async fn slow_disk(&mut self, member: &str, _slow: bool) -> Result<()> {

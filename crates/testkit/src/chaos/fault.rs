@@ -54,6 +54,8 @@ kinds! {
     SlowNetwork = "slow-network";
     /// The volume of the logs fills up, and is emptied.
     FullLog = "full-log";
+    /// The only volume of a member is full, its consensus and its log file on it, and is emptied.
+    FullDisk = "full-disk";
     /// Every sync of a disk takes long.
     SlowDisk = "slow-disk";
     /// A wall clock is wrong, and right again.

@@ -68,6 +68,12 @@ pub(super) trait Ground {
     /// Gives the space back.
     async fn empty_log(&mut self, member: &str) -> Result<()>;
 
+    /// Fills the volume of all files of a member, to the last block.
+    async fn fill_disk(&mut self, member: &str) -> Result<()>;
+
+    /// Gives the space back.
+    async fn empty_disk(&mut self, member: &str) -> Result<()>;
+
     /// Each sync of a member's disk takes long, or as long as ever.
     async fn slow_disk(&mut self, member: &str, slow: bool) -> Result<()>;
 

@@ -63,6 +63,11 @@ impl Fault {
                 sleep(self.hold).await;
                 ground.empty_log(victim).await
             }
+            Kind::FullDisk => {
+                ground.fill_disk(victim).await?;
+                sleep(self.hold).await;
+                ground.empty_disk(victim).await
+            }
             Kind::SlowDisk => {
                 ground.slow_disk(victim, true).await?;
                 sleep(self.hold).await;

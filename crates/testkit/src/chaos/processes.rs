@@ -10,13 +10,16 @@ use tempfile::TempDir;
 use super::expiry;
 use super::fault::Kind;
 use super::ground::{EXPECTED_ERRORS, Ground, Place, Ways};
-use crate::{Cluster, ClusterOptions, View, bad_host, eventually};
+use crate::{Cluster, ClusterOptions, SmallVolume, View, bad_host, eventually};
 
 /// Members have so much room for log, of which 64 MiB are the reserve.
 const SETTINGS: &str = "log_dir = \"logs\"\nlog_quota = \"512 MiB\"";
 
 /// Leaves less than the reserve, without taking that much of the disk of this machine for long.
 const BALLAST_BYTES: i64 = 480 * 1024 * 1024;
+
+/// Of the volume of a member that is filled: enough for its databases and the fullest log.
+const VOLUME_BYTES: u64 = 8 << 30;
 
 /// What each buffer of a slow network takes longer.
 const DELAY: Duration = Duration::from_millis(30);
@@ -29,22 +32,29 @@ pub(super) struct Processes {
     programs: (PathBuf, Option<PathBuf>),
     /// Why disks and clocks cannot be made bad; none if they can.
     good_host: Option<String>,
+    /// Why members have no volumes of their own; none if they have.
+    no_volumes: Option<String>,
     _library: TempDir,
 }
 
 impl Processes {
-    /// Starts three members; with `sites` four in two sites and a witness in a third one.
-    pub(super) async fn start(sites: bool, other: Option<PathBuf>) -> Result<Self> {
+    /// Starts three members; where a site is to be cut, four in two sites and a witness in a third.
+    pub(super) async fn start(kinds: &[Kind], other: Option<PathBuf>) -> Result<Self> {
         let library = tempfile::tempdir()?;
         let built = bad_host(library.path()).await;
+        let no_volumes = match kinds.contains(&Kind::FullDisk) {
+            true => try_volume(library.path()).err().map(|error| format!("{error:#}")),
+            false => Some("none was wanted".into()),
+        };
         let preload = |path: &PathBuf| ("LD_PRELOAD".to_owned(), path.display().to_string());
         let mut options = ClusterOptions {
             network: true,
             settings: SETTINGS.into(),
             environment: built.iter().map(preload).collect(),
+            volume_bytes: no_volumes.is_none().then_some(VOLUME_BYTES),
             ..ClusterOptions::default()
         };
-        if sites {
+        if kinds.contains(&Kind::SiteCut) {
             let sites = ["north", "north", "south", "south", "west"].map(str::to_owned);
             options = ClusterOptions { members: 5, witnesses: 1, sites: sites.into(), ..options };
         }
@@ -57,7 +67,7 @@ impl Processes {
         let places = cluster.names().into_iter().enumerate().map(place).collect();
         let programs = (cluster.binary().to_owned(), other);
         let good_host = built.err().map(|error| format!("{error:#}"));
-        Ok(Self { cluster, places, programs, good_host, _library: library })
+        Ok(Self { cluster, places, programs, good_host, no_volumes, _library: library })
     }
 
     fn directory(&self, member: &str) -> PathBuf {
@@ -68,6 +78,11 @@ impl Processes {
         let number = self.places.iter().position(|place| place.name == member);
         Ok(number.with_context(|| format!("no member {member}"))? + 1)
     }
+}
+
+/// Whether file systems can be made and mounted here.
+fn try_volume(directory: &Path) -> Result<()> {
+    SmallVolume::mount(&directory.join("image"), &directory.join("volume"), 16 << 20).map(drop)
 }
 
 /// A file that tells the disk below a directory something.
@@ -93,6 +108,7 @@ impl Ground for Processes {
         let sites = self.places.iter().any(|place| place.site != self.places[0].site);
         match kind {
             Kind::SlowDisk | Kind::ClockJump => self.good_host.clone(),
+            Kind::FullDisk => self.no_volumes.clone(),
             Kind::SiteCut if !sites => Some("all members are in one site".into()),
             Kind::RollingUpgrade if self.programs.1.is_none() => {
                 Some("KEELSON_OTHER_BIN names no other version of the program".into())
@@ -153,6 +169,14 @@ impl Ground for Processes {
     async fn empty_log(&mut self, member: &str) -> Result<()> {
         let ballast = self.directory(member).join("logs/ballast");
         std::fs::remove_file(ballast).context("cannot remove the ballast")
+    }
+
+    async fn fill_disk(&mut self, member: &str) -> Result<()> {
+        self.cluster.volume(member).fill()
+    }
+
+    async fn empty_disk(&mut self, member: &str) -> Result<()> {
+        self.cluster.volume(member).empty()
     }
 
     async fn slow_disk(&mut self, member: &str, slow: bool) -> Result<()> {
