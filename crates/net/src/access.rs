@@ -17,8 +17,9 @@
 //! `authorization` of the call. Tokens never make a member: what members say to each other takes a
 //! certificate, and one that counts only while the member belongs to the cluster ([`Members`]).
 //!
-//! Calls of one client that are under way are bounded, so that it does not take the memory of all;
-//! those of members are not, because the cluster lives on them.
+//! Calls of one client that are under way are bounded, and so are the bytes that it sends
+//! ([`Intake`]), so that it does not take the memory of all; those of members are not, because the
+//! cluster lives on them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -39,6 +40,7 @@ use tracing::Instrument;
 
 use crate::call_meters::{code_of, number_of};
 use crate::identity::nobody;
+use crate::intake::{Client, Intake};
 use crate::limits::CALLS_PER_CLIENT_MAX;
 use crate::membership::Members;
 use crate::places::{Place, Shares};
@@ -173,13 +175,15 @@ pub(crate) struct Gates {
     pub(crate) members: Members,
     refused: Option<RefusedCalls>,
     meters: CallMeters,
-    calls: Shares<(String, bool)>,
+    calls: Shares<Client>,
+    intake: Intake,
 }
 
 impl Gates {
     pub(crate) fn new(tokens: Option<TokenBook>, members: Members) -> Self {
         let (refused, meters) = (None, CallMeters::default());
-        Self { tokens, members, refused, meters, calls: Shares::new(CALLS_PER_CLIENT_MAX) }
+        let calls = Shares::new(CALLS_PER_CLIENT_MAX);
+        Self { tokens, members, refused, meters, calls, intake: Intake::default() }
     }
 
     /// Tells who was refused.
@@ -226,15 +230,21 @@ impl Gates {
     ///
     /// # Errors
     /// `overloaded`.
-    fn enter(&self, peer: Option<&PeerIdentity>) -> Result<Option<Place<(String, bool)>>, Refusal> {
-        let Some(client) = peer.filter(|peer| peer.role != Role::Member) else { return Ok(None) };
-        let place = self.calls.enter((client.name.clone(), client.by_token));
+    fn enter(&self, peer: Option<&PeerIdentity>) -> Result<Option<Place<Client>>, Refusal> {
+        let Some(client) = peer.and_then(client_of) else { return Ok(None) };
+        let place = self.calls.enter(client);
         let full = || {
+            let client = peer.map(ToString::to_string).unwrap_or_default();
             let what = format!("{client} has {CALLS_PER_CLIENT_MAX} calls under way here");
             Refusal::new(RefusalReason::Overloaded, what)
         };
         place.map(Some).ok_or_else(full)
     }
+}
+
+/// The name under which a client is counted; members are not.
+fn client_of(peer: &PeerIdentity) -> Option<Client> {
+    (peer.role != Role::Member).then(|| (peer.name.clone(), peer.by_token))
 }
 
 /// Whether a request may go on, and whose it is. Reflection is for everybody who is known, health
@@ -298,9 +308,9 @@ impl<S> Admission<S> {
 
 type Held<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
 
-impl<S, B> Service<Request<B>> for Admission<S>
+impl<S> Service<Request<Body>> for Admission<S>
 where
-    S: Service<Request<B>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
     S::Error: 'static,
 {
@@ -312,7 +322,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let (begun, number) = (Instant::now(), number_of(request.uri().path()));
         let unknown = Connection::default();
         let connection = request.extensions().get().unwrap_or(&unknown);
@@ -339,6 +349,9 @@ where
         // Services know who asks, and need no secret.
         request.headers_mut().remove(AUTHORIZATION);
         if let Some(peer) = peer {
+            if let Some(client) = client_of(&peer) {
+                request = request.map(|body| self.gates.intake.bounded(&client, body));
+            }
             request.extensions_mut().insert(peer);
         }
         let answer = self.inner.call(request).instrument(span.clone());
@@ -363,7 +376,7 @@ struct HeldBody {
     ended: Option<Ended>,
     cut: bool,
     #[expect(dead_code, reason = "given back when it is dropped")]
-    place: Option<Place<(String, bool)>>,
+    place: Option<Place<Client>>,
 }
 
 impl hyper::body::Body for HeldBody {

@@ -32,6 +32,7 @@ mod failure;
 mod handshakes;
 mod histogram;
 mod identity;
+mod intake;
 mod limits;
 mod membership;
 mod pages;

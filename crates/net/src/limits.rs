@@ -19,6 +19,18 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
 /// included: two full connections. A call may hold a value of 16 MiB.
 pub(crate) const CALLS_PER_CLIENT_MAX: usize = 8192;
 
+/// Bytes of requests that one client may have under way at one process: four full batches.
+pub(crate) const REQUEST_BYTES_OF_CLIENT_MAX: usize = 64 * 1024 * 1024;
+
+/// The same of all clients together.
+pub(crate) const REQUEST_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// A request of this size is not counted.
+pub(crate) const REQUEST_FREE_BYTES: usize = 16 * 1024;
+
+/// Time in which a client's request must have come in, from the first pause on.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Time between two pings on a connection, idle or not.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 

@@ -15,9 +15,9 @@ pub(crate) struct Shares<K> {
 /// How many connections each address has.
 pub(crate) type Addresses = Shares<IpAddr>;
 
-/// One place; given back when it is dropped.
+/// One place, or several; given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place<K: Ord>(Shares<K>, K);
+pub(crate) struct Place<K: Ord>(Shares<K>, K, usize);
 
 impl<K> Clone for Shares<K> {
     fn clone(&self) -> Self {
@@ -33,13 +33,28 @@ impl<K: Ord + Clone> Shares<K> {
 
     /// Takes a place, if `of` has one left.
     pub(crate) fn enter(&self, of: K) -> Option<Place<K>> {
+        self.take(&of, 1).then(|| Place(self.clone(), of, 1))
+    }
+
+    fn take(&self, of: &K, places: usize) -> bool {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(of.clone()).or_default();
-        if *count >= self.most {
-            return None;
+        let taken = counts.get(of).copied().unwrap_or_default();
+        let fits = taken.saturating_add(places) <= self.most;
+        if fits {
+            counts.insert(of.clone(), taken + places);
         }
-        *count += 1;
-        Some(Place(self.clone(), of))
+        fits
+    }
+}
+
+impl<K: Ord + Clone> Place<K> {
+    /// Takes more of them, if there are as many left.
+    pub(crate) fn grow(&mut self, places: usize) -> bool {
+        let fits = self.0.take(&self.1, places);
+        if fits {
+            self.2 += places;
+        }
+        fits
     }
 }
 
@@ -47,7 +62,7 @@ impl<K: Ord> Drop for Place<K> {
     fn drop(&mut self) {
         let mut counts = self.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.1) {
-            *count -= 1;
+            *count -= self.2;
             if *count == 0 {
                 counts.remove(&self.1);
             }
@@ -58,6 +73,16 @@ impl<K: Ord> Drop for Place<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_that_grew_is_given_back_whole() {
+        let shares = Shares::new(10);
+        let mut place = shares.enter("ann").unwrap();
+        assert!(place.grow(8) && !place.grow(2) && place.grow(1));
+        assert!(shares.enter("ann").is_none() && shares.enter("bob").is_some());
+        drop(place);
+        assert!(shares.counts.lock().unwrap().is_empty());
+    }
 
     #[test]
     fn one_address_takes_no_more_than_its_places() {

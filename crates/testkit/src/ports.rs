@@ -1,26 +1,43 @@
 //! Free ports of this machine.
+//!
+//! They lie below those that the system gives to outgoing connections: a port of that range may be
+//! in use by anybody just when a member is started again. Tests in other processes keep off by a
+//! lock, which ends with the process.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::TcpListener;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
+use rand::Rng;
 
-/// Ports given out by this process; none is given twice.
-static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+/// Below the range of outgoing connections, which begins at 32,768 on Linux.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+/// Ports that are tried.
+const TRIES: u32 = 1_000;
 
-/// A port of 127.0.0.1 that nobody listens at. Another program may take it before it is used;
-/// nothing but trying again helps against that.
+/// Ports given out by this process, with their locks; none is given twice.
+static GIVEN: Mutex<BTreeMap<u16, File>> = Mutex::new(BTreeMap::new());
+
+/// A port of 127.0.0.1 that nobody listens at, for this process alone among those that ask here.
 ///
 /// # Errors
-/// The system gives no port.
+/// None is found, or the directory of temporary files cannot be written.
 pub fn free_port() -> Result<u16> {
+    let directory = std::env::temp_dir().join("keelson-test-ports");
+    std::fs::create_dir_all(&directory)?;
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    for _ in 0..100 {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        if given.insert(port) {
+    for _ in 0..TRIES {
+        let port = rand::rng().random_range(PORTS);
+        if given.contains_key(&port) || TcpListener::bind(("127.0.0.1", port)).is_err() {
+            continue;
+        }
+        let lock = File::create(directory.join(port.to_string()))?;
+        if lock.try_lock().is_ok() {
+            given.insert(port, lock);
             return Ok(port);
         }
     }
-    bail!("the system gives the same ports again and again")
+    bail!("no free port was found in {TRIES} tries");
 }
