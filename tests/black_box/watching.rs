@@ -10,8 +10,9 @@ use keelson_testkit::{Cli, Cluster, eventually_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
 use crate::data::cluster;
@@ -44,7 +45,7 @@ const WATCHED: &[&[&str]] = &[
 /// A command that goes on until it is stopped.
 struct Watching {
     child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    lines: UnboundedReceiver<String>,
 }
 
 impl Watching {
@@ -52,13 +53,22 @@ impl Watching {
     fn start(cli: &Cli, args: &[&str], errors: impl Into<Stdio>) -> Result<Self> {
         let args = args.iter().chain(&["--watch=100ms", "-o", "json"]);
         let mut child = cli.command(args).stdout(Stdio::piped()).stderr(errors).spawn()?;
-        let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+        let mut output = BufReader::new(child.stdout.take().context("no output")?).lines();
+        let (sender, lines) = unbounded_channel();
+        // All the time, because a full pipe would keep the command from its next reading.
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = output.next_line().await {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
         Ok(Self { child, lines })
     }
 
     /// The next reading.
     async fn reading(&mut self) -> Result<Value> {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.context("no reading")??;
+        let line = timeout(PATIENCE, self.lines.recv()).await.context("no reading")?;
         let line = line.context("it ended")?;
         serde_json::from_str(&line).with_context(|| format!("no JSON: {line}"))
     }

@@ -102,8 +102,11 @@ impl Watch {
                 }
                 Err(failure) => (screen.failed(), Err(failure)),
             };
-            // Whoever read the lines has gone: nobody watches.
-            if output::write(&drawn).is_err() || self.watch_count == Some(number) {
+            // Not on this thread: a reader that stands still must not keep Ctrl-C away.
+            let written = tokio::task::spawn_blocking(move || output::write(&drawn)).await;
+            // If whoever read the lines has gone, nobody watches.
+            let watched = matches!(written, Ok(Ok(())));
+            if !watched || self.watch_count == Some(number) {
                 return verdict;
             }
             // Its exit code is for the end.
