@@ -230,7 +230,12 @@ async fn help_completions_and_pages_need_no_cluster() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let cli = Cli::new(&keelson_testkit::keelson_binary()?, None);
     ensure!(cli.succeed(["--help"]).await?.contains("Exit codes:"), "exit codes are documented");
-    ensure!(cli.succeed(["completions", "bash"]).await?.contains("keelson"), "no completions");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = cli.succeed(["completions", shell]).await?;
+        for word in ["cluster", "redundancy", "switchover", "witness", "maintenance", "watch"] {
+            ensure!(script.contains(word), "the completions of {shell} do not know {word}");
+        }
+    }
     let pages = directory.path().display().to_string();
     cli.succeed(["man", "--dir", &pages]).await?;
     ensure!(directory.path().join("keelson-copy-status.1").is_file(), "no page of copy status");

@@ -53,4 +53,5 @@ mod space;
 mod tokens;
 mod traces;
 mod volumes;
+mod watching;
 mod witnesses;

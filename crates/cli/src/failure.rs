@@ -10,12 +10,14 @@
 //! | 5 | partly done (an import with bad lines) | looks at the report |
 
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::process::ExitCode;
 
 use keelson_client::ClientError;
 use keelson_server::Problem;
 use keelson_types::RefusalReason;
+
+use crate::output;
 
 /// The exit codes, see the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,18 +111,14 @@ impl Failure {
 
     /// Prints the failure and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        let (on, off) = if colour() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+        let (on, off) =
+            if output::colour(&io::stderr()) { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
         eprintln!("{on}error[{}]{off}: {}", self.code, self.message);
         if !self.hint.is_empty() {
             eprintln!("hint: {}", self.hint);
         }
         ExitCode::from(self.exit as u8)
     }
-}
-
-/// Whether standard error may be coloured.
-pub(crate) fn colour() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal()
 }
 
 impl fmt::Display for Failure {

@@ -9,6 +9,7 @@ mod context;
 mod failure;
 mod output;
 mod text;
+mod watch;
 
 use std::process::ExitCode;
 

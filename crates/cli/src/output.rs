@@ -1,8 +1,9 @@
-//! One way to print results: tables for people, JSON and YAML for programs.
+//! One way to print results: tables for people, JSON and YAML for programs; and where colours go.
 //!
 //! JSON is stable: snake_case names, units in names, one object or one array. YAML is the same data
 //! in block form; strings are always quoted, so that no value changes its type on the way.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
@@ -22,12 +23,20 @@ pub(crate) enum Format {
     Json,
     /// The same as YAML.
     Yaml,
+    /// What `--watch` makes of JSON: each document in one line.
+    #[value(skip)]
+    JsonLines,
 }
 
 impl Format {
     /// Whether a program reads the output.
     pub(crate) fn is_data(self) -> bool {
-        matches!(self, Self::Json | Self::Yaml)
+        matches!(self, Self::Json | Self::Yaml | Self::JsonLines)
+    }
+
+    /// The form of results that follow each other.
+    pub(crate) fn repeated(self) -> Self {
+        if self == Self::Json { Self::JsonLines } else { self }
     }
 }
 
@@ -47,25 +56,37 @@ pub(crate) const fn wide(title: &'static str) -> Column {
     Column { title, wide: true }
 }
 
-/// Prints a list: `rows` as a table, or `data` as a document.
+/// Prints a list, see [`list`].
 pub(crate) fn print_list(format: Format, columns: &[Column], rows: Vec<Vec<String>>, data: &Value) {
-    if format.is_data() {
-        return print_data(format, data);
-    }
-    emit(&draw(format, columns, rows));
+    emit(&list(format, columns, rows, data));
 }
 
-/// Prints one thing: `rows` as name and value, or `data` as a document.
+/// A list: `rows` as a table, or `data` as a document.
+pub(crate) fn list(
+    format: Format,
+    columns: &[Column],
+    rows: Vec<Vec<String>>,
+    data: &Value,
+) -> String {
+    if format.is_data() { document(format, data) } else { draw(format, columns, rows) }
+}
+
+/// Prints one thing, see [`one`].
 pub(crate) fn print_one(format: Format, rows: &[(&str, String)], data: &Value) {
+    emit(&one(format, rows, data));
+}
+
+/// One thing: `rows` as name and value, or `data` as a document.
+pub(crate) fn one(format: Format, rows: &[(&str, String)], data: &Value) -> String {
     if format.is_data() {
-        return print_data(format, data);
+        return document(format, data);
     }
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for (name, value) in rows {
         let _ = writeln!(text, "{name:width$}  {value}");
     }
-    emit(&text);
+    text
 }
 
 /// Prints a sentence for people, or `data` as a document.
@@ -78,21 +99,45 @@ pub(crate) fn print_done(format: Format, sentence: &str, data: &Value) {
 
 /// Prints a document.
 pub(crate) fn print_data(format: Format, data: &Value) {
-    let text = match format {
+    emit(&document(format, data));
+}
+
+/// A document.
+pub(crate) fn document(format: Format, data: &Value) -> String {
+    match format {
         Format::Yaml => {
             let mut text = String::new();
             yaml(data, 0, &mut text);
             text
         }
+        Format::JsonLines => format!("{data}\n"),
         _ => format!("{}\n", serde_json::to_string_pretty(data).unwrap_or_default()),
-    };
-    emit(&text);
+    }
 }
 
 /// Writes to standard output; a reader that went away is no error.
 pub(crate) fn emit(text: &str) {
+    let _ = write(text);
+}
+
+/// Writes to standard output.
+///
+/// # Errors
+/// Whoever read it has gone, or it is a file that takes no more.
+pub(crate) fn write(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Whether what goes to `stream` may be coloured or bold: only for people, and only if they did not
+/// ask for plain text (<https://no-color.org>).
+pub(crate) fn colour(stream: &impl IsTerminal) -> bool {
+    colour_wanted(stream.is_terminal(), std::env::var_os("NO_COLOR").as_deref())
+}
+
+fn colour_wanted(terminal: bool, no_color: Option<&OsStr>) -> bool {
+    terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
 fn draw(format: Format, columns: &[Column], rows: Vec<Vec<String>>) -> String {
@@ -172,6 +217,22 @@ mod tests {
         let expected = "- a: \"no\"\n  b:\n    - 1\n    - c: null\n  d: {}\n  e:\n    f: true\n\
             - \"x\"\n-\n  - 2\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_document_that_is_repeated_is_one_line() {
+        let data = json!([{"text": "two\nlines"}, {"text": ""}]);
+        let line = document(Format::Json.repeated(), &data);
+        assert_eq!(line, "[{\"text\":\"two\\nlines\"},{\"text\":\"\"}]\n");
+        assert_eq!(Format::Wide.repeated(), Format::Wide);
+    }
+
+    #[test]
+    fn colours_are_for_terminals_of_people_who_did_not_ask_for_plain_text() {
+        assert!(colour_wanted(true, None));
+        assert!(colour_wanted(true, Some("".as_ref())), "empty means not set");
+        assert!(!colour_wanted(true, Some("1".as_ref())));
+        assert!(!colour_wanted(false, None));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::workspace::{Workspace, find_program, run as run_command, timed};
-use crate::{dag, no_arguments, readme, tidy};
+use crate::{dag, no_arguments, readme, tidy, units};
 
 /// Seeds the simulator runs in the gate; campaigns with more are run apart.
 const SIMULATION_SEEDS: &str = "20";
@@ -85,10 +85,19 @@ fn docs(workspace: &Workspace) -> Result<()> {
     run_command(workspace.cargo(&args).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// The grammar and the tests of the alert rules; that their metrics exist is a test of `status`.
+/// What operators install. Both are looked at even if the first one fails.
 fn deploy(workspace: &Workspace) -> Result<()> {
+    let (units, alerts) = (units::check(workspace), alert_rules(workspace));
+    if let (Err(error), Err(_)) = (&units, &alerts) {
+        eprintln!("deploy: {error:#}");
+    }
+    alerts.and(units)
+}
+
+/// The grammar and the tests of the alert rules; that their metrics exist is a test of `status`.
+fn alert_rules(workspace: &Workspace) -> Result<()> {
     if find_program("promtool").is_none() {
-        println!("unchecked: the alert rules, as promtool (Debian: prometheus) is not installed");
+        println!("NOT CHECKED: the alert rules, as promtool (Debian: prometheus) is not installed");
         return Ok(());
     }
     let folder = workspace.root.join("deploy/monitoring");

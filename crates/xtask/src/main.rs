@@ -14,6 +14,7 @@ mod readme;
 mod setup;
 mod testing;
 mod tidy;
+mod units;
 mod workspace;
 
 use std::process::ExitCode;

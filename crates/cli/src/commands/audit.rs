@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use crate::context::Global;
 use crate::failure::Outcome;
-use crate::output::{self, column, wide};
+use crate::output::{self, Format, column, wide};
 use crate::text;
+use crate::watch::Watch;
 
 #[derive(Args, Debug)]
 pub(crate) struct Audit {
@@ -19,30 +20,39 @@ pub(crate) struct Audit {
     /// Leave out changes: only who was refused, and logins
     #[arg(long)]
     access: bool,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 impl Audit {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         let admin = global.client()?.admin();
-        let lines = admin.list_audit(&self.member, self.limit, self.access).await?;
-        let read = |line: &String| {
-            let (shown, data) = (serde_json::from_str(line), serde_json::from_str(line));
-            Some((shown.ok()?, data.ok()?))
+        let Self { member, limit, access, watch } = self;
+        let read = async |format| {
+            let lines = admin.list_audit(&member, limit, access).await?;
+            Ok(listed(format, &lines).into())
         };
-        let (lines, data): (Vec<AuditLine>, Vec<Value>) = lines.iter().filter_map(read).unzip();
-        let columns = [
-            column("time"),
-            column("who"),
-            column("from"),
-            column("call"),
-            column("outcome"),
-            column("times"),
-            wide("arguments"),
-        ];
-        let rows = lines.iter().map(row).collect();
-        output::print_list(global.output, &columns, rows, &Value::Array(data));
-        Ok(())
+        watch.show(global.output, read).await
     }
+}
+
+fn listed(format: Format, lines: &[String]) -> String {
+    let read = |line: &String| {
+        let (shown, data) = (serde_json::from_str(line), serde_json::from_str(line));
+        Some((shown.ok()?, data.ok()?))
+    };
+    let (lines, data): (Vec<AuditLine>, Vec<Value>) = lines.iter().filter_map(read).unzip();
+    let columns = [
+        column("time"),
+        column("who"),
+        column("from"),
+        column("call"),
+        column("outcome"),
+        column("times"),
+        wide("arguments"),
+    ];
+    let rows = lines.iter().map(row).collect();
+    output::list(format, &columns, rows, &Value::Array(data))
 }
 
 fn row(line: &AuditLine) -> Vec<String> {

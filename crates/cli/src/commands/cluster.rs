@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use crate::context::Global;
 use crate::failure::Outcome;
-use crate::output::{self, column, wide};
+use crate::output::{self, Format, column, wide};
 use crate::text;
+use crate::watch::Watch;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
@@ -20,7 +21,7 @@ pub(crate) enum Command {
     /// Make a cluster of running servers, or add those that are missing; may be repeated
     Form(form::Form),
     /// Show members, leader and problems
-    Status,
+    Status(Watch),
     /// Switches and thresholds of the whole cluster
     #[command(subcommand)]
     Settings(settings::Command),
@@ -34,7 +35,7 @@ impl Command {
         match self {
             Self::Init => init(global).await,
             Self::Form(form) => form.run(global).await,
-            Self::Status => status(global).await,
+            Self::Status(watch) => status(global, &watch).await,
             Self::Settings(command) => command.run(global).await,
             Self::Witness(command) => command.run(global).await,
         }
@@ -51,23 +52,29 @@ async fn init(global: &Global) -> Outcome {
     Ok(())
 }
 
-async fn status(global: &Global) -> Outcome {
-    let status = global.client()?.admin().cluster_status().await?;
-    if !global.output.is_data() {
-        let leader = if status.leader.is_empty() { "none" } else { &status.leader };
-        output::emit(&format!(
-            "cluster {}   leader {leader}   term {}   applied {}   databases {}\n\n",
-            text::id(&status.cluster),
-            status.term,
-            status.applied_index,
-            status.databases,
-        ));
+async fn status(global: &Global, watch: &Watch) -> Outcome {
+    let admin = global.client()?.admin();
+    let read = async |format| Ok(shown(format, &admin.cluster_status().await?).into());
+    watch.show(global.output, read).await
+}
+
+fn shown(format: Format, status: &ClusterStatusResponse) -> String {
+    let list = output::list(format, COLUMNS, rows(status), &data(status));
+    if format.is_data() {
+        return list;
     }
-    output::print_list(global.output, COLUMNS, rows(&status), &data(&status));
-    if !global.output.is_data() && !status.problems.is_empty() {
-        output::emit(&format!("\nproblems:\n  {}\n", status.problems.join("\n  ")));
-    }
-    Ok(())
+    let leader = if status.leader.is_empty() { "none" } else { &status.leader };
+    let problems = match &status.problems[..] {
+        [] => String::new(),
+        problems => format!("\nproblems:\n  {}\n", problems.join("\n  ")),
+    };
+    format!(
+        "cluster {}   leader {leader}   term {}   applied {}   databases {}\n\n{list}{problems}",
+        text::id(&status.cluster),
+        status.term,
+        status.applied_index,
+        status.databases,
+    )
 }
 
 /// Columns of a list of members; `member list` shows the same.

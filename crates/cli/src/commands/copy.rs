@@ -9,23 +9,19 @@ mod repair;
 mod salvage;
 pub(crate) mod seed;
 
-use std::io::{self, IsTerminal};
-use std::time::Duration;
-
 use clap::{Args, Subcommand};
+use keelson_client::Topology;
 use keelson_wire::v1::{AddCopyRequest, CopyFacts, CopyStatusRow, ScrubFacts};
 use serde_json::json;
 
 use crate::commands::{rehearsal, scrub};
 use crate::context::Global;
 use crate::failure::{Failure, Outcome};
-use crate::output::{self, Column, column, wide};
+use crate::output::{self, Column, Format, column, wide};
 use crate::text;
+use crate::watch::Watch;
 pub(super) use fields::held_by;
 use fields::status_data;
-
-/// How often `copy status --watch` looks.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
@@ -43,6 +39,8 @@ pub(crate) enum Command {
     List {
         /// Only this database
         database: Option<String>,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Show state and queues of copies, asked from all members now
     Status(Status),
@@ -127,9 +125,8 @@ pub(crate) struct Status {
     /// Only copies on this member
     #[arg(long, default_value = "")]
     member: String,
-    /// Show again every second until interrupted
-    #[arg(long)]
-    watch: bool,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 impl Command {
@@ -137,7 +134,7 @@ impl Command {
         match self {
             Self::Add(add) => add.run(global).await,
             Self::Remove { database, member } => remove(global, &database, &member).await,
-            Self::List { database } => list(global, database.as_deref()).await,
+            Self::List { database, watch } => list(global, database.as_deref(), &watch).await,
             Self::Status(status) => status.run(global).await,
             Self::Set(set) => set.run(global).await,
             Self::Suspend(suspend) => suspend.run(global).await,
@@ -229,8 +226,16 @@ async fn remove(global: &Global, database: &str, member: &str) -> Outcome {
     Ok(())
 }
 
-async fn list(global: &Global, only: Option<&str>) -> Outcome {
-    let topology = global.connect().await?.topology();
+async fn list(global: &Global, only: Option<&str>, watch: &Watch) -> Outcome {
+    let client = global.client()?;
+    let read = async |format| {
+        client.refresh_topology().await?;
+        Ok(listed(format, &client.topology(), only)?.into())
+    };
+    watch.show(global.output, read).await
+}
+
+fn listed(format: Format, topology: &Topology, only: Option<&str>) -> Outcome<String> {
     if let Some(name) = only.filter(|name| !topology.databases.contains_key(*name)) {
         let reason = keelson_types::RefusalReason::UnknownDatabase;
         return Err(Failure::new(reason, format!("there is no database {name}")));
@@ -257,8 +262,7 @@ async fn list(global: &Global, only: Option<&str>) -> Outcome {
             "activation_preference": preference,
         })
     });
-    output::print_list(global.output, &columns, rows.collect(), &data.collect());
-    Ok(())
+    Ok(output::list(format, &columns, rows.collect(), &data.collect()))
 }
 
 const STATUS_COLUMNS: &[Column] = &[
@@ -297,28 +301,13 @@ impl Status {
             Some((database, member)) if self.member.is_empty() => (database, member),
             _ => (self.database.as_str(), self.member.as_str()),
         };
-        loop {
-            let rows = match admin.copy_status(database, member).await {
-                // What is watched may be just what keeps the answer away.
-                Err(error) if self.watch && error.is_retryable() => {
-                    let _ = Failure::from(error).report();
-                    tokio::time::sleep(WATCH_INTERVAL).await;
-                    continue;
-                }
-                rows => rows?,
-            };
-            if self.watch && io::stdout().is_terminal() && !global.output.is_data() {
-                // Clear the screen, so that the table stays in place.
-                output::emit("\x1b[2J\x1b[H");
-            }
+        let read = async |format| {
+            let rows = admin.copy_status(database, member).await?;
             let table = rows.iter().map(status_row).collect();
             let data = rows.iter().map(status_data).collect();
-            output::print_list(global.output, STATUS_COLUMNS, table, &data);
-            if !self.watch {
-                return Ok(());
-            }
-            tokio::time::sleep(WATCH_INTERVAL).await;
-        }
+            Ok(output::list(format, STATUS_COLUMNS, table, &data).into())
+        };
+        self.watch.show(global.output, read).await
     }
 }
 

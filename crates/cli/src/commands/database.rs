@@ -5,7 +5,7 @@ mod mount;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use keelson_client::succeeded;
+use keelson_client::{Topology, succeeded};
 use keelson_types::{CommitConstraint, RefusalReason};
 use keelson_wire::v1::{
     ContentIndexFields, CopyFacts, DatabaseInfo, DatabaseSettings, LogEnd, Position,
@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 use crate::commands::{operation, rehearsal, scrub};
 use crate::context::Global;
 use crate::failure::{Exit, Failure, Outcome};
-use crate::output::{self, column, wide};
+use crate::output::{self, Format, column, wide};
 use crate::text;
+use crate::watch::Watch;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
@@ -28,11 +29,13 @@ pub(crate) enum Command {
         database: String,
     },
     /// List the databases
-    List,
+    List(Watch),
     /// Show everything the cluster knows of a database
     Show {
         /// Name of the database
         database: String,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Change settings of a database
     Set(Set),
@@ -200,15 +203,8 @@ impl Command {
         match self {
             Self::Create(create) => create.run(global).await,
             Self::Remove { database } => remove(global, &database).await,
-            Self::List => list(global).await,
-            Self::Show { database } => {
-                let admin = global.client()?.admin();
-                let info = admin.show_database(&database).await?;
-                let rows = admin.copy_status(&database, "").await?;
-                let active = rows.into_iter().find(|row| row.active).and_then(|row| row.facts);
-                show(global, &info, &active.unwrap_or_default());
-                Ok(())
-            }
+            Self::List(watch) => list(global, &watch).await,
+            Self::Show { database, watch } => show(global, &database, &watch).await,
             Self::Set(set) => set.run(global).await,
             Self::BackedUp { database, position } => backed_up(global, &database, position).await,
             Self::Mount(mount) => mount.run(global).await,
@@ -274,9 +270,16 @@ async fn remove(global: &Global, name: &str) -> Outcome {
     Ok(())
 }
 
-async fn list(global: &Global) -> Outcome {
-    let client = global.connect().await?;
-    let topology = client.topology();
+async fn list(global: &Global, watch: &Watch) -> Outcome {
+    let client = global.client()?;
+    let read = async |format| {
+        client.refresh_topology().await?;
+        Ok(listed(format, &client.topology()).into())
+    };
+    watch.show(global.output, read).await
+}
+
+fn listed(format: Format, topology: &Topology) -> String {
     let columns = [column("database"), column("active"), column("copies"), wide("epoch")];
     let rows = topology.databases.iter().map(|(name, route)| {
         vec![
@@ -294,8 +297,7 @@ async fn list(global: &Global) -> Outcome {
             "epoch": route.epoch.to_string(),
         })
     });
-    output::print_list(global.output, &columns, rows.collect(), &data.collect());
-    Ok(())
+    output::list(format, &columns, rows.collect(), &data.collect())
 }
 
 impl Set {
@@ -376,7 +378,18 @@ async fn digest(global: &Global, name: &str) -> Outcome {
     })
 }
 
-fn show(global: &Global, info: &DatabaseInfo, active: &CopyFacts) {
+async fn show(global: &Global, name: &str, watch: &Watch) -> Outcome {
+    let admin = global.client()?.admin();
+    let read = async |format| {
+        let info = admin.show_database(name).await?;
+        let rows = admin.copy_status(name, "").await?;
+        let active = rows.into_iter().find(|row| row.active).and_then(|row| row.facts);
+        Ok(shown(format, &info, &active.unwrap_or_default()).into())
+    };
+    watch.show(global.output, read).await
+}
+
+fn shown(format: Format, info: &DatabaseInfo, active: &CopyFacts) -> String {
     let never = |millis: u64| match millis {
         0 => "never".into(),
         millis => text::duration(Duration::from_millis(millis)),
@@ -435,7 +448,7 @@ fn show(global: &Global, info: &DatabaseInfo, active: &CopyFacts) {
         ("moves suppressed until", text::time(info.moves_suppressed_until_unix_millis)),
         ("given up", info.losses.iter().map(mount::sentence).collect::<Vec<_>>().join("; ")),
     ];
-    output::print_one(global.output, &rows, &data(info, active));
+    output::one(format, &rows, &data(info, active))
 }
 
 /// Up to where an active that acknowledges alone may acknowledge; empty if it keeps no ceiling.

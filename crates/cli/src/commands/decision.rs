@@ -13,8 +13,9 @@ use serde_json::Value;
 
 use crate::context::Global;
 use crate::failure::Outcome;
-use crate::output;
+use crate::output::{self, Format};
 use crate::text;
+use crate::watch::Watch;
 
 /// Names and comments make a table easier to read, and are not waited for longer than this.
 const NAMES_PATIENCE: Duration = Duration::from_secs(2);
@@ -29,6 +30,8 @@ pub(crate) enum Command {
         /// At most this many
         #[arg(long, default_value_t = 20)]
         limit: u32,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Explain one: each candidate with each criterion, decided again from its recorded inputs
     Explain {
@@ -43,25 +46,28 @@ pub(crate) enum Command {
 
 impl Command {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
-        let (database, limit) = match self {
+        let (database, limit, watch) = match self {
             Self::Explain { id, changes } => return explain::run(global, id, changes).await,
-            Self::List { database, limit } => (database, limit),
+            Self::List { database, limit, watch } => (database, limit, watch),
         };
         let client = global.client()?;
-        let records = client.admin().list_decisions(&database, limit).await?;
-        let records: Vec<Value> = records
-            .into_iter()
-            .map(|record| serde_json::from_str(&record).unwrap_or(Value::String(record)))
-            .collect();
-        if global.output.is_data() {
-            output::print_data(global.output, &Value::Array(records));
-            return Ok(());
-        }
-        let names = names(&client).await;
-        let rows = records.iter().map(|record| table::row(&names, record)).collect();
-        output::print_list(global.output, table::COLUMNS, rows, &Value::Null);
-        Ok(())
+        let read = async |format| {
+            let records = client.admin().list_decisions(&database, limit).await?;
+            Ok(listed(format, &client, records).await.into())
+        };
+        watch.show(global.output, read).await
     }
+}
+
+async fn listed(format: Format, client: &Client, records: Vec<String>) -> String {
+    let record = |record: String| serde_json::from_str(&record).unwrap_or(Value::String(record));
+    let records: Vec<Value> = records.into_iter().map(record).collect();
+    if format.is_data() {
+        return output::document(format, &Value::Array(records));
+    }
+    let names = names(client).await;
+    let rows = records.iter().map(|record| table::row(&names, record)).collect();
+    output::list(format, table::COLUMNS, rows, &Value::Null)
 }
 
 /// What the ids in records stand for, as far as it can be learned now.

@@ -8,13 +8,19 @@ use serde_json::{Value, json};
 
 use crate::context::Global;
 use crate::failure::{Exit, Failure, Outcome};
-use crate::output::{self, column};
+use crate::output::{self, Format, column};
 use crate::text;
+use crate::watch::{Reading, Watch};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Are enough copies there, healthy, and close enough? Exit code 1 if not, 4 if not known
-    Health(Question),
+    Health {
+        #[command(flatten)]
+        question: Question,
+        #[command(flatten)]
+        watch: Watch,
+    },
     /// Is everything committed now replayed on enough copies? Exit codes as for health
     Flush {
         #[command(flatten)]
@@ -47,7 +53,13 @@ impl Command {
             ..GuaranteeRequest::default()
         };
         let answer = match &self {
-            Self::Health(question) => admin.guarantee_health(request(question)).await?,
+            Self::Health { question, watch } => {
+                let read = async |format| {
+                    let answer = admin.guarantee_health(request(question)).await?;
+                    Ok(Reading::judged(shown(format, &answer), verdict(&answer)))
+                };
+                return watch.show(global.output, read).await;
+            }
             Self::Flush { question, token, written_before } => {
                 let token =
                     token.as_deref().map(text::commit_token).transpose()?.unwrap_or_default();
@@ -56,7 +68,7 @@ impl Command {
                 admin.guarantee_flush(message).await?
             }
         };
-        show(global, &answer);
+        output::emit(&shown(global.output, &answer));
         verdict(&answer)
     }
 }
@@ -75,7 +87,7 @@ fn moment(text: &str) -> Result<u64, String> {
     u64::try_from(since.as_millis()).map_err(|_| "too far away".into())
 }
 
-fn show(global: &Global, answer: &GuaranteeResponse) {
+fn shown(format: Format, answer: &GuaranteeResponse) -> String {
     let objections = answer
         .objections
         .iter()
@@ -85,16 +97,14 @@ fn show(global: &Global, answer: &GuaranteeResponse) {
         "constraint": answer.constraint,
         "objections": objections.collect::<Value>(),
     });
-    if global.output.is_data() || answer.objections.is_empty() {
-        let sentence = format!("{} ({})", answer.answer, answer.constraint);
-        output::print_done(global.output, &sentence, &data);
-        return;
+    if answer.objections.is_empty() && !format.is_data() {
+        return format!("{} ({})\n", answer.answer, answer.constraint);
     }
     let rows = answer.objections.iter().map(|objection| {
         let who = if objection.member.is_empty() { "database" } else { &objection.member };
         vec![who.to_owned(), objection.reason.clone()]
     });
-    output::print_list(global.output, &[column("member"), column("reason")], rows.collect(), &data);
+    output::list(format, &[column("member"), column("reason")], rows.collect(), &data)
 }
 
 /// The exit code says the answer too.

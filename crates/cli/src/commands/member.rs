@@ -15,6 +15,7 @@ use crate::context::Global;
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::text;
+use crate::watch::Watch;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
@@ -23,7 +24,7 @@ pub(crate) enum Command {
     /// Remove a member, with its copies if so asked; it need not be there. Files stay
     Remove(remove::Remove),
     /// List the members
-    List,
+    List(Watch),
     /// Change site, addresses, or which activations a member takes
     Set(Set),
     /// Ask whether the processes of this machine's member serve (for health checks)
@@ -90,7 +91,7 @@ impl Command {
         match self {
             Self::Add(add) => add.run(global).await,
             Self::Remove(remove) => remove.run(global).await,
-            Self::List => list(global).await,
+            Self::List(watch) => list(global, &watch).await,
             Self::Set(set) => set.run(global).await,
             Self::Ping(ping) => ping.run(global).await,
             Self::Maintenance(command) => command.run(global).await,
@@ -113,11 +114,14 @@ impl Add {
     }
 }
 
-async fn list(global: &Global) -> Outcome {
-    let status = global.client()?.admin().cluster_status().await?;
-    let rows = cluster::rows(&status);
-    output::print_list(global.output, cluster::COLUMNS, rows, &cluster::members(&status));
-    Ok(())
+async fn list(global: &Global, watch: &Watch) -> Outcome {
+    let admin = global.client()?.admin();
+    let read = async |format| {
+        let status = admin.cluster_status().await?;
+        let (rows, data) = (cluster::rows(&status), cluster::members(&status));
+        Ok(output::list(format, cluster::COLUMNS, rows, &data).into())
+    };
+    watch.show(global.output, read).await
 }
 
 impl Set {

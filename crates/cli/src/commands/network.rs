@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 
 use crate::context::Global;
 use crate::failure::{Failure, Outcome};
-use crate::output::{self, column, wide};
+use crate::output::{self, Format, column, wide};
+use crate::watch::Watch;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// List networks, policies, and which way log goes between members
-    List,
+    List(Watch),
     /// Add or change a network
     Set(Set),
     /// Remove a network
@@ -51,7 +52,7 @@ pub(crate) struct Policy {
 impl Command {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         match self {
-            Self::List => list(global).await,
+            Self::List(watch) => list(global, &watch).await,
             Self::Set(set) => {
                 if set.role.is_none() && set.subnets.is_empty() && set.ignored.is_none() {
                     return Err(nothing());
@@ -97,11 +98,15 @@ async fn change(global: &Global, plan: &str, request: SetNetworkRequest) -> Outc
     Ok(())
 }
 
-async fn list(global: &Global) -> Outcome {
-    let found = global.client()?.admin().list_networks().await?;
-    if global.output.is_data() {
-        output::print_one(global.output, &[], &data(&found));
-        return Ok(());
+async fn list(global: &Global, watch: &Watch) -> Outcome {
+    let admin = global.client()?.admin();
+    let read = async |format| Ok(listed(format, &admin.list_networks().await?).into());
+    watch.show(global.output, read).await
+}
+
+fn listed(format: Format, found: &ListNetworksResponse) -> String {
+    if format.is_data() {
+        return output::document(format, &data(found));
     }
     let columns = [
         column("network"),
@@ -119,8 +124,8 @@ async fn list(global: &Global) -> Outcome {
             row.addresses.join(","),
         ]
     });
-    output::print_list(global.output, &columns, rows.collect(), &Value::Null);
-    println!("\ncompression: {}; encryption: enabled (always)\n", found.compression);
+    let networks = output::list(format, &columns, rows.collect(), &Value::Null);
+    let policies = format!("compression: {}; encryption: enabled (always)", found.compression);
     let columns = [
         column("log from"),
         column("to"),
@@ -133,8 +138,8 @@ async fn list(global: &Global) -> Outcome {
         let compressed = path.compressed.to_string();
         vec![row.member.clone(), path.member, path.network, compressed, path.address]
     });
-    output::print_list(global.output, &columns, rows.collect(), &Value::Null);
-    Ok(())
+    let paths = output::list(format, &columns, rows.collect(), &Value::Null);
+    format!("{networks}\n{policies}\n\n{paths}")
 }
 
 fn data(found: &ListNetworksResponse) -> Value {

@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 
 use crate::context::Global;
 use crate::failure::Outcome;
-use crate::output::{self, column, wide};
+use crate::output::{self, Format, column, wide};
 use crate::text;
+use crate::watch::Watch;
 
 /// How long a command waits for an operation that it started or watches.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(600);
@@ -22,7 +23,7 @@ pub(crate) const WAIT_MAX: Duration = Duration::from_secs(600);
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// List the operations that are remembered
-    List,
+    List(Watch),
     /// Show one operation
     Show {
         /// Id of the operation
@@ -43,7 +44,7 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         match self {
-            Self::List => list(global).await,
+            Self::List(watch) => list(global, &watch).await,
             Self::Show { operation } => {
                 let operation = global.connect().await?.operations().get(operation).await?;
                 show(global, &operation);
@@ -147,8 +148,16 @@ fn seed_bar(operation: &Operation, figures: &SeedFigures) -> String {
     )
 }
 
-async fn list(global: &Global) -> Outcome {
-    let operations = global.connect().await?.operations().list().await?;
+async fn list(global: &Global, watch: &Watch) -> Outcome {
+    let client = global.client()?;
+    let read = async |format| {
+        client.refresh_topology().await?;
+        Ok(listed(format, &client.operations().list().await?).into())
+    };
+    watch.show(global.output, read).await
+}
+
+fn listed(format: Format, operations: &[Operation]) -> String {
     let columns = [
         column("operation"),
         column("kind"),
@@ -174,8 +183,7 @@ async fn list(global: &Global) -> Outcome {
         ]
     });
     let data = operations.iter().map(data).collect();
-    output::print_list(global.output, &columns, rows.collect(), &data);
-    Ok(())
+    output::list(format, &columns, rows.collect(), &data)
 }
 
 fn show(global: &Global, operation: &Operation) {

@@ -1,6 +1,6 @@
 //! `keelson search`: records by what is in them.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
@@ -105,7 +105,7 @@ fn hit_data(hit: &SearchHit) -> Value {
 }
 
 fn print(found: &SearchResponse) -> io::Result<()> {
-    let bold = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let bold = output::colour(&io::stdout());
     let mut out = io::stdout().lock();
     for hit in &found.hits {
         writeln!(out, "{}", String::from_utf8_lossy(&hit.key))?;

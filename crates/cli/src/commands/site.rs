@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use crate::commands::switchover;
 use crate::context::Global;
 use crate::failure::Outcome;
-use crate::output::{self, column};
+use crate::output::{self, Format, column};
+use crate::watch::Watch;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// List the sites with what stands there
-    List,
+    List(Watch),
     /// Move the databases of a site away and let it serve nothing and not vote, until it is started
     Stop(Stop),
     /// Force up what is left when the other sites are lost and with them the majority; runs on a
@@ -41,7 +42,7 @@ pub(crate) struct Stop {
 impl Command {
     pub(crate) async fn run(self, global: &Global) -> Outcome {
         match self {
-            Self::List => list(global).await,
+            Self::List(watch) => list(global, &watch).await,
             Self::Stop(stop) => stop.run(global).await,
             Self::Restore(restore) => restore.run(global).await,
             Self::Start { site } => start(global, site).await,
@@ -75,10 +76,15 @@ impl Site<'_> {
     }
 }
 
-async fn list(global: &Global) -> Outcome {
-    let status = global.client()?.admin().cluster_status().await?;
+async fn list(global: &Global, watch: &Watch) -> Outcome {
+    let admin = global.client()?.admin();
+    let read = async |format| Ok(listed(format, &admin.cluster_status().await?.members).into());
+    watch.show(global.output, read).await
+}
+
+fn listed(format: Format, members: &[MemberStatus]) -> String {
     let mut sites: BTreeMap<&str, Site<'_>> = BTreeMap::new();
-    for member in &status.members {
+    for member in members {
         sites.entry(&member.site).or_default().members.push(member);
     }
     let columns = ["site", "state", "members", "reachable", "voters", "copies", "actives", "why"];
@@ -110,8 +116,7 @@ async fn list(global: &Global) -> Outcome {
             })
         })
         .collect();
-    output::print_list(global.output, &columns.map(column), rows.collect(), &data);
-    Ok(())
+    output::list(format, &columns.map(column), rows.collect(), &data)
 }
 
 impl Stop {

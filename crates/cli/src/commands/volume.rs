@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use crate::context::Global;
 use crate::failure::Outcome;
-use crate::output::{self, column, wide};
+use crate::output::{self, Format, column, wide};
 use crate::text;
+use crate::watch::Watch;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
@@ -22,6 +23,8 @@ pub(crate) struct List {
     /// Only those of this member
     #[arg(long, default_value = "")]
     member: String,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 #[derive(Args, Debug)]
@@ -43,24 +46,31 @@ impl Command {
 
 impl List {
     async fn run(self, global: &Global) -> Outcome {
-        let found = global.client()?.admin().list_volumes(self.member).await?;
-        let columns = [
-            column("member"),
-            column("volume"),
-            column("state"),
-            column("copies"),
-            column("free"),
-            column("total"),
-            wide("replaced by"),
-            wide("why"),
-        ];
-        let (rows, data) = (rows(&found), data(&found));
-        output::print_list(global.output, &columns, rows, &data);
-        if !global.output.is_data() && !found.silent_members.is_empty() {
-            println!("no answer: {}", found.silent_members.join(", "));
-        }
-        Ok(())
+        let (admin, member) = (global.client()?.admin(), &self.member);
+        let read = async |format| {
+            let found = admin.list_volumes(member.clone()).await?;
+            Ok(listed(format, &found).into())
+        };
+        self.watch.show(global.output, read).await
     }
+}
+
+fn listed(format: Format, found: &ListVolumesResponse) -> String {
+    let columns = [
+        column("member"),
+        column("volume"),
+        column("state"),
+        column("copies"),
+        column("free"),
+        column("total"),
+        wide("replaced by"),
+        wide("why"),
+    ];
+    let mut text = output::list(format, &columns, rows(found), &data(found));
+    if !format.is_data() && !found.silent_members.is_empty() {
+        text += &format!("no answer: {}\n", found.silent_members.join(", "));
+    }
+    text
 }
 
 impl Replaced {

@@ -10,6 +10,7 @@ use crate::context::Global;
 use crate::failure::Outcome;
 use crate::output;
 use crate::text;
+use crate::watch::Watch;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
@@ -26,7 +27,7 @@ pub(crate) enum Command {
         witness: String,
     },
     /// List the witnesses
-    List,
+    List(Watch),
 }
 
 impl Command {
@@ -34,7 +35,7 @@ impl Command {
         match self {
             Self::Add { witness, address } => add(global, &witness, &address).await,
             Self::Remove { witness } => remove(global, &witness).await,
-            Self::List => list(global).await,
+            Self::List(watch) => list(global, &watch).await,
         }
     }
 }
@@ -64,10 +65,13 @@ async fn remove(global: &Global, witness: &str) -> Outcome {
     Ok(())
 }
 
-async fn list(global: &Global) -> Outcome {
-    let mut status = global.client()?.admin().cluster_status().await?;
-    status.members.retain(|member| member.witness);
-    let rows = cluster::rows(&status);
-    output::print_list(global.output, cluster::COLUMNS, rows, &cluster::members(&status));
-    Ok(())
+async fn list(global: &Global, watch: &Watch) -> Outcome {
+    let admin = global.client()?.admin();
+    let read = async |format| {
+        let mut status = admin.cluster_status().await?;
+        status.members.retain(|member| member.witness);
+        let (rows, data) = (cluster::rows(&status), cluster::members(&status));
+        Ok(output::list(format, cluster::COLUMNS, rows, &data).into())
+    };
+    watch.show(global.output, read).await
 }
