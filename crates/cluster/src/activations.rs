@@ -31,12 +31,21 @@ pub(crate) struct Activations(Mutex<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
-    counts: BTreeMap<Key, u64>,
+    counts: BTreeMap<Key, Count>,
     times: BTreeMap<&'static str, Histogram>,
     /// Decisions that were ever made, as of the last look.
     seen: u64,
     /// Indexes of decisions whose copy does not serve yet.
     open: BTreeSet<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    decided: u64,
+    /// Of those with loss: logs that can be missing at most.
+    lost_logs: u64,
+    /// Losses of which nobody knows how large they are.
+    unknown: u64,
 }
 
 impl Activations {
@@ -69,11 +78,13 @@ impl Activations {
     /// As messages: counts, and times by kind.
     pub(crate) fn told(&self) -> (Vec<ActivationCount>, Vec<Timings>) {
         let counts = self.lock();
-        let count = |((kind, reason, outcome), count): (&Key, &u64)| ActivationCount {
+        let count = |((kind, reason, outcome), count): (&Key, &Count)| ActivationCount {
             kind: (*kind).to_owned(),
             reason: reason.clone(),
             outcome: (*outcome).to_owned(),
-            count: *count,
+            count: count.decided,
+            lost_logs: count.lost_logs,
+            unknown_losses: count.unknown,
         };
         let times = counts.times.iter().map(|(kind, times)| times.told(kind));
         (counts.counts.iter().map(count).collect(), times.collect())
@@ -89,7 +100,13 @@ impl Counts {
         let record = &entry.record;
         let Some(outcome) = outcome_of(record) else { return };
         let (kind, reason) = kind_of(&record.reason);
-        *self.counts.entry((kind, reason, outcome)).or_default() += 1;
+        let count = self.counts.entry((kind, reason, outcome)).or_default();
+        count.decided += 1;
+        match record.loss.as_ref().map(|loss| loss.missing_logs) {
+            Some(Some(logs)) => count.lost_logs += logs,
+            Some(None) => count.unknown += 1,
+            None => {}
+        }
         if record.chosen.is_some() {
             self.open.insert(entry.index);
         }
@@ -158,8 +175,8 @@ pub(crate) async fn run(context: Arc<Context>) {
 
 #[cfg(test)]
 mod tests {
-    use keelson_cluster_core::StepTiming;
-    use keelson_types::{CopyId, MemberId};
+    use keelson_cluster_core::{LossReceipt, StepTiming, Verdict};
+    use keelson_types::{CopyId, Epoch, LogEnd, MemberId};
 
     use super::*;
 
@@ -181,6 +198,27 @@ mod tests {
         });
         let record = serde_json::from_value(record).unwrap();
         DecisionEntry { index, unix_ms: 0, record }
+    }
+
+    #[test]
+    fn lost_logs_are_added_up_and_unknown_losses_counted() {
+        let (activations, mut state) = (Activations::default(), ClusterState::default());
+        activations.skip(&state);
+        for (index, logs) in [(1, Some(3)), (2, None), (3, Some(4))] {
+            let (epoch, kept) = (Epoch::new(0, index), LogEnd::default());
+            let loss = LossReceipt::new(epoch, kept, &[], &Verdict::Lossless, None).of_size(logs);
+            let mut lossy = entry(index, "lease_expired", true);
+            lossy.record.loss = Some(loss);
+            state.decisions.push(lossy);
+        }
+        activations.look(&state);
+        activations.look(&state);
+        let (counts, _) = activations.told();
+        let told: Vec<_> = counts
+            .iter()
+            .map(|it| (it.outcome.as_str(), it.count, it.lost_logs, it.unknown_losses))
+            .collect();
+        assert_eq!(told, [("with_loss", 3, 7, 1)]);
     }
 
     fn counted(activations: &Activations) -> Vec<(String, String, String, u64)> {

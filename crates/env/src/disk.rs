@@ -196,7 +196,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// [`DiskError`] if the volume does not answer.
     fn free_bytes(&self, path: &Path) -> DiskResult<u64>;
 
-    /// What the volume that holds `path` has in all; nothing where nobody knows.
+    /// What the volume that holds `path` has in all, or a quota that limits it: whatever is less;
+    /// nothing where nobody knows.
     fn total_bytes(&self, path: &Path) -> Option<u64> {
         let _ = path;
         None

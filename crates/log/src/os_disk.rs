@@ -48,6 +48,12 @@ impl OsDisk {
         Self { read_only: false, quotas: (!quotas.is_empty()).then(|| quotas.into()) }
     }
 
+    /// The quotas that limit a path.
+    fn quotas_of(&self, path: &Path) -> impl Iterator<Item = &Quota> {
+        let quotas = self.quotas.iter().flat_map(|quotas| quotas.iter());
+        quotas.filter(move |quota| quota.covers(path))
+    }
+
     fn may_change(&self, path: &Path, verb: DiskVerb) -> DiskResult<()> {
         if self.read_only { Err(DiskError::new(path, verb, DiskErrorKind::Denied)) } else { Ok(()) }
     }
@@ -132,14 +138,15 @@ impl Disk for OsDisk {
     fn free_bytes(&self, path: &Path) -> DiskResult<u64> {
         let volume = statvfs(path).named(path, DiskVerb::Query)?;
         let free = volume.blocks_available().saturating_mul(volume.fragment_size());
-        let quotas = self.quotas.iter().flat_map(|quotas| quotas.iter());
-        let left = quotas.filter(|quota| quota.covers(path)).map(Quota::left).min();
+        let left = self.quotas_of(path).map(Quota::left).min();
         Ok(left.map_or(free, |left| left.min(free)))
     }
 
     fn total_bytes(&self, path: &Path) -> Option<u64> {
         let volume = statvfs(path).ok()?;
-        Some(volume.blocks().saturating_mul(volume.fragment_size()))
+        let total = volume.blocks().saturating_mul(volume.fragment_size());
+        let allowed = self.quotas_of(path).map(Quota::bytes).min();
+        Some(allowed.map_or(total, |allowed| allowed.min(total)))
     }
 
     fn written_unix_ms(&self, path: &Path) -> Option<u64> {
@@ -302,6 +309,9 @@ mod tests {
         fs::write(&ballast, vec![1; 2 * MIB as usize]).expect("writes");
         assert!(ask(&limited.join("deep")) <= MIB);
         assert!(ask(&free) > volume / 2, "no quota there");
+        let disk = OsDisk::with_quotas(vec![Quota::new(limited.clone(), 3 * MIB)]);
+        assert_eq!(disk.total_bytes(&limited.join("deep")), Some(3 * MIB));
+        assert_eq!(disk.total_bytes(&free), OsDisk::new().total_bytes(&free));
         fs::write(limited.join("stranger"), vec![1; 2 * MIB as usize]).expect("writes");
         assert_eq!(ask(&limited), 0);
         fs::remove_file(&ballast).expect("removes");

@@ -45,6 +45,11 @@ impl Quota {
         path.starts_with(&self.directory)
     }
 
+    /// What it allows in all.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Bytes that are left of it, at most 100 ms or 20 counts ago.
     pub(crate) fn left(&self) -> u64 {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);

@@ -64,9 +64,23 @@ pub(crate) async fn answer(
         spans_exported,
         spans_dropped,
         volumes: context.places.volumes.facts(&databases),
+        places: places(&context),
         ..v1::MemberFactsResponse::default()
     };
     context.report(request, v1::data_to_control::Message::Facts(response));
+}
+
+/// The directories of the member itself. It has them without copies, too; volumes are apart.
+fn places(context: &PlaneContext) -> Vec<v1::PlaceFacts> {
+    let looked = context.space.volumes(&context.places.data);
+    let place = |(name, volume): (&str, &Volume)| v1::PlaceFacts {
+        name: name.into(),
+        free_bytes: volume.free_bytes,
+        total_bytes: volume.total_bytes,
+        seconds_to_full: volume.history.forecast(0, &[]).time_to_full.map(|left| left.as_secs()),
+        read_latency_micros: volume.read_latency.map(|latency| latency.as_micros() as u64),
+    };
+    [("log", &looked.log), ("data", &looked.data)].map(place).into()
 }
 
 async fn facts_of(context: &PlaneContext, copy: &CopyHandle) -> v1::CopyFacts {
@@ -163,6 +177,8 @@ fn facts(
         fault_value: orders::fault_json(core.fault.as_ref()),
         stalled: copy.shared.stalled().map(|tag| tag.to_string()).unwrap_or_default(),
         volume: volume(context, copy),
+        written_log_bytes: copy.shared.written_bytes.load(Ordering::Relaxed),
+        replayed_log_bytes: copy.shared.replayed_bytes.load(Ordering::Relaxed),
     }
 }
 

@@ -13,7 +13,7 @@ use tonic::Streaming;
 
 use crate::context::Registry;
 use crate::message::{FromSource, Message, TargetSender};
-use crate::traffic::{self, PeerCounts};
+use crate::traffic::PeerCounts;
 
 /// Hands what a source says to the owners of the copies, until the session ends.
 pub(crate) async fn take_session(
@@ -24,7 +24,7 @@ pub(crate) async fn take_session(
 ) {
     while let Ok(Some(message)) = messages.message().await {
         if let Some(v1::source_message::Message::Frames(frames)) = &message.message {
-            traffic::add(&counts.log_received, frames.body.len());
+            counts.log_received.carried(&frames.body, frames.packed_from);
         }
         let Some((database, message)) = message.message.and_then(|m| read(m, member, &answers))
         else {

@@ -110,7 +110,7 @@ impl LogWorker {
                 LogJob::Write { .. } if self.refusing => Ok(()),
                 LogJob::Write { chunks, end } => match self.log.write(&chunks) {
                     Ok(()) => {
-                        self.meters.wrote(chunks.iter().map(|chunk| chunk.bytes.len()).sum());
+                        self.count_written(&chunks);
                         let frames = unsynced.map_or(0, |(_, frames)| frames) + 1;
                         unsynced = Some((end, frames));
                         Ok(())
@@ -131,6 +131,12 @@ impl LogWorker {
             let result = self.sync(unsynced);
             self.note(result);
         }
+    }
+
+    fn count_written(&self, chunks: &[Chunk]) {
+        let bytes = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+        self.meters.wrote(bytes);
+        self.shared.written_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Work that needs what was written before to be durable.

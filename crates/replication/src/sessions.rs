@@ -132,7 +132,7 @@ fn on_the_wire(
             (frames.body, frames.packed_from) = pack(std::mem::take(&mut frames.body));
         }
         path.wire_bytes.fetch_add(frames.body.len() as u64, Ordering::Relaxed);
-        traffic::add(&counts.log_sent, frames.body.len());
+        counts.log_sent.carried(&frames.body, frames.packed_from);
     }
     message
 }

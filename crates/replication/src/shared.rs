@@ -148,6 +148,9 @@ pub(crate) struct CopyShared {
     /// Of the log files that are kept, and of the store when it was closed last.
     pub(crate) log_bytes: AtomicU64,
     pub(crate) store_bytes: AtomicU64,
+    /// Log that came to the files, and to the store, in the life of the process.
+    pub(crate) written_bytes: AtomicU64,
+    pub(crate) replayed_bytes: AtomicU64,
     /// Bytes of unanswered writes, see [`Held`].
     pub(crate) pending: Arc<AtomicUsize>,
     pub(crate) scrub: ScrubState,
@@ -229,6 +232,8 @@ impl CopyShared {
             holds: Mutex::default(),
             log_bytes: AtomicU64::new(0),
             store_bytes: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
+            replayed_bytes: AtomicU64::new(0),
             pending: Arc::default(),
             scrub: ScrubState::default(),
             life: AtomicU64::new(0),

@@ -28,6 +28,7 @@ const LOOK_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Volume {
     pub(crate) free_bytes: Option<u64>,
+    pub(crate) total_bytes: Option<u64>,
     /// Mean latency of the reads between the last two looks.
     pub(crate) read_latency: Option<Duration>,
     pub(crate) history: SpaceHistory,
@@ -97,12 +98,17 @@ impl Space {
 #[derive(Default)]
 struct Look {
     free_bytes: Option<u64>,
+    total_bytes: Option<u64>,
     totals: Option<ReadTotals>,
 }
 
 impl Look {
     fn at(disk: &dyn Disk, path: &Path) -> Self {
-        Self { free_bytes: disk.free_bytes(path).ok(), totals: disk.read_totals(path) }
+        Self {
+            free_bytes: disk.free_bytes(path).ok(),
+            total_bytes: disk.total_bytes(path),
+            totals: disk.read_totals(path),
+        }
     }
 }
 
@@ -113,7 +119,7 @@ impl Volume {
             (Some(now), Some(before)) => now.mean_since(&before),
             _ => None,
         };
-        self.free_bytes = look.free_bytes;
+        (self.free_bytes, self.total_bytes) = (look.free_bytes, look.total_bytes);
         if let Some(free_bytes) = look.free_bytes {
             self.history.push(SpaceSample { at: boottime_now(), free_bytes });
         }
@@ -282,6 +288,7 @@ mod tests {
     fn latency_is_the_mean_of_the_reads_between_two_looks() {
         let look = |reads, millis| Look {
             free_bytes: Some(1),
+            total_bytes: None,
             totals: Some(ReadTotals { reads, millis }),
         };
         let mut volume = Volume::default();

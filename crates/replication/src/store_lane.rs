@@ -377,17 +377,29 @@ impl StoreWorker {
             let (time, first_sequence) = (frame.time, frame.first_sequence);
             frames.push(ReplayFrame { end, time, first_sequence, records: frame.records });
             if bytes >= BATCH_BYTES || marker.is_some() {
-                store.replay(&std::mem::take(&mut frames))?;
-                bytes = 0;
+                self.hand_over(store, &mut frames, &mut bytes)?;
             }
             if let Some(id) = marker {
                 self.take_digest(store, id)?;
             }
         }
         if !frames.is_empty() {
-            store.replay(&frames)?;
+            self.hand_over(store, &mut frames, &mut bytes)?;
         }
         Ok((at, time_millis))
+    }
+
+    /// Gives frames to the store, which then has so many bytes of log more.
+    fn hand_over(
+        &self,
+        store: &Arc<dyn KvStore>,
+        frames: &mut Vec<ReplayFrame>,
+        bytes: &mut usize,
+    ) -> Result<(), StoreError> {
+        store.replay(&std::mem::take(frames))?;
+        let bytes = std::mem::take(bytes) as u64;
+        self.shared.replayed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The snapshot is taken here, at exactly this frame; the reading happens elsewhere.

@@ -22,10 +22,10 @@ fn facts() -> v1::CopyFacts {
         }),
         copy_queue_bytes: 1,
         replay_queue_bytes: 3 << 20,
-        log_free_bytes: 1 << 30,
-        data_free_bytes: 2 << 30,
         log_seconds_to_full: Some(3600),
         read_latency_micros: Some(250),
+        written_log_bytes: 5000,
+        replayed_log_bytes: 4000,
         scrub: Some(v1::ScrubFacts { found: 3, mended: 2, ..Default::default() }),
         content_index: Some(v1::ContentIndexFacts {
             state: "Crawling".into(),
@@ -41,9 +41,27 @@ fn volumes() -> Vec<v1::VolumeFacts> {
         path: path.into(),
         state: state.into(),
         free_bytes: Some(1024),
+        total_bytes: Some(4096),
         ..Default::default()
     };
     [("/v/a", "healthy"), ("/v/b", "failed")].map(volume).into()
+}
+
+fn places() -> Vec<v1::PlaceFacts> {
+    let place = |(name, free): (&str, u64)| v1::PlaceFacts {
+        name: name.into(),
+        free_bytes: Some(free),
+        total_bytes: Some(4 << 30),
+        read_latency_micros: Some(100),
+        ..Default::default()
+    };
+    [("log", 1 << 30), ("data", 2 << 30)].map(place).into()
+}
+
+fn losses() -> Vec<v1::LossReceipt> {
+    [Some(3), None, Some(4)]
+        .map(|missing_logs| v1::LossReceipt { missing_logs, ..Default::default() })
+        .into()
 }
 
 fn timings(of: &str) -> v1::Timings {
@@ -55,17 +73,23 @@ fn timings(of: &str) -> v1::Timings {
     }
 }
 
-fn snapshot() -> Snapshot {
-    let database = v1::DatabaseInfo {
+fn database() -> v1::DatabaseInfo {
+    v1::DatabaseInfo {
         name: "DB1".into(),
         epoch: Some(v1::Epoch { recovery: 0, counter: 7 }),
         state: "established".into(),
         mount_intent: "mounted".into(),
         active_member: "m2".into(),
         commit_constraint: "second_copy".into(),
+        losses: losses(),
+        losses_ever: 19,
+        last_loss_unix_millis: 1_700_000_000_500,
         copies: vec![v1::CopyInfo { participant: true, ..Default::default() }; 2],
         ..Default::default()
-    };
+    }
+}
+
+fn snapshot() -> Snapshot {
     Snapshot {
         version: "0.1.0".into(),
         member: "m1".into(),
@@ -77,13 +101,15 @@ fn snapshot() -> Snapshot {
             resident_bytes: 1 << 26,
             copies: vec![facts()],
             volumes: volumes(),
-            timings: ["queue", "commit", "request", "log_sync"].map(timings).into(),
+            places: places(),
+            timings: ["queue", "commit", "request", "log_sync", "log_arrival"].map(timings).into(),
             log_written_bytes: 12_345,
             calls: vec![v1::CallCount { call: "Kv.Put".into(), outcome: "ok".into(), count: 5 }],
             call_times: vec![timings("Kv.Put")],
             traffic: vec![v1::PeerTraffic {
                 member: "m2".into(),
                 log_sent_bytes: 10,
+                log_sent_raw_bytes: 25,
                 seed_received_bytes: 40,
                 sessions_begun: 3,
                 sessions_broken: 2,
@@ -92,8 +118,10 @@ fn snapshot() -> Snapshot {
             activations: vec![v1::ActivationCount {
                 kind: "failover".into(),
                 reason: "death_certified".into(),
-                outcome: "lossless".into(),
+                outcome: "with_loss".into(),
                 count: 2,
+                lost_logs: 6,
+                unknown_losses: 1,
             }],
             activation_times: vec![timings("failover")],
             audit_lines: 7,
@@ -111,7 +139,7 @@ fn snapshot() -> Snapshot {
             ..Default::default()
         }],
         cluster: Some(v1::ClusterStatusResponse { leader: "m1".into(), ..Default::default() }),
-        databases: vec![database],
+        databases: vec![database()],
         operations: vec![v1::Operation {
             state: "running".into(),
             subject: "DB1@m3".into(),
@@ -139,12 +167,21 @@ fn a_full_snapshot_has_every_figure() {
         "keelson_database_active_info{database=\"DB1\",active=\"m2\",constraint=\"second_copy\"} 1",
         "keelson_copy_status_info{database=\"DB1\",status=\"Healthy\"} 1",
         "keelson_copy_position_generation{database=\"DB1\",mark=\"inspected\"} 4",
+        "keelson_database_losses_total{database=\"DB1\"} 19",
+        "keelson_database_last_loss_timestamp_seconds{database=\"DB1\"} 1700000000.5",
+        "keelson_database_loss_receipts{database=\"DB1\"} 3",
+        "keelson_database_lost_logs{database=\"DB1\"} 7",
+        "keelson_database_unknown_losses{database=\"DB1\"} 1",
+        "keelson_copy_log_bytes_total{database=\"DB1\",mark=\"inspected\"} 5000",
+        "keelson_copy_log_bytes_total{database=\"DB1\",mark=\"replayed\"} 4000",
         "keelson_copy_queue_logs{database=\"DB1\",queue=\"copy\"} 1",
         "keelson_copy_queue_logs{database=\"DB1\",queue=\"replay\"} 3",
         "keelson_copy_scrub_unmended{database=\"DB1\"} 1",
         "keelson_catalog_state_info{database=\"DB1\",state=\"Crawling\"} 1",
         "keelson_volume_free_bytes{volume=\"data\"} 2147483648",
         "keelson_volume_free_bytes{volume=\"/v/a\"} 1024",
+        "keelson_volume_size_bytes{volume=\"log\"} 4294967296",
+        "keelson_volume_size_bytes{volume=\"/v/a\"} 4096",
         "keelson_volume_state_info{volume=\"/v/b\",state=\"failed\"} 1",
         "keelson_volume_log_full_in_seconds 3600",
         "keelson_volume_read_latency_seconds 0.00025",
@@ -154,13 +191,17 @@ fn a_full_snapshot_has_every_figure() {
         "keelson_write_stage_seconds_count{stage=\"commit\"} 4",
         "keelson_log_sync_seconds_sum 0.0015",
         "keelson_log_written_bytes_total 12345",
+        "keelson_log_arrival_seconds_count 4",
         "keelson_requests_total{process=\"data\",call=\"Kv.Put\",outcome=\"ok\"} 5",
         "keelson_request_seconds_count{process=\"data\",call=\"Kv.Put\"} 4",
         "keelson_network_bytes_total{peer=\"m2\",what=\"log\",direction=\"sent\"} 10",
         "keelson_network_bytes_total{peer=\"m2\",what=\"seed\",direction=\"received\"} 40",
+        "keelson_network_raw_bytes_total{peer=\"m2\",what=\"log\",direction=\"sent\"} 25",
         "keelson_log_sessions_total{peer=\"m2\",event=\"broken\"} 2",
         "keelson_activations_total{kind=\"failover\",reason=\"death_certified\",\
-         outcome=\"lossless\"} 2",
+         outcome=\"with_loss\"} 2",
+        "keelson_activation_lost_logs_total{kind=\"failover\",reason=\"death_certified\"} 6",
+        "keelson_activation_unknown_losses_total{kind=\"failover\",reason=\"death_certified\"} 1",
         "keelson_activation_seconds_count{kind=\"failover\"} 4",
         "keelson_audit_lines_total{outcome=\"written\"} 7",
         "keelson_audit_lines_total{outcome=\"dropped\"} 2",
@@ -173,6 +214,26 @@ fn a_full_snapshot_has_every_figure() {
 fn a_member_without_a_cluster_tells_of_itself() {
     let text = metrics(&Snapshot { member: "m1".into(), ..Snapshot::default() });
     assert!(text.contains("keelson_cluster_joined 0\n") && !text.contains("keelson_cluster_term"));
+}
+
+#[test]
+fn a_member_without_copies_tells_its_room() {
+    let mut snapshot = snapshot();
+    snapshot.facts.copies.clear();
+    snapshot.facts.places[0].seconds_to_full = Some(60);
+    // A disk that does not say has no sample, rather than no room.
+    snapshot.facts.places[1].free_bytes = None;
+    let text = metrics(&snapshot);
+    for line in [
+        "keelson_volume_free_bytes{volume=\"log\"} 1073741824",
+        "keelson_volume_size_bytes{volume=\"data\"} 4294967296",
+        "keelson_volume_log_full_in_seconds 60",
+        "keelson_volume_read_latency_seconds 0.0001",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+    }
+    assert!(!text.contains("keelson_volume_free_bytes{volume=\"data\"}"));
+    assert!(!text.contains("{volume=\"/v/b\"}"), "nothing is written there");
 }
 
 /// Families of the exposition, with the names under which histograms are asked for.
@@ -200,6 +261,27 @@ fn names_follow_the_house_style_and_are_told_once() {
         for scaled in ["_millis", "_ms", "_micros", "_mb", "_kb"] {
             assert!(!name.ends_with(scaled), "{name}: base units only");
         }
+    }
+}
+
+/// `promtool` runs them (`cargo xtask check`); that there are any is checked here.
+#[test]
+fn every_alert_is_shown_firing_and_quiet() {
+    let tests = include_str!("../../../deploy/monitoring/alerts.test.yml");
+    let tested = |alert: &str, quiet: bool| {
+        // One on each line, or one after each name.
+        tests.split("alertname: ").skip(1).any(|test| {
+            let name = test.split(|c: char| !c.is_ascii_alphanumeric()).next();
+            name == Some(alert) && test.contains("exp_alerts: []") == quiet
+        })
+    };
+    let alerts = include_str!("../../../deploy/monitoring/alerts.yml");
+    let alerts: Vec<_> =
+        alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 20);
+    for alert in alerts {
+        assert!(tested(alert, false), "no test shows {alert} firing");
+        assert!(tested(alert, true), "no test shows {alert} quiet");
     }
 }
 

@@ -9,6 +9,7 @@ mod compose;
 mod console;
 mod dag;
 mod demo;
+mod monitoring;
 mod peers;
 mod readme;
 mod setup;

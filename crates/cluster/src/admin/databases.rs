@@ -95,6 +95,13 @@ pub(super) fn fresh_copy(member: MemberId, preference: u32) -> NewCopy {
     NewCopy { copy: CopyId::new(Uuid::new_v4()), member, preference, kind: CopyKind::Ha }
 }
 
+/// When the newest loss was bound; 0 if there was none, or its epoch is not remembered any more.
+fn last_loss(database: &Database) -> u64 {
+    let Some(newest) = database.receipts.last() else { return 0 };
+    let mut epochs = database.history.iter().rev();
+    epochs.find(|record| record.epoch == newest.epoch).map_or(0, |record| record.bound_unix_ms)
+}
+
 /// Where the files of a database stay on a member, relative to its data directory. Whether they are
 /// there is not asked: the member may be gone.
 fn files(member: &str, database: DatabaseId) -> String {
@@ -227,6 +234,8 @@ impl Context {
                 .map(ToString::to_string)
                 .collect(),
             losses: database.receipts.iter().map(|loss| self.receipt(database, loss)).collect(),
+            losses_ever: database.receipts.pushed(),
+            last_loss_unix_millis: last_loss(database),
             recent_moves: u32::try_from(moved.moves).unwrap_or(u32::MAX),
             ceiling_border: ceiling.map(|ceiling| ceiling.border.position.into()),
             ceiling_ahead_bytes: ceiling.map_or(0, |ceiling| ceiling.ahead_bytes),

@@ -9,7 +9,7 @@ use keelson_wire::{Refusal, v1};
 use crate::inbound::refuse_unknown;
 use crate::log_lane::LogJob;
 use crate::message::{AfterCut, FromSource, LogView, TargetSender};
-use crate::owner::Owner;
+use crate::owner::{Owner, unix_millis};
 
 impl Owner {
     pub(super) fn take_from_source(&mut self, member: MemberId, message: FromSource) {
@@ -66,7 +66,11 @@ impl Owner {
         };
         let end = self.cursor.end();
         self.generated = self.generated.max(end.position);
-        let marks = inspected.frames.last().map(|frame| frame.header.committed);
+        let newest = inspected.frames.last().map(|frame| &frame.header);
+        if let Some(newest) = newest {
+            self.context.meters.arrived(newest.time.unix_millis(), unix_millis());
+        }
+        let marks = newest.map(|header| header.committed);
         self.tail.push(after, chunk.clone());
         self.log_job(LogJob::Write { chunks: vec![chunk], end });
         self.events.push_back(Event::Received { epoch, end, starts: inspected.epochs });

@@ -19,7 +19,7 @@ use super::source::{Source, Standing};
 use crate::context::{CopyHandle, PlaneContext};
 use crate::message::Message;
 use crate::service::ReplicationService;
-use crate::traffic::{self, PeerCounts};
+use crate::traffic::PeerCounts;
 
 /// Chunks read ahead of the target.
 const AHEAD: usize = 4;
@@ -232,7 +232,7 @@ async fn send(
             let place = (*number, offset, request.compressed);
             let (chunk, length) = read(context, &open, place, bytes).await.map_err(failed)?;
             let end = offset + length as u64;
-            traffic::add(&counts.seed_sent, chunk.body.len());
+            counts.seed_sent.carried(&chunk.body, chunk.packed_from);
             if sender.send(Ok(chunk)).await.is_err() {
                 return Ok(());
             }

@@ -80,9 +80,10 @@ impl Lane {
 #[test]
 fn several_replays_at_once_leave_nothing_out() {
     let mut lane = lane();
-    let (to, chunks) = lane.put("before");
-    lane.worker.work(vec![StoreJob::Replay { to, chunks }]);
+    let (before, chunks) = lane.put("before");
+    lane.worker.work(vec![StoreJob::Replay { to: before, chunks }]);
     lane.done();
+    let counted = lane.worker.shared.replayed_bytes.load(Ordering::Relaxed);
     let (first, second, third) = (lane.put("a"), lane.put("b"), lane.put("c"));
     let to = third.0;
     let jobs = vec![
@@ -94,6 +95,8 @@ fn several_replays_at_once_leave_nothing_out() {
     assert!(lane.worker.work(jobs).is_empty());
     assert_eq!(lane.done(), [format!("replayed {to}")]);
     assert!(["a", "b", "c"].iter().all(|key| lane.holds(key)), "a frame was left out");
+    let counted = lane.worker.shared.replayed_bytes.load(Ordering::Relaxed) - counted;
+    assert_eq!(counted, to.offset - before.offset);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use keelson_wire::v1::DatabaseInfo;
 
-use super::flag;
+use super::{flag, seconds};
 use crate::Snapshot;
 use crate::exposition::{Exposition, Kind, count_of};
 
@@ -46,8 +46,7 @@ fn databases(databases: &[DatabaseInfo], out: &mut Exposition) {
     each("keelson_database_participants", help, &|d| {
         count_of(d.copies.iter().filter(|copy| copy.participant).count() as u64)
     });
-    let help = "What operators gave up: activations with loss.";
-    each("keelson_database_loss_receipts", help, &|d| count_of(d.losses.len() as u64));
+    losses(databases, out);
     let help = "Always 1; the member of the active copy.";
     let mut family = out.family("keelson_database_active_info", Kind::Gauge, help);
     for database in databases.iter().filter(|database| !database.active_member.is_empty()) {
@@ -58,4 +57,34 @@ fn databases(databases: &[DatabaseInfo], out: &mut Exposition) {
         ];
         family.sample(&labels, 1.0);
     }
+}
+
+/// Receipts are kept in a ring; their number is counted on in the replicated state, so it survives
+/// every restart, and no loss is missed when the ring is full.
+fn losses(databases: &[DatabaseInfo], out: &mut Exposition) {
+    let help = "Activations with loss that there ever were, and instants that were made the truth.";
+    let mut family = out.family("keelson_database_losses_total", Kind::Counter, help);
+    for database in databases {
+        family.sample(&[("database", &database.name)], count_of(database.losses_ever));
+    }
+    let mut each = |name, help, value: &dyn Fn(&DatabaseInfo) -> f64| {
+        let mut family = out.family(name, Kind::Gauge, help);
+        for database in databases {
+            family.sample(&[("database", &database.name)], value(database));
+        }
+    };
+    let help = "Unix time of the last of them; 0 if there was none, or many activations since.";
+    each("keelson_database_last_loss_timestamp_seconds", help, &|d| {
+        seconds(d.last_loss_unix_millis)
+    });
+    let help = "Receipts of them that are kept, the newest.";
+    each("keelson_database_loss_receipts", help, &|d| count_of(d.losses.len() as u64));
+    let help = "Logs of 1 MiB that are missing at most, by those receipts that know it.";
+    each("keelson_database_lost_logs", help, &|d| {
+        count_of(d.losses.iter().filter_map(|loss| loss.missing_logs).sum())
+    });
+    let help = "Receipts of losses of which nobody knows how large they are.";
+    each("keelson_database_unknown_losses", help, &|d| {
+        count_of(d.losses.iter().filter(|loss| loss.missing_logs.is_none()).count() as u64)
+    });
 }

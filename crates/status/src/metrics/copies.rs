@@ -11,6 +11,7 @@ pub(super) fn write(snapshot: &Snapshot, out: &mut Exposition) {
     let copies = &snapshot.copies;
     states(copies, out);
     positions(copies, out);
+    progress(copies, out);
     figures(copies, out);
     queues(copies, out);
     content_indexes(copies, out);
@@ -67,6 +68,20 @@ fn positions(copies: &[CopyStatusRow], out: &mut Exposition) {
         ] {
             let generation = position.map_or(0, |position| position.generation);
             family.sample(&[("database", database), ("mark", mark)], count_of(generation));
+        }
+    }
+}
+
+/// Rates are taken from these: generations are too coarse for it.
+fn progress(copies: &[CopyStatusRow], out: &mut Exposition) {
+    let help = "Log that came to the copy since its process began: inspected (durable in its own \
+        log soon after, or generated there, if it is active), replayed (in its store).";
+    let mut family = out.family("keelson_copy_log_bytes_total", Kind::Counter, help);
+    for (database, facts) in known(copies) {
+        for (mark, bytes) in
+            [("inspected", facts.written_log_bytes), ("replayed", facts.replayed_log_bytes)]
+        {
+            family.sample(&[("database", database), ("mark", mark)], count_of(bytes));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The member itself: version, processes, lease, certificate, volumes.
 
+use keelson_wire::v1::{CopyFacts, PlaceFacts};
+
 use super::{flag, seconds};
 use crate::Snapshot;
 use crate::exposition::{Exposition, Kind, count_of};
@@ -65,41 +67,51 @@ fn spans(snapshot: &Snapshot, out: &mut Exposition) {
     }
 }
 
-/// All copies of a member say how much room they have, each as of its own last look; the newest is
-/// not known, so the least room counts.
+/// Room of the directories of a member and of its volumes. A member without copies has them, too.
 fn volumes(snapshot: &Snapshot, out: &mut Exposition) {
-    let copies = &snapshot.facts.copies;
-    let least = |of: fn(&keelson_wire::v1::CopyFacts) -> Option<u64>| {
-        copies.iter().filter_map(of).min().map(count_of)
-    };
-    let log = least(|copy| Some(copy.log_free_bytes));
-    let data = least(|copy| Some(copy.data_free_bytes));
-    if let (Some(log), Some(data)) = (log, data) {
-        let mut family = out.family("keelson_volume_free_bytes", Kind::Gauge, "Room that is left.");
-        family.sample(&[("volume", "log")], log);
-        family.sample(&[("volume", "data")], data);
-        for volume in &snapshot.facts.volumes {
-            // Nothing is written to the others, whatever room they have.
-            let used = ["healthy", "spare"].contains(&volume.state.as_str());
-            if let Some(free) = volume.free_bytes.filter(|_| used) {
-                family.sample(&[("volume", &volume.path)], count_of(free));
-            }
+    let facts = &snapshot.facts;
+    let places = facts.places.iter().map(|it| (it.name.as_str(), it.free_bytes, it.total_bytes));
+    // Nothing is written to the others, whatever room they have.
+    let used = facts.volumes.iter().filter(|it| ["healthy", "spare"].contains(&it.state.as_str()));
+    let volumes = used.map(|it| (it.path.as_str(), it.free_bytes, it.total_bytes));
+    let rooms: Vec<_> = places.chain(volumes).collect();
+    let help = "Room that is left; of the directories of logs and stores, and of each volume.";
+    let mut family = out.family("keelson_volume_free_bytes", Kind::Gauge, help);
+    for (name, free, _) in rooms.iter().copied() {
+        if let Some(free) = free {
+            family.sample(&[("volume", name)], count_of(free));
         }
     }
-    if !snapshot.facts.volumes.is_empty() {
+    let help = "What it has in all, or its quota if that is less.";
+    let mut family = out.family("keelson_volume_size_bytes", Kind::Gauge, help);
+    for (name, _, total) in rooms.iter().copied() {
+        if let Some(total) = total {
+            family.sample(&[("volume", name)], count_of(total));
+        }
+    }
+    if !facts.volumes.is_empty() {
         let help = "State of each volume of a member that has several.";
         let mut family = out.family("keelson_volume_state_info", Kind::Gauge, help);
-        for volume in &snapshot.facts.volumes {
+        for volume in &facts.volumes {
             family.sample(&[("volume", &volume.path), ("state", &volume.state)], 1.0);
         }
     }
-    if let Some(left) = least(|copy| copy.log_seconds_to_full) {
+    forecasts(&facts.copies, &facts.places, out);
+}
+
+/// Of the volumes of copies and of the directories, the worst counts.
+fn forecasts(copies: &[CopyFacts], places: &[PlaceFacts], out: &mut Exposition) {
+    let of_copies = copies.iter().filter_map(|copy| copy.log_seconds_to_full);
+    let logs = places.iter().filter(|place| place.name == "log");
+    let left = of_copies.chain(logs.filter_map(|place| place.seconds_to_full)).min();
+    if let Some(left) = left {
         let help = "Forecast: when the volume of the logs is full; absent if it does not fill.";
-        out.gauge("keelson_volume_log_full_in_seconds", help, left);
+        out.gauge("keelson_volume_log_full_in_seconds", help, count_of(left));
     }
-    let latency = copies.iter().filter_map(|copy| copy.read_latency_micros).max();
+    let of_copies = copies.iter().filter_map(|copy| copy.read_latency_micros);
+    let latency = of_copies.chain(places.iter().filter_map(|it| it.read_latency_micros)).max();
     if let Some(latency) = latency {
-        let help = "How long a read of the volume of the stores takes, as last measured.";
+        let help = "How long a read of the slowest volume takes, as last measured.";
         out.gauge("keelson_volume_read_latency_seconds", help, count_of(latency) / 1e6);
     }
 }

@@ -41,20 +41,39 @@ fn requests(
     }
 }
 
+/// What goes, and which way.
+const FLOWS: [(&str, &str); 4] =
+    [("log", "sent"), ("log", "received"), ("seed", "sent"), ("seed", "received")];
+
 fn network(peers: &[PeerTraffic], out: &mut Exposition) {
-    let help = "Bytes of log and seeds on the wire, to and from each other member.";
-    let mut family = out.family("keelson_network_bytes_total", Kind::Counter, help);
-    for peer in peers {
-        for (what, direction, bytes) in [
-            ("log", "sent", peer.log_sent_bytes),
-            ("log", "received", peer.log_received_bytes),
-            ("seed", "sent", peer.seed_sent_bytes),
-            ("seed", "received", peer.seed_received_bytes),
-        ] {
-            let labels = [("peer", peer.member.as_str()), ("what", what), ("direction", direction)];
-            family.sample(&labels, count_of(bytes));
+    let mut each = |name, help, bytes: fn(&PeerTraffic) -> [u64; 4]| {
+        let mut family = out.family(name, Kind::Counter, help);
+        for peer in peers {
+            for ((what, direction), bytes) in FLOWS.into_iter().zip(bytes(peer)) {
+                let peer = ("peer", peer.member.as_str());
+                let labels = [peer, ("what", what), ("direction", direction)];
+                family.sample(&labels, count_of(bytes));
+            }
         }
-    }
+    };
+    let help = "Bytes of log and seeds on the wire, to and from each other member.";
+    each("keelson_network_bytes_total", help, |peer| {
+        [
+            peer.log_sent_bytes,
+            peer.log_received_bytes,
+            peer.seed_sent_bytes,
+            peer.seed_received_bytes,
+        ]
+    });
+    let help = "The same before it was compressed.";
+    each("keelson_network_raw_bytes_total", help, |peer| {
+        [
+            peer.log_sent_raw_bytes,
+            peer.log_received_raw_bytes,
+            peer.seed_sent_raw_bytes,
+            peer.seed_received_raw_bytes,
+        ]
+    });
     let help = "Log sessions to each other member, by what happened; each that begins after the \
         first is a reconnect.";
     let mut family = out.family("keelson_log_sessions_total", Kind::Counter, help);
@@ -77,6 +96,18 @@ fn activations(counts: &[ActivationCount], times: &[Timings], out: &mut Expositi
         ];
         family.sample(&labels, count_of(count.count));
     }
+    let lossy: Vec<_> = counts.iter().filter(|count| count.outcome == "with_loss").collect();
+    let mut each = |name, help, value: fn(&ActivationCount) -> u64| {
+        let mut family = out.family(name, Kind::Counter, help);
+        for count in &lossy {
+            let labels = [("kind", count.kind.as_str()), ("reason", count.reason.as_str())];
+            family.sample(&labels, count_of(value(count)));
+        }
+    };
+    let help = "Logs of 1 MiB that they can have lost at most, where that is known.";
+    each("keelson_activation_lost_logs_total", help, |count| count.lost_logs);
+    let help = "Those of them of which nobody knows how much they lost.";
+    each("keelson_activation_unknown_losses_total", help, |count| count.unknown_losses);
     let help = "Time from the beginning of an activation until its copy serves.";
     let mut family = out.family("keelson_activation_seconds", Kind::Histogram, help);
     for timings in times {

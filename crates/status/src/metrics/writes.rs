@@ -10,14 +10,21 @@ pub(super) fn write(snapshot: &Snapshot, out: &mut Exposition) {
     let help = "Time of acknowledged writes at the active, by stage: queue (until it is in a \
         frame), commit (until enough copies have it durably), request (all of it).";
     let mut family = out.family("keelson_write_stage_seconds", Kind::Histogram, help);
-    for timings in facts.timings.iter().filter(|timings| timings.of != "log_sync") {
+    let of_log = ["log_sync", "log_arrival"];
+    for timings in facts.timings.iter().filter(|timings| !of_log.contains(&&*timings.of)) {
         histogram(&mut family, &[("stage", &timings.of)], timings);
     }
+    let mut alone = |name, help, of: &str| {
+        let mut family = out.family(name, Kind::Histogram, help);
+        for timings in facts.timings.iter().filter(|timings| timings.of == of) {
+            histogram(&mut family, &[], timings);
+        }
+    };
     let help = "Time of syncs of the log, on active and passive copies.";
-    let mut family = out.family("keelson_log_sync_seconds", Kind::Histogram, help);
-    for timings in facts.timings.iter().filter(|timings| timings.of == "log_sync") {
-        histogram(&mut family, &[], timings);
-    }
+    alone("keelson_log_sync_seconds", help, "log_sync");
+    let help = "Age of log when it comes to a passive copy here, by the clocks of both members; \
+        log that is caught up with is old.";
+    alone("keelson_log_arrival_seconds", help, "log_arrival");
     let help = "Bytes of log that were written, on active and passive copies.";
     let written = count_of(facts.log_written_bytes);
     out.family("keelson_log_written_bytes_total", Kind::Counter, help).sample(&[], written);

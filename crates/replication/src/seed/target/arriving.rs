@@ -16,7 +16,7 @@ use crate::context::PlaneContext;
 use crate::seed::CHUNK_BYTES;
 use crate::seed::place::{Incoming, PlaceError, Refused as NotTaken, SeedFiles};
 use crate::seed::room::Claim;
-use crate::traffic::{self, PeerCounts};
+use crate::traffic::PeerCounts;
 
 type Taken<T> = Result<T, NotTaken>;
 
@@ -58,7 +58,7 @@ impl Arriving {
     /// # Errors
     /// Of the chunk before: it is not what it should be, or the disk did not take it.
     pub(super) async fn take(&mut self, chunk: v1::SeedChunk) -> Taken<()> {
-        traffic::add(&self.counts.seed_received, chunk.body.len());
+        self.counts.seed_received.carried(&chunk.body, chunk.packed_from);
         let mut incoming = self.written().await?;
         let claim = self.claim.clone();
         let taking = self.run(move || {
