@@ -186,7 +186,7 @@ mod tests {
             ..Default::default()
         };
         let runs = ScrubFacts { running: true, total_bytes: 4 << 20, ..Default::default() };
-        let of = |row| text(&Expected::scrub("DB1", "m2", row, NOW));
+        let of = |row: Option<&CopyStatusRow>| text(&Expected::scrub("DB1", "m2", row, NOW));
         let well = of(Some(&row(true, facts(ended))));
         assert!(well.contains("about 3.0 MiB") && well.contains("1 min ago: clean."), "{well}");
         assert!(of(Some(&row(true, facts(runs)))).contains("of 4.0 MiB are read; another one"));
