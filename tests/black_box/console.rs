@@ -140,7 +140,7 @@ async fn every_page_shows_what_the_commands_show() -> Result<()> {
     for (path, words) in [
         ("/", &["All is well", "DB1", "m3", "Mounted", "Healthy"][..]),
         ("/databases/DB1", &["Who holds back the log", "Redundancy", "Activations"]),
-        ("/members/m2", &["Space", "Activation policy", "Health", "Processes"]),
+        ("/members/m2", &["Space", "Activation policy", "Certificate", "Health", "Processes"]),
         ("/operations", &["Operations"]),
         ("/events", &["token issued", "database created"]),
         ("/decisions", &["DB1", "m1"]),
@@ -228,6 +228,19 @@ async fn copies_are_suspended_seeded_and_resumed_with_the_refusals_of_the_comman
     // The what-if says so before.
     let active = browser.get("/copies/DB1/m1/suspend").await?;
     ensure!(active.status == 409 && active.body.contains("What to do next"), "{active:?}");
+    // What has no what-if is said in words.
+    for (path, words) in [
+        ("/databases/DB1/dismount", &["DB1 is open on", "would be closed there"][..]),
+        ("/copies/DB1/m2/scrub", &["Its log and its store would be read"]),
+        ("/members/m2/end-maintenance", &["is not under maintenance"]),
+    ] {
+        let page = browser.get(path).await?;
+        for word in words {
+            ensure!(page.status == 200 && page.body.contains(word), "{path}: {word}: {page:?}");
+        }
+    }
+    let nowhere = browser.get("/copies/DB9/m2/scrub").await?;
+    ensure!(nowhere.status == 404 && nowhere.body.contains("unknown_database"), "{nowhere:?}");
     confirm(&mut browser, "/databases/DB1/dismount", &[]).await?;
     eventually("it is dismounted", || async {
         let info = cluster.client().admin().show_database("DB1").await?;

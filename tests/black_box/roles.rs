@@ -1,12 +1,27 @@
 //! What certificates allow, seen from the command line, and what the audit keeps.
 
-use anyhow::{Result, ensure};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use keelson_client::{
+    Client, ClientConfig, ClientError, ClientOptions, Database, Read, ScanOptions, Search,
+    WriteBatch,
+};
 use keelson_testkit::{Cli, Cluster};
+use keelson_types::RefusalReason;
 
 use crate::data::cluster;
 
 /// Commands with a certificate of this role, for these databases.
 async fn holder(cluster: &Cluster, role: &str, databases: &[&str]) -> Result<Cli> {
+    Ok(Cli::new(cluster.binary(), Some(&certified(cluster, role, databases).await?)))
+}
+
+/// The configuration of a client with such a certificate.
+async fn certified(cluster: &Cluster, role: &str, databases: &[&str]) -> Result<PathBuf> {
     let certs = cluster.path().join("certs").display().to_string();
     let mut args = vec!["certs", "issue", role, role, "--ca-dir", &certs, "--dir", &certs];
     args.extend(databases.iter().flat_map(|database| ["--database", database]));
@@ -15,7 +30,90 @@ async fn holder(cluster: &Cluster, role: &str, databases: &[&str]) -> Result<Cli
     let text = text.replace("client.pem", &format!("{role}.pem"));
     let path = cluster.path().join(format!("{role}.toml"));
     std::fs::write(&path, text.replace("client.key", &format!("{role}.key")))?;
-    Ok(Cli::new(cluster.binary(), Some(&path)))
+    Ok(path)
+}
+
+type Call<'a> = (&'static str, BoxFuture<'a, Result<(), ClientError>>);
+
+/// Every call that reads one database; `token` is of a write that was followed by another one.
+fn reads<'a>(database: &'a Database, token: &'a Bytes) -> Vec<Call<'a>> {
+    let everything = || Search { query: "*".into(), limit: 1, ..Search::default() };
+    vec![
+        ("get", async move { database.get("k").await.map(drop) }.boxed()),
+        ("get_at", async move { database.get_at("m1", "k", &Read::Any).await.map(drop) }.boxed()),
+        ("scan", async move { database.scan(ScanOptions::default()).await.map(drop) }.boxed()),
+        ("search", async move { database.search(&everything()).await.map(drop) }.boxed()),
+        (
+            "search_at",
+            async move { database.search_at("m1", &everything()).await.map(drop) }.boxed(),
+        ),
+        ("watch", async move { database.watch(token.clone(), "").next().await.map(drop) }.boxed()),
+        ("durability", async move { database.durability(token.clone()).await.map(drop) }.boxed()),
+    ]
+}
+
+/// Every call that writes to one database.
+fn writes(database: &Database) -> Vec<Call<'_>> {
+    let batch = || WriteBatch::new().put("k", "v");
+    vec![
+        ("session", async move { database.session().await.map(drop) }.boxed()),
+        ("put", async move { database.put("k", "v").await.map(drop) }.boxed()),
+        ("delete", async move { database.delete("k").await.map(drop) }.boxed()),
+        ("delete_range", async move { database.delete_range("k", "l").await.map(drop) }.boxed()),
+        ("write", async move { database.write(batch()).await.map(drop) }.boxed()),
+    ]
+}
+
+/// A client that is limited to DB1 may call for its data what its role may, is refused every call
+/// for another database, whether that exists or not, and hears of none.
+pub(crate) async fn is_limited_to_db1(
+    cluster: &Cluster,
+    config: PathBuf,
+    role: &str,
+) -> Result<()> {
+    let first = cluster.client().database("DB1").put("k", "v").await?;
+    cluster.client().database("DB1").put("k", "w").await?;
+    let client = Client::new(ClientConfig::load(&config)?, ClientOptions::default())?;
+    let may = |call: &str| role == "writer" || !writes_are_called(call);
+    for (name, own) in [("DB1", true), ("DB2", false), ("DB2@m1~view", false), ("DB9", false)] {
+        let database = client.database(name);
+        for (call, asked) in reads(&database, &first.token).into_iter().chain(writes(&database)) {
+            let limit = std::time::Duration::from_secs(30);
+            let ended = tokio::time::timeout(limit, asked).await;
+            let ended = ended.with_context(|| format!("{role}: {call} of {name} hangs"))?;
+            let reason = ended.as_ref().err().map(|error| error.reason);
+            let forbidden = reason == Some(RefusalReason::Forbidden);
+            ensure!(forbidden != (own && may(call)), "{role}: {call} of {name}: {ended:?}");
+            // An index may not be ready yet; nothing else hinders whoever may.
+            let is_search = call.starts_with("search");
+            ensure!(forbidden || ended.is_ok() || is_search, "{call} of {name}: {ended:?}");
+        }
+    }
+    let heard_of = client.refresh_topology().await?;
+    let names: Vec<_> = heard_of.databases.keys().map(String::as_str).collect();
+    ensure!(names == ["DB1"] && heard_of.members.len() == 3, "{role}: {heard_of:?}");
+    Ok(())
+}
+
+fn writes_are_called(call: &str) -> bool {
+    ["session", "put", "delete", "delete_range", "write"].contains(&call)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_limited_to_a_database_is_refused_every_call_for_another_one() -> Result<()> {
+    let cluster = cluster().await?;
+    cluster.create_database("DB2", &["m1"]).await?;
+    for role in ["reader", "writer"] {
+        let config = certified(&cluster, role, &["DB1"]).await?;
+        is_limited_to_db1(&cluster, config, role).await?;
+    }
+    // Who looks after the cluster hears of all databases.
+    let operator = holder(&cluster, "operator", &[]).await?;
+    for cli in [&operator, cluster.cli()] {
+        let listed = cli.json(["database", "list"]).await?;
+        ensure!(listed.as_array().is_some_and(|rows| rows.len() == 2), "{listed}");
+    }
+    cluster.assert_clean_logs(&[])
 }
 
 async fn forbidden(cli: &Cli, args: &[&str]) -> Result<()> {

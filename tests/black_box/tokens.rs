@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use keelson_testkit::{Cli, Cluster, eventually};
 
 use crate::data::cluster;
+use crate::roles::is_limited_to_db1;
 
 /// Issues a token and keeps its secret in a file.
 async fn token_file(cluster: &Cluster, name: &str, args: &[&str]) -> Result<PathBuf> {
@@ -19,13 +20,18 @@ async fn token_file(cluster: &Cluster, name: &str, args: &[&str]) -> Result<Path
 
 /// Commands of somebody who has the authority and this token, and no certificate.
 fn holder(cluster: &Cluster, name: &str, token: &std::path::Path) -> Result<Cli> {
+    Ok(Cli::new(cluster.binary(), Some(&configured(cluster, name, token)?)))
+}
+
+/// The configuration of a client with this token.
+fn configured(cluster: &Cluster, name: &str, token: &std::path::Path) -> Result<PathBuf> {
     let text = std::fs::read_to_string(cluster.client_toml())?;
     let kept = text.lines().filter(|line| !line.starts_with("cert ") && !line.starts_with("key "));
     let mut text = kept.collect::<Vec<_>>().join("\n");
     text.push_str(&format!("\ntoken_file = {:?}\n", token.display().to_string()));
     let path = cluster.path().join(format!("{name}.toml"));
     std::fs::write(&path, text)?;
-    Ok(Cli::new(cluster.binary(), Some(&path)))
+    Ok(path)
 }
 
 async fn issued(cluster: &Cluster, role: &str, args: &[&str]) -> Result<Cli> {
@@ -77,6 +83,17 @@ async fn every_role_by_token_may_do_its_work_and_no_more() -> Result<()> {
     let who = cluster.cli().succeed(["event", "list"]).await?;
     ensure!(who.contains("operator (operator, token)"), "the audit names the token: {who}");
     secrets_are_nowhere(&cluster)?;
+    cluster.assert_clean_logs(&[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_for_a_database_is_refused_every_call_for_another_one() -> Result<()> {
+    let cluster = cluster().await?;
+    cluster.create_database("DB2", &["m1"]).await?;
+    for role in ["reader", "writer"] {
+        let token = token_file(&cluster, role, &[role, role, "--database", "DB1"]).await?;
+        is_limited_to_db1(&cluster, configured(&cluster, role, &token)?, role).await?;
+    }
     cluster.assert_clean_logs(&[])
 }
 
@@ -206,6 +223,9 @@ async fn bad_tokens_are_refused_and_say_why() -> Result<()> {
         all.extend(args);
         refused(cluster.cli(), code, &all).await?;
     }
+    let limited = ["token", "issue", "operator", "o", "--database", "DB1"];
+    let output = cluster.cli().run(limited).await?;
+    ensure!(output.stderr.contains("only a reader or a writer can be limited"), "{output:?}");
     cluster.cli().succeed(["token", "issue", "reader", "w", "--what-if"]).await?;
     assert_eq!(cluster.cli().json(["token", "list"]).await?, serde_json::json!([]));
     Ok(())

@@ -1,6 +1,6 @@
 //! Small conversions for display: ids, times, sizes, positions, and bytes that may not be text.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use keelson_types::{LOG_UNIT_BYTES, Position, RefusalReason};
@@ -11,6 +11,15 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::failure::Failure;
+
+/// Milliseconds of a day.
+pub(crate) const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
+
+/// Now, in milliseconds since 1970.
+pub(crate) fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// A sixteen-byte id as text; other lengths as hex.
 pub(crate) fn id(bytes: &[u8]) -> String {

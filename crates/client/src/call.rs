@@ -137,7 +137,13 @@ async fn locate(
     }
     let fetched =
         tokio::time::timeout_at(progress.deadline, shared.topology.refresh(&shared.pool)).await;
-    match (shared.topology.lookup(database), fetched) {
+    let found = shared.topology.lookup(database);
+    if let (Lookup::Unknown, Ok(Ok(()))) = (&found, &fetched)
+        && let Some(judge) = shared.topology.judge_of_unknown()
+    {
+        return Ok(Some(judge));
+    }
+    match (found, fetched) {
         (Lookup::At(address), _) => Ok(Some(address)),
         (_, Ok(Err(error))) if error.is_retryable() => {
             progress.last = Some(error);

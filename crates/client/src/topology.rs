@@ -64,6 +64,8 @@ pub struct Topology {
     pub members: BTreeMap<String, MemberAddresses>,
     /// Databases by name.
     pub databases: BTreeMap<String, DatabaseRoute>,
+    /// The caller is limited to some databases; there may be others.
+    pub limited: bool,
 }
 
 impl From<v1::TopologyResponse> for Topology {
@@ -87,7 +89,8 @@ impl From<v1::TopologyResponse> for Topology {
             };
             (database.name, route)
         });
-        Self { members: members.collect(), databases: databases.collect() }
+        let limited = answer.limited;
+        Self { members: members.collect(), databases: databases.collect(), limited }
     }
 }
 
@@ -167,6 +170,20 @@ impl TopologyCache {
                 Some(_) => Lookup::NoActive,
                 None => Lookup::Unknown,
             },
+        })
+    }
+
+    /// Whom to ask about a database that is not in the picture: any member, another one after each
+    /// refresh, if the caller may not hear of all databases. It refuses those that are not for the
+    /// caller, and says so, whether they exist or not. `None` if the picture has all.
+    pub(crate) fn judge_of_unknown(&self) -> Option<Arc<str>> {
+        let turn = self.turn.load(Ordering::Relaxed);
+        self.read(|state| {
+            let picture = &state.picture;
+            let data = picture.members.values().map(|member| member.data.as_str());
+            // A witness has no data, and no say in it.
+            let judges: Vec<_> = data.filter(|data| picture.limited && !data.is_empty()).collect();
+            judges.get(turn % judges.len().max(1)).map(|data| Arc::from(*data))
         })
     }
 
@@ -346,6 +363,7 @@ mod tests {
         Topology {
             members: [("m1".into(), member(1)), ("m2".into(), member(2))].into(),
             databases: [("DB1".into(), route)].into(),
+            limited: false,
         }
     }
 
@@ -381,6 +399,18 @@ mod tests {
         assert_eq!(cache.lookup("DB1"), Lookup::At("m2:7401".into()));
         cache.write(|state| merge(state, picture(1, "")));
         assert_eq!(cache.lookup("DB1"), Lookup::NoActive);
+    }
+
+    #[test]
+    fn only_who_is_limited_asks_a_member_about_unknown_databases() {
+        assert_eq!(cache(picture(3, "m1")).judge_of_unknown(), None);
+        let mut limited = Topology { limited: true, ..picture(3, "m1") };
+        limited.members.get_mut("m1").unwrap().data.clear();
+        let cache = cache(limited);
+        for _ in 0..3 {
+            assert_eq!(cache.judge_of_unknown().as_deref(), Some("m2:7401"), "m1 is a witness");
+            cache.turn.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     #[test]

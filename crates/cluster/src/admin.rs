@@ -27,6 +27,7 @@ mod reseeds;
 mod scrubs;
 mod seeds;
 mod settings;
+mod sight;
 mod sites;
 mod status;
 mod tokens;
@@ -69,6 +70,7 @@ use crate::context::Context;
 
 pub(crate) use audit::Asking;
 pub(crate) use rehearsals::Rehearsing;
+use sight::Sight;
 pub(crate) use status::local_status;
 
 /// The service. Clones share the control plane.
@@ -105,10 +107,11 @@ macro_rules! change {
 
 /// One arm of the dispatch table: answers, and sees changes through ([`Context::see_through`]).
 /// Which roles may ask for what is the table of `net`, enforced before a request comes here; what a
-/// writer may ask is checked against its databases, too.
+/// writer may ask is checked against its databases, too, and an answer that names databases is cut
+/// down to those that the caller may know of.
 macro_rules! arms {
     ($($method:ident($request:ty) -> $response:ty =
-        $kind:ident, $handler:ident $(, $check:ident)?;)*) => {
+        $kind:ident, $handler:ident $(, $check:ident)? $(=> $sight:ident)?;)*) => {
         #[tonic::async_trait]
         impl Admin for AdminApi {
             $(async fn $method(
@@ -116,10 +119,13 @@ macro_rules! arms {
                 request: Request<$request>,
             ) -> Result<Response<$response>, Status> {
                 $($check(&request, &request.get_ref().database)?;)?
+                $(let sight = $sight::of(&request)?;)?
                 let asking = Asking::of(&request, change!($kind, request, $method))?;
                 let (context, request) = (self.0.clone(), request.into_inner());
                 let work = async move { context.$handler(request).await };
-                Ok(Response::new(self.0.see_through(asking, work).await?))
+                let answer = self.0.see_through(asking, work).await?;
+                $(let answer = $sight::shown(sight, answer);)?
+                Ok(Response::new(answer))
             })*
         }
 
@@ -138,7 +144,7 @@ macro_rules! arms {
 arms! {
     init_cluster(InitClusterRequest) -> InitClusterResponse = change, admin_init_cluster;
     cluster_status(ClusterStatusRequest) -> ClusterStatusResponse = question, admin_cluster_status;
-    topology(TopologyRequest) -> TopologyResponse = question, admin_topology;
+    topology(TopologyRequest) -> TopologyResponse = question, admin_topology => Sight;
     add_member(AddMemberRequest) -> AddMemberResponse = change, admin_add_member;
     remove_member(RemoveMemberRequest) -> RemoveMemberResponse =
         trial_or_change, admin_remove_member;

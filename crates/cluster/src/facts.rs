@@ -58,6 +58,7 @@ impl Context {
             audit_dropped_lines,
             control_spans_exported,
             control_spans_dropped,
+            certificate_expires_unix_millis: self.peers.certificate_expires_unix_ms(),
             ..facts.unwrap_or_default()
         }
     }

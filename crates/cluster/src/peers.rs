@@ -1,7 +1,7 @@
 //! Calls other members: one place for clients, deadlines and the translation of failures.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use keelson_net::{CONTROL_MESSAGE_BYTES_MAX, Connector, Expect, Lane, PeerChannel};
 use keelson_types::{MemberName, RefusalReason};
@@ -23,6 +23,12 @@ pub(crate) struct Peers {
 impl Peers {
     pub(crate) const fn new(connector: Connector) -> Self {
         Self { connector }
+    }
+
+    /// When the certificate of this member expires, in Unix milliseconds.
+    pub(crate) fn certificate_expires_unix_ms(&self) -> u64 {
+        let end = self.connector.certificate_expires().duration_since(SystemTime::UNIX_EPOCH);
+        u64::try_from(end.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// The control process at `address`, which must be that of member `name`.

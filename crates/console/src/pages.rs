@@ -3,12 +3,14 @@
 mod confirm;
 mod database;
 mod decisions;
+mod expected;
 mod layout;
 mod login;
 mod member;
 mod operations;
 mod overview;
 mod refused;
+mod space;
 
 #[cfg(test)]
 mod tests;
@@ -16,6 +18,7 @@ mod tests;
 pub use confirm::{Plan, confirm};
 pub use database::{DatabaseView, database};
 pub use decisions::{decision, decisions, events};
+pub use expected::Expected;
 pub use layout::{Frame, Viewer};
 pub use login::login;
 pub use member::{MemberView, member};

@@ -170,6 +170,23 @@ pub(crate) fn quiet(tone: Tone, text: &str) -> Markup {
     }
 }
 
+/// A certificate with fewer days left is worth a warning, as it is for the alerts in `deploy`.
+const CERTIFICATE_WARNING_DAYS: u64 = 14;
+
+/// How long a certificate lasts, in words; nothing if its member does not say.
+pub(crate) fn certificate(end_ms: u64, now_ms: u64) -> Option<(Tone, String)> {
+    let left_ms = end_ms.saturating_sub(now_ms);
+    let (tone, words) = match left_ms / (24 * 60 * 60 * 1000) {
+        _ if end_ms == 0 => return None,
+        _ if left_ms == 0 => (Tone::Bad, "has ended".to_owned()),
+        0 => (Tone::Warn, "ends in less than a day".to_owned()),
+        1 => (Tone::Warn, "ends in 1 day".to_owned()),
+        days if days < CERTIFICATE_WARNING_DAYS => (Tone::Warn, format!("ends in {days} days")),
+        days => (Tone::Good, format!("ends in {days} days")),
+    };
+    Some((tone, words))
+}
+
 /// A moment in a table.
 pub(crate) fn when(unix_ms: u64) -> Markup {
     html! { span.when { (moment(unix_ms)) } }
@@ -229,6 +246,23 @@ mod tests {
         assert_eq!(moment(1_700_000_000_123), "2023-11-14 22:13:20Z");
         assert_eq!((moment(0), percent(1, 0), percent(5, 4)), ("–".into(), 0, 100));
         assert_eq!(apart("DisconnectedAndHealthy"), "Disconnected and healthy");
+    }
+
+    #[test]
+    fn a_certificate_is_worth_a_warning_in_its_last_two_weeks() {
+        const DAY: u64 = 24 * 60 * 60 * 1000;
+        let of = |end, now| certificate(end, now).unwrap();
+        assert_eq!(certificate(0, 5), None);
+        for (end, tone, words) in [
+            (5 + 14 * DAY, Tone::Good, "ends in 14 days"),
+            (4 + 14 * DAY, Tone::Warn, "ends in 13 days"),
+            (5 + DAY, Tone::Warn, "ends in 1 day"),
+            (6, Tone::Warn, "ends in less than a day"),
+            (5, Tone::Bad, "has ended"),
+            (4, Tone::Bad, "has ended"),
+        ] {
+            assert_eq!(of(end, 5), (tone, words.to_owned()));
+        }
     }
 
     #[test]

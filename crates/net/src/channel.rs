@@ -11,7 +11,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::AUTHORIZATION;
 use http::uri::{Authority, Scheme};
@@ -61,6 +61,12 @@ impl Connector {
     #[must_use]
     pub fn new(tls: Arc<TlsStore>) -> Self {
         Self { tls, channels: Arc::default() }
+    }
+
+    /// When the certificate that is shown now expires.
+    #[must_use]
+    pub fn certificate_expires(&self) -> SystemTime {
+        self.tls.current().not_after()
     }
 
     /// The channel to `address` (`host:port`). Nothing is dialled before the first call.

@@ -118,6 +118,19 @@ impl PeerIdentity {
         let name = database.split_once(['@', '~']).map_or(database, |(name, _)| name);
         self.databases.is_empty() || self.databases.iter().any(|known| known == name)
     }
+
+    /// Whether it hears of some databases only: those whose data it may use. Other roles look at
+    /// the whole cluster.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        matches!(self.role, Role::Reader | Role::Writer) && !self.databases.is_empty()
+    }
+
+    /// Whether it may know that `database` exists.
+    #[must_use]
+    pub fn may_know(&self, database: &str) -> bool {
+        !self.is_limited() || self.may_use(database)
+    }
 }
 
 /// Whoever sent the request may use the data of `database`.
@@ -204,5 +217,21 @@ mod tests {
         let some = PeerIdentity { databases: vec!["DB1".into()], ..PeerIdentity::default() };
         assert!(all.may_use("DB1") && some.may_use("DB1") && some.may_use("DB1@m2~view"));
         assert!(!some.may_use("DB2") && !some.may_use("DB10") && !some.may_use("DB2@DB1"));
+    }
+
+    #[test]
+    fn a_limited_reader_or_writer_knows_of_no_other_database() {
+        for (role, databases, limited) in [
+            (Role::Reader, &["DB1"][..], true),
+            (Role::Writer, &["DB1"], true),
+            (Role::Reader, &[], false),
+            (Role::Operator, &["DB1"], false),
+            (Role::Admin, &["DB1"], false),
+        ] {
+            let databases = databases.iter().map(|name| (*name).to_owned()).collect();
+            let peer = PeerIdentity { role, databases, ..PeerIdentity::default() };
+            let knows = |name| peer.may_know(name);
+            assert_eq!((knows("DB1"), knows("DB2")), (true, !limited), "{peer:?}");
+        }
     }
 }

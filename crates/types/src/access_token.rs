@@ -225,7 +225,11 @@ impl AccessTokens {
 
 fn check(new: &NewToken, now: u64) -> Result<(), Refused> {
     if !new.databases.is_empty() && !new.role.uses_data() {
-        let what = format!("a token for an {} is for the whole cluster", new.role);
+        let what = format!(
+            "a token for an {} is for the whole cluster: only a reader or a writer can be limited \
+             to databases",
+            new.role
+        );
         return Err(Refused::bad_argument(what));
     }
     if new.databases.len() > TOKEN_DATABASES_MAX {
@@ -295,6 +299,8 @@ mod tests {
         for case in cases {
             let refused = AccessTokens::default().issue(&case, false, 100).unwrap_err();
             assert_eq!(refused.reason, RefusalReason::BadArgument, "{case:?}");
+            let limits = refused.message.contains("only a reader or a writer can be limited");
+            assert_eq!(limits, !case.role.uses_data(), "{refused:?}");
         }
     }
 

@@ -5,7 +5,7 @@ mod settings;
 mod witness;
 
 use clap::Subcommand;
-use keelson_wire::v1::ClusterStatusResponse;
+use keelson_wire::v1::{ClusterStatusResponse, MemberStatus};
 use serde_json::{Value, json};
 
 use crate::context::Global;
@@ -89,6 +89,7 @@ pub(crate) const COLUMNS: &[output::Column] = &[
     column("lease left"),
     column("memory"),
     column("activation"),
+    wide("certificate left"),
     wide("cpu"),
     wide("control address"),
     wide("data address"),
@@ -99,7 +100,8 @@ pub(crate) const COLUMNS: &[output::Column] = &[
 
 /// Rows of a list of members.
 pub(crate) fn rows(status: &ClusterStatusResponse) -> Vec<Vec<String>> {
-    let row = |member: &keelson_wire::v1::MemberStatus| {
+    let now = text::unix_millis();
+    let row = |member: &MemberStatus| {
         let role = match (member.leader, member.witness, member.voter) {
             (true, true, _) => "witness, leads",
             (true, false, _) => "leader",
@@ -123,6 +125,7 @@ pub(crate) fn rows(status: &ClusterStatusResponse) -> Vec<Vec<String>> {
             format!("{} ms", member.lease_left_millis),
             text::size(member.resident_bytes + member.control_resident_bytes),
             activation(member),
+            certificate_days(member, now).map(|days| format!("{days} d")).unwrap_or_default(),
             format!("{} ms", member.cpu_millis + member.control_cpu_millis),
             member.control_address.clone(),
             member.data_address.clone(),
@@ -134,8 +137,14 @@ pub(crate) fn rows(status: &ClusterStatusResponse) -> Vec<Vec<String>> {
     status.members.iter().map(row).collect()
 }
 
+/// Whole days until the certificate of a member ends, 0 once it has; none if it does not say.
+fn certificate_days(member: &MemberStatus, now: u64) -> Option<u64> {
+    let end = Some(member.certificate_expires_unix_millis).filter(|end| *end > 0)?;
+    Some(end.saturating_sub(now) / text::DAY_MILLIS)
+}
+
 /// Which activations a member takes, in a few words.
-fn activation(member: &keelson_wire::v1::MemberStatus) -> String {
+fn activation(member: &MemberStatus) -> String {
     let mut words = Vec::new();
     if member.activation_policy != "unrestricted" {
         words.push(member.activation_policy.clone());
@@ -160,7 +169,8 @@ fn yes(value: bool) -> String {
 
 /// Members as JSON.
 pub(crate) fn members(status: &ClusterStatusResponse) -> Value {
-    let member = |member: &keelson_wire::v1::MemberStatus| {
+    let now = text::unix_millis();
+    let member = |member: &MemberStatus| {
         json!({
             "member": member.name,
             "id": text::id(&member.member),
@@ -191,6 +201,8 @@ pub(crate) fn members(status: &ClusterStatusResponse) -> Value {
             "control_resident_bytes": member.control_resident_bytes,
             "control_cpu_millis": member.control_cpu_millis,
             "control_open_files": member.control_open_files,
+            "certificate_expires_unix_millis": member.certificate_expires_unix_millis,
+            "certificate_days_left": certificate_days(member, now),
             "control_pid": member.control_pid,
             "data_pid": member.data_pid,
         })
@@ -208,4 +220,24 @@ fn data(status: &ClusterStatusResponse) -> Value {
         "problems": status.problems,
         "members": members(status),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_of_a_certificate_are_counted_down_and_unknown_ones_are_not_shown() {
+        let days = |certificate_expires_unix_millis, now| {
+            let member = MemberStatus { certificate_expires_unix_millis, ..Default::default() };
+            certificate_days(&member, now)
+        };
+        let day = text::DAY_MILLIS;
+        assert_eq!([days(0, 1), days(1, 2)], [None, Some(0)]);
+        assert_eq!([days(3 * day, 1), days(3 * day, 0)], [Some(2), Some(3)]);
+        let member = MemberStatus { certificate_expires_unix_millis: 1, ..Default::default() };
+        let status = ClusterStatusResponse { members: vec![member], ..Default::default() };
+        assert_eq!(rows(&status)[0].len(), COLUMNS.len());
+        assert_eq!(members(&status)[0]["certificate_days_left"], 0);
+    }
 }

@@ -3,7 +3,7 @@
 //! The secret is drawn here and printed once, on standard output and nowhere else; the cluster gets
 //! its digest.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use keelson_client::TokenRequest;
@@ -15,8 +15,6 @@ use crate::context::Global;
 use crate::failure::Outcome;
 use crate::output::{self, column};
 use crate::text;
-
-const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
@@ -58,11 +56,6 @@ impl Command {
     }
 }
 
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 fn after(now: u64, time: Duration) -> u64 {
     now.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
@@ -76,7 +69,7 @@ fn warn(silent: &[String], what: &str) {
 
 impl Issue {
     async fn run(self, global: &Global) -> Outcome {
-        let expires = self.expires.map(|time| after(now(), *time));
+        let expires = self.expires.map(|time| after(text::unix_millis(), *time));
         let request = TokenRequest {
             name: self.name.clone(),
             role: self.role,
@@ -112,12 +105,12 @@ impl Issue {
 /// Whole days that are left; none for a token that never ends.
 fn days_left(row: &TokenRow, now: u64) -> Option<u64> {
     let end = Some(row.expires_unix_millis).filter(|end| *end > 0)?;
-    Some(end.saturating_sub(now) / DAY_MILLIS)
+    Some(end.saturating_sub(now) / text::DAY_MILLIS)
 }
 
 async fn list(global: &Global) -> Outcome {
     let tokens = global.client()?.admin().list_tokens().await?;
-    let now = now();
+    let now = text::unix_millis();
     let titles = ["name", "role", "databases", "created", "expires", "days left", "last change"];
     let rows = tokens.iter().map(|row| {
         let (left, expires) = match days_left(row, now) {
@@ -171,6 +164,7 @@ async fn revoke(global: &Global, name: &str) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::DAY_MILLIS;
 
     #[test]
     fn days_are_counted_down_to_nothing() {

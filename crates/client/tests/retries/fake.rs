@@ -48,6 +48,8 @@ pub(crate) struct Script {
     /// Name of the active member, epoch and all members with their data addresses.
     pub(crate) active: (String, u64),
     pub(crate) members: Vec<(String, String, String)>,
+    /// The caller is told that it is limited to some databases.
+    pub(crate) limited: bool,
 }
 
 /// A running member.
@@ -385,6 +387,7 @@ impl Member {
         v1::TopologyResponse {
             members: script.members.iter().map(member).collect(),
             databases: vec![database],
+            limited: script.limited,
             ..v1::TopologyResponse::default()
         }
     }

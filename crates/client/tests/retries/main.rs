@@ -212,6 +212,20 @@ async fn an_unknown_database_is_named_after_a_second_look() {
     assert_eq!(world.members[0].script().calls, 0);
 }
 
+/// It hears of no other database, so a member has to say that this one is not for it.
+#[tokio::test]
+async fn who_is_limited_is_refused_by_a_member_and_not_by_what_it_does_not_hear_of() {
+    let world = World::start(LONG).await;
+    for member in &world.members {
+        member.script().limited = true;
+        member.will([refuse(R::Forbidden), refuse(R::UnknownDatabase)]);
+    }
+    let error = world.client.database("DB9").get("k").await.unwrap_err();
+    assert_eq!(error.reason, R::Forbidden);
+    let calls: usize = world.members.iter().map(|member| member.script().calls).sum();
+    assert_eq!(calls, 1, "a refusal is the end of it");
+}
+
 #[tokio::test]
 async fn admin_changes_follow_the_leader() {
     let world = World::start(LONG).await;

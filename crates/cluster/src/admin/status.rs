@@ -24,6 +24,11 @@ use crate::context::Context;
 use crate::facts::{AllFacts, of_copy};
 use crate::raft_types::NodeId;
 
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// A certificate with fewer days left is a problem, as it is for the alerts in `deploy`.
+const CERTIFICATE_WARNING_DAYS: u64 = 14;
+
 impl Context {
     pub(super) async fn admin_topology(
         self: &Arc<Self>,
@@ -210,6 +215,7 @@ fn member_status(state: &ClusterState, member: &Member, facts: &AllFacts) -> Mem
             control_resident_bytes: facts.control_resident_bytes,
             control_cpu_millis: facts.control_cpu_millis,
             control_open_files: facts.control_open_files,
+            certificate_expires_unix_millis: facts.certificate_expires_unix_millis,
             ..status
         },
         _ => status,
@@ -379,7 +385,8 @@ fn problems(
             let by = by.join(", ");
             problems.push(format!("the data address of {name} is not reached by {by}"));
         }
-        problems.extend(shortage_of(member, facts).map(|what| format!("{name}: {what}")));
+        problems.extend(shortages_of(member, facts).iter().map(|what| format!("{name}: {what}")));
+        problems.extend(certificate_of(member, clock::unix_millis()));
     }
     for database in state.databases.values() {
         problems.extend(problem_of(database));
@@ -410,11 +417,30 @@ fn mounts_held(state: &ClusterState, members: &[MemberStatus]) -> Option<String>
     })
 }
 
-/// Which volumes are too full; all copies of a member say the same.
-fn shortage_of(member: &MemberStatus, facts: &AllFacts) -> Option<String> {
-    let id = ids::member(&member.member).ok()?;
-    let copies = &facts.get(&id)?.as_ref().ok()?.copies;
-    copies.iter().map(|copy| copy.shortage.clone()).find(|shortage| !shortage.is_empty())
+/// Which volumes are too full, each once. Copies on one volume say the same; those on several
+/// volumes say where.
+fn shortages_of(member: &MemberStatus, facts: &AllFacts) -> BTreeSet<String> {
+    let id = ids::member(&member.member).ok();
+    let said = id.and_then(|id| facts.get(&id)?.as_ref().ok());
+    let short = said.into_iter().flat_map(|said| &said.copies);
+    let short = short.filter(|copy| !copy.shortage.is_empty());
+    short
+        .map(|copy| match copy.volume.as_str() {
+            "" => copy.shortage.clone(),
+            volume => format!("{} ({volume})", copy.shortage),
+        })
+        .collect()
+}
+
+/// That the certificate of a member ends soon, or has ended.
+fn certificate_of(member: &MemberStatus, now_ms: u64) -> Option<String> {
+    let end = Some(member.certificate_expires_unix_millis).filter(|end| *end > 0)?;
+    let (name, left) = (&member.name, end.saturating_sub(now_ms) / DAY_MS);
+    if end <= now_ms {
+        return Some(format!("the certificate of {name} has ended (keelson certs issue)"));
+    }
+    (left < CERTIFICATE_WARNING_DAYS)
+        .then(|| format!("the certificate of {name} ends in {left} days (keelson certs issue)"))
 }
 
 fn problem_of(database: &Database) -> Option<String> {
@@ -458,4 +484,44 @@ fn faults_of<'a>(
         };
         Some(format!("{}@{member}: {fault} ({tag})", database.name))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_a_problem_in_its_last_two_weeks() {
+        let told = |certificate_expires_unix_millis| {
+            let name = "m2".to_owned();
+            let member =
+                MemberStatus { name, certificate_expires_unix_millis, ..Default::default() };
+            certificate_of(&member, 5)
+        };
+        assert_eq!([told(0), told(5 + 14 * DAY_MS)], [None, None]);
+        let soon = told(4 + 14 * DAY_MS).unwrap();
+        assert_eq!(soon, "the certificate of m2 ends in 13 days (keelson certs issue)");
+        assert_eq!(told(5).unwrap(), "the certificate of m2 has ended (keelson certs issue)");
+    }
+
+    #[test]
+    fn every_full_volume_of_a_member_is_named_once() {
+        let copy = |volume: &str, shortage: &str| CopyFacts {
+            volume: volume.into(),
+            shortage: shortage.into(),
+            ..CopyFacts::default()
+        };
+        let id = MemberId::from_u128(1);
+        let member = MemberStatus { member: ids::bytes(id), ..MemberStatus::default() };
+        let of = |copies: Vec<CopyFacts>| {
+            let said = MemberFactsResponse { copies, ..MemberFactsResponse::default() };
+            let told = shortages_of(&member, &AllFacts::from([(id, Ok(said))]));
+            told.into_iter().collect::<Vec<_>>()
+        };
+        let full = "the log volume is full";
+        let several = vec![copy("/a", ""), copy("/b", full), copy("/b", full), copy("/c", full)];
+        assert_eq!(of(several), [format!("{full} (/b)"), format!("{full} (/c)")]);
+        assert_eq!(of(vec![copy("", full), copy("", full)]), [full]);
+        assert!(of(vec![copy("", "")]).is_empty());
+    }
 }

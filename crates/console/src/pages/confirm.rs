@@ -3,6 +3,7 @@
 use keelson_wire::v1::{MountCandidate, MoveCheckRow, MoveRow, PreviewMountResponse, SeedCheckRow};
 use maud::{Markup, html};
 
+use super::expected::Expected;
 use super::layout::{Frame, Mode, table};
 use crate::action::{Action, MOVE_CHECKS, MoveSkips};
 use crate::show::{Tone, apart, quiet, tag};
@@ -10,8 +11,8 @@ use crate::show::{Tone, apart, quiet, tag};
 /// What the service says that an action would do.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Plan {
-    /// It was not asked: the action checks when it is done.
-    Unchecked,
+    /// It has no what-if: what it would do, from what is shown now.
+    Expected(Expected),
     /// It was asked, and would do it now.
     Agreed,
     /// Which copy would be opened.
@@ -26,7 +27,10 @@ impl Plan {
     /// Why it would be refused, if it would.
     fn refusal(&self) -> Option<(&str, &str)> {
         match self {
-            Self::Unchecked | Self::Agreed => None,
+            Self::Agreed => None,
+            Self::Expected(expected) => {
+                expected.refusal.as_ref().map(|(message, code)| (message.as_str(), *code))
+            }
             Self::Mount(preview) => unmountable(preview).map(|why| (why, "target_unfit")),
             Self::Moves(moves) => {
                 let refused = moves.iter().all(|row| row.result == "refused");
@@ -148,7 +152,7 @@ impl Check {
 impl Plan {
     fn checks(&self) -> Vec<Check> {
         match self {
-            Self::Unchecked | Self::Agreed => Vec::new(),
+            Self::Expected(_) | Self::Agreed => Vec::new(),
             Self::Mount(preview) => preview.candidates.iter().map(Check::of_mount).collect(),
             Self::Moves(moves) => {
                 let of = |row: &MoveRow| {
@@ -174,6 +178,7 @@ fn would_do(plan: &Plan) -> Markup {
             ul.plain aria-label="What would move" { @for row in moves { li { (would(row)) } } }
         }
         @if *plan == Plan::Agreed { p { (quiet(Tone::Good, "The leader would do it now")) } }
+        @if let Plan::Expected(expected) = plan { (expected.shown()) }
         @if let Plan::Mount(preview) = plan { p { (would_mount(preview)) } }
         @if !checks.is_empty() {
             @let count = format!("{passed} of {} checks passed", checks.len());

@@ -1,11 +1,14 @@
 //! One member: its space, its policies, its copies, the tests of its health.
 
-use keelson_wire::v1::{CopyFacts, CopyStatusRow, HealthRow, MemberStatus};
+use keelson_wire::v1::{CopyStatusRow, HealthRow, MemberStatus, VolumeFacts};
 use maud::{Markup, html};
 
 use super::layout::{Frame, Mode, facts, table};
 use super::overview::{details, state_of};
-use crate::show::{Tone, ago, apart, copy_state, database_link, size, span, tag};
+use super::space;
+use crate::show::{
+    Tone, ago, apart, certificate, copy_state, database_link, moment, quiet, size, tag,
+};
 use crate::web::path_part;
 
 /// What the page is made of.
@@ -15,6 +18,8 @@ pub struct MemberView {
     pub status: MemberStatus,
     /// Its copies.
     pub copies: Vec<CopyStatusRow>,
+    /// Its volumes, if it has several.
+    pub volumes: Vec<VolumeFacts>,
     /// The tests of its health.
     pub health: Vec<HealthRow>,
 }
@@ -26,7 +31,8 @@ pub fn member(frame: &Frame, view: &MemberView) -> String {
     let main = html! {
         h1 { (name) " " small { "site " (view.status.site) } }
         (summary(frame, &view.status))
-        @if !view.status.witness { (actions(&view.status)) (space(view)) }
+        @if !view.status.witness { (actions(&view.status)) }
+        (space::section(&view.copies, &view.volumes))
         (health(view))
         @if !view.status.witness { (copies(view)) }
         (processes(&view.status))
@@ -53,6 +59,13 @@ fn summary(frame: &Frame, status: &MemberStatus) -> Markup {
             ("Most active preferred", html! { (limit(status.max_active_preferred)) }),
             ("Moves away", html! { @if status.move_away { "yes" } @else { "no" } }),
         ]);
+    }
+    let end = status.certificate_expires_unix_millis;
+    if let Some((tone, words)) = certificate(end, frame.now_ms) {
+        let date = html! { " " span.dim { "(" (moment(end)) ")" } };
+        let help = html! { " issue a new one: " code { "keelson certs issue" } };
+        let renew = html! { @if tone != Tone::Good { (help) } };
+        rows.push(("Certificate", html! { (quiet(tone, &words)) (date) (renew) }));
     }
     let standing = [("Maintenance", &status.maintenance), ("Site stopped", &status.stopped)];
     for (name, one) in standing {
@@ -81,46 +94,6 @@ fn actions(status: &MemberStatus) -> Markup {
                 }
             }
         }
-    }
-}
-
-fn space(view: &MemberView) -> Markup {
-    let facts: Vec<&CopyFacts> = view.copies.iter().filter_map(|row| row.facts.as_ref()).collect();
-    let Some(first) = facts.first() else { return html! {} };
-    let soonest = facts.iter().filter_map(|facts| facts.log_seconds_to_full).min();
-    let floor = facts.iter().filter_map(|facts| facts.log_seconds_to_floor).min();
-    let latency = facts.iter().filter_map(|facts| facts.read_latency_micros).max();
-    let sum = |of: fn(&CopyFacts) -> u64| facts.iter().map(|facts| of(facts)).sum::<u64>();
-    let rows = [
-        ("Free for log", html! { (size(first.log_free_bytes)) }),
-        ("Free for data", html! { (size(first.data_free_bytes)) }),
-        ("Logs here", html! { (size(sum(|facts| facts.log_bytes))) }),
-        ("Stores here", html! { (size(sum(|facts| facts.store_bytes))) }),
-        ("Log volume full in", forecast(soonest)),
-        ("Truncation expands in", forecast(floor)),
-        (
-            "Slowest reads",
-            html! { @if let Some(micros) = latency { (micros) " µs" } @else { "–" } },
-        ),
-        (
-            "Shortage",
-            if first.shortage.is_empty() {
-                tag(Tone::Good, "none")
-            } else {
-                tag(Tone::Bad, &first.shortage)
-            },
-        ),
-    ];
-    html! {
-        section.card aria-labelledby="space" { h2 #space { "Space" } (self::facts(&rows)) }
-    }
-}
-
-fn forecast(seconds: Option<u64>) -> Markup {
-    match seconds {
-        None => html! { "not foreseeable" },
-        Some(seconds) if seconds < 6 * 3_600 => tag(Tone::Warn, &span(seconds)),
-        Some(seconds) => html! { (span(seconds)) },
     }
 }
 

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use keelson_wire::v1::{
     ClusterStatusResponse, CopyFacts, CopyStatusRow, MemberStatus, Operation, RedundancyRow,
+    VolumeRow,
 };
 use maud::{Markup, html};
 
 use super::layout::{Frame, Mode};
 use super::operations::bar;
+use super::space::{self, Space};
 use crate::show::{
-    Tone, apart, copy_state, database_link, logs, member_link, quiet, size, span, tag,
+    Tone, apart, certificate, copy_state, database_link, logs, member_link, quiet, span, tag,
 };
 
 /// What the page is made of.
@@ -20,6 +22,8 @@ pub struct Overview {
     pub cluster: ClusterStatusResponse,
     /// All copies.
     pub copies: Vec<CopyStatusRow>,
+    /// The volumes of members that have several.
+    pub volumes: Vec<VolumeRow>,
     /// Whether databases have enough copies.
     pub redundancy: Vec<RedundancyRow>,
     /// All operations that are remembered.
@@ -33,7 +37,7 @@ pub fn overview(frame: &Frame, view: &Overview) -> String {
     let main = html! {
         h1 { "Overview" }
         (problems(view))
-        (members(view))
+        (members(frame, view))
         @if !running.is_empty() {
             section aria-labelledby="running" {
                 h2 #running { "Running operations" }
@@ -74,11 +78,13 @@ fn problems(view: &Overview) -> Markup {
     }
 }
 
-fn members(view: &Overview) -> Markup {
+fn members(frame: &Frame, view: &Overview) -> Markup {
     html! {
         section aria-labelledby="members" {
             h2 #members { "Members" }
-            ul.cards { @for member in &view.cluster.members { li.card { (card(view, member)) } } }
+            ul.cards {
+                @for member in &view.cluster.members { li.card { (card(frame, view, member)) } }
+            }
         }
     }
 }
@@ -96,31 +102,23 @@ pub(super) fn state_of(member: &MemberStatus) -> (Tone, &'static str) {
     }
 }
 
-fn card(view: &Overview, member: &MemberStatus) -> Markup {
+fn card(frame: &Frame, view: &Overview, member: &MemberStatus) -> Markup {
     let (tone, state) = state_of(member);
-    let facts = |row: &&CopyStatusRow| row.member == member.name && row.facts.is_some();
-    let space = view.copies.iter().find(facts).and_then(|row| row.facts.as_ref());
+    let copies = view.copies.iter().filter(|row| row.member == member.name);
+    let said: Vec<&CopyFacts> = copies.filter_map(|row| row.facts.as_ref()).collect();
+    let volumes = view.volumes.iter().filter(|row| row.member == member.name);
+    let certificate = certificate(member.certificate_expires_unix_millis, frame.now_ms);
     html! {
         h3 { (member_link(&member.name)) " " small { (member.site) } }
         p { (tag(tone, state)) @if member.leader { " " span.role { "leads" } } }
         @if !member.witness {
             p.dim { (member.actives) " active of " (member.copies) " copies" }
-            @if let Some(facts) = space { (space_line(facts)) }
+            @if let Some(space) = Space::of(&said) { (space.lines()) }
+            (space::doubtful(volumes.filter_map(|row| row.volume.as_ref())))
         }
-    }
-}
-
-/// Free space of the volumes, and when the log's is full.
-pub(super) fn space_line(facts: &CopyFacts) -> Markup {
-    html! {
-        p.dim {
-            "log " (size(facts.log_free_bytes)) " free, data " (size(facts.data_free_bytes))
-            " free"
+        @if let Some((tone, words)) = certificate.filter(|(tone, _)| *tone != Tone::Good) {
+            p { (tag(tone, &format!("certificate {words}"))) }
         }
-        @if let Some(seconds) = facts.log_seconds_to_full {
-            p { (tag(Tone::Warn, &format!("log volume full in {}", span(seconds)))) }
-        }
-        @if !facts.shortage.is_empty() { p { (tag(Tone::Bad, &facts.shortage)) } }
     }
 }
 

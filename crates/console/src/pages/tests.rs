@@ -3,7 +3,7 @@
 use keelson_wire::v1::{
     ClusterStatusResponse, CopyFacts, CopyStatusRow, Criterion, DatabaseInfo, DecisionCandidate,
     EventInfo, ExplainDecisionResponse, LogHolder, MemberStatus, MoveCheckRow, MoveRow, Operation,
-    PreviewMountResponse, RedundancyRow, SeedCheckRow, SeedFigures,
+    PreviewMountResponse, RedundancyRow, SeedCheckRow, SeedFigures, VolumeFacts, VolumeRow,
 };
 
 use super::*;
@@ -61,8 +61,23 @@ fn view() -> Overview {
             verdict: "green".into(),
             ..RedundancyRow::default()
         }],
-        operations: Vec::new(),
+        ..Overview::default()
     }
+}
+
+fn volume(path: &str, state: &str) -> VolumeFacts {
+    VolumeFacts { path: path.into(), state: state.into(), why: path.into(), ..Default::default() }
+}
+
+/// A copy on a volume with so much free.
+fn copy_on(volume: &str, database: &str, free: u64) -> CopyStatusRow {
+    let facts = CopyFacts {
+        volume: volume.into(),
+        log_free_bytes: free,
+        data_free_bytes: free,
+        ..CopyFacts::default()
+    };
+    CopyStatusRow { facts: Some(facts), ..copy(database, "m1", "Healthy") }
 }
 
 /// Without tags, in one line; a tag ends a word.
@@ -109,6 +124,78 @@ fn what_is_wrong_comes_first() {
     assert!(text.contains("✗ Not reachable"));
 }
 
+/// The first copy lies on a volume with room; the second one's is full.
+fn with_a_full_volume() -> Vec<CopyStatusRow> {
+    let mut full = copy_on("/b", "DB2", 1 << 20);
+    if let Some(facts) = &mut full.facts {
+        facts.shortage = "the log volume is full".into();
+        facts.log_seconds_to_full = Some(60);
+    }
+    vec![copy_on("/a", "DB1", 8 << 30), full]
+}
+
+#[test]
+fn a_member_is_as_short_of_space_as_its_fullest_volume() {
+    let failed = VolumeRow { member: "m1".into(), volume: Some(volume("/c", "failed")) };
+    let view = Overview { copies: with_a_full_volume(), volumes: vec![failed], ..view() };
+    let text = text_of(&overview(&frame(), &view));
+    for word in [
+        "log 1.0 MiB free, data 1.0 MiB free (the least of several volumes)",
+        "! log volume full in 1 min",
+        "✗ the log volume is full (/b)",
+        "✗ volume /c is failed",
+    ] {
+        assert_eq!(text.matches(word).count(), 1, "{word}: {text}");
+    }
+    let one = Overview { copies: vec![copy_on("", "DB1", 8 << 30)], ..view };
+    assert!(!text_of(&overview(&frame(), &one)).contains("the least of"));
+}
+
+#[test]
+fn the_page_of_a_member_has_a_row_for_each_volume() {
+    let mut copies = with_a_full_volume();
+    copies.push(copy_on("/b", "DB3", 1 << 20));
+    let full = VolumeFacts {
+        copies: 3,
+        free_bytes: Some(1 << 20),
+        total_bytes: Some(4 << 30),
+        ..volume("/b", "healthy")
+    };
+    let failed = VolumeFacts { replaced_by: "/d".into(), ..volume("/c", "failed") };
+    let spare = VolumeFacts { free_bytes: Some(4 << 30), ..volume("/d", "spare") };
+    let volumes = vec![full, failed, spare];
+    let view = MemberView { status: member_status("m1"), copies, volumes, ..Default::default() };
+    let text = text_of(&member(&frame(), &view));
+    for word in [
+        "Free for log 1.0 MiB (the least of several volumes)",
+        "Shortage ✗ the log volume is full (/b)",
+        "1.0 MiB of 4.0 GiB ✗ the log volume is full ! 1 min DB2 , DB3 1 that say nothing now",
+        "✗ failed /c copies go to /d not known not foreseeable none",
+        "– spare /d 4.0 GiB not foreseeable none",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
+
+#[test]
+fn a_certificate_that_ends_soon_is_said_on_both_pages() {
+    let now = frame().now_ms;
+    let mut view = view();
+    view.cluster.members[0].certificate_expires_unix_millis = now + 3 * 86_400_000;
+    view.cluster.members[1].certificate_expires_unix_millis = now + 300 * 86_400_000;
+    let text = text_of(&overview(&frame(), &view));
+    assert_eq!(text.matches("! certificate ends in 3 days").count(), 1, "{text}");
+    assert!(!text.contains("300"), "{text}");
+    let page = |status: &MemberStatus| {
+        let view = MemberView { status: status.clone(), ..Default::default() };
+        text_of(&member(&frame(), &view))
+    };
+    let (soon, later) = (page(&view.cluster.members[0]), page(&view.cluster.members[1]));
+    assert!(soon.contains("! ends in 3 days") && soon.contains("keelson certs issue"), "{soon}");
+    assert!(later.contains("✓ ends in 300 days") && !later.contains("certs issue"), "{later}");
+    assert!(!page(&view.cluster.members[2]).contains("Certificate"), "it does not say");
+}
+
 #[test]
 fn every_page_has_landmarks_a_way_past_them_and_one_heading() {
     let operation_row =
@@ -119,7 +206,7 @@ fn every_page_has_landmarks_a_way_past_them_and_one_heading() {
         ..Default::default()
     };
     let member_view =
-        MemberView { status: member_status("m1"), copies: view().copies, health: vec![] };
+        MemberView { status: member_status("m1"), copies: view().copies, ..Default::default() };
     let action = Action::Dismount { database: "DB1".into() };
     let refusal = Refused { code: "forbidden".into(), message: "no".into(), ..Refused::default() };
     for page in [
@@ -132,7 +219,7 @@ fn every_page_has_landmarks_a_way_past_them_and_one_heading() {
         events(&frame(), &[EventInfo::default()]),
         decisions(&frame(), &["{}".into()], &Default::default()),
         decision(&frame(), 7, &ExplainDecisionResponse::default()),
-        confirm(&frame(), &action, &Plan::Unchecked),
+        confirm(&frame(), &action, &Plan::Expected(Expected::default())),
         refused(&frame(), &refusal),
     ] {
         assert!(page.starts_with("<!DOCTYPE html><html lang=\"en\">"), "{page}");
@@ -202,6 +289,8 @@ fn nothing_that_is_shown_becomes_markup() {
         activation_only: false,
         comment: EVIL.into(),
     };
+    let evil_words =
+        Expected { sentences: vec![EVIL.into()], refusal: Some((EVIL.into(), "precondition")) };
     let frame = Frame { notice: EVIL.into(), ..frame() };
     for page in [
         login(&frame, EVIL, EVIL, EVIL),
@@ -209,10 +298,16 @@ fn nothing_that_is_shown_becomes_markup() {
         database(&frame, &database_view),
         member(
             &frame,
-            &MemberView { status: member_status(EVIL), copies: vec![row], health: vec![] },
+            &MemberView {
+                status: member_status(EVIL),
+                copies: vec![row],
+                volumes: vec![volume(EVIL, EVIL)],
+                health: vec![],
+            },
         ),
         events(&frame, &[event]),
         confirm(&frame, &action, &Plan::Moves(moves)),
+        confirm(&frame, &action, &Plan::Expected(evil_words)),
         refused(&frame, &Refused { message: EVIL.into(), back: EVIL.into(), ..Default::default() }),
     ] {
         assert!(!page.contains("<script>"), "{page}");
@@ -271,6 +366,22 @@ fn what_would_be_refused_has_no_button() {
     let button = ">Seed</button>";
     assert!(!confirm(&frame(), &action, &Plan::Seed(vec![check(false)])).contains(button));
     assert!(confirm(&frame(), &action, &Plan::Seed(vec![check(true)])).contains(button));
+}
+
+#[test]
+fn what_has_no_what_if_is_said_in_words_before_it_is_done() {
+    let action = Action::Cancel { operation: "id".into() };
+    let button = ">Cancel operation</button>";
+    let plan = |refusal| {
+        let sentences = vec!["The seed would end now.".to_owned()];
+        confirm(&frame(), &action, &Plan::Expected(Expected { sentences, refusal }))
+    };
+    let page = plan(None);
+    assert!(text_of(&page).contains("The seed would end now.") && page.contains(button), "{page}");
+    let page = plan(Some(("it ends by itself".to_owned(), "precondition")));
+    let text = text_of(&page);
+    assert!(text.contains("It would be refused: it ends by itself precondition"), "{text}");
+    assert!(!page.contains(button), "{page}");
 }
 
 #[test]

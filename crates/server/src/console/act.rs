@@ -2,14 +2,14 @@
 
 use http::StatusCode;
 use keelson_client::{Client, ClientError, v1};
-use keelson_console::pages::{self, Plan};
+use keelson_console::pages::{self, Expected, Plan};
 use keelson_console::{Action, Session};
 use keelson_net::SiteResponse;
 use keelson_types::{OperationId, RefusalReason};
 
 use super::answer::{page, redirect};
-use super::collect::operation_id;
-use super::{Console, Owner, lock};
+use super::collect::{operation_id, unknown_member};
+use super::{Console, Owner, lock, now_ms};
 
 /// What an action began or did.
 enum Done {
@@ -75,11 +75,36 @@ async fn plan(client: &Client, action: &Action) -> Result<Plan, ClientError> {
             admin.resume_copy(request).await?;
             Plan::Agreed
         }
-        // These have no what-if: each begins something that is checked as it goes.
         Action::Dismount { .. }
         | Action::Scrub { .. }
         | Action::EndMaintenance { .. }
-        | Action::Cancel { .. } => Plan::Unchecked,
+        | Action::Cancel { .. } => Plan::Expected(expected(client, action).await?),
+    })
+}
+
+/// What an action would do that has no what-if, as far as questions tell.
+async fn expected(client: &Client, action: &Action) -> Result<Expected, ClientError> {
+    let admin = client.admin();
+    Ok(match action {
+        Action::Dismount { database } => Expected::dismount(&admin.show_database(database).await?),
+        Action::Scrub { database, member } => {
+            let rows = admin.copy_status(database, member).await?;
+            let row = rows.iter().find(|row| row.member == *member);
+            Expected::scrub(database, member, row, now_ms())
+        }
+        Action::EndMaintenance { member } => {
+            let (cluster, copies) =
+                tokio::try_join!(admin.cluster_status(), admin.copy_status("", member))?;
+            let status = cluster.members.iter().find(|status| status.name == *member);
+            let status = status.ok_or_else(|| unknown_member(member))?;
+            Expected::end_maintenance(status, &copies, now_ms())
+        }
+        Action::Cancel { operation } => {
+            let operation = operation_id(operation)?;
+            Expected::cancel(&client.operations().get(operation).await?)
+        }
+        // The others have a what-if.
+        _ => Expected::default(),
     })
 }
 

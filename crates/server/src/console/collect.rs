@@ -57,6 +57,10 @@ pub(super) fn operation_id(text: &str) -> Found<OperationId> {
     text.parse::<Uuid>().map(OperationId::new).map_err(|_| unknown())
 }
 
+pub(super) fn unknown_member(name: &str) -> ClientError {
+    ClientError::new(RefusalReason::UnknownMember, format!("there is no member {name}"))
+}
+
 impl Console {
     /// The page of a route that is no action.
     pub(super) async fn show(
@@ -103,13 +107,15 @@ impl Console {
 
 async fn overview(client: &Client) -> Found<Overview> {
     let (admin, operations) = (client.admin(), client.operations());
-    let (cluster, copies, redundancy, operations) = tokio::join!(
+    let (cluster, copies, volumes, redundancy, operations) = tokio::join!(
         needed(admin.cluster_status()),
         needed(admin.copy_status("", "")),
+        welcome(admin.list_volumes("")),
         welcome(admin.redundancy("")),
         welcome(operations.list()),
     );
-    Ok(Overview { cluster: cluster?, copies: copies?, redundancy, operations })
+    let (cluster, copies, volumes) = (cluster?, copies?, volumes.volumes);
+    Ok(Overview { cluster, copies, volumes, redundancy, operations })
 }
 
 async fn database(client: &Client, name: &str) -> Found<DatabaseView> {
@@ -127,15 +133,20 @@ async fn database(client: &Client, name: &str) -> Found<DatabaseView> {
 
 async fn member(client: &Client, name: &str) -> Found<MemberView> {
     let admin = client.admin();
-    let (cluster, copies, health) = tokio::join!(
+    let (cluster, copies, volumes, health) = tokio::join!(
         needed(admin.cluster_status()),
         needed(admin.copy_status("", name)),
+        welcome(admin.list_volumes(name)),
         welcome(admin.health(name)),
     );
     let status = cluster?.members.into_iter().find(|member| member.name == name);
-    let unknown =
-        || ClientError::new(RefusalReason::UnknownMember, format!("there is no member {name}"));
-    Ok(MemberView { status: status.ok_or_else(unknown)?, copies: copies?, health })
+    let volumes = volumes.volumes.into_iter().filter_map(|row| row.volume).collect();
+    Ok(MemberView {
+        status: status.ok_or_else(|| unknown_member(name))?,
+        copies: copies?,
+        volumes,
+        health,
+    })
 }
 
 async fn operation(client: &Client, id: &str) -> Found<v1::Operation> {
