@@ -40,7 +40,9 @@ impl Context {
             let databases = state.databases.values().map(|d| topology_database(state, d)).collect();
             (members, databases)
         });
-        Ok(TopologyResponse { cluster: ids::bytes(cluster), members, databases })
+        // All of it; `Sight` leaves out what the caller may not know of.
+        let limited = false;
+        Ok(TopologyResponse { cluster: ids::bytes(cluster), members, databases, limited })
     }
 
     pub(super) async fn admin_cluster_status(
