@@ -36,6 +36,7 @@ pub(crate) async fn keys(cluster: &Cluster, database: &str, query: &str) -> Resu
 async fn filled() -> Result<Cluster> {
     let cluster = Cluster::start(3).await?;
     cluster.create_database("DB1", &["m1", "m2", "m3"]).await?;
+    cluster.wait_until_indexed("DB1").await?;
     let database = cluster.client().database("DB1");
     for n in 0..60 {
         let value = json!({

@@ -68,9 +68,12 @@ async fn status_of(cluster: &Cluster, database: &str, member: &str) -> Result<Va
 
 /// The directory of the volume that holds a copy.
 async fn home_of(cluster: &Cluster, database: &str, member: &str) -> Result<PathBuf> {
-    let row = status_of(cluster, database, member).await?;
-    let volume = row["volume"].as_str().filter(|path| !path.is_empty());
-    Ok(volume.with_context(|| format!("no volume in {row}"))?.into())
+    eventually(&format!("{member} says where its copy of {database} is"), || async {
+        let row = status_of(cluster, database, member).await?;
+        let volume = row["volume"].as_str().filter(|path| !path.is_empty());
+        Ok(volume.with_context(|| format!("no volume in {row}"))?.into())
+    })
+    .await
 }
 
 async fn state_of(cluster: &Cluster, member: &str, path: &std::path::Path) -> Result<Value> {
