@@ -103,11 +103,12 @@ impl PeerIdentity {
         Ok(Self { name, role, databases, address: None, by_token: false })
     }
 
-    /// When a certificate in DER ends; nothing for what is none.
+    /// When a certificate in DER is first not valid any more, which is after the second that it
+    /// names; nothing for what is none.
     pub(crate) fn end_of(certificate: &[u8]) -> Option<SystemTime> {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-        let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+        let last = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(last.saturating_add(1)))
     }
 }
 

@@ -5,8 +5,8 @@
 //! are bounded, and places for members are among them that nobody else gets. Who shows no
 //! certificate must show a token soon ([`UNKNOWN_TIMEOUT`]), and takes no place from those who have
 //! one. The connection of a client ends with its certificate, so that a short one is as good as a
-//! revocation; what members say to each other goes on, because the cluster lives on it. A peer that is refused is logged with its address and the reason, and listed by
-//! [`TlsServer::refusals`].
+//! revocation; what members say to each other goes on, because the cluster lives on it. A peer that
+//! is refused is logged with its address and the reason, and listed by [`TlsServer::refusals`].
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -95,8 +95,8 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let lines = tracing_subscriber::fmt::layer().with_timer(SystemTime);
-    // A line that cannot be written is lost: to say so on standard error would fail on the same full
-    // disk, and end whoever logs.
+    // A line that cannot be written is lost: to say so on standard error would fail on the same
+    // full disk, and end whoever logs.
     let lines = lines.with_ansi(ansi).with_writer(writer).log_internal_errors(false);
     // With a hint, the other filter's is heard: lines of lower levels cost a look at a number.
     let no_spans = filter_fn(|metadata| metadata.target() != SPANS);

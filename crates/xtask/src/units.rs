@@ -87,7 +87,7 @@ mod tests {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(unit);
             let text = std::fs::read_to_string(path).unwrap();
             let starts = text.lines().filter(|line| line.starts_with("Exec"));
-            assert!(starts.clone().count() > 0 && starts.clone().all(|l| l.contains(PROGRAM)));
+            assert!(starts.clone().count() > 0 && starts.clone().all(|l| l.contains(STARTED)));
         }
     }
 }
