@@ -3,9 +3,9 @@
 //!
 //! A request is decoded only once all of it is there. Without this, a client that begins many large
 //! requests and ends none holds as much memory as it may have calls. What a request takes beyond
-//! [`REQUEST_FREE_BYTES`] is counted from its first byte until it is decoded; who wants more than is
-//! left is refused with `overloaded`, and comes again. Members are not bounded: what they send is
-//! sessions with windows of their own, and the cluster lives on it.
+//! [`REQUEST_FREE_BYTES`] is counted from its first byte until it is decoded; who wants more than
+//! is left is refused with `overloaded`, and comes again. Members are not bounded: what they send
+//! is sessions with windows of their own, and the cluster lives on it.
 
 use std::future::Future;
 use std::pin::Pin;
