@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::output::{self, Format};
 use crate::text;
 
@@ -109,8 +109,13 @@ impl Watch {
             if !watched || self.watch_count == Some(number) {
                 return verdict;
             }
-            // Its exit code is for the end.
-            let _ = verdict.as_ref().map_err(Failure::report);
+            // Its exit code is for the end. Not on this thread, as above.
+            let told = tokio::task::spawn_blocking(move || {
+                if let Err(failure) = verdict {
+                    failure.report();
+                }
+            });
+            let _ = told.await;
             tokio::time::sleep(interval).await;
         }
     }
@@ -172,6 +177,7 @@ mod tests {
     use keelson_types::RefusalReason;
 
     use super::*;
+    use crate::failure::Failure;
 
     #[derive(Parser)]
     struct Line {

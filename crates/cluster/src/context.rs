@@ -183,9 +183,12 @@ impl Context {
     /// # Errors
     /// `no_leader`, or the address of another leader.
     pub(crate) async fn confirm_leader(&self) -> Result<(), Refusal> {
-        let confirmed =
-            tokio::time::timeout(CONFIRM_DEADLINE, self.raft.ensure_linearizable()).await;
-        match confirmed {
+        let confirmed = async {
+            // It sends to every voter, which would break a silence.
+            self.may_record().await;
+            self.raft.ensure_linearizable().await
+        };
+        match tokio::time::timeout(CONFIRM_DEADLINE, confirmed).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(self.not_leader()),
         }

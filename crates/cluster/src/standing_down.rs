@@ -11,7 +11,7 @@
 //! that was asked for them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keelson_cluster_core::{Command, EventKind, Member};
 
@@ -30,13 +30,22 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_sec
 /// Runs until the control plane stops.
 pub(crate) async fn run(context: Arc<Context>) {
     let mut pause = PAUSE.0;
+    // Of which maintenance, and until when it is not tried again.
+    let mut rests: Option<(u64, Instant)> = None;
     loop {
         tokio::time::sleep(LOOK).await;
-        if context.own_member().is_none_or(|member| member.maintenance.is_none()) {
-            pause = PAUSE.0;
-        } else if context.is_leader() && context.may_stand_down() {
+        let maintenance = context.own_member().and_then(|member| member.maintenance);
+        let Some(since) = maintenance.map(|maintenance| maintenance.since_unix_ms) else {
+            continue;
+        };
+        match rests {
+            Some((of, until)) if of == since && Instant::now() < until => continue,
+            Some((of, _)) if of == since => {}
+            _ => pause = PAUSE.0,
+        }
+        if context.is_leader() && context.may_stand_down() {
             context.stand_down().await;
-            tokio::time::sleep(pause).await;
+            rests = Some((since, Instant::now() + pause));
             pause = (pause * 2).min(PAUSE.1);
         }
     }

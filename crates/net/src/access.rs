@@ -226,6 +226,21 @@ impl Gates {
         refused.refused(request.uri().path(), caller, refusal);
     }
 
+    /// What bounds the bytes of a request, and as whose they count; nothing does those of members.
+    fn intake(
+        &self,
+        peer: Option<&PeerIdentity>,
+        connection: &Connection,
+    ) -> Option<(Intake, Client)> {
+        match peer {
+            Some(peer) => Some((self.intake.clone(), client_of(peer)?)),
+            None => {
+                let address = connection.address.map_or_else(String::new, |a| a.ip().to_string());
+                Some((self.intake.of_strangers(), (address, false)))
+            }
+        }
+    }
+
     /// The place of a call among those of its client; members need none.
     ///
     /// # Errors
@@ -345,13 +360,14 @@ where
                 return Either::Left(ready(Ok(self.gates.refuse(number, refusal))));
             }
         };
+        let intake = self.gates.intake(peer.as_ref(), connection);
         let span = spans::of_call(request.uri().path(), request.headers(), peer.as_ref());
         // Services know who asks, and need no secret.
         request.headers_mut().remove(AUTHORIZATION);
+        if let Some((intake, client)) = intake {
+            request = request.map(|body| intake.bounded(&client, body));
+        }
         if let Some(peer) = peer {
-            if let Some(client) = client_of(&peer) {
-                request = request.map(|body| self.gates.intake.bounded(&client, body));
-            }
             request.extensions_mut().insert(peer);
         }
         let answer = self.inner.call(request).instrument(span.clone());

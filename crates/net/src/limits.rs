@@ -28,7 +28,7 @@ pub(crate) const REQUEST_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// A request of this size is not counted.
 pub(crate) const REQUEST_FREE_BYTES: usize = 16 * 1024;
 
-/// Time in which a client's request must have come in, from the first pause on.
+/// A request of a client of which nothing came for this long is ended.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time between two pings on a connection, idle or not.

@@ -15,16 +15,19 @@ mod history;
 mod hold;
 mod processes;
 mod registers;
+mod script;
 mod table;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-pub use fault::{Kind, Victim};
+pub use fault::{HOLD_MILLIS, Kind, Victim};
+pub use script::{Script, time};
 
 use crate::{Verified, Writer, WriterOptions};
 use containers::Containers;
@@ -64,6 +67,11 @@ pub struct ChaosOptions {
     pub kinds: Vec<Kind>,
     /// Whom they hit.
     pub victim: Victim,
+    /// How long they are held, in milliseconds. Those that take longer than `degrade_after` or
+    /// `dismount_after` of the database show what a cluster does when it gives up waiting.
+    pub hold_millis: Range<u64>,
+    /// Faults that are named, instead of so many drawn ones.
+    pub script: Option<Script>,
     /// Writes under way at the same time.
     pub writers: usize,
     /// Pause of a writer between two writes.
@@ -103,23 +111,16 @@ pub async fn run(options: &ChaosOptions) -> Result<Outcome> {
 
 async fn run_on(ground: impl Ground, options: &ChaosOptions) -> Result<Outcome> {
     let started = Instant::now();
-    let mut range = Range::prepare(ground, options).await?;
-    let database = range.ground.view().client.database(DATABASE);
+    let mut field = Field::prepare(ground, options).await?;
+    let database = field.ground.view().client.database(DATABASE);
     let registers = Registers::start(&database, options.seed).await?;
-    range.writer.progress(100).await?;
-    let kinds = range.possible(&options.kinds)?;
-    let mut random = StdRng::seed_from_u64(options.seed);
-    let mut bag = Vec::new();
-    for number in 1..=options.faults {
-        if bag.is_empty() {
-            refill(&mut bag, &kinds, &mut random);
-        }
-        let kind = bag.pop().context("no kind of fault was chosen")?;
-        range.round(number, kind, &mut random).await.with_context(|| {
-            format!("fault {number} ({kind}) of a run with seed {}", options.seed)
-        })?;
+    field.writer.progress(100).await?;
+    let kinds = field.possible(&options.kinds)?;
+    match &options.script {
+        Some(script) => play(&mut field, script).await?,
+        None => draw(&mut field, &kinds, options).await?,
     }
-    let Range { ground, writer, table, copies, .. } = range;
+    let Field { ground, writer, table, copies, .. } = field;
     let (operations, histories) = registers.stop().await?;
     let oracle = writer.stop().await?;
     let verified = oracle.verify(&database).await?;
@@ -128,6 +129,46 @@ async fn run_on(ground: impl Ground, options: &ChaosOptions) -> Result<Outcome> 
     ground.check_logs().await?;
     let took = started.elapsed();
     Ok(Outcome { table: table.to_string(), verified, operations, histories, took })
+}
+
+/// The faults of a script.
+async fn play<G: Ground>(field: &mut Field<G>, script: &Script) -> Result<()> {
+    for kind in script.kinds() {
+        if let Some(why) = field.ground.lacks(kind) {
+            bail!("{kind} cannot be done here: {why}");
+        }
+    }
+    for line in 0..script.faults() {
+        let active = field.place().await?;
+        let leader = field.ground.view().client.admin().cluster_status().await?.leader;
+        let fault = script.fault(line, field.ground.places(), (&active, &leader))?;
+        let what = || format!("fault {} of the script", line + 1);
+        field.round(line + 1, &fault).await.with_context(what)?;
+    }
+    Ok(())
+}
+
+/// As many as the options say, drawn.
+async fn draw<G: Ground>(
+    field: &mut Field<G>,
+    kinds: &[Kind],
+    options: &ChaosOptions,
+) -> Result<()> {
+    let mut random = StdRng::seed_from_u64(options.seed);
+    let mut bag = Vec::new();
+    for number in 1..=options.faults {
+        if bag.is_empty() {
+            refill(&mut bag, kinds, &mut random);
+        }
+        let kind = bag.pop().context("no kind of fault was chosen")?;
+        let active = field.place().await?;
+        let whom = (options.victim, &options.hold_millis);
+        let fault = Fault::draw(kind, field.ground.places(), &active, whom, &mut random);
+        field.round(number as usize, &fault).await.with_context(|| {
+            format!("fault {number} ({kind}) of a run with seed {}", options.seed)
+        })?;
+    }
+    Ok(())
 }
 
 /// Every kind once in a drawn order, then again.
@@ -139,7 +180,7 @@ fn refill(bag: &mut Vec<Kind>, kinds: &[Kind], random: &mut StdRng) {
 }
 
 /// A cluster under fire.
-struct Range<G> {
+struct Field<G> {
     ground: G,
     writer: Writer,
     victim: Victim,
@@ -148,10 +189,13 @@ struct Range<G> {
     table: Table,
 }
 
-impl<G: Ground> Range<G> {
+impl<G: Ground> Field<G> {
     /// Makes the database, with a copy on every member, and begins to write.
     async fn prepare(ground: G, options: &ChaosOptions) -> Result<Self> {
-        println!("chaos: {} faults with seed {}", options.faults, options.seed);
+        match &options.script {
+            Some(script) => println!("chaos: the {} faults of a script", script.faults()),
+            None => println!("chaos: {} faults with seed {}", options.faults, options.seed),
+        }
         let view = ground.view();
         // What is measured is how a failover goes, however many there were before.
         let unlimited = ["cluster", "settings", "set", "certificate_moves", "0"];
@@ -186,9 +230,7 @@ impl<G: Ground> Range<G> {
         Ok(possible)
     }
 
-    async fn round(&mut self, number: u32, kind: Kind, random: &mut StdRng) -> Result<()> {
-        let active = self.place().await?;
-        let fault = Fault::draw(kind, self.ground.places(), &active, self.victim, random);
+    async fn round(&mut self, number: usize, fault: &Fault) -> Result<()> {
         self.writer.reset_gap();
         let begun = Instant::now();
         let held = fault.hold(&mut self.ground, &self.writer).await;
@@ -203,8 +245,8 @@ impl<G: Ground> Range<G> {
             begun.elapsed()
         );
         match held {
-            Held::Done => self.table.add(kind, gap),
-            Held::Refused => self.table.add_refused(kind),
+            Held::Done => self.table.add(fault.kind, gap),
+            Held::Refused => self.table.add_refused(fault.kind),
         }
         Ok(())
     }

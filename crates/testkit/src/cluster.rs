@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use keelson_client::{Client, ClientConfig, ClientOptions, v1};
 use tempfile::TempDir;
 
+use crate::logs::last_lines;
+use crate::wait::gave_up;
 use crate::{
     Cli, LogLine, MemberProcess, Network, SmallVolume, View, eventually, free_port, keelson_binary,
     unexpected_errors,
@@ -64,6 +66,9 @@ impl Default for ClusterOptions {
         }
     }
 }
+
+/// Lines of each log that are printed where a test waited in vain.
+const LAST_WORDS: usize = 30;
 
 /// A running cluster. Dropping it kills its members and removes its files; if the test panics the
 /// files stay, and their place is printed.
@@ -392,6 +397,14 @@ impl Cluster {
         bail!("{} unexpected errors in the logs:\n{}", found.len(), lines.join("\n"))
     }
 
+    /// What each member logged last: where a test fails on another machine nothing else is left.
+    fn print_last_words(&self) {
+        for member in &self.members {
+            let lines = last_lines(&member.log(), LAST_WORDS);
+            eprintln!("last words of {}:\n{}", member.name(), lines.join("\n"));
+        }
+    }
+
     /// Asks all members to stop, and waits until they have.
     ///
     /// # Errors
@@ -412,6 +425,9 @@ impl Deref for Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if gave_up() {
+            self.print_last_words();
+        }
         self.members.clear();
         self.volumes.clear();
         if (std::thread::panicking() || self.keep)

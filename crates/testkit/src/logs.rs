@@ -41,6 +41,14 @@ pub fn unexpected_errors(file: &Path, expected: &[&str]) -> Result<Vec<LogLine>>
         .collect())
 }
 
+/// The last `count` lines of a log; nothing if it cannot be read.
+pub(crate) fn last_lines(file: &Path, count: usize) -> Vec<String> {
+    let bytes = std::fs::read(file).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    lines[lines.len().saturating_sub(count)..].to_vec()
+}
+
 fn is_alarming(line: &str) -> bool {
     // The level stands behind the time.
     let level = line.split_whitespace().nth(1).unwrap_or_default();
@@ -50,6 +58,16 @@ fn is_alarming(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_lines_are_those_at_the_end() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("log");
+        assert!(last_lines(&file, 2).is_empty());
+        std::fs::write(&file, "one\ntwo\nthree\n").expect("written");
+        assert_eq!(last_lines(&file, 2), ["two", "three"]);
+        assert_eq!(last_lines(&file, 9).len(), 3);
+    }
 
     #[test]
     fn errors_and_panics_are_alarming_and_words_in_messages_are_not() {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
@@ -25,7 +26,8 @@ static GIVEN: Mutex<BTreeMap<u16, File>> = Mutex::new(BTreeMap::new());
 /// # Errors
 /// None is found, or the directory of temporary files cannot be written.
 pub fn free_port() -> Result<u16> {
-    let directory = std::env::temp_dir().join("keelson-test-ports");
+    let user = std::fs::metadata("/proc/self")?.uid();
+    let directory = std::env::temp_dir().join(format!("keelson-test-ports-{user}"));
     std::fs::create_dir_all(&directory)?;
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..TRIES {

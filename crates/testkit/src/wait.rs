@@ -1,6 +1,7 @@
 //! Waiting for a level: something holds, or the deadline passes and says what was seen last.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -10,6 +11,14 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long conditions are waited for, unless said otherwise: long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A condition was waited for in vain.
+static GAVE_UP: AtomicBool = AtomicBool::new(false);
+
+/// Whether something was waited for in vain in this process: somebody will want to know why.
+pub(crate) fn gave_up() -> bool {
+    GAVE_UP.load(Ordering::Relaxed)
+}
 
 /// Waits until `probe` succeeds; at most a minute.
 ///
@@ -37,6 +46,7 @@ where
         match probe().await {
             Ok(value) => return Ok(value),
             Err(error) if Instant::now() >= deadline => {
+                GAVE_UP.store(true, Ordering::Relaxed);
                 return Err(error).with_context(|| format!("after {patience:?} not yet: {what}"));
             }
             Err(_) => tokio::time::sleep(LOOK_INTERVAL).await,

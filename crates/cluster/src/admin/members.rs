@@ -211,6 +211,7 @@ impl Context {
             name: config.name.to_string(),
             control_address: config.control_address.clone(),
         };
+        self.may_record().await;
         let learn = self.raft.add_learner(config.node, node, true);
         let learnt = tokio::time::timeout(CATCH_UP_DEADLINE, learn).await.map_err(|_| {
             let what = format!(
@@ -233,6 +234,7 @@ impl Context {
         change: ChangeMembers<NodeId, ClusterNode>,
         retain: bool,
     ) -> Result<(), Refusal> {
+        self.may_record().await;
         let changed = self.raft.change_membership(change, retain).await;
         changed.map(|_| ()).map_err(|error: WriteError| self.write_error(&error))
     }

@@ -77,7 +77,8 @@ impl Expected {
         let last = match &away[..] {
             [] => "No database that prefers it is active elsewhere.".to_owned(),
             away => format!(
-                "{} prefer it and stay where they are active now, until they are moved: {}.",
+                "{} prefer it and stay where they are active now, until they are moved or a \
+                 preference move brings them home: {}.",
                 away.len(),
                 away.join(", ")
             ),

@@ -1,17 +1,20 @@
 //! `keelson-chaos`: random faults on a cluster of real processes, from a seed.
 
+use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail};
-use keelson_testkit::chaos::{self, ChaosOptions, Kind, Victim, Where};
+use anyhow::{Context, Error, Result, bail, ensure};
+use keelson_testkit::chaos::{self, ChaosOptions, Kind, Script, Victim, Where};
 
 const USAGE: &str = "usage: keelson-chaos [--seed NUMBER] [--faults NUMBER] [--only KIND,...]\n\
     \x20      [--victim any|active|leader] [--writers NUMBER] [--pause-ms NUMBER]\n\
-    \x20      [--containers FILE]\n\
-    default: a seed of its own, 50 faults, every kind, any victim, 6 writers that pause 2 ms\n\
-    KEELSON_OTHER_BIN names another version of keelson, for rolling-upgrade; FILE is written by\n\
-    cargo xtask chaos --docker";
+    \x20      [--hold FROM..TO] [--script FILE] [--containers FILE]\n\
+    default: a seed of its own, 50 faults, every kind, any victim, held for 300ms..3s, 6 writers\n\
+    that pause 2 ms. A script has a fault on each line instead, KIND [VICTIM [OTHER]] [TIME]\n\
+    [SECONDS], as `cut active m3 40s` or `clock-jump m2 5s -120`; victims are members, active,\n\
+    passive, leader. KEELSON_OTHER_BIN names another version of keelson, for rolling-upgrade;\n\
+    FILE of --containers is written by cargo xtask chaos --docker";
 
 fn options() -> Result<ChaosOptions> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -20,6 +23,8 @@ fn options() -> Result<ChaosOptions> {
         faults: 50,
         kinds: Kind::ALL.to_vec(),
         victim: Victim::Any,
+        hold_millis: chaos::HOLD_MILLIS,
+        script: None,
         writers: 6,
         pause: Duration::from_millis(2),
         place: Where::Processes { other: std::env::var_os("KEELSON_OTHER_BIN").map(Into::into) },
@@ -34,6 +39,13 @@ fn options() -> Result<ChaosOptions> {
                 options.kinds = value.split(',').map(str::parse).collect::<Result<_>>()?;
             }
             "--victim" => options.victim = value.parse()?,
+            "--hold" => options.hold_millis = hold(&value)?,
+            "--script" => {
+                let text = std::fs::read_to_string(&value).context(value)?;
+                let script: Script = text.parse()?;
+                options.kinds = script.kinds().collect();
+                options.script = Some(script);
+            }
             "--writers" => options.writers = value.parse().context("--writers is a number")?,
             "--pause-ms" => {
                 let millis = value.parse().context("--pause-ms is a number")?;
@@ -44,6 +56,15 @@ fn options() -> Result<ChaosOptions> {
         }
     }
     Ok(options)
+}
+
+/// `300ms..3s` in milliseconds.
+fn hold(text: &str) -> Result<Range<u64>> {
+    let (from, to) = text.split_once("..").context("--hold is a span, as 300ms..3s")?;
+    let millis = |word| Ok::<_, Error>(u64::try_from(chaos::time(word)?.as_millis())?);
+    let span = millis(from)?..millis(to)?;
+    ensure!(!span.is_empty(), "--hold ends before it begins");
+    Ok(span)
 }
 
 #[tokio::main]

@@ -1,6 +1,7 @@
 //! What can happen to a cluster, and how one is drawn.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,9 +10,10 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::ground::Place;
+use super::processes::try_volume;
 
-/// How long a fault is held.
-const HOLD_MILLIS: std::ops::Range<u64> = 300..3_000;
+/// How long a fault is held, in milliseconds, unless the options say otherwise.
+pub const HOLD_MILLIS: std::ops::Range<u64> = 300..3_000;
 
 /// Seconds that a clock may jump: within the time of certificates, and to before they began.
 const JUMPS: [i64; 4] = [-3_600, -120, 3_600, 100 * 24 * 3_600];
@@ -68,6 +70,18 @@ kinds! {
     RollingUpgrade = "rolling-upgrade";
     /// No fault: an operator moves the database to another member.
     Switchover = "switchover";
+}
+
+impl Kind {
+    /// Why this machine lets nobody do it to processes, as far as that can be told beforehand.
+    #[must_use]
+    pub fn impossible_here(self) -> Option<String> {
+        if self != Self::FullDisk {
+            return None;
+        }
+        let tried = tempfile::tempdir().map_err(Into::into).and_then(|dir| try_volume(dir.path()));
+        tried.err().map(|error| format!("{error:#}"))
+    }
 }
 
 impl fmt::Display for Kind {
@@ -141,12 +155,24 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
+    /// One that somebody named: the victim and another member, whether the victim is active, how
+    /// long it is held and how far a clock jumps.
+    pub(super) fn named(
+        kind: Kind,
+        (victim, other): (&str, &str),
+        active: bool,
+        (hold, jump): (Duration, i64),
+    ) -> Self {
+        let (victim, other) = (victim.to_owned(), other.to_owned());
+        Self { kind, victim, other, active, hold, jump }
+    }
+
     /// Every second one hits the active, unless all do.
     pub(super) fn draw(
         kind: Kind,
         places: &[Place],
         active: &str,
-        whom: Victim,
+        (whom, hold): (Victim, &Range<u64>),
         random: &mut StdRng,
     ) -> Self {
         let names: Vec<_> = places.iter().filter(|p| !p.witness).map(|p| &p.name).collect();
@@ -157,7 +183,7 @@ impl Fault {
         let victim = if hits_active { active.to_owned() } else { passive };
         let others: Vec<_> = names.iter().filter(|name| **name != &victim).collect();
         let other = others[random.random_range(0..others.len())].to_string();
-        let hold = Duration::from_millis(random.random_range(HOLD_MILLIS));
+        let hold = Duration::from_millis(random.random_range(hold.clone()));
         let jump = JUMPS[random.random_range(0..JUMPS.len())];
         Self { kind, victim, other, active: hits_active, hold, jump }
     }
@@ -202,7 +228,8 @@ mod tests {
         let drawn = |seed| {
             let mut random = StdRng::seed_from_u64(seed);
             let mut draw = |kind: &Kind| {
-                Fault::draw(*kind, &places, "m2", Victim::Any, &mut random).to_string()
+                let whom = (Victim::Any, &HOLD_MILLIS);
+                Fault::draw(*kind, &places, "m2", whom, &mut random).to_string()
             };
             Kind::ALL.iter().map(&mut draw).collect::<Vec<_>>()
         };

@@ -81,7 +81,7 @@ impl Processes {
 }
 
 /// Whether file systems can be made and mounted here.
-fn try_volume(directory: &Path) -> Result<()> {
+pub(super) fn try_volume(directory: &Path) -> Result<()> {
     SmallVolume::mount(&directory.join("image"), &directory.join("volume"), 16 << 20).map(drop)
 }
 
