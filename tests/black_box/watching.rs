@@ -209,6 +209,7 @@ async fn on_terminal(cluster: &Cluster, args: &[&str], no_color: Option<&str>) -
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_terminal_gets_escape_codes() -> Result<()> {
     let cluster = cluster().await?;
+    cluster.wait_until_indexed("DB1").await?;
     cluster.client().database("DB1").put("greeting", r#"{"text": "hello world"}"#).await?;
     cluster.wait_until_caught_up("DB1").await?;
     let search = ["search", "DB1", "hello", "--current"];
