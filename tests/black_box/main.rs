@@ -26,6 +26,7 @@ mod forgotten;
 mod forks;
 mod forming;
 mod full_volumes;
+mod hostile_clients;
 mod import;
 mod instants;
 mod kill_loop;

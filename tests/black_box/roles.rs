@@ -21,7 +21,11 @@ async fn holder(cluster: &Cluster, role: &str, databases: &[&str]) -> Result<Cli
 }
 
 /// The configuration of a client with such a certificate.
-async fn certified(cluster: &Cluster, role: &str, databases: &[&str]) -> Result<PathBuf> {
+pub(crate) async fn certified(
+    cluster: &Cluster,
+    role: &str,
+    databases: &[&str],
+) -> Result<PathBuf> {
     let certs = cluster.path().join("certs").display().to_string();
     let mut args = vec!["certs", "issue", role, role, "--ca-dir", &certs, "--dir", &certs];
     args.extend(databases.iter().flat_map(|database| ["--database", database]));

@@ -21,8 +21,10 @@
 //! ([`Intake`]), so that it does not take the memory of all; those of members are not, because the
 //! cluster lives on them.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -373,15 +375,31 @@ where
         let answer = self.inner.call(request).instrument(span.clone());
         let meters = self.gates.meters.clone();
         Either::Right(Box::pin(async move {
-            let answer = answer.await?;
+            let mut answer = answer.await?;
             let code = code_of(answer.headers());
             meters.answered(number, code, begun.elapsed());
             spans::answered(&span, code);
-            if ended.is_none() && place.is_none() {
+            let held = (place, answer.extensions_mut().remove());
+            if ended.is_none() && held.0.is_none() && held.1.is_none() {
                 return Ok(answer);
             }
-            Ok(answer.map(|inner| Body::new(HeldBody { inner, ended, cut: false, place })))
+            Ok(answer.map(|inner| Body::new(HeldBody { inner, ended, cut: false, held })))
         }))
+    }
+}
+
+/// Something that a service keeps until its answer has left the process, or nobody waits for it any
+/// more; it puts this into the extensions of the answer.
+#[derive(Clone, Debug)]
+pub struct AnswerHold {
+    #[expect(dead_code, reason = "given back when it is dropped")]
+    kept: Arc<dyn fmt::Debug + Send + Sync>,
+}
+
+impl AnswerHold {
+    /// Keeps it.
+    pub fn new(kept: impl fmt::Debug + Send + Sync + 'static) -> Self {
+        Self { kept: Arc::new(kept) }
     }
 }
 
@@ -392,7 +410,7 @@ struct HeldBody {
     ended: Option<Ended>,
     cut: bool,
     #[expect(dead_code, reason = "given back when it is dropped")]
-    place: Option<Place<Client>>,
+    held: (Option<Place<Client>>, Option<AnswerHold>),
 }
 
 impl hyper::body::Body for HeldBody {

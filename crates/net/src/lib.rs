@@ -50,7 +50,7 @@ mod verify;
 pub mod certs;
 pub mod link;
 
-pub use access::may_call;
+pub use access::{AnswerHold, may_call};
 pub use call_meters::CallMeters;
 pub use channel::{Connector, Lane, PeerChannel};
 pub use connect::Expect;

@@ -1,7 +1,8 @@
 //! What is read ahead of clients: bounded in bytes, for each client and for all of them.
 //!
 //! A stream takes room before it reads, and gives it back when its client has taken the answer and
-//! asks for more. While there is no room it waits, for [`STALLED`] at most; then it is refused, so
+//! asks for more. A single answer that is large takes room, too, until it has left ([`held`]): many
+//! of them for a client that takes none would fill the memory. While there is no room it waits, for [`STALLED`] at most; then it is refused, so
 //! that what it keeps besides (a snapshot, files) is not kept for ever.
 
 use std::collections::BTreeMap;
@@ -11,17 +12,21 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Stream;
+use keelson_net::{AnswerHold, PeerIdentity};
 use keelson_types::RefusalReason;
 use keelson_wire::Refusal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
-use tonic::Status;
+use tonic::{Response, Status};
 
 /// Bytes of answers that wait for all clients.
 const ALL_BYTES: usize = 256 * 1024 * 1024;
 
 /// Bytes of answers that wait for one client; more than the largest value has.
 const CLIENT_BYTES: usize = 32 * 1024 * 1024;
+
+/// Answers of at most this size need no room: calls are bounded in number.
+const SMALL_BYTES: usize = 16 * 1024;
 
 /// How long a client may take nothing.
 pub(crate) const STALLED: Duration = Duration::from_secs(60);
@@ -84,6 +89,14 @@ impl Ahead {
 }
 
 impl Share {
+    /// The same as [`Self::room`] without waiting; none if there is none now.
+    fn room_now(&self, bytes: usize) -> Option<Room> {
+        let wanted = permits(bytes.clamp(1, self.most));
+        let own = self.own.clone().try_acquire_many_owned(wanted).ok()?;
+        let all = self.all.clone().try_acquire_many_owned(wanted).ok()?;
+        Some(Room { own, all, most: self.most })
+    }
+
     /// Room for so many bytes, or for as many as one client may have.
     ///
     /// # Errors
@@ -129,6 +142,40 @@ impl Room {
     }
 }
 
+/// Makes an answer for `client`, which holds room until it has left if it is large. Where there is
+/// none now it is dropped, and made again with room: whoever waited with it in hand would have it in
+/// no account.
+///
+/// # Errors
+/// It cannot be made; `overloaded` if there was no room for too long.
+pub(crate) async fn held<T, F>(
+    ahead: &Ahead,
+    client: &PeerIdentity,
+    make: impl Fn() -> F,
+) -> Result<Response<T>, Refusal>
+where
+    T: prost::Message,
+    F: Future<Output = Result<T, Refusal>>,
+{
+    let mut answer = make().await?;
+    let mut bytes = answer.encoded_len();
+    if bytes <= SMALL_BYTES {
+        return Ok(Response::new(answer));
+    }
+    let share = ahead.share(client.to_string());
+    let mut room = share.room_now(bytes);
+    while room.is_none() {
+        drop(answer);
+        let mut taken = share.room(bytes).await?;
+        answer = make().await?;
+        bytes = answer.encoded_len();
+        room = taken.fit(bytes).then_some(taken);
+    }
+    let mut response = Response::new(answer);
+    response.extensions_mut().insert(AnswerHold::new(room));
+    Ok(response)
+}
+
 /// An answer, with the room that it takes; refusals take none.
 pub(crate) type Piece<T> = (Result<T, Status>, Option<Room>);
 
@@ -160,7 +207,11 @@ impl<T> Stream for Pieces<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::future::ready;
+
     use futures::StreamExt;
+    use keelson_wire::v1;
 
     use super::*;
 
@@ -211,6 +262,37 @@ mod tests {
         let mut second = share.room(5).await.unwrap();
         assert!(!second.fit(20), "the other one has it");
         assert_eq!(free(&ahead, "c"), (5, 65), "nothing was taken");
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_holds_room_until_it_has_left_and_a_small_one_none() {
+        let ahead = Ahead::new(200_000, 100_000, Duration::from_millis(10));
+        let client = PeerIdentity { name: "c".into(), ..PeerIdentity::default() };
+        let of = |bytes: usize| {
+            let made = Cell::new(0);
+            let (ahead, client) = (&ahead, &client);
+            async move {
+                let make = || {
+                    made.set(made.get() + 1);
+                    ready(Ok(v1::GetResponse { found: true, value: vec![0; bytes].into() }))
+                };
+                held(ahead, client, make).await.map(|answer| (answer, made.get()))
+            }
+        };
+        let free = || free(&ahead, &client.to_string()).0;
+        let small = of(10_000).await.unwrap();
+        assert_eq!((small.1, free()), (1, 100_000));
+        let (large, made) = of(60_000).await.unwrap();
+        assert_eq!((made, free() < 40_000), (1, true));
+        assert_eq!(of(60_000).await.unwrap_err().reason, RefusalReason::Overloaded);
+        let waits = of(60_000);
+        let leaves = async {
+            tokio::task::yield_now().await;
+            drop(large);
+        };
+        let (waited, ()) = tokio::join!(waits, leaves);
+        assert_eq!(waited.unwrap().1, 2, "it was made again once there was room");
+        assert_eq!(free(), 100_000);
     }
 
     #[tokio::test]

@@ -24,6 +24,7 @@ use keelson_wire::{CommitToken, Refusal, ids, v1};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
+use crate::ahead::held;
 use crate::context::{CopyHandle, PlaneContext, Registry};
 use crate::message::Message;
 use crate::shared::Held;
@@ -114,6 +115,15 @@ fn admitted<T: OfDatabase>(request: Request<T>) -> Result<T, Refusal> {
     Ok(request.into_inner())
 }
 
+/// The same, with who sent it.
+fn admitted_of<T: OfDatabase>(mut request: Request<T>) -> Result<(PeerIdentity, T), Refusal> {
+    require_database(&request, request.get_ref().database())?;
+    // It is there, or it would have been refused.
+    let client = request.extensions_mut().remove().unwrap_or_default();
+    note_database(request.get_ref().database());
+    Ok((client, request.into_inner()))
+}
+
 /// Refuses an answer that was read while the copy served another epoch, or none.
 pub(crate) fn refuse_unless_still_serving(copy: &CopyHandle, epoch: u64) -> Result<(), Refusal> {
     if copy.shared.gate.serving_epoch() == epoch {
@@ -171,7 +181,8 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetResponse>, Status> {
-        Ok(Response::new(self.read_key(admitted(request)?).await?))
+        let (client, request) = admitted_of(request)?;
+        Ok(held(&self.context.ahead, &client, || self.read_key(&request)).await?)
     }
 
     async fn put(
@@ -261,7 +272,8 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::SearchRequest>,
     ) -> Result<Response<v1::SearchResponse>, Status> {
-        Ok(Response::new(self.search_index(admitted(request)?).await?))
+        let (client, request) = admitted_of(request)?;
+        Ok(held(&self.context.ahead, &client, || self.search_index(&request)).await?)
     }
 
     async fn durability(

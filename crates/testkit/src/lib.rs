@@ -25,6 +25,7 @@ mod writer;
 
 pub mod chaos;
 pub mod demo;
+pub mod profile;
 
 pub use binary::keelson_binary;
 pub use browser::{Browser, Visit};

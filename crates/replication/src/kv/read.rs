@@ -22,10 +22,11 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 impl KvService {
     pub(super) async fn read_key(
         &self,
-        request: v1::GetRequest,
+        request: &v1::GetRequest,
     ) -> Result<v1::GetResponse, Refusal> {
+        let key = request.key.clone();
         if let Some(store) = self.fork_store(&request.database).await? {
-            let value = self.on_reader(None, move || store.get(&request.key)).await?;
+            let value = self.on_reader(None, move || store.get(&key)).await?;
             return Ok(v1::GetResponse {
                 found: value.is_some(),
                 value: value.unwrap_or_default(),
@@ -34,7 +35,6 @@ impl KvService {
         let copy = self.copy(&request.database)?;
         let serving = self.wait_readable(&copy, request.options.as_ref()).await?;
         let store = open_store(&copy).await?;
-        let key = request.key;
         let value = self.on_reader(Some(&copy), move || store.get(&key)).await?;
         if let Some(epoch) = serving {
             // The value was read while this copy may have been active; it may leave only if it

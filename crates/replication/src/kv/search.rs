@@ -20,16 +20,16 @@ const VALUES_BYTES_MAX: usize = 8 * 1024 * 1024;
 impl KvService {
     pub(super) async fn search_index(
         &self,
-        request: v1::SearchRequest,
+        request: &v1::SearchRequest,
     ) -> Result<v1::SearchResponse, Refusal> {
         let copy = self.copy(&request.database)?;
         copy.shared.catalog.for_search(&copy.shared.name)?;
         let serving = self.wait_readable(&copy, request.options.as_ref()).await?;
-        self.wait_indexed(&copy, &request).await?;
+        self.wait_indexed(&copy, request).await?;
         let (catalog, searchable) = copy.shared.catalog.for_search(&copy.shared.name)?;
         let store = open_store(&copy).await?;
         let replayed = copy.shared.replayed.load();
-        let query = query_of(&request);
+        let query = query_of(request);
         let asked = (request.values, request.fragments);
         let answer = self
             .on_reader(Some(&copy), move || {

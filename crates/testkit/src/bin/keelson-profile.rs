@@ -1,0 +1,31 @@
+//! `keelson-profile`: what a request costs, by kind of thread, on three members of this machine.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use keelson_testkit::profile;
+
+/// How long each load runs, unless the first argument says so many seconds.
+const TIME: Duration = Duration::from_secs(10);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let time = match std::env::args().nth(1).map(|text| text.parse()) {
+        None => TIME,
+        Some(Ok(seconds)) => Duration::from_secs(seconds),
+        Some(Err(_)) => {
+            eprintln!("usage: keelson-profile [SECONDS]");
+            return ExitCode::from(2);
+        }
+    };
+    match profile::run(time).await {
+        Ok(profiles) => {
+            print!("{}", profile::page(&profiles));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("profile FAILED: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
