@@ -4,8 +4,9 @@
  * while DIR/slow does, fails while DIR/broken does, and kills the process while DIR/deadly does. The
  * same is true of DIR/keelson-probe. The counters of its reads are
  * those of the file that DISK_COUNTERS names, while there is one. The wall clock is ahead by the
- * seconds in the file `clock` beside the configuration that the command line names, while there is
- * one; other clocks go on as they are, as they do when an operator sets the time.
+ * seconds in a file, while there is one: that which CLOCK_FILE names, else `clock` beside the
+ * configuration that the command line names. Other clocks go on as they are, as they do when an
+ * operator sets the time.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -71,11 +72,16 @@ int open64(const char *path, int flags, ...)
     return syscall(SYS_openat, AT_FDCWD, path, flags, mode);
 }
 
-/* The file `clock` of this process; empty if its command line names no configuration. */
+/* The file of seconds; empty if neither the environment nor the command line names one. */
 static char clock_file[PATH_MAX];
 
 __attribute__((constructor)) static void find_clock(void)
 {
+    const char *named = getenv("CLOCK_FILE");
+    if (named != NULL) {
+        snprintf(clock_file, sizeof clock_file, "%s", named);
+        return;
+    }
     char line[4 * PATH_MAX];
     int fd = syscall(SYS_openat, AT_FDCWD, "/proc/self/cmdline", O_RDONLY);
     ssize_t length = fd < 0 ? 0 : read(fd, line, sizeof line - 1);

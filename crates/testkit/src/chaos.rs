@@ -13,6 +13,7 @@ mod fault;
 mod ground;
 mod history;
 mod hold;
+mod hosting;
 mod processes;
 mod registers;
 mod script;
@@ -27,6 +28,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 pub use fault::{HOLD_MILLIS, Kind, Victim};
+pub use hosting::prepare;
 pub use script::{Script, time};
 
 use crate::{Verified, Writer, WriterOptions};

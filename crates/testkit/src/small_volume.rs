@@ -48,17 +48,7 @@ impl SmallVolume {
     /// # Errors
     /// Anything but that there is no more.
     pub fn fill(&self) -> Result<()> {
-        let file = File::create(self.path.join(BALLAST))?;
-        let (mut end, mut step) = (0, STEP_BYTES);
-        while step > 0 {
-            match posix_fallocate(&file, end, step) {
-                Ok(()) => end += step,
-                Err(Errno::ENOSPC) => step /= 2,
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(io::Error::from(error)).context("filling a volume"),
-            }
-        }
-        Ok(())
+        fill(&self.path)
     }
 
     /// Gives the space back.
@@ -66,8 +56,33 @@ impl SmallVolume {
     /// # Errors
     /// The volume was not filled.
     pub fn empty(&self) -> Result<()> {
-        std::fs::remove_file(self.path.join(BALLAST)).context("cannot remove the ballast")
+        empty(&self.path)
     }
+
+    /// Leaves it mounted: whoever asked for it unmounts it.
+    pub(crate) fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+/// Takes all the space that is left where a volume is mounted.
+pub(crate) fn fill(volume: &Path) -> Result<()> {
+    let file = File::create(volume.join(BALLAST))?;
+    let (mut end, mut step) = (0, STEP_BYTES);
+    while step > 0 {
+        match posix_fallocate(&file, end, step) {
+            Ok(()) => end += step,
+            Err(Errno::ENOSPC) => step /= 2,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(io::Error::from(error)).context("filling a volume"),
+        }
+    }
+    Ok(())
+}
+
+/// Gives the space back.
+pub(crate) fn empty(volume: &Path) -> Result<()> {
+    std::fs::remove_file(volume.join(BALLAST)).context("cannot remove the ballast")
 }
 
 impl Drop for SmallVolume {

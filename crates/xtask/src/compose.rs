@@ -10,7 +10,7 @@ mod image;
 mod proof;
 mod visit;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -68,14 +68,16 @@ fn flag(options: &[&str], known: &str) -> Result<bool> {
 }
 
 /// One running set of containers, volumes and networks.
+#[derive(Clone)]
 struct Stack {
     /// How Compose is started.
     program: Vec<&'static str>,
     project: String,
     image: String,
-    file: std::path::PathBuf,
-    /// More of the environment that `compose.yaml` reads.
-    settings: Vec<(&'static str, &'static str)>,
+    /// What later ones say is added to what earlier ones say, or replaces it.
+    files: Vec<PathBuf>,
+    /// More of the environment that these read.
+    settings: Vec<(&'static str, String)>,
 }
 
 impl Stack {
@@ -91,9 +93,10 @@ impl Stack {
         settings: &[(&'static str, &'static str)],
     ) -> Result<Stack> {
         engine().context("no Docker engine")?;
-        let file = workspace.root.join("deploy/compose.yaml");
+        let files = vec![workspace.root.join("deploy/compose.yaml")];
+        let settings = settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let program = compose_program()?;
-        Ok(Stack { program, project: project.into(), image, file, settings: settings.to_vec() })
+        Ok(Stack { program, project: project.into(), image, files, settings })
     }
 
     /// A command of Compose.
@@ -101,16 +104,19 @@ impl Stack {
         let words = self.words(args);
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env("KEELSON_IMAGE", &self.image);
-        command.envs(self.settings.iter().copied());
+        command.envs(self.settings.iter().cloned());
         command
     }
 
     /// The words of a command of Compose, its program first.
     fn words(&self, args: &[&str]) -> Vec<String> {
-        let file = self.file.display().to_string();
-        let project = ["-p", &self.project, "-f", &file];
-        let all = self.program.iter().copied().chain(project).chain(args.iter().copied());
-        all.map(str::to_owned).collect()
+        let mut words: Vec<_> = self.program.iter().copied().map(str::to_owned).collect();
+        words.extend(["-p".to_owned(), self.project.clone()]);
+        for file in &self.files {
+            words.extend(["-f".to_owned(), file.display().to_string()]);
+        }
+        words.extend(args.iter().copied().map(str::to_owned));
+        words
     }
 
     /// Starts everything and waits until the cluster is formed.

@@ -1,6 +1,7 @@
 //! `keelson-chaos`: random faults on a cluster of real processes, from a seed.
 
 use std::ops::Range;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -14,9 +15,10 @@ const USAGE: &str = "usage: keelson-chaos [--seed NUMBER] [--faults NUMBER] [--o
     that pause 2 ms. A script has a fault on each line instead, KIND [VICTIM [OTHER]] [TIME]\n\
     [SECONDS], as `cut active m3 40s` or `clock-jump m2 5s -120`; victims are members, active,\n\
     passive, leader. KEELSON_OTHER_BIN names another version of keelson, for rolling-upgrade;\n\
-    FILE of --containers is written by cargo xtask chaos --docker";
+    FILE of --containers is written by cargo xtask chaos --docker; keelson-chaos --prepare FILE\n\
+    makes volumes and a library for its members before they start";
 
-fn options() -> Result<ChaosOptions> {
+fn options(arguments: Vec<String>) -> Result<ChaosOptions> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let mut options = ChaosOptions {
         seed: since.subsec_nanos().into(),
@@ -29,7 +31,7 @@ fn options() -> Result<ChaosOptions> {
         pause: Duration::from_millis(2),
         place: Where::Processes { other: std::env::var_os("KEELSON_OTHER_BIN").map(Into::into) },
     };
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = arguments.into_iter();
     while let Some(name) = arguments.next() {
         let value = arguments.next().with_context(|| format!("{name} needs a value"))?;
         match name.as_str() {
@@ -67,9 +69,26 @@ fn hold(text: &str) -> Result<Range<u64>> {
     Ok(span)
 }
 
+/// Makes what members in containers have of this machine.
+async fn prepare(file: &Path) -> ExitCode {
+    match chaos::prepare(file).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("chaos: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match options() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    if let [name, file] = arguments.as_slice()
+        && name == "--prepare"
+    {
+        return prepare(Path::new(file)).await;
+    }
+    let options = match options(arguments) {
         Ok(options) => options,
         Err(error) => {
             eprintln!("{error:#}\n{USAGE}");

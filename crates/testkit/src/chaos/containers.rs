@@ -3,23 +3,24 @@
 //! `cargo xtask chaos --docker` brings the cluster up and describes it in a file. Members are
 //! killed, paused and restarted by the engine; their networks are cut and shaped from this machine
 //! inside their network namespaces, which needs root and `nsenter`, `iptables` and `tc`, because
-//! the image has no such programs and its processes no such rights. Disks and clocks belong to the
-//! machine and cannot be made bad for one container.
+//! the image has no such programs and its processes no such rights. Their disks and clocks are made
+//! bad through what they have mounted of this machine ([`super::hosting`]).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use keelson_client::{Client, ClientConfig, ClientOptions};
-use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::sleep;
 
 use super::expiry;
 use super::fault::Kind;
 use super::ground::{EXPECTED_ERRORS, Ground, Place, Ways};
-use crate::{Cli, View, eventually, keelson_binary, unexpected_errors};
+use super::hosting::{Hosting, told, words};
+use super::processes::tell;
+use crate::{Cli, View, eventually, keelson_binary, small_volume, unexpected_errors};
 
 /// Of the `log_quota` in the members' configurations this leaves less than the reserve of 64 MiB.
 const BALLAST: &str = "2016MiB";
@@ -30,6 +31,9 @@ const SHAPE: [&str; 7] = ["tbf", "rate", "2mbit", "burst", "16kb", "latency", "3
 
 /// How long connections are refused that are to end: longer than the pause between two heartbeats.
 const RESET: Duration = Duration::from_secs(1);
+
+/// A clock that was set to a time is not further from it than this when it is read.
+const CLOCK_ERROR_SECONDS: i64 = 30;
 
 /// A program that ends with an error unless there is exactly one data process, whose number it
 /// needs: its own command line must not match.
@@ -44,6 +48,8 @@ pub(super) struct Containers {
     client: PathBuf,
     /// Where logs are put to be looked through.
     folder: PathBuf,
+    /// What members have of this machine.
+    hosting: Hosting,
     /// How Compose is called for this cluster.
     compose: Vec<String>,
     project: String,
@@ -59,12 +65,10 @@ impl Containers {
     /// Finds the cluster that `file` describes, in JSON: `client` (a client configuration),
     /// `compose` (the words of a command), `project`, `images` (two).
     pub(super) async fn open(file: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("cannot read {}", file.display()))?;
-        let told: Value = serde_json::from_str(&text)?;
-        let word = |value: &Value| value.as_str().map(str::to_owned).context("a word is missing");
-        let client = PathBuf::from(word(&told["client"])?);
-        let compose = told["compose"].as_array().context("no compose")?;
+        let told = told(file)?;
+        let word = |name: &str| told[name].as_str().with_context(|| format!("no {name}"));
+        let client = PathBuf::from(word("client")?);
+        let images = words(&told, "images")?.try_into();
         let cli = Cli::new(&keelson_binary()?, Some(&client));
         let config = ClientConfig::load(&client)?;
         let view = View { client: Client::new(config, ClientOptions::default())?, cli };
@@ -84,9 +88,10 @@ impl Containers {
             places,
             client,
             folder: file.parent().context("no folder")?.to_owned(),
-            compose: compose.iter().map(word).collect::<Result<_>>()?,
-            project: word(&told["project"])?,
-            images: [word(&told["images"][0])?, word(&told["images"][1])?],
+            hosting: Hosting::of(file)?,
+            compose: words(&told, "compose")?,
+            project: word("project")?.to_owned(),
+            images: images.ok().context("there are not two images")?,
             changed: BTreeSet::new(),
             touched: BTreeSet::new(),
         })
@@ -191,11 +196,7 @@ impl Ground for Containers {
     }
 
     fn lacks(&self, kind: Kind) -> Option<String> {
-        match kind {
-            Kind::FullDisk | Kind::SlowDisk => Some("the disk is that of all containers".into()),
-            Kind::ClockJump => Some("the clock is that of the machine".into()),
-            _ => None,
-        }
+        self.hosting.lacks(kind)
     }
 
     async fn kill_data(&mut self, member: &str) -> Result<()> {
@@ -271,19 +272,29 @@ impl Ground for Containers {
     }
 
     async fn fill_disk(&mut self, member: &str) -> Result<()> {
-        bail!("the disk of {member} is that of the engine")
+        small_volume::fill(&self.hosting.volume(member))
     }
 
     async fn empty_disk(&mut self, member: &str) -> Result<()> {
-        bail!("the disk of {member} is that of the engine")
+        small_volume::empty(&self.hosting.volume(member))
     }
 
-    async fn slow_disk(&mut self, member: &str, _slow: bool) -> Result<()> {
-        bail!("the disk of {member} cannot be made slow alone")
+    async fn slow_disk(&mut self, member: &str, slow: bool) -> Result<()> {
+        let volume = self.hosting.volume(member);
+        ["data", "log"].iter().try_for_each(|place| tell(&volume.join(place), "slow", slow))
     }
 
-    async fn shift_clock(&mut self, member: &str, _seconds: i64) -> Result<()> {
-        bail!("{member} has no clock of its own")
+    async fn shift_clock(&mut self, member: &str, seconds: i64) -> Result<()> {
+        self.hosting.shift_clock(member, seconds)?;
+        let read = self.docker(&["exec"], member, &["date", "+%s"]).await;
+        // It may be down or paused; its clock is read when it goes on.
+        let Ok(read) = read else { return Ok(()) };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+        let ahead = read.parse::<i64>()? - i64::try_from(now)?;
+        // A library that is not there, or may not read its file, would make this no fault at all.
+        let error = (ahead - seconds).abs();
+        ensure!(error < CLOCK_ERROR_SECONDS, "{member} is {ahead} s ahead instead of {seconds}");
+        Ok(())
     }
 
     async fn expire_certificate(&mut self, member: &str) -> Result<()> {

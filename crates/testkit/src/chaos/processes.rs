@@ -19,7 +19,7 @@ const SETTINGS: &str = "log_dir = \"logs\"\nlog_quota = \"512 MiB\"";
 const BALLAST_BYTES: i64 = 480 * 1024 * 1024;
 
 /// Of the volume of a member that is filled: enough for its databases and the fullest log.
-const VOLUME_BYTES: u64 = 8 << 30;
+pub(super) const VOLUME_BYTES: u64 = 8 << 30;
 
 /// What each buffer of a slow network takes longer.
 const DELAY: Duration = Duration::from_millis(30);
@@ -86,7 +86,7 @@ pub(super) fn try_volume(directory: &Path) -> Result<()> {
 }
 
 /// A file that tells the disk below a directory something.
-fn tell(directory: &Path, what: &str, so: bool) -> Result<()> {
+pub(super) fn tell(directory: &Path, what: &str, so: bool) -> Result<()> {
     let file = directory.join(what);
     match so {
         true => std::fs::write(&file, "")?,

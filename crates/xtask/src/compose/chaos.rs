@@ -5,6 +5,11 @@
 //! what that program needs: a file that describes it, an administrator's identity, and the members'
 //! names, which this machine does not know. It gets a hosts file of its own, in a mount namespace
 //! of its own, so this needs root, as the cuts inside the members' networks do.
+//!
+//! All files are in one folder of the target directory, among them the members' volumes: file
+//! systems of their own, which that program makes and mounts and which are unmounted here. A run
+//! that was interrupted leaves containers and folder to the next one, which begins by removing
+//! both.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,7 +49,9 @@ pub(crate) fn run(workspace: &Workspace, profile: &str, args: &[String]) -> Resu
     }
     check_rights()?;
     let (keep, args): (Vec<_>, Vec<_>) = args.iter().cloned().partition(|arg| arg == "--keep");
-    let stack = Stack::new(workspace, "keelson-chaos", IMAGES[0].into(), SETTINGS)?;
+    let folder =
+        workspace.keelson_binary("keelson-chaos")?.parent().context("no folder")?.to_owned();
+    let stack = stack(workspace, &folder)?;
     let program = program(workspace, profile)?;
     let binary = image::make(workspace, IMAGES[0], profile)?;
     match std::env::var_os("KEELSON_OTHER_BIN") {
@@ -54,23 +61,48 @@ pub(crate) fn run(workspace: &Workspace, profile: &str, args: &[String]) -> Resu
             docker(&["tag", IMAGES[0], IMAGES[1]])?;
         }
     }
-    stack.down(true)?;
-    let folder = std::env::temp_dir().join(format!("keelson-chaos-{}", std::process::id()));
-    let outcome = shoot(&stack, &folder, &binary, &program, &args);
+    remove(&stack, &folder)?;
+    let outcome = shoot(stack.clone(), &folder, &binary, &program, &args);
     if outcome.is_err() {
         for service in MEMBERS {
             let _ = run_command(&mut stack.compose(&["logs", "--tail", "20", service]));
         }
     }
-    if keep.is_empty() {
-        stack.down(true)?;
-        // It is not there if the cluster was never formed.
-        let _ = std::fs::remove_dir_all(&folder);
-        stack.nothing_left()?;
-    } else {
+    if !keep.is_empty() {
         println!("chaos: kept: project {}, files in {}", stack.project, folder.display());
+        return outcome;
     }
-    outcome
+    let removed = remove(&stack, &folder);
+    outcome.and(removed)
+}
+
+/// The cluster, with what makes disks and clocks of its members bad.
+fn stack(workspace: &Workspace, folder: &Path) -> Result<Stack> {
+    let mut stack = Stack::new(workspace, "keelson-chaos", IMAGES[0].into(), SETTINGS)?;
+    stack.files.push(workspace.root.join("deploy/compose.chaos.yaml"));
+    stack.settings.push(("KEELSON_CHAOS_FOLDER", folder.display().to_string()));
+    Ok(stack)
+}
+
+/// Removes containers, volumes, networks and files, and fails if something is left.
+fn remove(stack: &Stack, folder: &Path) -> Result<()> {
+    stack.down(true)?;
+    for volume in MEMBERS.map(|member| folder.join("volumes").join(member)) {
+        if is_mounted(&volume) {
+            run_command(Command::new("umount").arg(&volume))?;
+        }
+    }
+    if folder.exists() {
+        let removed = std::fs::remove_dir_all(folder);
+        removed.with_context(|| format!("remove {}", folder.display()))?;
+    }
+    stack.nothing_left()
+}
+
+/// Whether a file system begins at this path.
+fn is_mounted(path: &Path) -> bool {
+    let asked = Command::new("mountpoint").arg("--quiet").arg(path).status();
+    asked.is_ok_and(|status| status.success())
 }
 
 fn check_rights() -> Result<()> {
@@ -97,15 +129,30 @@ fn program(workspace: &Workspace, profile: &str) -> Result<PathBuf> {
 }
 
 fn shoot(
-    stack: &Stack,
+    mut stack: Stack,
     folder: &Path,
     binary: &Path,
     program: &Path,
     args: &[String],
 ) -> Result<()> {
-    stack.up()?;
     std::fs::create_dir_all(folder)?;
+    let file = describe(&stack, folder)?;
+    run_command(Command::new(program).arg("--prepare").arg(&file))?;
+    if folder.join("host/bad_host.so").exists() {
+        stack.settings.push(("KEELSON_CHAOS_PRELOAD", "/host/bad_host.so".into()));
+    }
+    stack.up()?;
     stack.take_identity("admin", folder)?;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", RUN]);
+    command.arg(folder.join("hosts")).arg(program).arg("--containers").arg(&file).args(args);
+    // It has Compose make containers anew, which are to be as these are.
+    command.env("KEELSON_BIN", binary).envs(stack.settings);
+    run_command(&mut command)
+}
+
+/// Writes what the program needs of a cluster that is not up yet; the path of its description.
+fn describe(stack: &Stack, folder: &Path) -> Result<PathBuf> {
     let endpoints: Vec<_> = MEMBERS.iter().map(|member| format!("\"{member}:7400\"")).collect();
     let client = folder.join("client.toml");
     let text = format!(
@@ -118,15 +165,32 @@ fn shoot(
         hosts.push_str(&format!("\n172.29.91.{} {member}", 11 + number));
     }
     std::fs::write(folder.join("hosts"), hosts + "\n")?;
-    let compose: Vec<_> = stack.words(&[]);
     let told = json!({
-        "client": client, "compose": compose, "project": stack.project, "images": IMAGES,
+        "client": client, "compose": stack.words(&[]), "project": stack.project, "images": IMAGES,
+        "members": MEMBERS,
     });
     let file = folder.join("cluster.json");
     std::fs::write(&file, told.to_string())?;
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", RUN]);
-    command.arg(folder.join("hosts")).arg(program).arg("--containers").arg(&file).args(args);
-    command.env("KEELSON_BIN", binary).envs(SETTINGS.iter().copied());
-    run_command(&mut command)
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise a full disk would be one that nobody uses.
+    #[test]
+    fn volumes_of_members_are_replaced_by_small_ones() {
+        let cluster = include_str!("../../../../deploy/compose.yaml");
+        let added = include_str!("../../../../deploy/compose.chaos.yaml");
+        for member in MEMBERS {
+            for place in ["data", "log"] {
+                let path = format!("{place}:/var/lib/keelson/{place}\n");
+                let wanted = cluster.contains(&format!("- {member}-{path}"));
+                let found = added.contains(&format!("/volumes/{member}/{path}"));
+                assert_eq!(found, wanted, "{member} {place}");
+            }
+            assert!(added.contains(&format!("CLOCK_FILE: /host/{member}.clock")), "{member}");
+        }
+    }
 }
