@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use bytesize::ByteSize;
-use keelson_types::LOG_UNIT_BYTES;
+use keelson_types::{CERTIFICATE_WARNING_DAYS, LOG_UNIT_BYTES};
 use keelson_wire::v1::CopyStatusRow;
 use maud::{Markup, html};
 use time::OffsetDateTime;
@@ -169,9 +169,6 @@ pub(crate) fn quiet(tone: Tone, text: &str) -> Markup {
         tone => tag(tone, text),
     }
 }
-
-/// A certificate with fewer days left is worth a warning, as it is for the alerts in `deploy`.
-const CERTIFICATE_WARNING_DAYS: u64 = 14;
 
 /// How long a certificate lasts, in words; nothing if its member does not say.
 pub(crate) fn certificate(end_ms: u64, now_ms: u64) -> Option<(Tone, String)> {

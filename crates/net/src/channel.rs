@@ -4,6 +4,10 @@
 //! fail at once with the same reason, so that nobody waits for a member that is known to be down.
 //! Attempts run in a task of their own: a caller that gives up does not take the attempt with it. A
 //! call that could not be sent is repeated once on a new connection; one that was sent never is.
+//!
+//! Once the caller has a new certificate a new connection is made beside the old one, which takes
+//! the calls until then and keeps those under way: a server ends the connections of clients with
+//! the certificates that they began with.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +23,7 @@ use http::{Request, Response, Uri};
 use keelson_types::RefusalReason;
 use keelson_wire::Refusal;
 use rand::Rng;
+use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::body::Body;
@@ -91,6 +96,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Default)]
 struct State {
     connection: Option<Connection>,
+    /// The certificate that the connection began with.
+    shown: Option<Arc<CertifiedKey>>,
     /// Set while an attempt is under way; the sender is dropped when it ended.
     attempt: Option<watch::Receiver<()>>,
     failure: Option<ConnectFailure>,
@@ -159,9 +166,10 @@ impl PeerChannel {
         loop {
             let mut attempt = {
                 let mut state = lock(&self.shared.state);
-                if let Some(connection) = &state.connection {
+                if let Some(connection) = state.connection.clone() {
                     if !connection.is_closed() {
-                        return Ok(connection.clone());
+                        self.renew(&mut state);
+                        return Ok(connection);
                     }
                     state.connection = None;
                 }
@@ -179,6 +187,15 @@ impl PeerChannel {
         }
     }
 
+    /// Starts an attempt if there is a newer certificate than that of the open connection.
+    fn renew(&self, state: &mut State) {
+        let Some(now) = self.shared.credentials.certificate() else { return };
+        let is_old = state.shown.as_ref().is_some_and(|shown| !Arc::ptr_eq(shown, &now));
+        if is_old && state.attempt.is_none() && !pausing(state) {
+            self.start(state);
+        }
+    }
+
     fn start(&self, state: &mut State) -> watch::Receiver<()> {
         let (ended, attempt) = watch::channel(());
         state.attempt = Some(attempt.clone());
@@ -187,7 +204,7 @@ impl PeerChannel {
             let attempt = Attempt { shared, ended: Some(ended) };
             let shown = attempt.shared.credentials.shown();
             let outcome = connect(&attempt.shared.address, &attempt.shared.expect, &shown).await;
-            attempt.finish(outcome);
+            attempt.finish(outcome, shown.key);
         });
         attempt
     }
@@ -232,7 +249,11 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn finish(&self, outcome: Result<Connection, ConnectFailure>) {
+    fn finish(
+        &self,
+        outcome: Result<Connection, ConnectFailure>,
+        shown: Option<Arc<CertifiedKey>>,
+    ) {
         let mut state = lock(&self.shared.state);
         match outcome {
             Ok(connection) => {
@@ -240,6 +261,7 @@ impl Attempt {
                 state.failure = None;
                 state.retry_at = None;
                 state.connection = Some(connection);
+                state.shown = shown;
             }
             Err(failure) => {
                 if state.failures == 0 {

@@ -142,6 +142,14 @@ impl Credentials {
         }
     }
 
+    /// The certificate that a new connection would show, if any.
+    pub(crate) fn certificate(&self) -> Option<Arc<CertifiedKey>> {
+        match &self.0 {
+            Kind::Certificate(tls) => Some(tls.current().key.clone()),
+            Kind::Files(_) | Kind::Bearer(..) => None,
+        }
+    }
+
     /// The value of the header `authorization`, if there is one.
     pub(crate) fn header(&self) -> Option<HeaderValue> {
         match &self.0 {

@@ -499,6 +499,52 @@ async fn the_connection_of_a_client_ends_with_its_certificate_and_that_of_a_memb
     ask(other).await.expect("the cluster lives on what members say to each other");
 }
 
+#[tokio::test]
+async fn a_new_certificate_is_shown_by_new_calls_and_breaks_none_that_are_under_way() {
+    let world = World::new();
+    let running = world.serve("m1").await;
+    let soon = Validity::lasting(Duration::from_secs(4));
+    let store = world.store("client", &CertRequest::admin("ann").valid(soon));
+    let channel = PeerChannel::new(store.clone(), &running.address, member("m1"));
+    assert_eq!(ask(channel.clone()).await.unwrap().kind, "ann (admin)");
+    let mut listing = OperationsClient::new(channel.clone());
+    let listing =
+        tokio::spawn(
+            async move { listing.list_operations(v1::ListOperationsRequest::default()).await },
+        );
+    running.listing.notified().await;
+    world.files(
+        "client",
+        &world.authority,
+        &world.authority.issue(&CertRequest::admin("bob")).unwrap(),
+    );
+    store.reload().unwrap();
+    let renewed = async {
+        while ask(channel.clone()).await.unwrap().kind != "bob (admin)" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), renewed).await.expect("it is shown");
+    assert!(!listing.is_finished(), "the call under way goes on");
+    assert!(listing.await.unwrap().is_err(), "until its certificate ends");
+    assert_eq!(ask(channel).await.unwrap().kind, "bob (admin)");
+}
+
+#[tokio::test]
+async fn a_new_certificate_that_nobody_trusts_breaks_nothing_yet() {
+    let world = World::new();
+    let running = world.serve("m1").await;
+    let store = world.store("client", &CertRequest::admin("ann"));
+    let channel = PeerChannel::new(store.clone(), &running.address, member("m1"));
+    ask(channel.clone()).await.unwrap();
+    let foreign = Authority::create("test", Validity::days(10)).unwrap();
+    world.files("client", &foreign, &foreign.issue(&CertRequest::admin("bob")).unwrap());
+    store.reload().unwrap();
+    for _ in 0..50 {
+        assert_eq!(ask(channel.clone()).await.unwrap().kind, "ann (admin)");
+    }
+}
+
 /// Everybody is a member until this is set.
 #[derive(Default)]
 struct Left(AtomicBool);

@@ -62,7 +62,8 @@ pub use ids::{
 };
 pub use lag_settings::{LAG_MAX, LagSettings, LagSwitch, PLAY_DOWN_MAX_DELAY};
 pub use limits::{
-    BATCH_BYTES_MAX, KEY_BYTES_MAX, LOG_UNIT_BYTES, SUSPEND_COMMENT_CHARS_MAX, VALUE_BYTES_MAX,
+    BATCH_BYTES_MAX, CERTIFICATE_WARNING_DAYS, KEY_BYTES_MAX, LOG_UNIT_BYTES,
+    SUSPEND_COMMENT_CHARS_MAX, VALUE_BYTES_MAX,
 };
 pub use log_hold::{HoldClock, HoldKind, LogHold};
 pub use log_sizes::{LogSizes, Queue};

@@ -1,4 +1,4 @@
-//! Bounds of what a client may send, and the unit of every log threshold.
+//! Bounds of what a client may send, the unit of every log threshold, and when to warn.
 
 /// Longest key: 64 KiB.
 pub const KEY_BYTES_MAX: usize = 64 * 1024;
@@ -15,3 +15,6 @@ pub const LOG_UNIT_BYTES: u64 = 1024 * 1024;
 
 /// Longest comment of a suspend, as in the model system (F47).
 pub const SUSPEND_COMMENT_CHARS_MAX: usize = 512;
+
+/// A certificate with fewer days left is worth a warning; the alerts in `deploy` say the same.
+pub const CERTIFICATE_WARNING_DAYS: u64 = 14;

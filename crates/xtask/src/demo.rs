@@ -1,8 +1,8 @@
-//! `cargo xtask demo` and `cargo xtask chaos`: set up, build `keelson`, and run a program of the
+//! `cargo xtask demo`, `chaos` and `profile`: set up, build `keelson`, and run a program of the
 //! test kit with it.
 //!
-//! The scenarios themselves are the programs `keelson-demo` and `keelson-chaos` of the crate
-//! `keelson-testkit`; here are only the build profile and the hand-over. Every argument but
+//! The scenarios themselves are the programs `keelson-demo`, `keelson-chaos` and `keelson-profile` of
+//! the crate `keelson-testkit`; here are only the build profile and the hand-over. Every argument but
 //! `--profile` goes to that program. `chaos --docker` goes to [`crate::compose::chaos`].
 
 use std::path::PathBuf;
@@ -41,6 +41,11 @@ impl Profile {
 /// Runs the demonstration.
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     run_program(workspace, "keelson-demo", args)
+}
+
+/// Measures what requests cost.
+pub(crate) fn profile(workspace: &Workspace, args: &[String]) -> Result<()> {
+    run_program(workspace, "keelson-profile", args)
 }
 
 /// Runs faults on processes of this machine, or with `--docker` on containers.

@@ -56,6 +56,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
         run: demo::chaos,
     },
     Subcommand {
+        name: "profile",
+        help: "what a put, a get and a batch cost, by kind of thread, as Markdown; [SECONDS]",
+        run: demo::profile,
+    },
+    Subcommand {
         name: "peers",
         help: "install PostgreSQL, etcd and Redis, and measure Keelson beside them; --quick",
         run: peers::run,

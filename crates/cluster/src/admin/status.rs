@@ -7,8 +7,8 @@ use std::sync::Arc;
 use keelson_cluster_core::autoreseed::{ReseedVerdict, standing};
 use keelson_cluster_core::{ClusterState, CopyConfig, Database, Member, response, suppression};
 use keelson_types::{
-    CopyFault, CopyId, CopyStatus, DatabaseId, DatabaseState, FailureTag, MemberId, MountIntent,
-    RefusalReason, SuspendedBy,
+    CERTIFICATE_WARNING_DAYS, CopyFault, CopyId, CopyStatus, DatabaseId, DatabaseState, FailureTag,
+    MemberId, MountIntent, RefusalReason, SuspendedBy,
 };
 use keelson_wire::v1::{
     ClusterStatusRequest, ClusterStatusResponse, CopyFacts, CopyStatusRequest, CopyStatusResponse,
@@ -25,9 +25,6 @@ use crate::facts::{AllFacts, of_copy};
 use crate::raft_types::NodeId;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-
-/// A certificate with fewer days left is a problem, as it is for the alerts in `deploy`.
-const CERTIFICATE_WARNING_DAYS: u64 = 14;
 
 impl Context {
     pub(super) async fn admin_topology(
