@@ -2,12 +2,16 @@
 //!
 //! Clients talk to the leader, which spares them the forwarding by a follower; one whose call fails
 //! goes on at the next member.
+//!
+//! A whole copy is what a new member is sent: etcd has no other way to make one. It is the leader's
+//! database only once the leader has let go of its oldest entries, which a cluster that has run for
+//! longer than a measurement has; hence the `snapshot-count`.
 
 mod messages;
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use async_trait::async_trait;
@@ -25,14 +29,16 @@ use crate::place::Place;
 use crate::process::{Server, find_program, says};
 use crate::target::{Abilities, Connection, Connections, Fault, Purpose, Target};
 use messages::{
-    MoveLeaderRequest, Nothing, PutRequest, RangeRequest, RangeResponse, RequestOp, StatusResponse,
-    TxnRequest,
+    MemberAddRequest, MemberRemoveRequest, MoveLeaderRequest, Nothing, PutRequest, RangeRequest,
+    RangeResponse, RequestOp, StatusResponse, TxnRequest,
 };
 
 pub(crate) const SETTINGS: &str = "three members, default settings (heartbeat 100 ms, election \
-    1 s, every entry synced), but a quota of 8 GiB; no TLS; at most eight HTTP/2 connections for \
-    all clients, all to the leader; Put, linearizable Range, Txn of 100 puts; while the \
-    leader changes, a client whose put fails or takes 200 ms goes on at the next member";
+    1 s, every entry synced), but a quota of 8 GiB, and snapshot-count 10000, so that a new \
+    member is sent the database and not all entries since the beginning; no TLS; at most eight \
+    HTTP/2 connections for all clients, all to the leader; Put, linearizable Range, Txn of 100 \
+    puts; while the leader changes, a client whose put fails or takes 200 ms goes on at the next \
+    member; a whole copy: a follower is removed and its files, and added anew";
 
 const MEMBERS: usize = 3;
 const CONNECTIONS_MAX: usize = 8;
@@ -49,6 +55,8 @@ const RANGE: &str = "/etcdserverpb.KV/Range";
 const TXN: &str = "/etcdserverpb.KV/Txn";
 const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 const MOVE_LEADER: &str = "/etcdserverpb.Maintenance/MoveLeader";
+const MEMBER_ADD: &str = "/etcdserverpb.Cluster/MemberAdd";
+const MEMBER_REMOVE: &str = "/etcdserverpb.Cluster/MemberRemove";
 
 pub(crate) struct Etcd {
     members: Vec<Member>,
@@ -60,6 +68,7 @@ pub(crate) struct Etcd {
 struct Member {
     program: PathBuf,
     directory: PathBuf,
+    peer_url: String,
     arguments: Vec<String>,
     endpoint: Endpoint,
     server: Option<Server>,
@@ -74,33 +83,34 @@ impl Etcd {
         for _ in 0..MEMBERS {
             ports.push((free_port()?, free_port()?));
         }
-        let name = |number: usize| format!("e{}", number + 1);
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let peers = ports.iter().enumerate();
-        let cluster: Vec<_> =
-            peers.map(|(number, (_, peer))| format!("{}={}", name(number), url(*peer))).collect();
+        let cluster: Vec<_> = peers
+            .map(|(number, (_, peer))| format!("{}={}", member_name(number), url(*peer)))
+            .collect();
         let mut members = Vec::new();
         for (number, (client, peer)) in ports.iter().enumerate() {
             let words = [
-                ("--name", name(number)),
-                ("--data-dir", directory.join(name(number)).display().to_string()),
+                ("--name", member_name(number)),
+                ("--data-dir", directory.join(member_name(number)).display().to_string()),
                 ("--listen-client-urls", url(*client)),
                 ("--advertise-client-urls", url(*client)),
                 ("--listen-peer-urls", url(*peer)),
                 ("--initial-advertise-peer-urls", url(*peer)),
                 ("--initial-cluster", cluster.join(",")),
-                ("--initial-cluster-state", "new".into()),
                 ("--initial-cluster-token", "peers".into()),
                 ("--quota-backend-bytes", "8589934592".into()),
+                ("--snapshot-count", "10000".into()),
             ];
             let mut member = Member {
                 program: program.clone(),
                 directory: directory.clone(),
+                peer_url: url(*peer),
                 arguments: words.map(|(word, value)| format!("{word}={value}")).to_vec(),
                 endpoint: Endpoint::from_shared(url(*client))?.connect_timeout(QUESTION_MAX),
                 server: None,
             };
-            member.start(number)?;
+            member.start(number, "new")?;
             members.push(member);
         }
         let new = Self { members, version, down: None };
@@ -134,6 +144,30 @@ impl Etcd {
         Ok((leader + 1) % self.members.len())
     }
 
+    /// A call to the leader.
+    async fn order<Q>(&self, path: &'static str, question: Q) -> Result<()>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+    {
+        let (leader, _) = self.leader().await?;
+        let mut client = Grpc::new(self.members[leader].endpoint.connect_lazy());
+        let _: Nothing = call(&mut client, path, question, CALL_MAX).await?;
+        Ok(())
+    }
+
+    /// Starts a member of the running cluster, and waits until it has all entries that there are:
+    /// what it says then.
+    async fn start_and_catch_up(&mut self, number: usize) -> Result<StatusResponse> {
+        let (_, leader) = self.leader().await?;
+        self.members[number].start(number, "existing")?;
+        eventually_for(CATCH_UP_MAX, "the member has all entries", || async {
+            let status = self.status(number).await?;
+            ensure!(status.applied_index >= leader.index, "{status:?} of {}", leader.index);
+            Ok(status)
+        })
+        .await
+    }
+
     async fn wait_until_whole(&self) -> Result<()> {
         eventually("all members follow one leader", || async {
             let mut leaders = Vec::new();
@@ -147,8 +181,13 @@ impl Etcd {
     }
 }
 
+fn member_name(number: usize) -> String {
+    format!("e{}", number + 1)
+}
+
 impl Member {
-    fn start(&mut self, number: usize) -> Result<()> {
+    /// Starts it; `state` is that of the cluster when the member has no files yet.
+    fn start(&mut self, number: usize, state: &str) -> Result<()> {
         let mut command = Command::new(&self.program);
         for (name, _) in std::env::vars_os() {
             // They would be settings.
@@ -156,8 +195,9 @@ impl Member {
                 command.env_remove(name);
             }
         }
+        command.arg(format!("--initial-cluster-state={state}"));
         command.args(&self.arguments).current_dir(&self.directory);
-        let log = self.directory.join(format!("e{}.log", number + 1));
+        let log = self.directory.join(format!("{}.log", member_name(number)));
         self.server = Some(Server::start(command, &log, Signal::SIGKILL)?);
         Ok(())
     }
@@ -208,22 +248,12 @@ impl Target for Etcd {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities {
-            catches_up: true,
-            switches_over: true,
-            survives_member: true,
-            ..Abilities::default()
-        }
+        Abilities { catches_up: true, has_data_process: false }
     }
 
     async fn switch_over(&mut self) -> Result<()> {
-        let (leader, _) = self.leader().await?;
         let target = self.status(self.follower().await?).await?.member();
-        let channel = self.members[leader].endpoint.connect_lazy();
-        let mut client = Grpc::new(channel);
-        let question = MoveLeaderRequest { target };
-        let _: Nothing = call(&mut client, MOVE_LEADER, question, CALL_MAX).await?;
-        Ok(())
+        self.order(MOVE_LEADER, MoveLeaderRequest { target }).await
     }
 
     async fn kill(&mut self, _: Fault) -> Result<()> {
@@ -235,7 +265,7 @@ impl Target for Etcd {
 
     async fn recover(&mut self) -> Result<()> {
         if let Some(number) = self.down.take() {
-            self.members[number].start(number)?;
+            self.members[number].start(number, "existing")?;
         }
         self.wait_until_whole().await
     }
@@ -249,18 +279,27 @@ impl Target for Etcd {
 
     async fn catch_up(&mut self) -> Result<()> {
         let number = self.down.take().context("no member is down")?;
-        let (_, leader) = self.leader().await?;
-        self.members[number].start(number)?;
-        eventually_for(CATCH_UP_MAX, "the member has all entries", || async {
-            let applied = self.status(number).await?.applied_index;
-            ensure!(applied >= leader.index, "{applied} of {}", leader.index);
-            Ok(())
-        })
-        .await
+        self.start_and_catch_up(number).await?;
+        Ok(())
     }
 
     async fn seed(&mut self) -> Result<(u64, f64)> {
-        bail!("etcd makes no copy on request")
+        let number = self.follower().await?;
+        let id = self.status(number).await?.member();
+        // Both are refused for some seconds after any member was away.
+        let remove = || self.order(MEMBER_REMOVE, MemberRemoveRequest { id });
+        eventually("the member is removed", remove).await?;
+        let member = &mut self.members[number];
+        member.server = None;
+        std::fs::remove_dir_all(member.directory.join(member_name(number)))?;
+        let peer_urls = vec![member.peer_url.clone()];
+        let add = || self.order(MEMBER_ADD, MemberAddRequest { peer_urls: peer_urls.clone() });
+        eventually("the member is added", add).await?;
+        let begun = Instant::now();
+        let status = self.start_and_catch_up(number).await?;
+        let seconds = begun.elapsed().as_secs_f64();
+        self.wait_until_whole().await?;
+        Ok((u64::try_from(status.db_size)?, seconds))
     }
 }
 

@@ -86,13 +86,7 @@ impl Target for Keelson {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities {
-            catches_up: true,
-            seeds: true,
-            switches_over: true,
-            survives_member: true,
-            survives_process: true,
-        }
+        Abilities { catches_up: true, has_data_process: true }
     }
 
     async fn switch_over(&mut self) -> Result<()> {

@@ -39,12 +39,18 @@ How to read it:
 - Keelson encrypts every connection, its peers here none; Redis's replica has not synced what it
   acknowledges.
 - Catch-up is the time from the start of the copy's process until it has, durably, what it
-  missed: bytes of values by that time. A whole copy is bytes of its files by the time from the
-  request to the end.
-- A gap is the longest time without an acknowledged put of any of 4 clients. PostgreSQL and
-  Redis move the active role only with tools around them. A killed replica of Redis and a new
-  member of etcd are not measured: they take a whole copy, of which neither says how many bytes
-  it was.
+  missed: bytes of values by that time. A replica of Redis that starts again takes a whole copy
+  instead, whatever it missed.
+- A whole copy is bytes of its files by the time until all are durable. Keelson and PostgreSQL
+  make one on request. etcd and Redis make one for a member without files: time from the start
+  of its process, bytes of its database file (etcd) and of the file that its append-only file
+  begins with (Redis).
+- A gap is the longest time without an acknowledged put of any of 4 clients. Keelson, etcd and
+  Redis's sentinels find out by themselves that a member is gone. PostgreSQL has nothing that
+  does: a standby is promoted in the instant of the kill, no detection, a lower bound (≥) of what
+  any tool around it needs.
+- A switchover by Redis's sentinels can lose puts that were acknowledged: the old master goes on
+  with a replica that was not told yet. The others lose none.
 - The line of fdatasync is the disk alone, right before each system: where it differs, the disk
   did.
 ";

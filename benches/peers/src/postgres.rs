@@ -1,228 +1,182 @@
-//! PostgreSQL: a primary and two streaming standbys, the first of them synchronous.
+//! PostgreSQL: a primary and two streaming standbys, one of them synchronous.
 //!
-//! It refuses to run as root, so where we are root its programs run as the user `postgres`, which
-//! the distribution's package makes. It has no failover and no switchover of its own.
+//! It moves the active role only with a tool around it. Here we do what such a tool does once it
+//! has made up its mind, so that a gap holds no time of finding out: a lower bound.
+//!
+//! All nodes have the same settings: each names all as synchronous and all as its primary, so that
+//! whoever is promoted finds a standby to wait for, and standbys find whoever is promoted.
 
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod host;
+mod session;
+
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
-use bytes::Bytes;
 use keelson_testkit::{eventually, eventually_for, free_port};
 use nix::sys::signal::Signal;
-use nix::unistd::{Uid, User};
-use tokio_postgres::{NoTls, Statement};
+use tokio_postgres::Config;
+use tokio_postgres::config::TargetSessionAttrs;
 
 use crate::place::Place;
-use crate::process::{Server, last_lines, says, succeed};
-use crate::target::{Abilities, Connection, Connections, Fault, Purpose, Target};
+use crate::process::Server;
+use crate::target::{Abilities, Connections, Fault, Purpose, Target};
+use host::Host;
+use session::{Session, TABLE, connect};
 
 pub(crate) const SETTINGS: &str = "a primary and two standbys; fsync on, synchronous_commit on, \
-    synchronous_standby_names 'FIRST 1 (s1, s2)': a commit waits for the sync of the primary \
-    and of s1; shared_buffers 512 MB, max_wal_size 4 GB, wal_keep_size 2 GB, all else as initdb \
-    leaves it; no TLS, a connection per client over TCP; table (key bytea primary key, value \
-    bytea), prepared INSERT ... ON CONFLICT DO UPDATE, batches as one such statement over \
-    unnest; reads of the primary; a whole copy is pg_basebackup with WAL, synced";
+    synchronous_standby_names 'FIRST 1 (n1, n2, n3)': a commit waits for the sync of the primary \
+    and of the first standby; shared_buffers 512 MB, max_wal_size 4 GB, wal_keep_size 2 GB, \
+    wal_retrieve_retry_interval 100 ms, all else as initdb leaves it; no TLS, a connection per \
+    client over TCP; table (key bytea primary key, value bytea), prepared INSERT ... ON CONFLICT \
+    DO UPDATE, batches as one such statement over unnest; reads of the primary; a whole copy is \
+    pg_basebackup with WAL, synced; nothing watches it: after a kill the standby that has more WAL \
+    is promoted at once, and a switchover is CHECKPOINT, fast shutdown, pg_promote; standbys and \
+    clients name all nodes and follow whichever takes writes";
 
-/// Where the distribution puts the programs of each version.
-const VERSIONS: &str = "/usr/lib/postgresql";
+const NODES: usize = 3;
 const USER: &str = "keelson";
-/// The superuser of the system's package, as whom the programs run if we are root.
-const SYSTEM_USER: &str = "postgres";
+const CONNECT_MAX: Duration = Duration::from_secs(1);
+const PREPARE_MAX: Duration = Duration::from_secs(60);
 const CATCH_UP_MAX: Duration = Duration::from_secs(600);
 
-const TABLE: &str = "CREATE TABLE kv (key bytea PRIMARY KEY, value bytea NOT NULL)";
-const PUT: &str = "INSERT INTO kv (key, value) VALUES ($1, $2) \
-    ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value";
-const BATCH: &str = "INSERT INTO kv (key, value) SELECT * FROM unnest($1::bytea[], $2::bytea[]) \
-    ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value";
-const GET: &str = "SELECT value FROM kv WHERE key = $1";
-
 pub(crate) struct Postgres {
-    // Before the directory is left, standbys first.
-    standbys: Vec<Option<Server>>,
-    _primary: Server,
+    // Before the directory is left.
+    nodes: Vec<Node>,
     host: Host,
-    port: u16,
-    ports: Vec<u16>,
+    primary: usize,
     version: String,
 }
 
-/// Where programs and data are, and whose they are.
-struct Host {
-    programs: PathBuf,
-    directory: PathBuf,
-    owner: Option<(u32, u32)>,
+struct Node {
+    /// Of its directory, and as a standby.
+    name: String,
+    port: u16,
+    server: Option<Server>,
 }
 
 impl Postgres {
     pub(crate) async fn start(place: &Place) -> Result<Self> {
         let host = Host::prepare(place)?;
-        let version = says(&host.programs.join("postgres"), "--version")?;
-        let user = format!("--username={USER}");
-        let arguments = ["-D", "primary", &user, "--auth=trust", "--encoding=UTF8", "--locale=C"];
-        host.succeed("initdb", &arguments)?;
-        let port = free_port()?;
-        let primary = host.serve("primary", port, None)?;
-        let mut new = Self {
-            standbys: Vec::new(),
-            _primary: primary,
-            host,
-            port,
-            ports: vec![free_port()?, free_port()?],
-            version,
-        };
-        eventually("the primary answers", || async { new.admin().await }).await.with_context(
-            || format!("it says: {}", last_lines(&new.host.directory.join("primary.log"))),
-        )?;
-        for number in 0..new.ports.len() {
-            let name = standby_name(number);
-            new.copy_to(&name)?;
-            new.host.own(&new.host.touch(&format!("{name}/standby.signal"))?)?;
-            let server = new.serve_standby(number)?;
-            new.standbys.push(Some(server));
+        let version = host.version()?;
+        let mut nodes = Vec::new();
+        for number in 1..=NODES {
+            nodes.push(Node { name: format!("n{number}"), port: free_port()?, server: None });
         }
-        let standbys = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' \
-            AND sync_state IN ('sync', 'potential')";
-        new.wait_for_count(standbys, 2, Duration::from_secs(60)).await?;
-        new.admin().await?.batch_execute(TABLE).await?;
+        let user = format!("--username={USER}");
+        let arguments = ["-D", "n1", &user, "--auth=trust", "--encoding=UTF8", "--locale=C"];
+        host.succeed("initdb", &arguments)?;
+        let mut new = Self { nodes, host, primary: 0, version };
+        new.serve(0)?;
+        eventually("the primary answers", || async { connect(&new.anyone()).await })
+            .await
+            .with_context(|| format!("it says: {}", new.host.last_lines("n1")))?;
+        for number in new.standbys() {
+            new.serve_copy(number)?;
+        }
+        new.wait_until_whole().await?;
+        connect(&new.anyone()).await?.batch_execute(TABLE).await?;
         Ok(new)
     }
 
-    fn config(&self) -> tokio_postgres::Config {
-        let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(self.port).user(USER).dbname("postgres");
+    /// The standbys, in the order of `synchronous_standby_names`: commits wait for the first.
+    fn standbys(&self) -> [usize; 2] {
+        match self.primary {
+            0 => [1, 2],
+            1 => [0, 2],
+            _ => [0, 1],
+        }
+    }
+
+    fn config(nodes: &[Node]) -> Config {
+        let mut config = Config::new();
+        config.user(USER).dbname("postgres").connect_timeout(CONNECT_MAX);
+        for node in nodes {
+            config.host("127.0.0.1").port(node.port);
+        }
         config
     }
 
-    async fn admin(&self) -> Result<tokio_postgres::Client> {
-        let (client, connection) = self.config().connect(NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client)
+    /// Whichever node takes writes.
+    fn anyone(&self) -> Config {
+        let mut config = Self::config(&self.nodes);
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        config
     }
 
-    async fn wait_for_count(&self, query: &str, count: i64, limit: Duration) -> Result<()> {
-        let admin = self.admin().await?;
+    fn serve(&mut self, number: usize) -> Result<()> {
+        let hosts = ["127.0.0.1"; NODES].join(",");
+        let ports: Vec<_> = self.nodes.iter().map(|node| node.port.to_string()).collect();
+        let node = &mut self.nodes[number];
+        let follows = format!(
+            "host={hosts} port={} user={USER} application_name={} target_session_attrs=read-write",
+            ports.join(","),
+            node.name
+        );
+        node.server = Some(self.host.serve(&node.name, node.port, &follows)?);
+        Ok(())
+    }
+
+    /// A copy of the primary in the directory `name`, synced.
+    fn copy_to(&self, name: &str) -> Result<()> {
+        let from = format!("host=127.0.0.1 port={} user={USER}", self.nodes[self.primary].port);
+        let arguments =
+            ["-D", name, "-d", &from, "--wal-method=stream", "--checkpoint=fast", "--no-password"];
+        self.host.succeed("pg_basebackup", &arguments)
+    }
+
+    /// Starts a standby with a new copy of the primary.
+    fn serve_copy(&mut self, number: usize) -> Result<()> {
+        let name = &self.nodes[number].name;
+        self.copy_to(name)?;
+        self.host.make_standby(name)?;
+        self.serve(number)
+    }
+
+    /// Waits until the primary knows as many standbys of which `condition` is true.
+    async fn wait_for_standbys(&self, count: i64, condition: &str, limit: Duration) -> Result<()> {
+        let query = format!("SELECT count(*) FROM pg_stat_replication WHERE {condition}");
+        let primary = connect(&self.anyone()).await?;
         eventually_for(limit, "the standbys are there", || async {
-            let found: i64 = admin.query_one(query, &[]).await?.try_get(0)?;
+            let found: i64 = primary.query_one(&query, &[]).await?.try_get(0)?;
             ensure!(found == count, "{found} of {count}");
             Ok(())
         })
         .await
     }
 
-    /// A copy of the primary in the directory `name`, synced.
-    fn copy_to(&self, name: &str) -> Result<()> {
-        let from = format!("host=127.0.0.1 port={} user={USER}", self.port);
-        let arguments =
-            ["-D", name, "-d", &from, "--wal-method=stream", "--checkpoint=fast", "--no-password"];
-        self.host.succeed("pg_basebackup", &arguments)
+    async fn wait_until_whole(&self) -> Result<()> {
+        let follow = "state = 'streaming' AND sync_state IN ('sync', 'potential')";
+        self.wait_for_standbys(2, follow, PREPARE_MAX).await
     }
 
-    fn serve_standby(&self, number: usize) -> Result<Server> {
-        let name = standby_name(number);
-        let primary = format!(
-            "primary_conninfo=host=127.0.0.1 port={} user={USER} application_name={name}",
-            self.port
-        );
-        self.host.serve(&name, self.ports[number], Some(&primary))
-    }
-}
-
-fn standby_name(number: usize) -> String {
-    format!("s{}", number + 1)
-}
-
-impl Host {
-    fn prepare(place: &Place) -> Result<Self> {
-        let programs = programs(Path::new(VERSIONS))?;
-        let owner = match Uid::effective().is_root() {
-            false => None,
-            true => {
-                let user = User::from_name(SYSTEM_USER)?;
-                let user = user.context("there is no user postgres, as whom root runs it")?;
-                Some((user.uid.as_raw(), user.gid.as_raw()))
-            }
-        };
-        let host = Self { programs, directory: place.fresh("postgres")?, owner };
-        host.own(&host.directory)?;
-        Ok(host)
-    }
-
-    fn own(&self, path: &Path) -> Result<()> {
-        if let Some((user, group)) = self.owner {
-            chown(path, Some(user), Some(group))
-                .with_context(|| format!("give {} to {SYSTEM_USER}", path.display()))?;
-        }
+    /// Promotes the standby that has more of the log: it has every commit that was acknowledged,
+    /// and the other one can follow it.
+    async fn promote(&mut self) -> Result<()> {
+        let [first, second] = self.standbys();
+        let (in_first, in_second) = tokio::try_join!(self.received(first), self.received(second))?;
+        let best = if in_first >= in_second { first } else { second };
+        let client = connect(&Self::config(&self.nodes[best..=best])).await?;
+        let promoted: bool = client.query_one("SELECT pg_promote()", &[]).await?.try_get(0)?;
+        ensure!(promoted, "{} was not promoted", self.nodes[best].name);
+        self.primary = best;
         Ok(())
     }
 
-    fn touch(&self, name: &str) -> Result<PathBuf> {
-        let path = self.directory.join(name);
-        std::fs::write(&path, "").with_context(|| format!("write {}", path.display()))?;
-        Ok(path)
+    /// How far a standby's log reaches, once no more can come: what a receiver has got, it syncs
+    /// when it ends.
+    async fn received(&self, number: usize) -> Result<i64> {
+        let client = connect(&Self::config(&self.nodes[number..=number])).await?;
+        let streams = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+        eventually("the standby notices that its primary is gone", || async {
+            let count: i64 = client.query_one(streams, &[]).await?.try_get(0)?;
+            ensure!(count == 0, "not yet");
+            Ok(())
+        })
+        .await?;
+        let end = "SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')::bigint";
+        Ok(client.query_one(end, &[]).await?.try_get(0)?)
     }
-
-    fn command(&self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.programs.join(program));
-        command.args(arguments).current_dir(&self.directory).env("LC_ALL", "C");
-        if let Some((user, group)) = self.owner {
-            command.uid(user).gid(group);
-        }
-        command
-    }
-
-    fn succeed(&self, program: &str, arguments: &[&str]) -> Result<()> {
-        succeed(self.command(program, arguments), &self.directory.join(format!("{program}.log")))
-    }
-
-    fn serve(&self, name: &str, port: u16, setting: Option<&str>) -> Result<Server> {
-        let port = format!("port={port}");
-        let settings = [
-            port.as_str(),
-            "listen_addresses=127.0.0.1",
-            "unix_socket_directories=",
-            "fsync=on",
-            "synchronous_commit=on",
-            "synchronous_standby_names=FIRST 1 (s1, s2)",
-            "max_connections=200",
-            "shared_buffers=512MB",
-            "max_wal_size=4GB",
-            "wal_keep_size=2GB",
-        ];
-        let mut command = self.command("postgres", &["-D", name]);
-        for setting in settings.into_iter().chain(setting) {
-            command.args(["-c", setting]);
-        }
-        // An immediate shutdown: what a kill does, but its children go, too.
-        Server::start(command, &self.directory.join(format!("{name}.log")), Signal::SIGQUIT)
-    }
-}
-
-/// The programs of the newest version below `versions`.
-fn programs(versions: &Path) -> Result<PathBuf> {
-    let entries = std::fs::read_dir(versions).into_iter().flatten().flatten();
-    let version = |path: &Path| path.file_name()?.to_str()?.parse::<u32>().ok();
-    let found = entries.map(|entry| entry.path()).filter(|path| path.join("bin/initdb").is_file());
-    let newest = found.max_by_key(|path| version(path));
-    let newest = newest.context("there is no PostgreSQL server; package postgresql brings it")?;
-    Ok(newest.join("bin"))
-}
-
-fn size_of(directory: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for entry in std::fs::read_dir(directory)? {
-        let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type()))?;
-        bytes += match kind?.is_dir() {
-            true => size_of(&path)?,
-            false => path.metadata()?.len(),
-        };
-    }
-    Ok(bytes)
 }
 
 #[async_trait(?Send)]
@@ -234,96 +188,68 @@ impl Target for Postgres {
     async fn connect(&self, clients: usize, _: Purpose) -> Result<Connections> {
         let mut connections = Connections::new();
         for _ in 0..clients {
-            let client = self.admin().await?;
-            let put = client.prepare(PUT).await?;
-            let get = client.prepare(GET).await?;
-            let batch = client.prepare(BATCH).await?;
-            connections.push(Box::new(Session { client, put, get, batch }));
+            connections.push(Box::new(Session::open(self.anyone()).await?));
         }
         Ok(connections)
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities { catches_up: true, seeds: true, ..Abilities::default() }
+        Abilities { catches_up: true, has_data_process: false }
     }
 
     async fn switch_over(&mut self) -> Result<()> {
-        bail!("PostgreSQL moves the active role only with tools around it")
+        let old = self.primary;
+        // So that little is left to write while nobody takes puts.
+        connect(&self.anyone()).await?.batch_execute("CHECKPOINT").await?;
+        let mut server = self.nodes[old].server.take().context("the primary does not run")?;
+        // It ends once its standbys have all.
+        server.stop(Signal::SIGINT, PREPARE_MAX)?;
+        self.promote().await?;
+        self.host.make_standby(&self.nodes[old].name)?;
+        self.serve(old)
     }
 
     async fn kill(&mut self, _: Fault) -> Result<()> {
-        bail!("PostgreSQL fails over only with tools around it")
+        let node = &mut self.nodes[self.primary];
+        let mut server = node.server.take().context("the primary does not run")?;
+        server.kill_with_children();
+        self.promote().await
     }
 
     async fn recover(&mut self) -> Result<()> {
-        Ok(())
+        for number in self.standbys() {
+            if self.nodes[number].server.is_none() {
+                // It may have log that nobody else has, and so cannot follow as it is.
+                self.host.remove_shared_memory(&self.nodes[number].name)?;
+                self.host.remove(&self.nodes[number].name)?;
+                self.serve_copy(number)?;
+            }
+        }
+        self.wait_until_whole().await
     }
 
     async fn stop_passive(&mut self) -> Result<()> {
-        // s2, for which no commit waits.
-        self.standbys[1] = None;
+        let [_, passive] = self.standbys();
+        self.nodes[passive].server = None;
         Ok(())
     }
 
     async fn catch_up(&mut self) -> Result<()> {
-        self.standbys[1] = Some(self.serve_standby(1)?);
-        let equal = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 's2' \
-            AND flush_lsn >= pg_current_wal_lsn()";
-        self.wait_for_count(equal, 1, CATCH_UP_MAX).await
+        let [_, passive] = self.standbys();
+        self.serve(passive)?;
+        let equal = format!(
+            "application_name = '{}' AND flush_lsn >= pg_current_wal_lsn()",
+            self.nodes[passive].name
+        );
+        self.wait_for_standbys(1, &equal, CATCH_UP_MAX).await
     }
 
     async fn seed(&mut self) -> Result<(u64, f64)> {
         let begun = Instant::now();
         self.copy_to("seeded")?;
         let seconds = begun.elapsed().as_secs_f64();
-        let directory = self.host.directory.join("seeded");
-        let bytes = size_of(&directory)?;
-        std::fs::remove_dir_all(&directory)?;
+        let bytes = self.host.size_of("seeded")?;
+        self.host.remove("seeded")?;
         Ok((bytes, seconds))
-    }
-}
-
-struct Session {
-    client: tokio_postgres::Client,
-    put: Statement,
-    get: Statement,
-    batch: Statement,
-}
-
-#[async_trait]
-impl Connection for Session {
-    async fn put(&mut self, key: Bytes, value: Bytes) -> Result<()> {
-        self.client.execute(&self.put, &[&&*key, &&*value]).await?;
-        Ok(())
-    }
-
-    async fn get(&mut self, key: Bytes) -> Result<Option<usize>> {
-        let row = self.client.query_opt(&self.get, &[&&*key]).await?;
-        row.map(|row| Ok(row.try_get::<_, &[u8]>(0)?.len())).transpose()
-    }
-
-    async fn batch(&mut self, records: Vec<(Bytes, Bytes)>) -> Result<()> {
-        let (keys, values): (Vec<&[u8]>, Vec<&[u8]>) =
-            records.iter().map(|(key, value)| (&**key, &**value)).unzip();
-        self.client.execute(&self.batch, &[&keys, &values]).await?;
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_newest_version_with_a_server_is_taken() {
-        let directory = tempfile::tempdir().unwrap();
-        assert!(programs(directory.path()).is_err());
-        for (version, program) in [("9", "initdb"), ("15", "initdb"), ("17", "psql")] {
-            let bin = directory.path().join(version).join("bin");
-            std::fs::create_dir_all(&bin).unwrap();
-            std::fs::write(bin.join(program), "").unwrap();
-        }
-        assert_eq!(programs(directory.path()).unwrap(), directory.path().join("15/bin"));
-        assert_eq!(size_of(directory.path()).unwrap(), 0);
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
@@ -43,23 +43,56 @@ impl Server {
 
     /// Ends it, and returns once it is gone.
     pub(crate) fn kill(&mut self) {
-        if !self.is_running() {
-            return;
-        }
-        let Ok(id) = i32::try_from(self.child.id()) else { return };
-        let pid = Pid::from_raw(id);
-        // Nothing to do if it is gone already.
-        let _ = kill(pid, self.end);
-        let deadline = Instant::now() + PATIENCE;
-        while self.is_running() {
-            if Instant::now() >= deadline {
-                let _ = killpg(pid, Signal::SIGKILL);
-                let _ = self.child.wait();
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        if self.stop(self.end, PATIENCE).is_err() {
+            let _ = killpg(self.pid(), Signal::SIGKILL);
+            let _ = self.child.wait();
         }
     }
+
+    /// Asks it with `signal` to end, and returns once it is gone.
+    ///
+    /// # Errors
+    /// It still runs after `patience`.
+    pub(crate) fn stop(&mut self, signal: Signal, patience: Duration) -> Result<()> {
+        if !self.is_running() {
+            return Ok(());
+        }
+        // Nothing to do if it is gone already.
+        let _ = kill(self.pid(), signal);
+        let deadline = Instant::now() + patience;
+        while self.is_running() {
+            ensure!(Instant::now() < deadline, "it still runs after {patience:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Kills it and its children with SIGKILL, also those that left its process group.
+    pub(crate) fn kill_with_children(&mut self) {
+        let children = children(self.pid());
+        // The parent first, which would start new ones.
+        for pid in std::iter::once(self.pid()).chain(children) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        let _ = self.child.wait();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("the kernel's numbers fit"))
+    }
+}
+
+/// Processes whose parent is `parent`.
+fn children(parent: Pid) -> Vec<Pid> {
+    let is_child = |entry: std::fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // The program's name stands in brackets and may hold anything, brackets too.
+        let (_, rest) = stat.rsplit_once(')')?;
+        let its_parent: i32 = rest.split_whitespace().nth(1)?.parse().ok()?;
+        (its_parent == parent.as_raw()).then(|| Pid::from_raw(pid))
+    };
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(is_child).collect()
 }
 
 impl Drop for Server {
@@ -117,6 +150,8 @@ pub(crate) fn find_program(name: &str, package: &str) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keelson_testkit::eventually;
+    use nix::unistd::getpgid;
 
     #[test]
     fn a_server_ends_and_a_command_that_fails_says_why() {
@@ -132,6 +167,39 @@ mod tests {
         command.args(["-c", "echo one; echo two >&2; exit 3"]);
         let error = succeed(command, &log).unwrap_err().to_string();
         assert!(error.ends_with("exit status: 3: one\ntwo"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn children_in_sessions_of_their_own_are_killed_with_their_parent() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "setsid sleep 600 & wait"]);
+        let mut server = Server::start(command, Path::new("/dev/null"), Signal::SIGKILL).unwrap();
+        let child = eventually("it has a child in another group", || async {
+            let child = *children(server.pid()).first().context("none")?;
+            ensure!(getpgid(Some(child))? == child, "not yet");
+            Ok(child)
+        });
+        let child = child.await.unwrap();
+        server.kill_with_children();
+        assert!(!server.is_running());
+        eventually("the child is gone", || async {
+            let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            ensure!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+    }
+
+    #[test]
+    fn a_server_that_does_not_listen_to_a_signal_still_runs() {
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        let mut server = Server::start(command, Path::new("/dev/null"), Signal::SIGKILL).unwrap();
+        assert!(server.stop(Signal::SIGCONT, Duration::from_millis(20)).is_err());
+        assert!(server.is_running());
+        server.stop(Signal::SIGTERM, PATIENCE).unwrap();
+        assert!(!server.is_running());
     }
 
     #[test]

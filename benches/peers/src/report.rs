@@ -1,7 +1,7 @@
 //! What was measured, as medians, as ratios to Keelson, and as a page. Pure.
 //!
 //! A rate is better when it is higher, a gap when it is shorter; a ratio says how many times better
-//! Keelson is, whichever way round that is.
+//! Keelson is, whichever way round that is. What is only a bound is marked as one.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -144,6 +144,11 @@ impl Results {
         (worse > 0.0).then(|| better / worse)
     }
 
+    fn ratio_cell(&self, row: Row, ours: Kind, peer: Kind) -> Option<String> {
+        let ratio = self.ratio(row, ours, peer).filter(|_| row != Row::Disk)?;
+        Some(format!("{}{ratio:.2}", bound(row, peer)))
+    }
+
     fn kinds(&self) -> Vec<Kind> {
         let measured = |kind: &Kind| self.samples.keys().any(|(_, other)| other == kind);
         Kind::ALL.into_iter().filter(measured).collect()
@@ -166,11 +171,7 @@ impl Results {
                 |(ours, peer): &(Kind, Kind)| format!("{} : {}", ours.title(), peer.title());
             let titles: Vec<_> = pairs.iter().map(title).collect();
             let ratios = table("times better", &titles, |row| {
-                let cell = |(ours, peer): &(Kind, Kind)| match row {
-                    Row::Disk => None,
-                    _ => self.ratio(row, *ours, *peer).map(|ratio| format!("{ratio:.2}")),
-                };
-                pairs.iter().map(cell).collect()
+                pairs.iter().map(|(ours, peer)| self.ratio_cell(row, *ours, *peer)).collect()
             });
             text.push_str(&format!("\n{ratios}"));
         }
@@ -181,7 +182,7 @@ impl Results {
         let median = self.median(row, kind)?;
         let unit = row.unit();
         let space = if unit.starts_with('/') { "" } else { " " };
-        let value = format!("{}{space}{unit}", number(median));
+        let value = format!("{}{}{space}{unit}", bound(row, kind), number(median));
         if !row.is_gap() {
             return Some(value);
         }
@@ -208,6 +209,7 @@ impl Results {
                     "unit": row.unit(),
                     "system": kind.name(),
                     "median": self.median(row, kind),
+                    "is_lower_bound": !bound(row, kind).is_empty(),
                     "keelson_times_better": ratio.filter(|_| !kind.is_keelson()),
                     "samples": samples,
                 }));
@@ -225,6 +227,15 @@ impl Results {
 fn sample_json(sample: &Sample) -> Value {
     let (p50, p99) = sample.latencies.unzip();
     json!({ "value": sample.value, "p50_ms": p50, "p99_ms": p99 })
+}
+
+/// Marks the gap, and with it our ratio, of whom somebody else told at once that its member was
+/// gone: with a way to find out, it would be longer.
+fn bound(row: Row, kind: Kind) -> &'static str {
+    match (row, kind) {
+        (Row::MemberKilled, Kind::Postgres) => "≥ ",
+        _ => "",
+    }
 }
 
 /// Each of ours beside each peer.

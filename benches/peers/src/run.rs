@@ -59,18 +59,13 @@ async fn one(kind: Kind, plan: &Plan, place: &Place, results: &mut Results) -> R
     if abilities.catches_up {
         round.catch_up().await.context("let a copy catch up")?;
     }
-    if abilities.seeds {
-        let (bytes, seconds) = round.target.seed().await.context("seed a copy")?;
-        round.add_megabytes(Row::Seed, bytes, seconds);
-    }
-    if abilities.switches_over {
-        round.gaps(Row::Switchover, plan.switchovers, None).await.context("switch over")?;
-    }
-    if abilities.survives_member {
-        let fault = Some(Fault::Member);
-        round.gaps(Row::MemberKilled, plan.kills, fault).await.context("kill the member")?;
-    }
-    if abilities.survives_process {
+    let (bytes, seconds) = round.target.seed().await.context("seed a copy")?;
+    round.add_megabytes(Row::Seed, bytes, seconds);
+    round.target.expect_faults().await.context("prepare for faults")?;
+    round.gaps(Row::Switchover, plan.switchovers, None).await.context("switch over")?;
+    let fault = Some(Fault::Member);
+    round.gaps(Row::MemberKilled, plan.kills, fault).await.context("kill the member")?;
+    if abilities.has_data_process {
         let fault = Some(Fault::Process);
         round.gaps(Row::ProcessKilled, plan.kills, fault).await.context("kill the process")?;
     }

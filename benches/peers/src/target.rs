@@ -1,5 +1,4 @@
-//! What the generator asks of a system: connections for its loads, and faults where it survives
-//! them by itself.
+//! What the generator asks of a system: connections for its loads, copies made anew, and faults.
 
 use anyhow::Result;
 use async_trait::async_trait;
@@ -35,36 +34,41 @@ pub(crate) trait Target {
     /// Connections to the active copy.
     async fn connect(&self, clients: usize, purpose: Purpose) -> Result<Connections>;
 
-    /// What it does about faults and full copies by itself.
+    /// What not every system can do.
     fn abilities(&self) -> Abilities;
+
+    /// Starts what only a system that is to survive faults needs.
+    async fn expect_faults(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Moves the active role in order, and returns once it is moved.
     async fn switch_over(&mut self) -> Result<()>;
 
-    /// Kills with SIGKILL what a fault takes, and returns once it is gone.
+    /// Kills with SIGKILL what a fault takes, and returns once it is gone. Where nobody takes over
+    /// by himself, somebody is told to at once.
     async fn kill(&mut self, fault: Fault) -> Result<()>;
 
     /// Brings back what was killed, and returns once everything is as before.
     async fn recover(&mut self) -> Result<()>;
 
-    /// Kills a passive copy that writes do not need.
+    /// Kills a passive copy that writes do not need; only of those that catch up.
     async fn stop_passive(&mut self) -> Result<()>;
 
     /// Starts that copy again, and returns once it has, durably, all that was written.
     async fn catch_up(&mut self) -> Result<()>;
 
-    /// Makes a whole copy anew: bytes of its files, and seconds.
+    /// Makes a whole copy anew, durably: bytes of its files, and seconds.
     async fn seed(&mut self) -> Result<(u64, f64)>;
 }
 
-/// What a system does by itself; the rest is left out of the table.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+/// What not every system can do; where it cannot, the table has no figure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Abilities {
+    /// A copy that was away is sent only what it missed.
     pub(crate) catches_up: bool,
-    pub(crate) seeds: bool,
-    pub(crate) switches_over: bool,
-    pub(crate) survives_member: bool,
-    pub(crate) survives_process: bool,
+    /// The process that serves data can die alone.
+    pub(crate) has_data_process: bool,
 }
 
 /// What connections are for, which matters where clients decide how long to wait for an answer.

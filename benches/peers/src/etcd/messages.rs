@@ -55,9 +55,24 @@ pub(crate) struct MoveLeaderRequest {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct MemberAddRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub(crate) peer_urls: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct MemberRemoveRequest {
+    #[prost(uint64, tag = "1")]
+    pub(crate) id: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct StatusResponse {
     #[prost(message, optional, tag = "1")]
     pub(crate) header: Option<Header>,
+    /// Bytes of the member's database file.
+    #[prost(int64, tag = "3")]
+    pub(crate) db_size: i64,
     #[prost(uint64, tag = "4")]
     pub(crate) leader: u64,
     #[prost(uint64, tag = "5")]

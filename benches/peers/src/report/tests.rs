@@ -66,6 +66,27 @@ fn tables_leave_out_what_nobody_has_and_mark_what_one_lacks() {
 }
 
 #[test]
+fn a_gap_without_time_to_find_out_is_a_bound_and_so_is_its_ratio() {
+    let mut results = Results::default();
+    for row in [Row::Switchover, Row::MemberKilled] {
+        results.add(row, Kind::Keelson, Sample::new(40.0));
+        results.add(row, Kind::Postgres, Sample::new(20.0));
+    }
+    let text = results.tables();
+    for line in [
+        "| gap of a planned switchover | 40.0 ms, p95 40.0 of 1 | 20.0 ms, p95 20.0 of 1 |",
+        "| gap of a planned switchover | 0.50 |",
+        "| 40.0 ms, p95 40.0 of 1 | ≥ 20.0 ms, p95 20.0 of 1 |",
+        "| gap after kill -9 of the active member | ≥ 0.50 |",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let rows = results.json()["results"].take();
+    let bounds = rows.as_array().unwrap().iter().filter(|row| row["is_lower_bound"] == true);
+    assert_eq!(bounds.count(), 1);
+}
+
+#[test]
 fn without_a_peer_there_are_no_ratios() {
     let text = results(&[(Row::Puts1, Kind::Keelson, 1.0)]).tables();
     assert!(!text.contains("times better"), "{text}");
