@@ -22,7 +22,7 @@ use crate::autoreseed::ReseedStep;
 use crate::decision::{ActivationReason, DecisionRecord};
 use crate::event::EventKind;
 use crate::member::{MemberActivation, MemberConfig};
-use crate::operation::{Operation, OperationKind, OperationState};
+use crate::operation::{OperationKind, OperationState};
 use crate::order::Source;
 use crate::point_in_time::Turn;
 use crate::rehearsal::Rehearsal;

@@ -30,8 +30,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::{Either, Ready, ready};
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, Request, Response};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 use keelson_types::RefusalReason;
 use keelson_wire::Refusal;
@@ -295,6 +295,19 @@ fn admit(
     Ok((peer, ended))
 }
 
+/// Whether a request says that it is one of gRPC. A browser sends others to any address that a page
+/// names, with the certificate that its user has.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/grpc"))
+}
+
+fn not_grpc() -> Response<Body> {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    answer
+}
+
 /// The token of a request, if it shows one.
 fn shown_token(headers: &HeaderMap) -> Result<Option<AccessSecret>, Refusal> {
     let mut shown = headers.get_all(AUTHORIZATION).iter();
@@ -340,6 +353,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if !is_grpc(request.headers()) {
+            return Either::Left(ready(Ok(not_grpc())));
+        }
         let (begun, number) = (Instant::now(), number_of(request.uri().path()));
         let unknown = Connection::default();
         let connection = request.extensions().get().unwrap_or(&unknown);

@@ -2,8 +2,9 @@
 //!
 //! A stream takes room before it reads, and gives it back when its client has taken the answer and
 //! asks for more. A single answer that is large takes room, too, until it has left ([`held`]): many
-//! of them for a client that takes none would fill the memory. While there is no room it waits, for [`STALLED`] at most; then it is refused, so
-//! that what it keeps besides (a snapshot, files) is not kept for ever.
+//! of them for a client that takes none would fill the memory. Whoever finds no room waits, for
+//! [`STALLED`] at most; then it is refused, so that what it keeps besides (a snapshot, files) is
+//! not kept for ever.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -143,8 +144,8 @@ impl Room {
 }
 
 /// Makes an answer for `client`, which holds room until it has left if it is large. Where there is
-/// none now it is dropped, and made again with room: whoever waited with it in hand would have it in
-/// no account.
+/// none now it is dropped, and made again with room: whoever waited with it in hand would have it
+/// in no account.
 ///
 /// # Errors
 /// It cannot be made; `overloaded` if there was no room for too long.

@@ -1,9 +1,9 @@
 //! `cargo xtask demo`, `chaos` and `profile`: set up, build `keelson`, and run a program of the
 //! test kit with it.
 //!
-//! The scenarios themselves are the programs `keelson-demo`, `keelson-chaos` and `keelson-profile` of
-//! the crate `keelson-testkit`; here are only the build profile and the hand-over. Every argument but
-//! `--profile` goes to that program. `chaos --docker` goes to [`crate::compose::chaos`].
+//! The scenarios themselves are the programs `keelson-demo`, `keelson-chaos` and `keelson-profile`
+//! of the crate `keelson-testkit`; here are only the build profile and the hand-over. Every
+//! argument but `--profile` goes to that program. `chaos --docker` goes to [`crate::compose::chaos`].
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,6 +1,8 @@
 //! Both sides over real sockets: who gets in, and what those who do not are told.
 #![allow(clippy::unwrap_used)]
 
+mod renewal;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -477,72 +479,6 @@ async fn a_connection_on_which_nobody_shows_who_it_is_does_not_last() {
         tokio::task::yield_now().await;
     }
     assert!(!unknown.is_connected() && known.is_connected());
-}
-
-#[tokio::test]
-async fn the_connection_of_a_client_ends_with_its_certificate_and_that_of_a_member_does_not() {
-    let world = World::new();
-    let running = world.serve("m1").await;
-    let soon = Validity::lasting(Duration::from_secs(3));
-    let connect = |name: &str, request: CertRequest| {
-        let connector = Connector::new(world.store(name, &request.valid(soon)));
-        connector.channel(&running.address, member("m1"), Lane::Control)
-    };
-    let client = connect("ann", CertRequest::admin("ann"));
-    let other = connect("m2", CertRequest::member("m2", &[]));
-    ask(client.clone()).await.unwrap();
-    ask(other.clone()).await.unwrap();
-    let request = Request::new(v1::GetOperationRequest::default());
-    let watched = OperationsClient::new(client.clone()).watch_operation(request).await.unwrap();
-    assert!(watched.into_inner().message().await.is_err(), "the stream is cut");
-    assert_eq!(failure_of(client).await.0, RefusalReason::BadCertificate);
-    ask(other).await.expect("the cluster lives on what members say to each other");
-}
-
-#[tokio::test]
-async fn a_new_certificate_is_shown_by_new_calls_and_breaks_none_that_are_under_way() {
-    let world = World::new();
-    let running = world.serve("m1").await;
-    let soon = Validity::lasting(Duration::from_secs(4));
-    let store = world.store("client", &CertRequest::admin("ann").valid(soon));
-    let channel = PeerChannel::new(store.clone(), &running.address, member("m1"));
-    assert_eq!(ask(channel.clone()).await.unwrap().kind, "ann (admin)");
-    let mut listing = OperationsClient::new(channel.clone());
-    let listing =
-        tokio::spawn(
-            async move { listing.list_operations(v1::ListOperationsRequest::default()).await },
-        );
-    running.listing.notified().await;
-    world.files(
-        "client",
-        &world.authority,
-        &world.authority.issue(&CertRequest::admin("bob")).unwrap(),
-    );
-    store.reload().unwrap();
-    let renewed = async {
-        while ask(channel.clone()).await.unwrap().kind != "bob (admin)" {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), renewed).await.expect("it is shown");
-    assert!(!listing.is_finished(), "the call under way goes on");
-    assert!(listing.await.unwrap().is_err(), "until its certificate ends");
-    assert_eq!(ask(channel).await.unwrap().kind, "bob (admin)");
-}
-
-#[tokio::test]
-async fn a_new_certificate_that_nobody_trusts_breaks_nothing_yet() {
-    let world = World::new();
-    let running = world.serve("m1").await;
-    let store = world.store("client", &CertRequest::admin("ann"));
-    let channel = PeerChannel::new(store.clone(), &running.address, member("m1"));
-    ask(channel.clone()).await.unwrap();
-    let foreign = Authority::create("test", Validity::days(10)).unwrap();
-    world.files("client", &foreign, &foreign.issue(&CertRequest::admin("bob")).unwrap());
-    store.reload().unwrap();
-    for _ in 0..50 {
-        assert_eq!(ask(channel.clone()).await.unwrap().kind, "ann (admin)");
-    }
 }
 
 /// Everybody is a member until this is set.
