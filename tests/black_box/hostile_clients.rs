@@ -13,6 +13,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderMap, Request, Response};
 use keelson_client::{Client, ClientConfig, ClientOptions, v1};
 use keelson_testkit::{Cluster, Writer, WriterOptions, eventually};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use prost::Message;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -135,10 +136,17 @@ async fn nobody_else_suffers(cluster: &Cluster, writer: Writer) -> Result<()> {
     cluster.assert_clean_logs(&[])
 }
 
+/// A test has more connections than most shells allow it files.
+fn allow_many_files() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_say_nothing_or_half_of_it_keep_nobody_out() -> Result<()> {
     let mut cluster = cluster().await?;
     let writer = Writer::start(cluster.client().database("DB1"), WriterOptions::default());
+    allow_many_files()?;
     let mut held = Vec::new();
     let mut handshaken = Vec::new();
     for address in addresses(&cluster).await? {
@@ -181,9 +189,12 @@ async fn what_is_no_http2_is_cut_off() -> Result<()> {
     for address in addresses(&cluster).await? {
         for (name, bytes) in &cases {
             let mut tls = secured(cluster.client_toml(), &address).await?;
-            // It may be cut off before it has said all.
-            let _ = tls.write_all(bytes).await;
-            let ended = timeout(PATIENCE, tls.read_to_end(&mut Vec::new())).await;
+            let said = async {
+                // It may be cut off before it has said all, and without a word.
+                let _ = tls.write_all(bytes).await;
+                let _ = tls.read_to_end(&mut Vec::new()).await;
+            };
+            let ended = timeout(PATIENCE, said).await;
             ensure!(ended.is_ok(), "{name} is still heard at {address}");
         }
         let mut tcp = TcpStream::connect(&address).await?;
@@ -295,25 +306,35 @@ async fn answers_that_are_never_taken_hold_bounded_memory_and_stop_nothing() -> 
     let (active, _) = active_and_passive(&cluster).await?;
     let config = certified(&cluster, "reader", &["DB1"]).await?;
     let before = memory_bytes(&mut cluster, active)?;
-    let sender = http2(secured(&config, &cluster.data_address(active)?).await?, 0).await?;
+    // One takes nothing at all, the other the beginning of each answer.
+    let address = cluster.data_address(active)?;
+    let sender = http2(secured(&config, &address).await?, 0).await?;
+    let slow = http2(secured(&config, &address).await?, 10_000).await?;
     let answered = Arc::new(AtomicUsize::new(0));
     let get = v1::GetRequest { database: "DB1".into(), key: "large".into(), ..Default::default() };
     let watch = v1::WatchRequest { database: "DB1".into(), from: first, ..Default::default() };
     let scan = v1::ScanRequest { database: "DB1".into(), ..Default::default() };
     let mut kept = tokio::task::JoinSet::new();
-    for _ in 0..ASKED {
-        let (response, answered) =
-            (call(&sender, request("Kv/Get")?, asked(&get)).await?, answered.clone());
+    for number in 0..ASKED {
+        let by = if number % 2 == 0 { &sender } else { &slow };
+        let response = call(by, request("Kv/Get")?, asked(&get)).await?;
+        let answered = answered.clone();
         kept.spawn(async move {
             let response = response.await;
-            answered.fetch_add(1, Ordering::SeqCst);
+            // What was refused is answered at once and holds nothing.
+            let is_refusal = |answer: &Response<_>| answer.headers().contains_key("grpc-status");
+            if response.as_ref().is_ok_and(|answer| !is_refusal(answer)) {
+                answered.fetch_add(1, Ordering::SeqCst);
+            }
             // Nobody reads it.
             std::future::pending::<()>().await;
             drop(response);
         });
     }
     let mut streams = Vec::new();
-    for _ in 0..50 {
+    for _ in 0..25 {
+        streams.push(call(&slow, request("Kv/Watch")?, asked(&watch)).await?.await?);
+        streams.push(call(&slow, request("Kv/Scan")?, asked(&scan)).await?.await?);
         streams.push(call(&sender, request("Kv/Watch")?, asked(&watch)).await?.await?);
         streams.push(call(&sender, request("Kv/Scan")?, asked(&scan)).await?.await?);
     }
@@ -328,7 +349,7 @@ async fn answers_that_are_never_taken_hold_bounded_memory_and_stop_nothing() -> 
     ensure!(answers < ASKED / 2, "{answers} answers of {LARGE_BYTES} bytes are held");
     // Others read it meanwhile, and who took nothing may once its connection is gone.
     ensure!(database.get("large").await?.is_some_and(|value| value.len() == LARGE_BYTES));
-    drop((kept, streams, sender));
+    drop((kept, streams, sender, slow));
     let client = Client::new(ClientConfig::load(&config)?, ClientOptions::default())?;
     ensure!(client.database("DB1").get("large").await?.is_some());
     nobody_else_suffers(&cluster, writer).await

@@ -286,8 +286,14 @@ impl Target for Etcd {
     async fn seed(&mut self) -> Result<(u64, f64)> {
         let number = self.follower().await?;
         let id = self.status(number).await?.member();
-        // Both are refused for some seconds after any member was away.
-        let remove = || self.order(MEMBER_REMOVE, MemberRemoveRequest { id });
+        // Both are refused for some seconds after any member was away. An answer may be lost, and
+        // nobody can be removed twice.
+        let remove = || async {
+            match self.order(MEMBER_REMOVE, MemberRemoveRequest { id }).await {
+                Err(error) if format!("{error:#}").contains("member not found") => Ok(()),
+                removed => removed,
+            }
+        };
         eventually("the member is removed", remove).await?;
         let member = &mut self.members[number];
         member.server = None;

@@ -13,6 +13,9 @@
 //! decides otherwise. Whose data a reader or a writer may touch is in the certificate or the token
 //! too ([`PeerIdentity::may_use`]) and is checked by the service, which knows the database.
 //!
+//! What does not say that it is gRPC is answered with HTTP's 415: a browser sends such requests for
+//! any page, with the certificate that its user has.
+//!
 //! Who calls is known by the certificate of the connection, or by a token in the header
 //! `authorization` of the call. Tokens never make a member: what members say to each other takes a
 //! certificate, and one that counts only while the member belongs to the cluster ([`Members`]).
@@ -21,25 +24,22 @@
 //! ([`Intake`]), so that it does not take the memory of all; those of members are not, because the
 //! cluster lives on them.
 
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::future::{Either, Ready, ready};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, Request, Response, StatusCode};
-use hyper::body::{Frame, SizeHint};
 use keelson_types::RefusalReason;
 use keelson_wire::Refusal;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower::Service;
 use tracing::Instrument;
 
+use crate::answer::AnswerBody;
 use crate::call_meters::{code_of, number_of};
 use crate::identity::nobody;
 use crate::intake::{Client, Intake};
@@ -162,7 +162,7 @@ const STREAMS: &[(&str, &str)] = &[
 const OPEN: &str = "/grpc.health.v1.Health/Check";
 
 /// Ends when whoever sent a request may not hear more, and says why not.
-type Ended = Pin<Box<dyn Future<Output = Refusal> + Send>>;
+pub(crate) type Ended = Pin<Box<dyn Future<Output = Refusal> + Send>>;
 
 /// Who sent a request, and what watches over the answer if it is a stream.
 type Admitted = (Option<PeerIdentity>, Option<Ended>);
@@ -295,8 +295,7 @@ fn admit(
     Ok((peer, ended))
 }
 
-/// Whether a request says that it is one of gRPC. A browser sends others to any address that a page
-/// names, with the certificate that its user has.
+/// Whether a request says that it is one of gRPC.
 fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     kind.is_some_and(|kind| kind.starts_with("application/grpc"))
@@ -336,7 +335,7 @@ impl<S> Admission<S> {
     }
 }
 
-type Held<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+type Answering<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
 
 impl<S> Service<Request<Body>> for Admission<S>
 where
@@ -346,19 +345,23 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Either<Ready<Result<S::Response, S::Error>>, Held<S::Error>>;
+    type Future = Either<Ready<Result<S::Response, S::Error>>, Answering<S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        if !is_grpc(request.headers()) {
-            return Either::Left(ready(Ok(not_grpc())));
-        }
         let (begun, number) = (Instant::now(), number_of(request.uri().path()));
         let unknown = Connection::default();
         let connection = request.extensions().get().unwrap_or(&unknown);
+        if !is_grpc(request.headers()) {
+            if connection.note_refusal() {
+                tracing::debug!(address = ?connection.address, "a request that is not of gRPC");
+            }
+            self.gates.meters.answered(number, Code::InvalidArgument, Duration::ZERO);
+            return Either::Left(ready(Ok(not_grpc())));
+        }
         let (path, headers) = (request.uri().path(), request.headers());
         let (peer, ended) = match admit(path, headers, connection, &self.gates) {
             Ok(admitted) => admitted,
@@ -395,70 +398,12 @@ where
             let code = code_of(answer.headers());
             meters.answered(number, code, begun.elapsed());
             spans::answered(&span, code);
-            let held = (place, answer.extensions_mut().remove());
-            if ended.is_none() && held.0.is_none() && held.1.is_none() {
+            let kept = answer.extensions_mut().remove();
+            if ended.is_none() && place.is_none() && kept.is_none() {
                 return Ok(answer);
             }
-            Ok(answer.map(|inner| Body::new(HeldBody { inner, ended, cut: false, held })))
+            Ok(answer.map(|inner| Body::new(AnswerBody::new(inner, ended, place, kept))))
         }))
-    }
-}
-
-/// Something that a service keeps until its answer has left the process, or nobody waits for it any
-/// more; it puts this into the extensions of the answer.
-#[derive(Clone, Debug)]
-pub struct AnswerHold {
-    #[expect(dead_code, reason = "given back when it is dropped")]
-    kept: Arc<dyn fmt::Debug + Send + Sync>,
-}
-
-impl AnswerHold {
-    /// Keeps it.
-    pub fn new(kept: impl fmt::Debug + Send + Sync + 'static) -> Self {
-        Self { kept: Arc::new(kept) }
-    }
-}
-
-/// An answer that holds the place of its call until it has left. A stream ends when its token or
-/// membership does: nothing is sent after that.
-struct HeldBody {
-    inner: Body,
-    ended: Option<Ended>,
-    cut: bool,
-    #[expect(dead_code, reason = "given back when it is dropped")]
-    held: (Option<Place<Client>>, Option<AnswerHold>),
-}
-
-impl hyper::body::Body for HeldBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = self.get_mut();
-        if this.cut {
-            return Poll::Ready(None);
-        }
-        if let Some(ended) = &mut this.ended
-            && let Poll::Ready(refusal) = ended.as_mut().poll(cx)
-        {
-            tracing::info!(%refusal, "a stream was cut off");
-            (this.ended, this.cut) = (None, true);
-            let mut trailers = HeaderMap::new();
-            let written = Status::from(refusal).add_header(&mut trailers);
-            return Poll::Ready(Some(written.map(|()| Frame::trailers(trailers))));
-        }
-        Pin::new(&mut this.inner).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.cut || self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }
 

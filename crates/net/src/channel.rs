@@ -46,6 +46,9 @@ pub enum Lane {
     Bulk,
 }
 
+/// Pause after a new certificate opened no connection while the old one's is open.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
+
 type Channels = BTreeMap<(String, Expect, Lane), PeerChannel>;
 
 /// Makes and keeps channels. Cheap to clone; clones share the channels.
@@ -98,6 +101,8 @@ struct State {
     connection: Option<Connection>,
     /// The certificate that the connection began with.
     shown: Option<Arc<CertifiedKey>>,
+    /// A newer one that a server refused, and when to show it again; the connection is as it was.
+    refused: Option<(Arc<CertifiedKey>, Instant)>,
     /// Set while an attempt is under way; the sender is dropped when it ended.
     attempt: Option<watch::Receiver<()>>,
     failure: Option<ConnectFailure>,
@@ -156,8 +161,7 @@ impl PeerChannel {
     /// Whether a connection is open at the moment.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        let state = lock(&self.shared.state);
-        state.connection.as_ref().is_some_and(|connection| !connection.is_closed())
+        lock(&self.shared.state).is_open()
     }
 
     /// The open connection, or the outcome of the attempt under way, or the last failure.
@@ -191,7 +195,8 @@ impl PeerChannel {
     fn renew(&self, state: &mut State) {
         let Some(now) = self.shared.credentials.certificate() else { return };
         let is_old = state.shown.as_ref().is_some_and(|shown| !Arc::ptr_eq(shown, &now));
-        if is_old && state.attempt.is_none() && !pausing(state) {
+        let waits = |(key, until): &(_, Instant)| Arc::ptr_eq(key, &now) && Instant::now() < *until;
+        if is_old && state.attempt.is_none() && !state.refused.as_ref().is_some_and(waits) {
             self.start(state);
         }
     }
@@ -263,6 +268,14 @@ impl Attempt {
                 state.connection = Some(connection);
                 state.shown = shown;
             }
+            Err(failure) if state.is_open() => {
+                let is_new =
+                    |key| state.refused.as_ref().is_none_or(|(was, _)| !Arc::ptr_eq(was, key));
+                if shown.as_ref().is_some_and(is_new) {
+                    tracing::warn!(%failure, "a new certificate is refused, the old goes on");
+                }
+                state.refused = shown.map(|key| (key, Instant::now() + RENEWAL_PAUSE));
+            }
             Err(failure) => {
                 if state.failures == 0 {
                     tracing::debug!(%failure, "cannot connect");
@@ -289,6 +302,10 @@ impl Drop for Attempt {
 }
 
 impl State {
+    fn is_open(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| !connection.is_closed())
+    }
+
     fn fail(&mut self, failure: ConnectFailure) {
         self.retry_at = Some(Instant::now() + pause(self.failures));
         self.failures = self.failures.saturating_add(1);

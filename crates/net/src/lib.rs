@@ -24,6 +24,7 @@
 //! | make spans of traces, and carry traces on | [`SPANS`], [`carry_traces`] |
 
 mod access;
+mod answer;
 mod call_meters;
 mod channel;
 mod connect;
@@ -50,7 +51,8 @@ mod verify;
 pub mod certs;
 pub mod link;
 
-pub use access::{AnswerHold, may_call};
+pub use access::may_call;
+pub use answer::{Disconnect, Kept};
 pub use call_meters::CallMeters;
 pub use channel::{Connector, Lane, PeerChannel};
 pub use connect::Expect;

@@ -31,6 +31,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
 use crate::access::{Admission, Gates};
+use crate::answer::Disconnect;
 use crate::failure::tls_error;
 use crate::handshakes::Handshakes;
 use crate::limits::{
@@ -227,7 +228,9 @@ impl TlsServer {
         let client = certificate.as_ref().is_some_and(|peer| peer.role != Role::Member);
         let ends = certificates.first().filter(|_| client);
         let ends = ends.and_then(|certificate| PeerIdentity::end_of(certificate)).map(in_time);
-        let connection = Connection { certificate, address: Some(peer), vouched, refused };
+        let disconnect = Disconnect::default();
+        let connection =
+            Connection { certificate, address: Some(peer), vouched, refused, disconnect };
         Ok(Handshaken { stream, connection, ends })
     }
 }
@@ -259,6 +262,8 @@ pub(crate) struct Connection {
     pub(crate) vouched: Arc<AtomicBool>,
     /// Requests on it that were refused.
     pub(crate) refused: Arc<AtomicU32>,
+    /// Whether it is to end.
+    pub(crate) disconnect: Disconnect,
 }
 
 impl Connection {
@@ -494,8 +499,11 @@ impl PeerStream {
         Self { stream, connection, ends, unknown, _turn: turn, _client: client }
     }
 
-    /// Whether it was unknown for too long, or the certificate ended.
+    /// Whether it was unknown for too long, or the certificate ended, or a service wants it to end.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.connection.disconnect.is_wanted() {
+            return true;
+        }
         if self.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(cx).is_ready()) {
             // Ready once only.
             self.ends = Some(Box::pin(tokio::time::sleep(Duration::ZERO)));

@@ -1,19 +1,23 @@
 //! What is read ahead of clients: bounded in bytes, for each client and for all of them.
 //!
 //! A stream takes room before it reads, and gives it back when its client has taken the answer and
-//! asks for more. A single answer that is large takes room, too, until it has left ([`held`]): many
-//! of them for a client that takes none would fill the memory. Whoever finds no room waits, for
-//! [`STALLED`] at most; then it is refused, so that what it keeps besides (a snapshot, files) is
-//! not kept for ever.
+//! asks for more. A single answer that is large takes room, too, until it has left
+//! ([`answer_with_room`]): many of them for a client that takes none would fill the memory. Whoever
+//! finds no room waits, for [`STALLED`] at most; then it is refused, so that what it keeps besides
+//! (a snapshot, files) is not kept for ever.
+//!
+//! A client that takes nothing and answers pings would keep its room for good. It may while nobody
+//! else needs that: when somebody has waited in vain, the connections end on which room was kept
+//! for that long.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
-use keelson_net::{AnswerHold, PeerIdentity};
+use keelson_net::{Disconnect, PeerIdentity};
 use keelson_types::RefusalReason;
 use keelson_wire::Refusal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -39,16 +43,37 @@ pub(crate) struct Ahead {
     of_client: usize,
     patience: Duration,
     clients: Mutex<BTreeMap<String, Weak<Semaphore>>>,
+    keepers: Arc<Keepers>,
+}
+
+/// Who has room.
+#[derive(Default, Debug)]
+struct Keepers(Mutex<(u64, BTreeMap<u64, Keeper>)>);
+
+#[derive(Debug)]
+struct Keeper {
+    client: String,
+    since: Instant,
+    connection: Disconnect,
+}
+
+/// The place of a room among the keepers; given up when it is dropped.
+#[derive(Debug)]
+struct Keeping {
+    number: u64,
+    keepers: Arc<Keepers>,
 }
 
 /// The room of one client, for one of its streams.
 #[derive(Debug)]
 pub(crate) struct Share {
     client: String,
+    connection: Disconnect,
     own: Arc<Semaphore>,
     all: Arc<Semaphore>,
     most: usize,
     patience: Duration,
+    keepers: Arc<Keepers>,
 }
 
 /// Room for one answer; given back when it is dropped.
@@ -57,6 +82,8 @@ pub(crate) struct Room {
     own: OwnedSemaphorePermit,
     all: OwnedSemaphorePermit,
     most: usize,
+    #[expect(dead_code, reason = "given up when it is dropped")]
+    keeping: Keeping,
 }
 
 impl Default for Ahead {
@@ -72,11 +99,16 @@ fn permits(bytes: usize) -> u32 {
 impl Ahead {
     fn new(all: usize, of_client: usize, patience: Duration) -> Self {
         let all = Arc::new(Semaphore::new(all));
-        Self { all, of_client, patience, clients: Mutex::default() }
+        let (clients, keepers) = (Mutex::default(), Arc::default());
+        Self { all, of_client, patience, clients, keepers }
     }
 
-    /// The share of a client, which all its streams have together.
-    pub(crate) fn share(&self, client: String) -> Share {
+    /// The share of a client, which all its streams have together, for a call on this connection.
+    pub(crate) fn share_of(&self, (client, connection): &(PeerIdentity, Disconnect)) -> Share {
+        self.share(client.to_string(), connection.clone())
+    }
+
+    fn share(&self, client: String, connection: Disconnect) -> Share {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let own = clients.get(&client).and_then(Weak::upgrade).unwrap_or_else(|| {
             clients.retain(|_, known| known.strong_count() > 0);
@@ -85,7 +117,40 @@ impl Ahead {
             own
         });
         let (all, most, patience) = (self.all.clone(), self.of_client, self.patience);
-        Share { client, own, all, most, patience }
+        Share { client, connection, own, all, most, patience, keepers: self.keepers.clone() }
+    }
+}
+
+impl Keepers {
+    fn enter(self: &Arc<Self>, share: &Share) -> Keeping {
+        let (client, connection) = (share.client.clone(), share.connection.clone());
+        let keeper = Keeper { client, since: Instant::now(), connection };
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.0 += 1;
+        let number = all.0;
+        all.1.insert(number, keeper);
+        Keeping { number, keepers: self.clone() }
+    }
+
+    /// Ends the connections on which room was kept for so long: those of a client, or of all.
+    fn end(&self, client: Option<&str>, patience: Duration) {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for keeper in all.1.values() {
+            let is_asked = client.is_none_or(|client| client == keeper.client);
+            let is_first = is_asked && keeper.since.elapsed() >= patience;
+            if is_first && !keeper.connection.is_wanted() {
+                let client = &keeper.client;
+                tracing::warn!(client, "takes nothing of its answers: its connection is ended");
+                keeper.connection.now();
+            }
+        }
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        let mut all = self.keepers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.1.remove(&self.number);
     }
 }
 
@@ -95,7 +160,11 @@ impl Share {
         let wanted = permits(bytes.clamp(1, self.most));
         let own = self.own.clone().try_acquire_many_owned(wanted).ok()?;
         let all = self.all.clone().try_acquire_many_owned(wanted).ok()?;
-        Some(Room { own, all, most: self.most })
+        Some(self.room_of(own, all))
+    }
+
+    fn room_of(&self, own: OwnedSemaphorePermit, all: OwnedSemaphorePermit) -> Room {
+        Room { own, all, most: self.most, keeping: self.keepers.enter(self) }
     }
 
     /// Room for so many bytes, or for as many as one client may have.
@@ -104,20 +173,22 @@ impl Share {
     /// `overloaded` if there was none for too long.
     pub(crate) async fn room(&self, bytes: usize) -> Result<Room, Refusal> {
         let wanted = permits(bytes.clamp(1, self.most));
+        // The semaphores are never closed.
         let taking = async {
             let own = self.own.clone().acquire_many_owned(wanted).await.ok()?;
             let all = self.all.clone().acquire_many_owned(wanted).await.ok()?;
-            Some(Room { own, all, most: self.most })
+            Some(self.room_of(own, all))
         };
         let none = || {
             let client = &self.client;
+            let own_is_full = self.own.available_permits() < wanted as usize;
+            self.keepers.end(own_is_full.then_some(client.as_str()), self.patience);
             let what = format!(
                 "answers that nobody takes fill the room for {client} or for all clients: read \
                  faster, or run fewer watches and scans at the same time"
             );
             Refusal::new(RefusalReason::Overloaded, what)
         };
-        // The semaphores are never closed.
         timeout(self.patience, taking).await.ok().flatten().ok_or_else(none)
     }
 }
@@ -149,9 +220,9 @@ impl Room {
 ///
 /// # Errors
 /// It cannot be made; `overloaded` if there was no room for too long.
-pub(crate) async fn held<T, F>(
+pub(crate) async fn answer_with_room<T, F>(
     ahead: &Ahead,
-    client: &PeerIdentity,
+    client: &(PeerIdentity, Disconnect),
     make: impl Fn() -> F,
 ) -> Result<Response<T>, Refusal>
 where
@@ -163,7 +234,7 @@ where
     if bytes <= SMALL_BYTES {
         return Ok(Response::new(answer));
     }
-    let share = ahead.share(client.to_string());
+    let share = ahead.share_of(client);
     let mut room = share.room_now(bytes);
     while room.is_none() {
         drop(answer);
@@ -173,7 +244,7 @@ where
         room = taken.fit(bytes).then_some(taken);
     }
     let mut response = Response::new(answer);
-    response.extensions_mut().insert(AnswerHold::new(room));
+    response.extensions_mut().insert(keelson_net::Kept::new(room));
     Ok(response)
 }
 
@@ -220,15 +291,36 @@ mod tests {
         Ahead::new(100, 40, Duration::from_millis(10))
     }
 
+    fn share(ahead: &Ahead, client: &str) -> Share {
+        ahead.share(client.into(), Disconnect::default())
+    }
+
     fn free(ahead: &Ahead, client: &str) -> (usize, usize) {
-        (ahead.share(client.into()).own.available_permits(), ahead.all.available_permits())
+        (share(ahead, client).own.available_permits(), ahead.all.available_permits())
+    }
+
+    #[tokio::test]
+    async fn whoever_keeps_room_that_others_wait_for_loses_its_connection() {
+        let ahead = ahead();
+        let connections: Vec<_> = (0..4).map(|_| Disconnect::default()).collect();
+        let named = |number: usize| ahead.share(number.to_string(), connections[number].clone());
+        let ended = || connections.iter().map(Disconnect::is_wanted).collect::<Vec<_>>();
+        let _kept = [named(0).room(40).await.unwrap(), named(1).room(40).await.unwrap()];
+        tokio::time::sleep(ahead.patience).await;
+        let filler = named(2).room(20).await.unwrap();
+        assert!(named(0).room(1).await.is_err(), "its own share is full");
+        assert_eq!(ended(), [true, false, false, false], "others need not suffer for that");
+        drop(filler);
+        let _filler = named(2).room(20).await.unwrap();
+        assert!(named(3).room(1).await.is_err(), "all is full");
+        assert_eq!(ended(), [true, true, true, false], "whoever had some of it meanwhile");
     }
 
     #[tokio::test]
     async fn a_client_that_takes_nothing_waits_for_itself_and_not_for_ever() {
         let ahead = ahead();
-        let (slow, other) = (ahead.share("slow".into()), ahead.share("other".into()));
-        let again = ahead.share("slow".into());
+        let (slow, other) = (share(&ahead, "slow"), share(&ahead, "other"));
+        let again = share(&ahead, "slow");
         let held = [slow.room(20).await.unwrap(), again.room(20).await.unwrap()];
         let refusal = slow.room(1).await.unwrap_err();
         assert_eq!(refusal.reason, RefusalReason::Overloaded);
@@ -242,7 +334,7 @@ mod tests {
     #[tokio::test]
     async fn all_clients_together_are_bounded() {
         let ahead = ahead();
-        let shares: Vec<_> = (0..3).map(|n| ahead.share(n.to_string())).collect();
+        let shares: Vec<_> = (0..3).map(|n| share(&ahead, &n.to_string())).collect();
         let _held = [shares[0].room(40).await.unwrap(), shares[1].room(40).await.unwrap()];
         assert!(shares[2].room(40).await.is_err());
         assert!(shares[2].room(20).await.is_ok());
@@ -254,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn room_becomes_as_large_as_what_was_read_if_there_is_so_much() {
         let ahead = ahead();
-        let share = ahead.share("c".into());
+        let share = share(&ahead, "c");
         let mut room = share.room(10).await.unwrap();
         assert!(room.fit(4));
         assert_eq!(free(&ahead, "c"), (36, 96));
@@ -269,6 +361,7 @@ mod tests {
     async fn a_large_answer_holds_room_until_it_has_left_and_a_small_one_none() {
         let ahead = Ahead::new(200_000, 100_000, Duration::from_millis(10));
         let client = PeerIdentity { name: "c".into(), ..PeerIdentity::default() };
+        let client = (client, Disconnect::default());
         let of = |bytes: usize| {
             let made = Cell::new(0);
             let (ahead, client) = (&ahead, &client);
@@ -277,10 +370,10 @@ mod tests {
                     made.set(made.get() + 1);
                     ready(Ok(v1::GetResponse { found: true, value: vec![0; bytes].into() }))
                 };
-                held(ahead, client, make).await.map(|answer| (answer, made.get()))
+                answer_with_room(ahead, client, make).await.map(|answer| (answer, made.get()))
             }
         };
-        let free = || free(&ahead, &client.to_string()).0;
+        let free = || free(&ahead, &client.0.to_string()).0;
         let small = of(10_000).await.unwrap();
         assert_eq!((small.1, free()), (1, 100_000));
         let (large, made) = of(60_000).await.unwrap();
@@ -299,7 +392,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_keeps_its_room_until_the_next_one_is_asked_for() {
         let ahead = ahead();
-        let share = ahead.share("c".into());
+        let share = share(&ahead, "c");
         let (sender, receiver) = mpsc::channel(2);
         let mut pieces = Pieces::new(receiver);
         sender.send((Ok(1), Some(share.room(10).await.unwrap()))).await.unwrap();

@@ -18,13 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use keelson_net::{PeerIdentity, line_of, note_database, peer_of, require_database};
+use keelson_net::{Disconnect, PeerIdentity, line_of, note_database, peer_of, require_database};
 use keelson_types::{AuditLine, ForkAddress, LogEnd, News, RefusalReason, SessionId};
 use keelson_wire::{CommitToken, Refusal, ids, v1};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
-use crate::ahead::held;
+use crate::ahead::answer_with_room;
 use crate::context::{CopyHandle, PlaneContext, Registry};
 use crate::message::Message;
 use crate::shared::Held;
@@ -115,13 +115,16 @@ fn admitted<T: OfDatabase>(request: Request<T>) -> Result<T, Refusal> {
     Ok(request.into_inner())
 }
 
-/// The same, with who sent it.
-fn admitted_of<T: OfDatabase>(mut request: Request<T>) -> Result<(PeerIdentity, T), Refusal> {
+/// The same, with who sent it and over which connection.
+fn admitted_of<T: OfDatabase>(
+    mut request: Request<T>,
+) -> Result<((PeerIdentity, Disconnect), T), Refusal> {
     require_database(&request, request.get_ref().database())?;
-    // It is there, or it would have been refused.
+    let connection = Disconnect::of(&request);
+    // It is there, or the request would have been refused.
     let client = request.extensions_mut().remove().unwrap_or_default();
     note_database(request.get_ref().database());
-    Ok((client, request.into_inner()))
+    Ok(((client, connection), request.into_inner()))
 }
 
 /// Refuses an answer that was read while the copy served another epoch, or none.
@@ -182,7 +185,7 @@ impl v1::kv_server::Kv for KvService {
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetResponse>, Status> {
         let (client, request) = admitted_of(request)?;
-        Ok(held(&self.context.ahead, &client, || self.read_key(&request)).await?)
+        Ok(answer_with_room(&self.context.ahead, &client, || self.read_key(&request)).await?)
     }
 
     async fn put(
@@ -226,18 +229,18 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
-        let client = peer_of(&request)?.to_string();
-        Ok(Response::new(self.scan_keys(admitted(request)?, client).await?))
+        let (client, request) = admitted_of(request)?;
+        let share = self.context.ahead.share_of(&client);
+        Ok(Response::new(self.scan_keys(request, share).await?))
     }
 
     async fn watch(
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let client = peer_of(&request)?.to_string();
-        let request = admitted(request)?;
+        let (client, request) = admitted_of(request)?;
         let copy = self.copy(&request.database)?;
-        let share = self.context.ahead.share(client);
+        let share = self.context.ahead.share_of(&client);
         Ok(Response::new(watch::start(self.context.clone(), copy, request, share).await?))
     }
 
@@ -253,7 +256,9 @@ impl v1::kv_server::Kv for KvService {
         &self,
         request: Request<v1::ReadSalvageRequest>,
     ) -> Result<Response<Self::ReadSalvageStream>, Status> {
-        Ok(Response::new(self.salvaged(admitted(request)?).await?))
+        let (client, request) = admitted_of(request)?;
+        let share = self.context.ahead.share_of(&client);
+        Ok(Response::new(self.salvaged(request, share).await?))
     }
 
     async fn delete_salvage(
@@ -273,7 +278,7 @@ impl v1::kv_server::Kv for KvService {
         request: Request<v1::SearchRequest>,
     ) -> Result<Response<v1::SearchResponse>, Status> {
         let (client, request) = admitted_of(request)?;
-        Ok(held(&self.context.ahead, &client, || self.search_index(&request)).await?)
+        Ok(answer_with_room(&self.context.ahead, &client, || self.search_index(&request)).await?)
     }
 
     async fn durability(

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use keelson_client::v1;
 
 use crate::{
@@ -41,14 +41,7 @@ struct Figures {
 ///
 /// # Errors
 /// The step that failed.
-pub async fn run_until_interrupted(path: Option<PathBuf>) -> Result<()> {
-    tokio::select! {
-        result = run(path) => result,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
-    }
-}
-
-async fn run(path: Option<PathBuf>) -> Result<()> {
+pub async fn run(path: Option<PathBuf>) -> Result<()> {
     let started = Instant::now();
     let mut figures = Figures::default();
     let mut cluster = start().await?;

@@ -2,7 +2,8 @@
 //! bytes, while `keelson bench` loads a cluster of this machine.
 //!
 //! The kernel counts all of it for every thread, so that nothing measures in the way: two looks at
-//! `/proc` and at the members' metrics in the middle of a load, and the operations in between.
+//! `/proc` and at the members' metrics in the middle of a load. Operations are those of the load's
+//! mean rate in the time between them.
 
 mod look;
 mod page;

@@ -7,6 +7,7 @@
 
 pub(crate) mod chaos;
 mod image;
+mod prometheus;
 mod proof;
 mod visit;
 

@@ -1,5 +1,6 @@
 //! `cargo xtask console-shots`: the web console in a real browser, which is installed if it is
-//! missing. Not in the normal tests: a browser is large, and not everywhere to be had.
+//! missing. Not in the normal tests: a browser is large, and not everywhere to be had; CI says
+//! loudly when it has none.
 //!
 //! What is looked at is the program `keelson-console-shots` of the crate `keelson-testkit`.
 
@@ -25,8 +26,17 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     setup::run(workspace, Trigger::OnTheWay)?;
     let missing = BROWSER.iter().filter(|(program, _)| find_program(program).is_none());
     let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
-    setup::install_besides(workspace, &packages)
-        .context("NOTHING WAS TESTED: there is no browser (chromium, chromium-driver)")?;
+    if let Err(error) = setup::install_besides(workspace, &packages) {
+        let error = error.context("NOTHING WAS TESTED: there is no browser");
+        if !workspace.ci {
+            return Err(error);
+        }
+        // A machine for tests may reach no packages.
+        println!("console-shots: ##########################################################");
+        println!("console-shots: {error:#}");
+        println!("console-shots: ##########################################################");
+        return Ok(());
+    }
     let build = ["build", "--workspace", "--bin", "keelson", "--bin", "keelson-console-shots"];
     run_command(&mut workspace.cargo(&build)).context("build the binary keelson")?;
     let shots = binary.with_file_name("keelson-console-shots");

@@ -3,7 +3,8 @@
 //!
 //! The scenarios themselves are the programs `keelson-demo`, `keelson-chaos` and `keelson-profile`
 //! of the crate `keelson-testkit`; here are only the build profile and the hand-over. Every
-//! argument but `--profile` goes to that program. `chaos --docker` goes to [`crate::compose::chaos`].
+//! argument but `--profile` goes to that program. `chaos --docker` goes to
+//! [`crate::compose::chaos`].
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! Has `promtool` check what `deploy/monitoring` asks of Prometheus: the alert rules, their tests,
-//! and every expression of the dashboard.
+//! Has `promtool` check what `deploy/monitoring` asks of Prometheus: its configuration, the alert
+//! rules, their tests, and every expression of the dashboard.
 //!
 //! That the metrics exist, and that every alert has its tests, is a test of `status`.
 
@@ -17,7 +17,12 @@ pub(crate) const PROGRAM: &str = "promtool";
 /// Checks all of it; fails where the program is missing.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let folder = workspace.root.join("deploy/monitoring");
-    for args in [["check", "rules", "alerts.yml"], ["test", "rules", "alerts.test.yml"]] {
+    for args in [
+        // Certificates are there only beside a cluster.
+        &["check", "config", "--syntax-only", "prometheus.yml"][..],
+        &["check", "rules", "alerts.yml"],
+        &["test", "rules", "alerts.test.yml"],
+    ] {
         run_command(Command::new(PROGRAM).args(args).current_dir(&folder))?;
     }
     check_dashboard(&folder.join("dashboard.json"))

@@ -1,17 +1,20 @@
 //! Salvage: log that was cut off the copy of this member and kept, listed and read while the copy
 //! goes on.
 
+use std::collections::VecDeque;
+
 use keelson_copy_core::salvage::{kept_until, may_delete};
 use keelson_env::Disk;
 use keelson_format::FrameInfo;
 use keelson_log::{LogError, Salvage, SalvagedFrames, delete_salvage, list_salvage, read_salvage};
 use keelson_types::{Record, RefusalReason, Setting};
 use keelson_wire::{Refusal, ids, v1};
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tokio::time::timeout;
 
 use super::Answers;
+use crate::ahead::{Piece, Pieces, STALLED, Share};
 use crate::kv::KvService;
 use crate::message::Message;
 use crate::owner::unix_millis;
@@ -19,7 +22,7 @@ use crate::owner::unix_millis;
 /// Bytes of records in one message, except that one record is sent if there is any.
 const MESSAGE_BYTES: usize = 1024 * 1024;
 /// Messages read ahead of the asker.
-const AHEAD: usize = 4;
+const AHEAD: usize = 2;
 
 impl KvService {
     pub(super) async fn salvages(&self, database: &str) -> Result<Vec<v1::Salvage>, Refusal> {
@@ -64,15 +67,63 @@ impl KvService {
     pub(super) async fn salvaged(
         &self,
         request: v1::ReadSalvageRequest,
+        share: Share,
     ) -> Result<Answers<v1::ReadSalvageResponse>, Refusal> {
         let (directory, found) = self.found_salvage(&request.database).await?;
         let (salvage, disk) = (named(found, &request.id)?, self.context.places.disk.clone());
+        let read = move || read_salvage(&*disk, &directory, &salvage);
+        let frames = self.on_salvage_reader(read).await?.map_err(|error| refusal(&error))?;
         let (sender, responses) = mpsc::channel(AHEAD);
-        self.context.scans.run(move || match read_salvage(&*disk, &directory, &salvage) {
-            Ok(frames) => send(frames, &sender),
-            Err(error) => drop(sender.blocking_send(Err(refusal(&error).into()))),
+        let service = self.clone();
+        tokio::spawn(async move {
+            if let Err(refusal) = service.send_salvage(frames, share, &sender).await {
+                // A client that has gone needs no answer.
+                let _ = sender.send((Err(refusal.into()), None)).await;
+            }
         });
-        Ok(Box::pin(ReceiverStream::new(responses)))
+        Ok(Box::pin(Pieces::new(responses)))
+    }
+
+    /// Reads and sends message by message, so that a slow asker keeps no thread.
+    async fn send_salvage(
+        &self,
+        frames: SalvagedFrames,
+        share: Share,
+        sender: &Sender,
+    ) -> Result<(), Refusal> {
+        let mut records = Records { frames, left: VecDeque::new() };
+        loop {
+            let mut room = share.room(MESSAGE_BYTES).await?;
+            let read = move || {
+                let message = records.message();
+                (records, message)
+            };
+            let (rest, (message, is_last)) = self.on_salvage_reader(read).await?;
+            records = rest;
+            let bytes = message.encoded_len();
+            if !room.fit(bytes) {
+                // Its bytes are those of the salvage, which is in memory as a whole.
+                drop(room);
+                room = share.room(bytes).await?;
+            }
+            let stalled = |_| {
+                let what = "the client took nothing for too long";
+                Refusal::new(RefusalReason::DeadlineExceeded, what)
+            };
+            let sent = timeout(STALLED, sender.send((Ok(message), Some(room)))).await;
+            if sent.map_err(stalled)?.is_err() || is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn on_salvage_reader<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (reply, done) = oneshot::channel();
+        self.context.readers.run(move || drop(reply.send(work())));
+        done.await.map_err(|_| Refusal::new(RefusalReason::Internal, "a reader thread ended"))
     }
 
     async fn found_salvage(
@@ -109,29 +160,39 @@ fn refusal(error: &LogError) -> Refusal {
     Refusal::new(RefusalReason::CopyFailed, format!("salvage: {error}"))
 }
 
-type Sender = mpsc::Sender<Result<v1::ReadSalvageResponse, Status>>;
+type Sender = mpsc::Sender<Piece<v1::ReadSalvageResponse>>;
 
-/// Sends all records; blocking, and slowed down by the asker.
-fn send(mut frames: SalvagedFrames, sender: &Sender) {
-    let mut message = v1::ReadSalvageResponse::default();
-    let mut bytes = 0;
-    for frame in frames.by_ref() {
-        let Ok(decoded) = frame.decode() else { break };
-        for (sequence, record) in (decoded.first_sequence..).zip(decoded.records) {
-            let record = salvaged(&frame, decoded.time.unix_millis(), sequence, record);
-            let more = record.key.len() + record.value.len();
-            if bytes > 0 && bytes + more > MESSAGE_BYTES {
-                if sender.blocking_send(Ok(std::mem::take(&mut message))).is_err() {
-                    return; // Nobody listens any more.
+/// What is left of a salvage.
+struct Records {
+    frames: SalvagedFrames,
+    /// Of the last frame.
+    left: VecDeque<v1::SalvagedRecord>,
+}
+
+impl Records {
+    /// As many as one message has, and whether it is the last one, which says what was not read.
+    fn message(&mut self) -> (v1::ReadSalvageResponse, bool) {
+        let mut message = v1::ReadSalvageResponse::default();
+        let mut bytes = 0;
+        loop {
+            while let Some(record) = self.left.front() {
+                let more = record.key.len() + record.value.len();
+                if bytes > 0 && bytes + more > MESSAGE_BYTES {
+                    return (message, false);
                 }
-                bytes = 0;
+                bytes += more;
+                message.records.extend(self.left.pop_front());
             }
-            bytes += more;
-            message.records.push(record);
+            let frame = self.frames.next();
+            let Some((frame, decoded)) = frame.and_then(|f| f.decode().ok().map(|d| (f, d))) else {
+                message.unread_bytes = self.frames.unread_bytes();
+                return (message, true);
+            };
+            let millis = decoded.time.unix_millis();
+            let numbered = (decoded.first_sequence..).zip(decoded.records);
+            self.left = numbered.map(|(n, record)| salvaged(&frame, millis, n, record)).collect();
         }
     }
-    message.unread_bytes = frames.unread_bytes();
-    let _ = sender.blocking_send(Ok(message));
 }
 
 fn salvaged(

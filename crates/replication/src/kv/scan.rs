@@ -28,7 +28,7 @@ impl KvService {
     pub(super) async fn scan_keys(
         &self,
         request: v1::ScanRequest,
-        client: String,
+        share: Share,
     ) -> Result<Answers<v1::ScanResponse>, Refusal> {
         let (snapshot, copy) = match self.fork_store(&request.database).await? {
             Some(store) => (self.on_reader(None, move || store.snapshot()).await?, None),
@@ -36,7 +36,6 @@ impl KvService {
         };
         let (sender, responses) = mpsc::channel(AHEAD);
         let (service, snapshot) = (self.clone(), Arc::new(Mutex::new(snapshot)));
-        let share = self.context.ahead.share(client);
         tokio::spawn(async move {
             let of = copy.as_ref().map(|(copy, _)| copy);
             let scan = service.send_scan(of, request, snapshot, (&share, &sender));

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use keelson_testkit::chaos::{self, ChaosOptions, Kind, Script, Victim, Where};
+use keelson_testkit::until_interrupted;
 
 const USAGE: &str = "usage: keelson-chaos [--seed NUMBER] [--faults NUMBER] [--only KIND,...]\n\
     \x20      [--victim any|active|leader] [--writers NUMBER] [--pause-ms NUMBER]\n\
@@ -95,7 +96,7 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match chaos::run(&options).await {
+    match until_interrupted(chaos::run(&options)).await {
         Ok(outcome) => {
             println!("\n{}", outcome.table);
             println!("chaos: {:?}", outcome.verified);

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use keelson_testkit::demo;
+use keelson_testkit::{demo, until_interrupted};
 
 const USAGE: &str = "usage: keelson-demo [PATH]\n\
     PATH: what to import (JSON Lines, CSV, mbox, Maildir, package lists, a directory tree);\n\
@@ -19,7 +19,7 @@ async fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     }
-    match demo::run_until_interrupted(path).await {
+    match until_interrupted(demo::run(path)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\nthe demonstration FAILED: {error:#}");

@@ -3,22 +3,25 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use keelson_testkit::profile;
+use keelson_testkit::{profile, until_interrupted};
 
 /// How long each load runs, unless the first argument says so many seconds.
 const TIME: Duration = Duration::from_secs(10);
+
+/// Less is over before it is looked at.
+const SECONDS_MIN: u64 = 5;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let time = match std::env::args().nth(1).map(|text| text.parse()) {
         None => TIME,
-        Some(Ok(seconds)) => Duration::from_secs(seconds),
-        Some(Err(_)) => {
-            eprintln!("usage: keelson-profile [SECONDS]");
+        Some(Ok(seconds)) if seconds >= SECONDS_MIN => Duration::from_secs(seconds),
+        Some(_) => {
+            eprintln!("usage: keelson-profile [SECONDS], {SECONDS_MIN} at least");
             return ExitCode::from(2);
         }
     };
-    match profile::run(time).await {
+    match until_interrupted(profile::run(time)).await {
         Ok(profiles) => {
             print!("{}", profile::page(&profiles));
             ExitCode::SUCCESS

@@ -35,6 +35,14 @@ const RESET: Duration = Duration::from_secs(1);
 /// A clock that was set to a time is not further from it than this when it is read.
 const CLOCK_ERROR_SECONDS: i64 = 30;
 
+/// A program that syncs a file where stores and logs are and prints how many milliseconds it took.
+const TIMED_SYNC: &str = "f=/var/lib/keelson/data/databases/timed-sync; a=$(date +%s%N); \
+    dd if=/dev/zero of=$f bs=1 count=1 conv=fdatasync 2>/dev/null; b=$(date +%s%N); rm -f $f; \
+    echo $(((b - a) / 1000000))";
+
+/// What `bad_host.c` adds to a sync of a slow disk.
+const SLOW_SYNC_MILLIS: u64 = 40;
+
 /// A program that ends with an error unless there is exactly one data process, whose number it
 /// needs: its own command line must not match.
 const KILL_DATA: &str = "for p in /proc/[0-9]*; do \
@@ -281,7 +289,15 @@ impl Ground for Containers {
 
     async fn slow_disk(&mut self, member: &str, slow: bool) -> Result<()> {
         let volume = self.hosting.volume(member);
-        ["data", "log"].iter().try_for_each(|place| tell(&volume.join(place), "slow", slow))
+        ["data", "log"].iter().try_for_each(|place| tell(&volume.join(place), "slow", slow))?;
+        // It may be down or paused; its disk is slow when it goes on.
+        let Ok(took) = self.docker(&["exec"], member, &["sh", "-c", TIMED_SYNC]).await else {
+            return Ok(());
+        };
+        let took: u64 = took.parse().context("the time of a sync")?;
+        // A library that is not there would make this no fault at all.
+        ensure!(!slow || took >= SLOW_SYNC_MILLIS, "a sync of {member} takes {took} ms");
+        Ok(())
     }
 
     async fn shift_clock(&mut self, member: &str, seconds: i64) -> Result<()> {

@@ -97,7 +97,7 @@ pub fn page(profiles: &[Profile]) -> String {
         ("syncs of logs/s", Box::new(|p| format!("{:.0}", p.syncs().count / p.seconds))),
         ("a sync of a log", Box::new(|p| mean_micros(p.syncs()))),
         (
-            "written to disk, all members",
+            "written to the disk",
             Box::new(|p| format!("{:.1} KiB", p.cost.written_bytes as f64 / 1024.0 / p.operations)),
         ),
         (
@@ -141,7 +141,7 @@ mod tests {
             "| changes of context | 10.0 |",
             "| syncs of logs, all members | 0.50 |",
             "| a sync of a log | 200 µs |",
-            "| written to disk, all members | 2.0 KiB |",
+            "| written to the disk | 2.0 KiB |",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

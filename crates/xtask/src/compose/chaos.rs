@@ -39,7 +39,8 @@ const PROGRAMS: [&str; 5] = ["unshare", "nsenter", "iptables", "ip", "tc"];
 
 const RUN: &str = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
 
-/// Runs faults; every argument but `--keep` goes to the program. With it the containers stay.
+/// Runs faults; every argument but `--keep` goes to the program. With it the containers stay, until
+/// `--down` alone removes them.
 pub(crate) fn run(workspace: &Workspace, profile: &str, args: &[String]) -> Result<()> {
     if let Err(error) = engine() {
         println!("chaos: ##################################################################");
@@ -52,6 +53,9 @@ pub(crate) fn run(workspace: &Workspace, profile: &str, args: &[String]) -> Resu
     let folder =
         workspace.keelson_binary("keelson-chaos")?.parent().context("no folder")?.to_owned();
     let stack = stack(workspace, &folder)?;
+    if args.iter().any(|arg| arg == "--down") {
+        return remove(&stack, &folder);
+    }
     let program = program(workspace, profile)?;
     let binary = image::make(workspace, IMAGES[0], profile)?;
     match std::env::var_os("KEELSON_OTHER_BIN") {
@@ -70,6 +74,7 @@ pub(crate) fn run(workspace: &Workspace, profile: &str, args: &[String]) -> Resu
     }
     if !keep.is_empty() {
         println!("chaos: kept: project {}, files in {}", stack.project, folder.display());
+        println!("chaos: cargo xtask chaos --docker --down  removes them");
         return outcome;
     }
     let removed = remove(&stack, &folder);

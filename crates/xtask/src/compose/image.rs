@@ -44,7 +44,8 @@ fn program(workspace: &Workspace, profile: &str) -> Result<PathBuf> {
     workspace.keelson_binary(if profile == "dev" { "debug" } else { profile })
 }
 
-fn base(workspace: &Workspace) -> Result<String> {
+/// The image that others begin with.
+pub(super) fn base(workspace: &Workspace) -> Result<String> {
     if let Ok(named) = std::env::var("RUNTIME_IMAGE") {
         return Ok(named);
     }

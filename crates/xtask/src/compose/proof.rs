@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::prometheus::Prometheus;
 use super::{Stack, docker, engine, image, visit};
 use crate::workspace::{Workspace, timed};
 
@@ -44,7 +45,7 @@ pub(super) fn run(workspace: &Workspace, keep: bool) -> Result<()> {
         }
         Err(error) => return Err(error),
     };
-    let (outcome, seconds) = timed(|| Proof { stack: &stack }.all());
+    let (outcome, seconds) = timed(|| Proof { workspace, stack: &stack }.all());
     if outcome.is_err() {
         for service in MEMBERS.iter().chain(&["identities", "forming"]) {
             let logs = stack.compose(&["logs", "--tail", "30", service]).output();
@@ -83,6 +84,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 struct Proof<'a> {
+    workspace: &'a Workspace,
     stack: &'a Stack,
 }
 
@@ -90,12 +92,13 @@ type Step<'a> = (&'static str, fn(&Proof<'a>) -> Result<()>);
 
 impl Proof<'_> {
     fn all(&self) -> Result<()> {
-        let steps: [Step<'_>; 10] = [
+        let steps: [Step<'_>; 11] = [
             ("one command makes a cluster", Self::formed),
             ("members run without rights and see no key but their own", Self::confined),
             ("networks are apart", Self::networks),
             ("writes span the sites", Self::writes),
             ("every member tells its metrics to holders of a certificate", Self::metrics),
+            ("Prometheus reaches every member and evaluates the rules", Self::monitoring),
             ("the console opens over TLS to holders of a token", Self::console),
             ("a member that dies is replaced and comes back", Self::failover),
             ("a site that dies is replaced and comes back", Self::site_loss),
@@ -165,6 +168,21 @@ impl Proof<'_> {
             ensure!(visitor.metrics(member, &at, false).is_err(), "{member} tells anybody");
         }
         Ok(())
+    }
+
+    fn monitoring(&self) -> Result<()> {
+        let Some(prometheus) = Prometheus::start(self.workspace, self.stack)? else {
+            return Ok(());
+        };
+        let reached = self.eventually("Prometheus reaches all members", || {
+            let count = prometheus.reaches()?;
+            ensure!(count == MEMBERS.len() as u64, "it reaches {count}");
+            Ok(())
+        });
+        let evaluated = reached
+            .and_then(|()| self.eventually("its rules are evaluated", || prometheus.evaluates()));
+        let removed = prometheus.remove();
+        evaluated.and(removed)
     }
 
     fn console(&self) -> Result<()> {
