@@ -75,7 +75,7 @@ async fn run(directory: &std::path::Path) -> Result<usize> {
         ("decision", format!("/decisions/{}", index.context("a decision")?)),
         ("switchover", "/databases/DB1/switchover?to=m2".to_owned()),
         ("maintenance", "/members/m1/maintenance".to_owned()),
-        ("suspend", "/copies/DB2/m3/suspend".to_owned()),
+        ("suspend", "/copies/DB1/m2/suspend".to_owned()),
         ("seed", "/copies/DB2/m1/seed".to_owned()),
         ("refused", "/databases/DB9".to_owned()),
     ] {

@@ -70,10 +70,18 @@ impl Prometheus {
         Ok(())
     }
 
-    /// Removes it and its volume.
+    /// Removes it and the volumes of the monitoring; some versions of Compose make that of Grafana
+    /// as well.
     pub(super) fn remove(&self) -> Result<()> {
         run_command(&mut self.stack.compose(&["rm", "--stop", "--force", "prometheus"]))?;
-        docker(&["volume", "rm", &format!("{}_prometheus", self.stack.project)]).map(drop)
+        let project = &self.stack.project;
+        let made = docker(&["volume", "ls", "--quiet"])?;
+        for volume in ["prometheus", "grafana"].map(|name| format!("{project}_{name}")) {
+            if made.lines().any(|line| line == volume) {
+                docker(&["volume", "rm", &volume])?;
+            }
+        }
+        Ok(())
     }
 }
 
