@@ -248,8 +248,8 @@ impl Target for Redis {
     }
 
     async fn seed(&mut self) -> Result<(u64, f64)> {
-        let replicas = (0..self.nodes.len()).filter(|number| *number != self.master);
-        let number = replicas.last().context("there is no replica")?;
+        let replica = (0..self.nodes.len()).find(|number| *number != self.master);
+        let number = replica.context("there is no replica")?;
         let node = &mut self.nodes[number];
         node.server = None;
         std::fs::remove_dir_all(&node.home)?;

@@ -18,8 +18,8 @@ use clap::Parser;
 use crate::cli::Cli;
 use crate::failure::{Exit, Failure};
 
-/// Puts and gets are made of small allocations on many threads: with 64 clients this allocator gives
-/// a tenth more of them than that of the C library, also to RocksDB.
+/// Puts and gets are made of small allocations on many threads: with 64 clients this allocator
+/// gives a tenth more of them than that of the C library. It is RocksDB's, too.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -306,7 +306,6 @@ mod tests {
         let named = |number: usize| ahead.share(number.to_string(), connections[number].clone());
         let ended = || connections.iter().map(Disconnect::is_wanted).collect::<Vec<_>>();
         let _kept = [named(0).room(40).await.unwrap(), named(1).room(40).await.unwrap()];
-        tokio::time::sleep(ahead.patience).await;
         let filler = named(2).room(20).await.unwrap();
         assert!(named(0).room(1).await.is_err(), "its own share is full");
         assert_eq!(ended(), [true, false, false, false], "others need not suffer for that");

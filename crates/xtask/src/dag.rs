@@ -102,8 +102,11 @@ fn outer_problem(edge: &Edge) -> Option<String> {
             from.name, edge.to
         ));
     }
-    let (package, owner) = OWNED.iter().find(|(package, _)| *package == edge.to)?;
-    (*owner != from.name).then(|| format!("{} names {package}, which only {owner} may", from.name))
+    let mut owners =
+        OWNED.iter().filter(|(package, _)| *package == edge.to).map(|(_, owner)| *owner);
+    let owner = owners.clone().next()?;
+    let is_owned = owners.any(|owner| owner == from.name);
+    (!is_owned).then(|| format!("{} names {}, which only {owner} may", from.name, edge.to))
 }
 
 /// Whether `package` is `family` or one of its helpers (`tokio`, `tokio-util`).

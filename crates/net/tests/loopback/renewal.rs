@@ -6,7 +6,7 @@ use super::*;
 fn replace(authority: &Authority, store: &TlsStore) {
     let files = store.files();
     let believed = std::fs::read_to_string(&files.ca).unwrap();
-    std::fs::write(&files.ca, believed + &authority.cert_pem()).unwrap();
+    std::fs::write(&files.ca, believed + authority.cert_pem()).unwrap();
     for file in [&files.cert, &files.key] {
         std::fs::remove_file(file).unwrap();
     }

@@ -165,7 +165,7 @@ pub(super) const IMPURE: &[&str] = &[
     "tracing",
 ];
 
-/// Packages that exactly one crate may name, in tests too, with that crate.
+/// Packages that only these crates may name, in tests too: the first is the one that uses it.
 pub(super) const OWNED: &[(&str, &str)] = &[
     ("librocksdb-sys", "keelson-store"),
     ("rocksdb", "keelson-store"),
@@ -173,6 +173,9 @@ pub(super) const OWNED: &[(&str, &str)] = &[
     ("rcgen", "keelson-net"),
     ("rustls", "keelson-net"),
     ("tokio-rustls", "keelson-net"),
+    // Clients that misbehave are made of bare connections.
+    ("rustls", "keelson-tests"),
+    ("tokio-rustls", "keelson-tests"),
     ("openraft", "keelson-cluster"),
     ("redb", "keelson-cluster"),
     ("opentelemetry", "keelson-server"),
