@@ -15,7 +15,7 @@ use crate::{ClientError, Database, MemberAddresses};
 /// How long a member may take to list.
 const LIST_LIMIT: Duration = Duration::from_secs(10);
 /// How long it may be silent while records are read.
-const SILENCE: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(90);
 
 /// The records of one salvage, while they are read.
 pub struct SalvageStream {

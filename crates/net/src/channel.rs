@@ -46,7 +46,7 @@ pub enum Lane {
     Bulk,
 }
 
-/// Pause after a new certificate opened no connection while the old one's is open.
+/// Pause after a new certificate was refused while the connection of the old one is open.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 
 type Channels = BTreeMap<(String, Expect, Lane), PeerChannel>;
@@ -272,9 +272,9 @@ impl Attempt {
                 let is_new =
                     |key| state.refused.as_ref().is_none_or(|(was, _)| !Arc::ptr_eq(was, key));
                 if shown.as_ref().is_some_and(is_new) {
-                    tracing::warn!(%failure, "a new certificate is refused, the old goes on");
+                    tracing::warn!(%failure, "a new certificate opens no connection yet");
                 }
-                state.refused = shown.map(|key| (key, Instant::now() + RENEWAL_PAUSE));
+                state.refused = shown.map(|key| (key, Instant::now() + renewal_pause(&failure)));
             }
             Err(failure) => {
                 if state.failures == 0 {
@@ -310,6 +310,14 @@ impl State {
         self.retry_at = Some(Instant::now() + pause(self.failures));
         self.failures = self.failures.saturating_add(1);
         self.failure = Some(failure);
+    }
+}
+
+/// What servers refuse they will refuse for some time; anything else may pass at once.
+fn renewal_pause(failure: &ConnectFailure) -> Duration {
+    match Refusal::from(failure.clone()).reason {
+        RefusalReason::BadCertificate => RENEWAL_PAUSE,
+        _ => BACKOFF_MAX,
     }
 }
 

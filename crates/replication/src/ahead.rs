@@ -7,8 +7,8 @@
 //! (a snapshot, files) is not kept for ever.
 //!
 //! A client that takes nothing and answers pings would keep its room for good. It may while nobody
-//! else needs that: when somebody has waited in vain, the connections end on which room was kept
-//! for that long.
+//! needs that: when a call of its own has waited in vain, or one of anybody for the room of all,
+//! the connections end on which answers were not taken for longer than that, at 64 KiB/s at least.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -21,7 +21,8 @@ use keelson_net::{Disconnect, PeerIdentity};
 use keelson_types::RefusalReason;
 use keelson_wire::Refusal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::error::Elapsed;
+use tokio::time::{timeout, timeout_at};
 use tonic::{Response, Status};
 
 /// Bytes of answers that wait for all clients.
@@ -32,6 +33,9 @@ const CLIENT_BYTES: usize = 32 * 1024 * 1024;
 
 /// Answers of at most this size need no room: calls are bounded in number.
 const SMALL_BYTES: usize = 16 * 1024;
+
+/// A client that takes its answers more slowly than this is as one that takes nothing.
+const SLOWEST_BYTES_PER_SECOND: u64 = 64 * 1024;
 
 /// How long a client may take nothing.
 pub(crate) const STALLED: Duration = Duration::from_secs(60);
@@ -52,8 +56,15 @@ struct Keepers(Mutex<(u64, BTreeMap<u64, Keeper>)>);
 
 #[derive(Debug)]
 struct Keeper {
+    owner: Arc<Owner>,
+    /// A client that takes anything has taken the answer by then.
+    until: Instant,
+}
+
+/// Who asked, and over which connection.
+#[derive(Debug)]
+struct Owner {
     client: String,
-    since: Instant,
     connection: Disconnect,
 }
 
@@ -67,8 +78,7 @@ struct Keeping {
 /// The room of one client, for one of its streams.
 #[derive(Debug)]
 pub(crate) struct Share {
-    client: String,
-    connection: Disconnect,
+    owner: Arc<Owner>,
     own: Arc<Semaphore>,
     all: Arc<Semaphore>,
     most: usize,
@@ -82,8 +92,11 @@ pub(crate) struct Room {
     own: OwnedSemaphorePermit,
     all: OwnedSemaphorePermit,
     most: usize,
-    #[expect(dead_code, reason = "given up when it is dropped")]
-    keeping: Keeping,
+    owner: Arc<Owner>,
+    patience: Duration,
+    keepers: Arc<Keepers>,
+    /// Since the answer waits for its client.
+    keeping: Option<Keeping>,
 }
 
 impl Default for Ahead {
@@ -117,14 +130,14 @@ impl Ahead {
             own
         });
         let (all, most, patience) = (self.all.clone(), self.of_client, self.patience);
-        Share { client, connection, own, all, most, patience, keepers: self.keepers.clone() }
+        let owner = Arc::new(Owner { client, connection });
+        Share { owner, own, all, most, patience, keepers: self.keepers.clone() }
     }
 }
 
 impl Keepers {
-    fn enter(self: &Arc<Self>, share: &Share) -> Keeping {
-        let (client, connection) = (share.client.clone(), share.connection.clone());
-        let keeper = Keeper { client, since: Instant::now(), connection };
+    fn enter(self: &Arc<Self>, owner: Arc<Owner>, patience: Duration) -> Keeping {
+        let keeper = Keeper { owner, until: Instant::now() + patience };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.0 += 1;
         let number = all.0;
@@ -132,17 +145,20 @@ impl Keepers {
         Keeping { number, keepers: self.clone() }
     }
 
-    /// Ends the connections on which room was kept for so long: those of a client, or of all.
-    fn end(&self, client: Option<&str>, patience: Duration) {
+    /// Ends the connections on which answers were not taken in time: those of a client, or of all.
+    fn end(&self, client: Option<&str>) {
+        let late = |keeper: &&Keeper| {
+            let is_asked = client.is_none_or(|client| client == keeper.owner.client);
+            is_asked && keeper.until <= Instant::now() && !keeper.owner.connection.is_wanted()
+        };
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for keeper in all.1.values() {
-            let is_asked = client.is_none_or(|client| client == keeper.client);
-            let is_first = is_asked && keeper.since.elapsed() >= patience;
-            if is_first && !keeper.connection.is_wanted() {
-                let client = &keeper.client;
-                tracing::warn!(client, "takes nothing of its answers: its connection is ended");
-                keeper.connection.now();
-            }
+        let found: Vec<_> =
+            all.1.values().filter(late).map(|keeper| keeper.owner.clone()).collect();
+        drop(all);
+        for owner in found.into_iter().filter(|owner| !owner.connection.is_wanted()) {
+            owner.connection.now();
+            let client = &owner.client;
+            tracing::warn!(client, "takes nothing of its answers: a connection of it is ended");
         }
     }
 }
@@ -164,7 +180,9 @@ impl Share {
     }
 
     fn room_of(&self, own: OwnedSemaphorePermit, all: OwnedSemaphorePermit) -> Room {
-        Room { own, all, most: self.most, keeping: self.keepers.enter(self) }
+        let (owner, keepers) = (self.owner.clone(), self.keepers.clone());
+        let (most, patience) = (self.most, self.patience);
+        Room { own, all, most, owner, patience, keepers, keeping: None }
     }
 
     /// Room for so many bytes, or for as many as one client may have.
@@ -173,27 +191,33 @@ impl Share {
     /// `overloaded` if there was none for too long.
     pub(crate) async fn room(&self, bytes: usize) -> Result<Room, Refusal> {
         let wanted = permits(bytes.clamp(1, self.most));
-        // The semaphores are never closed.
-        let taking = async {
-            let own = self.own.clone().acquire_many_owned(wanted).await.ok()?;
-            let all = self.all.clone().acquire_many_owned(wanted).await.ok()?;
-            Some(self.room_of(own, all))
-        };
-        let none = || {
-            let client = &self.client;
-            let own_is_full = self.own.available_permits() < wanted as usize;
-            self.keepers.end(own_is_full.then_some(client.as_str()), self.patience);
+        let deadline = tokio::time::Instant::now() + self.patience;
+        let none = |of: Option<&str>| {
+            self.keepers.end(of);
+            let client = &self.owner.client;
             let what = format!(
                 "answers that nobody takes fill the room for {client} or for all clients: read \
                  faster, or run fewer watches and scans at the same time"
             );
             Refusal::new(RefusalReason::Overloaded, what)
         };
-        timeout(self.patience, taking).await.ok().flatten().ok_or_else(none)
+        // The semaphores are never closed.
+        let own = timeout_at(deadline, self.own.clone().acquire_many_owned(wanted)).await;
+        let own = own.ok().and_then(Result::ok).ok_or_else(|| none(Some(&self.owner.client)))?;
+        let all = timeout_at(deadline, self.all.clone().acquire_many_owned(wanted)).await;
+        let all = all.ok().and_then(Result::ok).ok_or_else(|| none(None))?;
+        Ok(self.room_of(own, all))
     }
 }
 
 impl Room {
+    /// From now on the answer in it waits for its client.
+    fn hand_over(&mut self) {
+        let bytes = u64::try_from(self.own.num_permits()).unwrap_or(u64::MAX);
+        let patience = self.patience + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
+        self.keeping = Some(self.keepers.enter(self.owner.clone(), patience));
+    }
+
     /// Makes it as large as what was read. If there is not so much room now the reader must drop
     /// what it read, and read again with more of it: whoever waited with it in hand would have it
     /// in no account.
@@ -243,9 +267,27 @@ where
         bytes = answer.encoded_len();
         room = taken.fit(bytes).then_some(taken);
     }
+    if let Some(room) = &mut room {
+        room.hand_over();
+    }
     let mut response = Response::new(answer);
     response.extensions_mut().insert(keelson_net::Kept::new(room));
     Ok(response)
+}
+
+/// Gives an answer to the stream of its client, once there is a place; whether somebody listens.
+///
+/// # Errors
+/// The client took nothing for [`STALLED`].
+pub(crate) async fn hand<T>(
+    sender: &mpsc::Sender<Piece<T>>,
+    answer: T,
+    mut room: Room,
+) -> Result<bool, Elapsed> {
+    let Ok(place) = timeout(STALLED, sender.reserve()).await? else { return Ok(false) };
+    room.hand_over();
+    place.send((Ok(answer), Some(room)));
+    Ok(true)
 }
 
 /// An answer, with the room that it takes; refusals take none.
@@ -305,14 +347,13 @@ mod tests {
         let connections: Vec<_> = (0..4).map(|_| Disconnect::default()).collect();
         let named = |number: usize| ahead.share(number.to_string(), connections[number].clone());
         let ended = || connections.iter().map(Disconnect::is_wanted).collect::<Vec<_>>();
-        let _kept = [named(0).room(40).await.unwrap(), named(1).room(40).await.unwrap()];
-        let filler = named(2).room(20).await.unwrap();
+        let mut kept = [named(0).room(40).await.unwrap(), named(1).room(40).await.unwrap()];
+        kept.iter_mut().for_each(Room::hand_over);
+        let _reads = named(2).room(20).await.unwrap();
         assert!(named(0).room(1).await.is_err(), "its own share is full");
         assert_eq!(ended(), [true, false, false, false], "others need not suffer for that");
-        drop(filler);
-        let _filler = named(2).room(20).await.unwrap();
         assert!(named(3).room(1).await.is_err(), "all is full");
-        assert_eq!(ended(), [true, true, true, false], "whoever had some of it meanwhile");
+        assert_eq!(ended(), [true, true, false, false], "who reads still keeps nobody waiting");
     }
 
     #[tokio::test]

@@ -15,10 +15,9 @@ use keelson_types::{LogEnd, Position, Record, RefusalReason};
 use keelson_wire::{CommitToken, Refusal, v1};
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 use tonic::Status;
 
-use crate::ahead::{Piece, Pieces, Room, STALLED, Share};
+use crate::ahead::{Piece, Pieces, Room, Share, hand};
 use crate::context::{CopyHandle, PlaneContext};
 use crate::kv::{Standing, standing};
 use crate::message::{LogView, Message};
@@ -109,12 +108,11 @@ impl Watcher {
                 Ok(None) => continue,
                 Err(last) => return last,
             };
-            let sent = timeout(STALLED, self.sender.send((Ok(response), Some(room)))).await;
-            let Ok(sent) = sent else {
+            let Ok(sent) = hand(&self.sender, response, room).await else {
                 let what = "the client took nothing for too long; it may go on from its cursor";
                 return Err(Refusal::new(RefusalReason::Overloaded, what).into());
             };
-            if sent.is_err() {
+            if !sent {
                 // Nobody hears this.
                 return Err(Refusal::new(RefusalReason::ConnectionLost, "nobody listens").into());
             }

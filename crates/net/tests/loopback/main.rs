@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use keelson_net::certs::{Authority, CertRequest, IssuedCert, Validity};
 use keelson_net::{
-    AccessSecret, ConnectFailureKind, Connector, Credentials, Expect, Lane, Membership,
+    AccessSecret, ConnectFailureKind, Connector, Credentials, Disconnect, Expect, Lane, Membership,
     PeerChannel, Standing, TlsFiles, TlsServer, TlsStore, TokenBook, TokenFiles, bind,
     require_member, serve,
 };
@@ -24,7 +24,8 @@ use tonic::{Request, Response, Status};
 use v1::operations_client::OperationsClient;
 use v1::operations_server::{Operations, OperationsServer};
 
-/// Answers with who asked; lists for ever, after saying that it began.
+/// Answers with who asked; lists for ever, after saying that it began; to cancel ends the
+/// connection.
 struct WhoAsked {
     listing: Arc<Notify>,
 }
@@ -62,8 +63,9 @@ impl Operations for WhoAsked {
 
     async fn cancel_operation(
         &self,
-        _request: Request<v1::GetOperationRequest>,
+        request: Request<v1::GetOperationRequest>,
     ) -> Result<Response<v1::Operation>, Status> {
+        Disconnect::of(&request).now();
         Err(Status::unimplemented("no"))
     }
 }

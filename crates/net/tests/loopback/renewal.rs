@@ -80,5 +80,27 @@ async fn a_new_certificate_that_nobody_trusts_breaks_nothing_yet() {
         () = refused => {}
         () = asked => {}
     }
-    assert_eq!(ask(channel).await.unwrap().kind, "ann (admin)");
+    for _ in 0..200 {
+        assert_eq!(ask(channel.clone()).await.unwrap().kind, "ann (admin)");
+    }
+}
+
+#[tokio::test]
+async fn a_service_may_end_the_connection_of_a_call_and_no_other_one() {
+    let world = World::new();
+    let running = world.serve("m1").await;
+    let store = world.store("client", &CertRequest::admin("ann"));
+    let channel = || PeerChannel::new(store.clone(), &running.address, member("m1"));
+    let (ended, other) = (channel(), channel());
+    let watch = async |channel: &PeerChannel| {
+        let request = Request::new(v1::GetOperationRequest::default());
+        let watched = OperationsClient::new(channel.clone()).watch_operation(request).await;
+        watched.unwrap().into_inner()
+    };
+    let (mut first, mut second) = (watch(&ended).await, watch(&other).await);
+    let request = Request::new(v1::GetOperationRequest::default());
+    let _ = OperationsClient::new(ended).cancel_operation(request).await;
+    assert!(first.message().await.is_err());
+    let goes_on = tokio::time::timeout(Duration::from_millis(100), second.message()).await;
+    assert!(goes_on.is_err(), "the other connection was ended, too");
 }

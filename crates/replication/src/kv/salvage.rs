@@ -11,13 +11,13 @@ use keelson_types::{Record, RefusalReason, Setting};
 use keelson_wire::{Refusal, ids, v1};
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 
 use super::Answers;
-use crate::ahead::{Piece, Pieces, STALLED, Share};
+use crate::ahead::{Piece, Pieces, Share, hand};
 use crate::kv::KvService;
 use crate::message::Message;
 use crate::owner::unix_millis;
+use crate::pool::Pool;
 
 /// Bytes of records in one message, except that one record is sent if there is any.
 const MESSAGE_BYTES: usize = 1024 * 1024;
@@ -72,11 +72,15 @@ impl KvService {
         let (directory, found) = self.found_salvage(&request.database).await?;
         let (salvage, disk) = (named(found, &request.id)?, self.context.places.disk.clone());
         let read = move || read_salvage(&*disk, &directory, &salvage);
-        let frames = self.on_salvage_reader(read).await?.map_err(|error| refusal(&error))?;
+        let frames = on(&self.context.scans, read).await?.map_err(|error| refusal(&error))?;
         let (sender, responses) = mpsc::channel(AHEAD);
         let service = self.clone();
         tokio::spawn(async move {
-            if let Err(refusal) = service.send_salvage(frames, share, &sender).await {
+            let sent = tokio::select! {
+                () = sender.closed() => return,
+                sent = service.send_salvage(frames, share, &sender) => sent,
+            };
+            if let Err(refusal) = sent {
                 // A client that has gone needs no answer.
                 let _ = sender.send((Err(refusal.into()), None)).await;
             }
@@ -98,7 +102,7 @@ impl KvService {
                 let message = records.message();
                 (records, message)
             };
-            let (rest, (message, is_last)) = self.on_salvage_reader(read).await?;
+            let (rest, (message, is_last)) = on(&self.context.readers, read).await?;
             records = rest;
             let bytes = message.encoded_len();
             if !room.fit(bytes) {
@@ -110,20 +114,10 @@ impl KvService {
                 let what = "the client took nothing for too long";
                 Refusal::new(RefusalReason::DeadlineExceeded, what)
             };
-            let sent = timeout(STALLED, sender.send((Ok(message), Some(room)))).await;
-            if sent.map_err(stalled)?.is_err() || is_last {
+            if !hand(sender, message, room).await.map_err(stalled)? || is_last {
                 return Ok(());
             }
         }
-    }
-
-    async fn on_salvage_reader<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let (reply, done) = oneshot::channel();
-        self.context.readers.run(move || drop(reply.send(work())));
-        done.await.map_err(|_| Refusal::new(RefusalReason::Internal, "a reader thread ended"))
     }
 
     async fn found_salvage(
@@ -160,6 +154,16 @@ fn refusal(error: &LogError) -> Refusal {
     Refusal::new(RefusalReason::CopyFailed, format!("salvage: {error}"))
 }
 
+/// Does blocking work on a thread of a pool.
+async fn on<T: Send + 'static>(
+    pool: &Pool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    let (reply, done) = oneshot::channel();
+    pool.run(move || drop(reply.send(work())));
+    done.await.map_err(|_| Refusal::new(RefusalReason::Internal, "a reader thread ended"))
+}
+
 type Sender = mpsc::Sender<Piece<v1::ReadSalvageResponse>>;
 
 /// What is left of a salvage.
@@ -176,7 +180,7 @@ impl Records {
         let mut bytes = 0;
         loop {
             while let Some(record) = self.left.front() {
-                let more = record.key.len() + record.value.len();
+                let more = record.encoded_len();
                 if bytes > 0 && bytes + more > MESSAGE_BYTES {
                     return (message, false);
                 }

@@ -7,10 +7,9 @@ use keelson_env::{KvSnapshot, ScanItem, StoreError};
 use keelson_types::RefusalReason;
 use keelson_wire::{Refusal, v1};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 use tonic::Status;
 
-use crate::ahead::{Piece, Pieces, Room, STALLED, Share};
+use crate::ahead::{Piece, Pieces, Room, Share, hand};
 use crate::context::CopyHandle;
 use crate::kv::read::open_store;
 use crate::kv::{Answers, KvService, refuse_unless_still_serving};
@@ -48,6 +47,7 @@ impl KvService {
                 Err(life.refusal())
             };
             let outcome = tokio::select! {
+                () = sender.closed() => return,
                 outcome = scan => outcome,
                 outcome = ended => outcome,
             };
@@ -98,13 +98,12 @@ impl KvService {
             from = successor(last);
             left -= items.len();
             let items = items.into_iter().map(|item| pair(item, request.keys_only)).collect();
-            let answer = (Ok(v1::ScanResponse { items }), Some(room));
-            let sent = timeout(STALLED, sender.send(answer)).await;
+            let sent = hand(sender, v1::ScanResponse { items }, room).await;
             let stalled = |_| {
                 let message = "the client took nothing for too long, so its snapshot was given up";
                 Refusal::new(RefusalReason::DeadlineExceeded, message)
             };
-            if sent.map_err(stalled)?.is_err() {
+            if !sent.map_err(stalled)? {
                 break;
             }
         }

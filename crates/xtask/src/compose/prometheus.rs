@@ -48,7 +48,11 @@ impl Prometheus {
         ]);
         let started = Self { stack };
         let up = ["up", "-d", "--no-build", "--no-deps", "prometheus"];
-        run_command(&mut started.stack.compose(&up))?;
+        if let Err(error) = run_command(&mut started.stack.compose(&up)) {
+            // Nobody else knows of its volumes.
+            let _ = started.remove();
+            return Err(error);
+        }
         Ok(Some(started))
     }
 
@@ -68,6 +72,12 @@ impl Prometheus {
         let bad = rules.iter().find(|rule| rule["health"] != "ok");
         ensure!(!rules.is_empty() && bad.is_none(), "{} rules, {bad:?}", rules.len());
         Ok(())
+    }
+
+    /// Its last words.
+    pub(super) fn logs(&self) -> String {
+        let logs = output(&mut self.stack.compose(&["logs", "--tail", "30", "prometheus"]));
+        logs.unwrap_or_else(|error| error.to_string())
     }
 
     /// Removes it and the volumes of the monitoring; some versions of Compose make that of Grafana

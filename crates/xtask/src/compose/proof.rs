@@ -181,6 +181,9 @@ impl Proof<'_> {
         });
         let evaluated = reached
             .and_then(|()| self.eventually("its rules are evaluated", || prometheus.evaluates()));
+        if evaluated.is_err() {
+            println!("{}", prometheus.logs());
+        }
         let removed = prometheus.remove();
         evaluated.and(removed)
     }
