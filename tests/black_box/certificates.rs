@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use keelson_client::{Change, Client, ClientConfig, ClientOptions};
-use keelson_testkit::{Cluster, ClusterOptions, Writer, WriterOptions, eventually, free_port};
+use keelson_testkit::{
+    Cluster, ClusterOptions, Writer, WriterOptions, collect_metrics, eventually, free_port,
+};
 use tokio::net::TcpStream;
-
-use crate::metrics::collect;
 
 const MEMBERS: [&str; 3] = ["m1", "m2", "m3"];
 
@@ -74,7 +74,7 @@ async fn renew(cluster: &Cluster, time: &str) -> Result<()> {
 
 /// Seconds that the certificate of m1 has left, as its metrics tell.
 fn seconds_left(port: u16) -> Result<f64> {
-    let text = collect(port)?;
+    let text = collect_metrics(port)?;
     let name = "keelson_tls_certificate_expires_timestamp_seconds ";
     let line = text.lines().find_map(|line| line.strip_prefix(name)).context("not told")?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;

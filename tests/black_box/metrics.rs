@@ -1,22 +1,10 @@
 //! What Prometheus collects from a running member.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use keelson_testkit::{Cluster, ClusterOptions, eventually, free_port};
-
-/// What the page at this port tells.
-pub(crate) fn collect(port: u16) -> Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let (head, body) = text.split_once("\r\n\r\n").context("no end of the head")?;
-    ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    Ok(body.to_owned())
-}
+use keelson_testkit::{Cluster, ClusterOptions, collect_metrics, eventually, free_port};
 
 /// `promtool` reads them without a complaint, where it is installed.
 fn accepted(text: &str) -> Result<()> {
@@ -45,7 +33,7 @@ async fn a_member_tells_its_metrics_also_when_its_data_process_is_down() -> Resu
     for number in 0..20 {
         database.put(format!("{number}"), "v").await?;
     }
-    let text = collect(port)?;
+    let text = collect_metrics(port)?;
     for line in [
         "keelson_cluster_leader 1",
         "keelson_member_data_process_up 1",
@@ -61,7 +49,7 @@ async fn a_member_tells_its_metrics_also_when_its_data_process_is_down() -> Resu
     accepted(&text)?;
     cluster.member("m1").kill_data_process()?;
     eventually("the metrics say that the data process is down, or that it is new", || async {
-        let text = collect(port)?;
+        let text = collect_metrics(port)?;
         let down = text.contains("keelson_member_data_process_up 0\n");
         let fresh = text.contains("keelson_write_stage_seconds_count{stage=\"request\"} 0\n");
         ensure!(down || fresh, "neither");

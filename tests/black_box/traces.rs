@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use keelson_client::{TraceCarrier, carry_traces};
-use keelson_testkit::{Cluster, ClusterOptions, eventually, free_port};
+use keelson_testkit::{Cluster, ClusterOptions, collect_metrics, eventually, free_port};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -22,7 +22,6 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::codegen::http::{HeaderMap, HeaderValue};
 use tonic::{Request, Response, Status};
 
-use crate::metrics::collect;
 use crate::moves::another;
 
 /// A span that arrived, with what its process says of itself.
@@ -259,7 +258,7 @@ async fn a_collector_that_hangs_or_is_away_costs_spans_and_nothing_else() -> Res
             let (database, number) = (database.clone(), written);
             async move {
                 database.put(format!("{number}"), "v").await?;
-                let text = collect(port)?;
+                let text = collect_metrics(port)?;
                 let count = |process: &str, outcome: &str| {
                     let of = format!("process=\"{process}\",outcome=\"{outcome}\"");
                     let line = format!("keelson_spans_total{{{of}}} ");

@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::ops::{AddAssign, Sub};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::Cluster;
+use crate::{Cluster, collect_metrics};
 
 /// Whose thread it is, and what kind of thread.
 pub(super) type Group = (&'static str, String);
@@ -105,7 +103,7 @@ pub(super) fn look(
         let whose = if name == active { "active" } else { "two passives" };
         look.threads_of(data, whose)?;
         look.threads_of(control, "three control processes")?;
-        look.count(&collect(*port)?, name == active);
+        look.count(&collect_metrics(*port)?, name == active);
     }
     look.threads_of(load, "load generator")?;
     Ok(look)
@@ -167,15 +165,6 @@ fn written_bytes(directory: &Path) -> Result<u64> {
     let Ok(text) = fs::read_to_string(path) else { return Ok(0) };
     let sectors = text.split_whitespace().nth(6).and_then(|number| number.parse::<u64>().ok());
     Ok(sectors.unwrap_or(0) * SECTOR_BYTES)
-}
-
-/// The metrics that a member tells.
-fn collect(port: u16) -> Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
 }
 
 #[cfg(test)]

@@ -27,6 +27,14 @@ impl Profile {
         self.timed("keelson_log_sync")
     }
 
+    /// Of the whole disk, whoever wrote; nothing if there is no disk that counts.
+    fn written(&self) -> String {
+        match self.cost.written_bytes {
+            0 => "–".into(),
+            bytes => format!("{:.1} KiB", bytes as f64 / 1024.0 / self.operations),
+        }
+    }
+
     fn stage(&self, stage: &str) -> String {
         let timed = self.timed(&format!("keelson_write_stage{{stage=\"{stage}\"}}"));
         mean_micros(timed)
@@ -96,10 +104,7 @@ pub fn page(profiles: &[Profile]) -> String {
         ),
         ("syncs of logs/s", Box::new(|p| format!("{:.0}", p.syncs().count / p.seconds))),
         ("a sync of a log", Box::new(|p| mean_micros(p.syncs()))),
-        (
-            "written to the disk",
-            Box::new(|p| format!("{:.1} KiB", p.cost.written_bytes as f64 / 1024.0 / p.operations)),
-        ),
+        ("written to the disk", Box::new(Profile::written)),
         (
             "stages: queue, commit, request",
             Box::new(|p| ["queue", "commit", "request"].map(|stage| p.stage(stage)).join(", ")),
